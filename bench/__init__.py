@@ -1,0 +1,1 @@
+"""Benchmarks and checks; run from a checkout as ``python -m bench.<name>``. Not in the wheel."""

@@ -1,0 +1,121 @@
+"""Settings of the search and of the score: frozen, validated when they are made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Rule = Literal["fairseq09", "hamming"]
+SummaryLogprob = Literal["model", "search"]
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        expected = " or ".join(repr(choice) for choice in choices)
+        raise ValueError(f"`{name}` must be {expected}, but got {value!r}")
+
+
+def _check_integer(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"`{name}` must be an integer, but got {type(value).__name__} {value!r}")
+    if value < least:
+        raise ValueError(f"`{name}` must be at least {least}, but got {value}")
+
+
+def _check_number(name: str, value: object, least: float = -math.inf) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"`{name}` must be a number, but got {type(value).__name__} {value!r}")
+    if not math.isfinite(value) or value < least:
+        bound = "" if least == -math.inf else f" of at least {least:g}"
+        raise ValueError(f"`{name}` must be a finite number{bound}, but got {value}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodingConfig:
+    """How question-answer pairs are generated from a summary: diverse beam search.
+
+    The defaults are the published ones.
+
+    Args:
+        rule: ``"fairseq09"``, the search of the published program, or ``"hamming"``, that of the
+            diverse-beam paper and of Hugging Face up to 4.56. They find different pairs.
+        num_beams: hypotheses a summary.
+        num_beam_groups: groups that penalise one another; must divide `num_beams`.
+        diversity_penalty: taken off a token's log-probability for each use in earlier groups, nats.
+        length_penalty: a hypothesis scores its summed log-probability / length ** length_penalty.
+        min_length: tokens before EOS may end a hypothesis.
+        max_length: tokens after which EOS is forced.
+
+    Raises:
+        ValueError: a value out of range, or groups that do not divide beams.
+        TypeError: a value of the wrong type.
+
+    Source: arXiv 2105.04623; amazon-science/fact-check-summarization (60 beams, 60 groups, 0.5).
+    """
+
+    rule: Rule = "fairseq09"
+    num_beams: int = 60
+    num_beam_groups: int = 60
+    diversity_penalty: float = 0.5
+    length_penalty: float = 1.0
+    min_length: int = 8
+    max_length: int = 60
+
+    def __post_init__(self) -> None:
+        _check_choice("rule", self.rule, get_args(Rule))
+        _check_integer("num_beams", self.num_beams, 1)
+        _check_integer("num_beam_groups", self.num_beam_groups, 1)
+        if self.num_beams % self.num_beam_groups:
+            divisors = [n for n in range(1, self.num_beams + 1) if self.num_beams % n == 0]
+            raise ValueError(
+                f"`num_beam_groups` must divide `num_beams`, but got {self.num_beam_groups} groups "
+                f"for {self.num_beams} beams; use one of {', '.join(map(str, divisors))}"
+            )
+        _check_number("diversity_penalty", self.diversity_penalty, 0.0)
+        _check_number("length_penalty", self.length_penalty)
+        _check_integer("min_length", self.min_length, 0)
+        _check_integer("max_length", self.max_length, 1)
+        if self.max_length < self.min_length:
+            raise ValueError(
+                f"`max_length` must be at least `min_length`, but got {self.max_length} "
+                f"with a `min_length` of {self.min_length}"
+            )
+
+    @property
+    def group_size(self) -> int:
+        """Beams in one group."""
+        return self.num_beams // self.num_beam_groups
+
+    @property
+    def min_vocab_size(self) -> int:
+        """Usable tokens that a model must have for every group to find its candidates."""
+        return 2 * self.group_size + 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringConfig:
+    """How a summary's score is made from its question-answer pairs.
+
+    Args:
+        summary_logprob: ``"model"``, the model's log-probabilities given the summary, or
+            ``"search"``, the search's scores with the diversity penalty in them, as published.
+        max_pairs: selection stops at the end of the round in which this many pairs are reached;
+            None takes all distinct ones.
+        no_pairs_score: score of a summary of which no pair is left; None gives NaN.
+
+    Raises:
+        ValueError: a value out of range.
+        TypeError: a value of the wrong type.
+    """
+
+    summary_logprob: SummaryLogprob = "model"
+    max_pairs: int | None = 10
+    no_pairs_score: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_choice("summary_logprob", self.summary_logprob, get_args(SummaryLogprob))
+        if self.max_pairs is not None:
+            _check_integer("max_pairs", self.max_pairs, 1)
+        if self.no_pairs_score is not None:
+            _check_number("no_pairs_score", self.no_pairs_score)

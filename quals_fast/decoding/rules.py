@@ -1,0 +1,301 @@
+"""The two rules of diverse beam search: who finishes, who goes on, who comes first.
+
+What they share (slots, histories, one step) is in `SearchState`; a rule adds four small methods.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from quals_fast import ops
+from quals_fast.config import DecodingConfig
+
+
+class Vocabulary(NamedTuple):
+    """What the search has to know about tokens; `usable` counts those that can be generated."""
+
+    size: int
+    usable: int
+    eos_token_id: int
+    pad_token_id: int
+    decoder_start_token_id: int
+    forced_bos_token_id: int | None = None
+
+
+class Hypotheses(NamedTuple):
+    """What the search found, in the rule's order; N = num_beams a sentence."""
+
+    token_ids: Tensor  # (B, N, T) int64, PAD behind EOS
+    lengths: Tensor  # (B, N) int64, EOS included
+    logprobs: Tensor  # (B, N, T) float32 nats, the model's
+    search_logprobs: Tensor  # (B, N, T) float32 nats, with penalties
+    scores: Tensor  # (B, N) float64, sum of search_logprobs / length ** length_penalty
+
+
+class SearchState(ABC):
+    """Slots that search, and hypotheses that have finished.
+
+    Args:
+        config: rule, sizes, penalty and lengths.
+        vocabulary: sizes and special tokens.
+        batch_size: B.
+        device: where the state lives.
+    """
+
+    #: Whether a forced EOS counts in the search with its own log-probability and penalty.
+    forced_end_is_scored: bool
+
+    def __init__(
+        self, config: DecodingConfig, vocabulary: Vocabulary, batch_size: int, device: torch.device
+    ) -> None:
+        self.config, self.vocabulary = config, vocabulary
+        beams, length = config.num_beams, config.max_length + 1
+
+        def per_token(rows: int, fill: float, dtype: torch.dtype) -> Tensor:
+            return torch.full((batch_size, rows, length), fill, dtype=dtype, device=device)
+
+        pad = vocabulary.pad_token_id
+        self.token_ids = per_token(beams, pad, torch.int64)
+        self.logprobs = per_token(beams, 0.0, torch.float32)
+        self.search_logprobs = per_token(beams, 0.0, torch.float32)
+        # All slots start alike, so only the first rank of each group may be continued at first.
+        self.beam_scores = torch.zeros(batch_size, beams, device=device)
+        self.beam_scores[:, config.num_beam_groups :] = -torch.inf
+        # One row more than there are hypotheses: it takes what is dropped.
+        self.done = Hypotheses(
+            per_token(beams + 1, pad, torch.int64),
+            torch.zeros(batch_size, beams + 1, dtype=torch.int64, device=device),
+            per_token(beams + 1, 0.0, torch.float32),
+            per_token(beams + 1, 0.0, torch.float32),
+            torch.full((batch_size, beams + 1), -torch.inf, dtype=torch.float64, device=device),
+        )
+
+    def force_start(self, logprobs: Tensor) -> Tensor:
+        """Put the forced first token on every slot, at no cost to the search; ``(B, 1)`` each."""
+        forced = self.vocabulary.forced_bos_token_id
+        assert forced is not None
+        self.token_ids[:, :, 0] = forced
+        self.logprobs[:, :, 0] = logprobs
+        return self.token_ids[:, :1, 0]
+
+    def force_end(self, t: int, logprobs: Tensor) -> tuple[Tensor, Tensor]:
+        """Take the step in which nothing but EOS may come; `logprobs` of EOS, ``(B, K')``."""
+        v = self.vocabulary
+        # PAD at -inf stands beside it, since a group of n chooses 2n candidates.
+        only = torch.stack([logprobs, torch.full_like(logprobs, -torch.inf)], -1)
+        token_ids = torch.tensor([v.eos_token_id, v.pad_token_id], device=logprobs.device)
+        token_ids = token_ids.expand_as(only)
+        if self.forced_end_is_scored:
+            return self.step(t, token_ids, only)
+        free = torch.where(only == -torch.inf, only, 0.0)
+        return self.step(t, token_ids, only, search_logprobs=free, penalty=0.0)
+
+    def step(
+        self,
+        t: int,
+        token_ids: Tensor,
+        logprobs: Tensor,
+        *,
+        search_logprobs: Tensor | None = None,
+        penalty: float | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Let all groups choose, store what finishes and move the slots on.
+
+        Args:
+            t: step, from 0.
+            token_ids: candidates, ascending in each row. Shape ``(B, K', C)``.
+            logprobs: the model's log-probabilities of them, nats. Shape ``(B, K', C)``.
+            search_logprobs: what the search takes in their place.
+            penalty: in place of the config's.
+
+        Returns:
+            The slots' tokens and the slots that they come from, ``(B, K)`` each.
+        """
+        c, v = self.config, self.vocabulary
+        beams, width = c.num_beams, token_ids.shape[2]
+        token_ids = token_ids.expand(-1, beams, -1)
+        logprobs = logprobs.expand(-1, beams, -1)
+        choice = ops.group_select(
+            logprobs if search_logprobs is None else search_logprobs.expand(-1, beams, -1),
+            token_ids,
+            self.beam_scores,
+            self.active(),
+            rule=c.rule,
+            penalty=c.diversity_penalty if penalty is None else penalty,
+            eos_token_id=v.eos_token_id,
+            vocab_size=v.size,
+        )
+        scores, tokens, origin, column = (part.flatten(1) for part in choice)  # (B, 2K), by rank
+        clean = logprobs.flatten(1).gather(1, origin * width + column)
+        gained = scores - self.beam_scores.gather(1, origin)
+        is_eos = tokens == v.eos_token_id
+        if t >= c.min_length:
+            self.finish(t, is_eos[:, :beams], _Chosen(scores, origin, clean, gained))
+        go_on = self.survivors(is_eos)
+        tokens, origin = tokens.gather(1, go_on), origin.gather(1, go_on)
+        self.beam_scores = scores.gather(1, go_on)
+        self.token_ids = _extend(self.token_ids, origin, t, tokens)
+        self.logprobs = _extend(self.logprobs, origin, t, clean.gather(1, go_on))
+        self.search_logprobs = _extend(self.search_logprobs, origin, t, gained.gather(1, go_on))
+        return tokens, origin
+
+    def store(self, t: int, row: Tensor, chosen: _Chosen) -> None:
+        """Write hypotheses that end at step `t` to rows of `done`; all ``(B, M)``."""
+        eos = torch.full_like(row, self.vocabulary.eos_token_id)
+        token_ids = _extend(self.token_ids, chosen.origin, t, eos)
+        logprobs = _extend(self.logprobs, chosen.origin, t, chosen.logprobs)
+        search = _extend(self.search_logprobs, chosen.origin, t, chosen.search_logprobs)
+        wide = row[:, :, None].expand_as(token_ids)
+        self.done.token_ids.scatter_(1, wide, token_ids)
+        self.done.logprobs.scatter_(1, wide, logprobs)
+        self.done.search_logprobs.scatter_(1, wide, search)
+        self.done.lengths.scatter_(1, row, torch.full_like(row, t + 1))
+        self.done.scores.scatter_(1, row, self.normalised(chosen.scores, t))
+
+    def normalised(self, scores: Tensor, t: int) -> Tensor:
+        """Return the scores of hypotheses that end at step `t`, in float64 so that order is stable."""
+        return scores.double() / (t + 1) ** self.config.length_penalty
+
+    def sorted(self) -> Hypotheses:
+        """Return the finished hypotheses in the rule's order."""
+        order = self.ranking()
+        wide = order[:, :, None].expand(-1, -1, self.token_ids.shape[2])
+        return Hypotheses(
+            *(part.gather(1, wide if part.ndim == 3 else order) for part in self.done)
+        )
+
+    @abstractmethod
+    def active(self) -> Tensor:
+        """Return which groups still search. Shape ``(B, G)``."""
+
+    @abstractmethod
+    def all_done(self) -> Tensor:
+        """Return whether every sentence has finished. Shape ``()``."""
+
+    @abstractmethod
+    def finish(self, t: int, is_eos: Tensor, chosen: _Chosen) -> None:
+        """Store the candidates of rank < n ``(B, K)`` that end in EOS at step `t`."""
+
+    @abstractmethod
+    def survivors(self, is_eos: Tensor) -> Tensor:
+        """Return the candidates of ``(B, 2K)`` that fill the slots next. Shape ``(B, K)``."""
+
+    @abstractmethod
+    def ranking(self) -> Tensor:
+        """Return the order of the hypotheses, best first. Shape ``(B, N)``."""
+
+
+class _Chosen(NamedTuple):
+    """Candidates that the groups chose, each ``(B, M)``."""
+
+    scores: Tensor
+    origin: Tensor
+    logprobs: Tensor
+    search_logprobs: Tensor
+
+
+def _extend(history: Tensor, origin: Tensor, t: int, last: Tensor) -> Tensor:
+    """Return the histories ``(B, M, T)`` of the slots `origin`, with `last` at position `t`."""
+    extended = history.gather(1, origin[:, :, None].expand(-1, -1, history.shape[2]))
+    extended[:, :, t] = last
+    return extended
+
+
+class Fairseq09(SearchState):
+    """Finished hypotheses leave, survivors move up, second choices fill the free slots.
+
+    Source: fairseq 0.9, sequence_generator.py and search.py (DiverseBeamSearch).
+    """
+
+    forced_end_is_scored = True
+
+    def __init__(
+        self, config: DecodingConfig, vocabulary: Vocabulary, batch_size: int, device: torch.device
+    ) -> None:
+        super().__init__(config, vocabulary, batch_size, device)
+        self.n_done = torch.zeros(batch_size, 1, dtype=torch.int64, device=device)
+        self._active = torch.ones(
+            batch_size, config.num_beam_groups, dtype=torch.bool, device=device
+        )
+
+    def active(self) -> Tensor:
+        return self._active
+
+    def all_done(self) -> Tensor:
+        return (self.n_done >= self.config.num_beams).all()
+
+    def finish(self, t: int, is_eos: Tensor, chosen: _Chosen) -> None:
+        beams = self.config.num_beams
+        row = self.n_done + is_eos.cumsum(1) - 1
+        row = torch.where(is_eos, row, beams).clamp(max=beams)  # what comes too late is dropped
+        self.store(t, row, _Chosen(*(part[:, :beams] for part in chosen)))
+        self.n_done = self.n_done + is_eos.sum(1, keepdim=True)
+
+    def survivors(self, is_eos: Tensor) -> Tensor:
+        return is_eos.sort(dim=1, stable=True).indices[:, : self.config.num_beams]
+
+    def ranking(self) -> Tensor:
+        scores = self.done.scores[:, :-1]
+        return scores.sort(dim=1, descending=True, stable=True).indices
+
+
+class Hamming(SearchState):
+    """Each group fills a pool of n hypotheses of its own; nothing moves between groups.
+
+    Source: arXiv 1610.02424; transformers 4.55, generation/beam_search.py, early_stopping=True.
+    """
+
+    forced_end_is_scored = False
+
+    def __init__(
+        self, config: DecodingConfig, vocabulary: Vocabulary, batch_size: int, device: torch.device
+    ) -> None:
+        super().__init__(config, vocabulary, batch_size, device)
+        groups = config.num_beam_groups
+        self.n_done = torch.zeros(batch_size, groups, dtype=torch.int64, device=device)
+        # When each hypothesis finished, to break ties: later is better.
+        self.serial = torch.full_like(self.done.lengths, -1)
+
+    def active(self) -> Tensor:
+        return self.n_done < self.config.group_size
+
+    def all_done(self) -> Tensor:
+        return (self.n_done >= self.config.group_size).all()
+
+    def finish(self, t: int, is_eos: Tensor, chosen: _Chosen) -> None:
+        groups, size = self.config.num_beam_groups, self.config.group_size
+        first = torch.arange(groups, device=is_eos.device) * size  # of each group's pool
+        active = self.active()
+        for rank in range(size):  # in order, since a pool that is full keeps its best
+            at = slice(rank * groups, (rank + 1) * groups)
+            score = self.normalised(chosen.scores[:, at], t)
+            pool = self.done.scores[:, :-1].unflatten(1, (groups, size))
+            serial = self.serial[:, :-1].unflatten(1, (groups, size))
+            worst = pool.amin(2)
+            oldest = torch.where(pool == worst[:, :, None], serial, torch.iinfo(torch.int64).max)
+            is_full = self.n_done >= size
+            enters = is_eos[:, at] & active & (~is_full | (score > worst))
+            row = first + torch.where(is_full, oldest.argmin(2), self.n_done)
+            row = torch.where(enters, row, self.config.num_beams)
+            self.store(t, row, _Chosen(*(part[:, at] for part in chosen)))
+            self.serial.scatter_(1, row, torch.full_like(row, t * size + rank))
+            self.n_done = self.n_done + (enters & ~is_full)
+
+    def survivors(self, is_eos: Tensor) -> Tensor:
+        groups, size = self.config.num_beam_groups, self.config.group_size
+        rank = is_eos.unflatten(1, (2 * size, groups)).sort(dim=1, stable=True).indices[:, :size]
+        return (rank * groups + torch.arange(groups, device=is_eos.device)).flatten(1)
+
+    def ranking(self) -> Tensor:
+        size = self.config.group_size
+        group = torch.arange(self.config.num_beams, device=self.serial.device) // size
+        latest = (group * 2**32 + self.serial[:, :-1]).argsort(1, descending=True)
+        scores = self.done.scores[:, :-1].gather(1, latest)
+        return latest.gather(1, scores.sort(dim=1, descending=True, stable=True).indices)
+
+
+STATES: dict[str, type[SearchState]] = {"fairseq09": Fairseq09, "hamming": Hamming}

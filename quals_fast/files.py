@@ -1,0 +1,252 @@
+"""Rows of documents and summaries: read from JSON lines or CSV, results written line by line.
+
+A row that cannot be read keeps its place, with a message; only a file that makes no sense at all
+raises.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal, TextIO
+
+from quals_fast.results import SummaryScore
+
+FileFormat = Literal["auto", "jsonl", "csv"]
+
+
+class InputError(ValueError):
+    """A file that cannot be read at all; single bad rows do not raise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputRow:
+    """One row of a file.
+
+    Attributes:
+        line: number of its first line, from 1.
+        id: the row's own, else its line number.
+        fields: all its fields.
+        document: what stands in the document's field; None where `problem` is set.
+        summary: what stands in the summary's field; None where `problem` is set.
+        problem: why the row could not be read, or None.
+    """
+
+    line: int
+    id: Any
+    fields: dict[str, Any]
+    document: Any = None
+    summary: Any = None
+    problem: str | None = None
+
+
+def read_rows(
+    path: str,
+    *,
+    file_format: FileFormat = "auto",
+    encoding: str = "utf-8",
+    document_field: str = "document",
+    summary_field: str = "summary",
+) -> Iterator[InputRow]:
+    """Read rows one by one.
+
+    Args:
+        path: a file, ``-`` for standard input; ``.gz`` is unpacked.
+        file_format: ``auto`` goes by the name: CSV for ``.csv`` and ``.csv.gz``, else JSON lines.
+        encoding: of the text.
+        document_field: key or column of the document.
+        summary_field: key or column of the summary.
+
+    Raises:
+        InputError: the file cannot be opened or decoded, or its header lacks a column.
+    """
+    is_csv = file_format == "csv" or (
+        file_format == "auto" and path.removesuffix(".gz").endswith(".csv")
+    )
+    parse = _parse_csv if is_csv else _parse_jsonl
+    fields = (document_field, summary_field)
+    with _open(path, encoding, newline="" if is_csv else "\n") as file:
+        try:
+            yield from parse(file, path, encoding, fields)
+        except UnicodeError as error:  # encodings that surrogateescape cannot carry
+            raise InputError(f"{path} is not {encoding}: {error}; pass its --encoding") from error
+
+
+class RowWriter:
+    """Write one line a row, JSON or CSV, flushed so that a stopped job keeps what it has.
+
+    Args:
+        file: where to.
+        is_csv: CSV with the worst pair of each row, instead of JSON lines.
+        include_pairs: add all pairs to each JSON line.
+    """
+
+    def __init__(self, file: TextIO, *, is_csv: bool = False, include_pairs: bool = False) -> None:
+        self._file = file
+        self._include_pairs = include_pairs
+        self._csv = csv.writer(file) if is_csv else None
+        if self._csv is not None:
+            self._csv.writerow(CSV_COLUMNS)
+
+    def write(self, row: InputRow, result: SummaryScore, signature: str) -> None:
+        """Write a row's result."""
+        content = {"id": row.id, **result.to_dict(include_pairs=self._include_pairs)}
+        content["signature"] = signature
+        if self._csv is None:
+            self._file.write(json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
+        else:
+            worst = result.worst_pair
+            if worst is not None:
+                content |= {"worst_question": worst.question, "worst_answer": worst.answer}
+            self._csv.writerow([content.get(column) for column in CSV_COLUMNS])
+        self._file.flush()
+
+
+CSV_COLUMNS = (
+    "id",
+    "score",
+    "status",
+    "n_pairs",
+    "truncated_tokens",
+    "worst_question",
+    "worst_answer",
+    "message",
+    "signature",
+)
+
+
+def open_output(path: str) -> TextIO:
+    """Open a file for results, ``-`` for standard output.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    # backslashreplace: a lone surrogate in an id comes out as its JSON escape.
+    if path == "-":
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+        return sys.stdout
+    try:
+        return open(path, "w", encoding="utf-8", errors="backslashreplace", newline="")  # noqa: SIM115
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _parse_jsonl(
+    file: TextIO, path: str, encoding: str, fields: tuple[str, str]
+) -> Iterator[InputRow]:
+    """Yield a row for each line; blank lines count only where more lines follow."""
+    blank: list[int] = []
+    for line, text in enumerate(file, 1):
+        if not text.strip():
+            blank.append(line)
+            continue
+        yield from (InputRow(line=n, id=n, fields={}, problem="the line is blank") for n in blank)
+        blank.clear()
+        yield _jsonl_row(line, text, encoding, fields)
+
+
+def _jsonl_row(line: int, text: str, encoding: str, fields: tuple[str, str]) -> InputRow:
+    problem = _undecoded(text, encoding)
+    content: Any = {}
+    if problem is None:
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            problem = (
+                f"invalid JSON: {error.msg} at column {error.colno}; expected one object a line, "
+                f'such as {{"{fields[0]}": "...", "{fields[1]}": "..."}}'
+            )
+        except RecursionError:
+            problem = "invalid JSON: nested too deeply; expected one flat object a line"
+    if not isinstance(content, dict):
+        problem = f"expected a JSON object, but got {type(content).__name__}"
+        content = {}
+    row_id = content.get("id")
+    return _row(line, line if row_id is None else row_id, content, fields, problem)
+
+
+def _parse_csv(
+    file: TextIO, path: str, encoding: str, fields: tuple[str, str]
+) -> Iterator[InputRow]:
+    csv.field_size_limit(2**31 - 1)  # the default refuses documents over 128 KiB
+    reader = csv.reader(file)
+    header = next(reader, [])
+    missing = [field for field in fields if field not in header]
+    if missing:
+        raise InputError(
+            f"{path} has no column {missing[0]!r}; its columns are {', '.join(header) or 'none'}; "
+            "name the right ones with --document-field and --summary-field"
+        )
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            yield InputRow(line=line, id=line, fields={}, problem=f"invalid CSV: {error}")
+            continue
+        if cells is None:
+            return
+        if not cells:
+            continue
+        problem = _undecoded("".join(cells), encoding)
+        if len(cells) != len(header):
+            problem = f"expected {len(header)} cells as in the header, but got {len(cells)}"
+        content = dict(zip(header, cells, strict=False))
+        yield _row(line, content.get("id") or line, content, fields, problem)
+
+
+def _row(
+    line: int, row_id: Any, content: dict[str, Any], fields: tuple[str, str], problem: str | None
+) -> InputRow:
+    missing = [field for field in fields if field not in content]
+    if problem is None and missing:
+        problem = (
+            f"no key {missing[0]!r}, but {', '.join(map(repr, content)) or 'none'}; name the right "
+            "ones with --document-field and --summary-field"
+        )
+    if problem is not None:
+        return InputRow(line=line, id=row_id, fields=content, problem=problem)
+    document, summary = (content[field] for field in fields)
+    return InputRow(line=line, id=row_id, fields=content, document=document, summary=summary)
+
+
+def _undecoded(text: str, encoding: str) -> str | None:
+    """Return the problem of a text with bytes that did not decode, or None."""
+    for character in text:
+        if "\udc80" <= character <= "\udcff":
+            return (
+                f"not valid {encoding}: byte 0x{ord(character) - 0xDC00:02X}; pass the file's "
+                "--encoding, for example latin-1"
+            )
+    return None
+
+
+def _open(path: str, encoding: str, newline: str) -> TextIO:
+    try:
+        "".encode(encoding)
+    except LookupError:
+        raise InputError(f"`--encoding` must be one that Python knows, but got {encoding!r}") from None
+    try:
+        binary: IO[bytes]
+        if path == "-":
+            binary = sys.stdin.buffer
+        elif path.endswith(".gz"):
+            binary = gzip.open(path)
+        else:
+            binary = Path(path).open("rb")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    buffered = io.BufferedReader(binary)  # type: ignore[arg-type]
+    start = buffered.peek(4)
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")) and "16" not in encoding and "32" not in encoding:
+        raise InputError(f"{path} starts with a UTF-16 byte-order mark; pass --encoding utf-16")
+    if encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
+        encoding = "utf-8-sig"
+    # Bytes that do not decode become lone surrogates, so that only their own row is lost.
+    return io.TextIOWrapper(buffered, encoding=encoding, errors="surrogateescape", newline=newline)

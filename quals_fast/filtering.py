@@ -1,0 +1,87 @@
+"""Which generated sequences are question-answer pairs about the summary, and which are kept.
+
+Source: SEMANTICS 1.3; amazon-science/fact-check-summarization, preprocess/evaluate_hypo.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+from quals_fast.models.checkpoint import Settings
+from quals_fast.models.tokenizer import QATokenizer
+from quals_fast.results import Hypothesis
+
+
+class KeptPair(NamedTuple):
+    """A hypothesis that was kept, read as question and answer."""
+
+    question: str
+    answer: str
+    hypothesis: Hypothesis
+
+
+def keep_pairs(
+    hypotheses: Sequence[Hypothesis],
+    summary: str,
+    summary_ids: Sequence[int],
+    tokenizer: QATokenizer,
+    settings: Settings,
+    max_pairs: int | None,
+) -> list[KeptPair]:
+    """Drop what is no pair about the summary, then select.
+
+    Args:
+        hypotheses: as generated from the summary.
+        summary: its whole text.
+        summary_ids: its tokens, uncut, without special ones.
+        tokenizer: says whether answers are matched by ids or by text.
+        settings: special ids.
+        max_pairs: as in `ScoringConfig`.
+
+    Returns:
+        The kept pairs in the order of selection.
+    """
+    special = {settings.eos_token_id, settings.pad_token_id, settings.forced_bos_token_id}
+    # Token ids as characters: a run of ids is then a substring.
+    haystack = _as_text(summary_ids) if tokenizer.answer_match == "ids" else summary.lower()
+    pairs = []
+    for hypothesis in hypotheses:
+        ids = [token for token in hypothesis.token_ids if token not in special]
+        if ids.count(settings.sep_token_id) != 1:
+            continue
+        middle = ids.index(settings.sep_token_id)
+        answer_ids = ids[middle + 1 :]
+        answer = tokenizer.decode(answer_ids)
+        needle = _as_text(answer_ids) if tokenizer.answer_match == "ids" else answer.lower()
+        if answer.strip() and needle in haystack:
+            pairs.append(KeptPair(tokenizer.decode(ids[:middle]), answer, hypothesis))
+    return select(pairs, max_pairs)
+
+
+def select(pairs: Sequence[KeptPair], max_pairs: int | None) -> list[KeptPair]:
+    """Let the distinct answers take turns, each with its best remaining question.
+
+    A question that its answer already has is lost, and with it the answer's turn. Selection stops
+    at the end of the round that reaches `max_pairs`, or that adds nothing.
+    """
+    turns: dict[str, int] = {}
+    queue = []
+    for pair in sorted(pairs, key=lambda pair: -pair.hypothesis.search_sum):
+        answer = pair.answer.lower()
+        turns[answer] = turns.get(answer, -1) + 1
+        queue.append((turns[answer], list(turns).index(answer), pair))
+    queue.sort(key=lambda entry: entry[:2])
+    kept: dict[tuple[str, str], KeptPair] = {}
+    for _, round_ in groupby(queue, key=lambda entry: entry[0]):
+        before = len(kept)
+        for _, _, pair in round_:
+            kept.setdefault((pair.answer.lower(), pair.question.lower()), pair)
+        if max_pairs is not None and (len(kept) >= max_pairs or len(kept) == before):
+            break
+    return list(kept.values())
+
+
+def _as_text(token_ids: Sequence[int]) -> str:
+    return "".join(map(chr, token_ids))

@@ -1,0 +1,76 @@
+"""Question-answer sequences of many summaries: batches through the beam search, read back.
+
+Source: SEMANTICS 1.1 and 1.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from quals_fast.batching import batches, pad
+from quals_fast.config import DecodingConfig
+from quals_fast.decoding.diverse_beam import diverse_beam_search
+from quals_fast.decoding.rules import Hypotheses, Vocabulary
+from quals_fast.models.beams import BartBeams
+from quals_fast.models.loading import QAGenerator
+from quals_fast.results import Hypothesis
+
+
+def vocabulary(generator: QAGenerator) -> Vocabulary:
+    """Return what the search has to know about the checkpoint's tokens."""
+    s = generator.settings
+    unusable = {s.pad_token_id, *s.masked_token_ids}
+    return Vocabulary(
+        size=s.vocab_size,
+        usable=s.vocab_size - len(unusable),
+        eos_token_id=s.eos_token_id,
+        pad_token_id=s.pad_token_id,
+        decoder_start_token_id=s.decoder_start_token_id,
+        forced_bos_token_id=s.forced_bos_token_id,
+    )
+
+
+def generate(
+    generator: QAGenerator,
+    sources: Sequence[Sequence[int]],
+    config: DecodingConfig,
+    max_batch_tokens: int,
+) -> Iterator[tuple[int, list[Hypothesis]]]:
+    """Yield the index of each source with its hypotheses, in the rule's order, batch by batch.
+
+    Args:
+        generator: the model.
+        sources: input ids of each summary, special tokens included.
+        config: settings of the search.
+        max_batch_tokens: a summary counts as its source and all that its beams may decode.
+    """
+    bart, length = generator.bart, config.max_length + 1
+    costs = [len(ids) + config.num_beams * length for ids in sources]
+    for batch in batches(costs, max_batch_tokens):
+        ids, mask = pad([sources[i] for i in batch], generator.settings.pad_token_id, bart.device)
+        found = diverse_beam_search(
+            BartBeams(bart, bart.encode(ids, mask), config.num_beams, length),
+            vocabulary(generator),
+            config,
+            len(batch),
+            bart.device,
+            stop_every=8 if ids.is_cuda else 1,
+        )
+        yield from zip(batch, _to_host(found, config.length_penalty), strict=True)
+
+
+def _to_host(found: Hypotheses, length_penalty: float) -> Iterator[list[Hypothesis]]:
+    """Read a batch's hypotheses, one list a sentence."""
+    sums = found.scores * found.lengths.double() ** length_penalty
+    columns = [part.tolist() for part in (*found, sums)]
+    for sentence in zip(*columns, strict=True):
+        yield [
+            Hypothesis(
+                token_ids=tuple(ids[:length]),
+                logprobs=tuple(logprobs[:length]),
+                search_logprobs=tuple(search[:length]),
+                search_sum=total,
+                search_score=score,
+            )
+            for ids, length, logprobs, search, score, total in zip(*sentence, strict=True)
+        ]

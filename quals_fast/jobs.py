@@ -1,0 +1,72 @@
+"""A job: rows scored in windows, in order, each with its result whatever happens to the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from itertools import islice
+from typing import Protocol
+
+from quals_fast.files import InputRow
+from quals_fast.results import QualsResult, SummaryScore
+from quals_fast.validation import check_pair
+
+WINDOW = 64  # rows scored together: enough to batch by length, little to lose
+
+
+class Scorer(Protocol):
+    """What scores a window of rows: `QualsScorer`, or the reference."""
+
+    signature: str
+
+    def score(
+        self,
+        documents: list[str],
+        summaries: list[str],
+        *,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> QualsResult:
+        """Score each summary against its document."""
+        ...
+
+
+def score_rows(
+    scorer: Scorer,
+    rows: Iterable[InputRow],
+    *,
+    fail_fast: bool = False,
+    on_progress: Callable[[int], None] | None = None,
+) -> Iterator[tuple[InputRow, SummaryScore]]:
+    """Score rows in windows, in order; a bad row gets status ``error`` and a message.
+
+    Args:
+        scorer: scores the good ones.
+        rows: as from `read_rows`.
+        fail_fast: stop after the first bad row.
+        on_progress: called with the number of rows that were just dealt with.
+    """
+    remaining = iter(rows)
+    while window := list(islice(remaining, WINDOW)):
+        problems = [_problem(row) for row in window]
+        bad = [i for i, problem in enumerate(problems) if problem is not None]
+        if fail_fast and bad:
+            window, problems = window[: bad[0] + 1], problems[: bad[0] + 1]
+        good = [row for row, problem in zip(window, problems, strict=True) if problem is None]
+        if on_progress is not None:
+            on_progress(len(window) - len(good))
+        documents, summaries = [row.document for row in good], [row.summary for row in good]
+        scored = iter(scorer.score(documents, summaries, on_progress=on_progress).flat())
+        for row, problem in zip(window, problems, strict=True):
+            yield row, next(scored) if problem is None else problem
+        if fail_fast and bad:
+            return
+
+
+def _problem(row: InputRow) -> SummaryScore | None:
+    """Return the result of a row that need not go to the model."""
+    if row.problem is not None:
+        return SummaryScore(status="error", message=f"line {row.line}: {row.problem}")
+    problem = check_pair(row.document, row.summary)
+    if problem is not None and problem.message is not None:
+        return replace(problem, message=f"line {row.line}: {problem.message}")
+    return problem

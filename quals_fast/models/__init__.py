@@ -1,0 +1,1 @@
+"""Networks that generate question-answer pairs, their checkpoints and tokenizers."""

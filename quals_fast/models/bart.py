@@ -1,0 +1,264 @@
+"""BART: an encoder, and a decoder whose beams and pairs share one set of source keys and values.
+
+Parameters carry the names of Hugging Face's `BartForConditionalGeneration`, so its checkpoints
+load as they are. Source: arXiv 1910.13461 (post-norm transformer, learned positions offset by 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from quals_fast import ops
+from quals_fast.models.cache import DecoderCache, SourceMemory
+
+POSITION_OFFSET = 2  # BART's position table starts with two rows that are never used
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BartShape:
+    """Sizes of the network, by the names of the Hugging Face config."""
+
+    vocab_size: int
+    d_model: int
+    encoder_layers: int
+    decoder_layers: int
+    encoder_attention_heads: int
+    decoder_attention_heads: int
+    encoder_ffn_dim: int
+    decoder_ffn_dim: int
+    max_position_embeddings: int
+    activation_function: str = "gelu"
+    scale_embedding: bool = False
+
+
+class Attention(nn.Module):
+    """Multi-head attention; the caller says where keys and values come from."""
+
+    def __init__(self, d_model: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q_proj = nn.Linear(d_model, d_model)
+        self.k_proj = nn.Linear(d_model, d_model)
+        self.v_proj = nn.Linear(d_model, d_model)
+        self.out_proj = nn.Linear(d_model, d_model)
+
+    def split(self, x: Tensor) -> Tensor:
+        """Split the last dimension into heads: ``(..., d)`` to ``(..., H, D)``."""
+        return x.unflatten(-1, (self.heads, -1))
+
+    def query(self, x: Tensor) -> Tensor:
+        """Return queries ``(B, H, T, D)`` of ``(B, T, d)``."""
+        return self.split(self.q_proj(x)).transpose(1, 2)
+
+    def key_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values, each ``(B, H, S, D)``, of ``(B, S, d)``."""
+        return self.split(self.k_proj(x)).transpose(1, 2), self.split(self.v_proj(x)).transpose(1, 2)
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, is_causal: bool = False
+    ) -> Tensor:
+        """Attend with ``(B, H, T, D)`` queries to ``(B, H, S, D)`` and project to ``(B, T, d)``."""
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal)
+        projected: Tensor = self.out_proj(out.transpose(1, 2).flatten(2))
+        return projected
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward, each followed by its norm."""
+
+    def __init__(self, shape: BartShape) -> None:
+        super().__init__()
+        d = shape.d_model
+        self.self_attn = Attention(d, shape.encoder_attention_heads)
+        self.self_attn_layer_norm = nn.LayerNorm(d)
+        self.fc1 = nn.Linear(d, shape.encoder_ffn_dim)
+        self.fc2 = nn.Linear(shape.encoder_ffn_dim, d)
+        self.final_layer_norm = nn.LayerNorm(d)
+        self.activation = ACTIVATIONS[shape.activation_function]
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Map ``(B, S, d)`` to ``(B, S, d)``."""
+        attn = self.self_attn
+        x = self.self_attn_layer_norm(x + attn(attn.query(x), *attn.key_value(x), mask))
+        return self.final_layer_norm(x + self.fc2(self.activation(self.fc1(x))))
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, attention to the source, feed-forward, each followed by its norm."""
+
+    def __init__(self, shape: BartShape) -> None:
+        super().__init__()
+        d = shape.d_model
+        self.self_attn = Attention(d, shape.decoder_attention_heads)
+        self.self_attn_layer_norm = nn.LayerNorm(d)
+        self.encoder_attn = Attention(d, shape.decoder_attention_heads)
+        self.encoder_attn_layer_norm = nn.LayerNorm(d)
+        self.fc1 = nn.Linear(d, shape.decoder_ffn_dim)
+        self.fc2 = nn.Linear(shape.decoder_ffn_dim, d)
+        self.final_layer_norm = nn.LayerNorm(d)
+        self.activation = ACTIVATIONS[shape.activation_function]
+
+    def step(self, x: Tensor, t: int, layer: int, cache: DecoderCache, memory: SourceMemory) -> Tensor:
+        """Decode position `t` of all slots: ``(B, K, d)`` to ``(B, K, d)``."""
+        attn = self.self_attn
+        key, value = attn.split(attn.k_proj(x)), attn.split(attn.v_proj(x))  # (B, K, H, D)
+        keys, values = cache.update(layer, t, key, value)  # (B, K, H, t+1, D)
+        query = attn.split(attn.q_proj(x))[:, :, :, None]  # (B, K, H, 1, D)
+        out = attn(query.flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1))  # (B*K, 1, d)
+        return self._rest(x, out.view_as(x), layer, memory)
+
+    def teacher_forced(self, x: Tensor, layer: int, memory: SourceMemory) -> Tensor:
+        """Decode all positions of Q targets a source at once: ``(B, Q, T, d)`` to the same."""
+        attn = self.self_attn
+        flat = x.flatten(0, 1)  # (B*Q, T, d)
+        out = attn(attn.query(flat), *attn.key_value(flat), is_causal=True).view_as(x)
+        # Every target and position is one more query to the source that its row stands for.
+        return self._rest(x.flatten(1, 2), out.flatten(1, 2), layer, memory).view_as(x)
+
+    def _rest(self, x: Tensor, attended: Tensor, layer: int, memory: SourceMemory) -> Tensor:
+        """Finish the layer after its self-attention; ``(B, any number of queries, d)``."""
+        x = self.self_attn_layer_norm(x + attended)
+        cross = self.encoder_attn
+        x = self.encoder_attn_layer_norm(
+            x + cross(cross.query(x), memory.keys[layer], memory.values[layer], memory.mask)
+        )
+        return self.final_layer_norm(x + self.fc2(self.activation(self.fc1(x))))
+
+
+class Stack(nn.Module):
+    """Positions, their norm and the layers: what encoder and decoder have in common."""
+
+    def __init__(self, shape: BartShape, layers: list[EncoderLayer] | list[DecoderLayer]) -> None:
+        super().__init__()
+        rows = shape.max_position_embeddings + POSITION_OFFSET
+        self.embed_positions = nn.Embedding(rows, shape.d_model)
+        self.layernorm_embedding = nn.LayerNorm(shape.d_model)
+        self.layers = nn.ModuleList(layers)
+
+
+class BartBody(nn.Module):
+    """The shared token embedding with the two stacks."""
+
+    def __init__(self, shape: BartShape) -> None:
+        super().__init__()
+        self.shared = nn.Embedding(shape.vocab_size, shape.d_model)
+        self.encoder = Stack(shape, [EncoderLayer(shape) for _ in range(shape.encoder_layers)])
+        self.decoder = Stack(shape, [DecoderLayer(shape) for _ in range(shape.decoder_layers)])
+
+
+class Bart(nn.Module):
+    """BART with the LM head tied to its embedding.
+
+    Args:
+        shape: sizes.
+
+    Attributes:
+        final_logits_bias: added to the logits in float32; -inf takes a token out of the
+            vocabulary. Shape ``(V,)``.
+    """
+
+    final_logits_bias: Tensor
+
+    def __init__(self, shape: BartShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.model = BartBody(shape)
+        self.register_buffer("final_logits_bias", torch.zeros(shape.vocab_size))
+        self._embedding_scale = shape.d_model**0.5 if shape.scale_embedding else 1.0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.shared.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights and of what flows between layers."""
+        return self.model.shared.weight.dtype
+
+    def encode(self, input_ids: Tensor, attention_mask: Tensor) -> SourceMemory:
+        """Encode sources and project them for every decoder layer, once.
+
+        Args:
+            input_ids: Shape ``(B, S)``, int64.
+            attention_mask: True where a token stands. Shape ``(B, S)``, bool.
+        """
+        mask = attention_mask[:, None, None, :]
+        x = self._embed(self.model.encoder, input_ids, 0)
+        for layer in self.model.encoder.layers:
+            x = layer(x, mask)
+        pairs = [layer.encoder_attn.key_value(x) for layer in self.model.decoder.layers]  # type: ignore[union-attr,operator]
+        return SourceMemory([k for k, _ in pairs], [v for _, v in pairs], mask)
+
+    def new_cache(self, batch_size: int, num_beams: int, max_length: int) -> DecoderCache:
+        """Take memory for `max_length` tokens of each of B x K slots."""
+        heads = self.shape.decoder_attention_heads
+        size = (batch_size, num_beams, heads, max_length, self.shape.d_model // heads)
+        return DecoderCache(self.shape.decoder_layers, size, self.dtype, self.device)
+
+    def decode_step(
+        self, token_ids: Tensor, t: int, cache: DecoderCache, memory: SourceMemory
+    ) -> Tensor:
+        """Decode one token of each slot.
+
+        Args:
+            token_ids: the token at position `t`. Shape ``(B, K)``, int64.
+            t: position, from 0.
+            cache: keys and values of the positions before; that of `t` is added.
+            memory: of the B sources.
+
+        Returns:
+            Hidden states for the LM head. Shape ``(B, K, d)``.
+        """
+        x = self._embed(self.model.decoder, token_ids[:, :, None], t)[:, :, 0]
+        for index, layer in enumerate(self.model.decoder.layers):
+            x = layer.step(x, t, index, cache, memory)  # type: ignore[operator]
+        return x
+
+    def decode_teacher_forced(self, decoder_input_ids: Tensor, memory: SourceMemory) -> Tensor:
+        """Decode given targets of each source, all positions at once.
+
+        Args:
+            decoder_input_ids: Q targets a source. Shape ``(B, Q, T)``, int64; padded at the end.
+            memory: of the B sources.
+
+        Returns:
+            Hidden states for the LM head. Shape ``(B, Q, T, d)``.
+        """
+        x = self._embed(self.model.decoder, decoder_input_ids, 0)
+        for index, layer in enumerate(self.model.decoder.layers):
+            x = layer.teacher_forced(x, index, memory)  # type: ignore[operator]
+        return x
+
+    def topk(self, hidden: Tensor, k: int, suppressed: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Return the k likeliest next tokens of ``(B, K, d)``: log-probabilities and ids, ``(B, K, k)``."""
+        rows = hidden.flatten(0, 1)
+        logprobs, ids = ops.lm_head_topk(
+            rows, self.model.shared.weight, self.final_logits_bias, k, suppressed
+        )
+        return logprobs.unflatten(0, hidden.shape[:2]), ids.unflatten(0, hidden.shape[:2])
+
+    def logprob(self, hidden: Tensor, target_ids: Tensor) -> Tensor:
+        """Return the log-probability of each row's token, float32: ``(N, d)``, ``(N,)`` to ``(N,)``."""
+        return ops.linear_logprob(
+            hidden, self.model.shared.weight, self.final_logits_bias, target_ids
+        )
+
+    def _embed(self, stack: Stack, token_ids: Tensor, start: int) -> Tensor:
+        """Embed ``(..., T)`` tokens that stand at positions start, start + 1, ..."""
+        first = start + POSITION_OFFSET
+        positions = stack.embed_positions.weight[first : first + token_ids.shape[-1]]
+        x = self.model.shared(token_ids) * self._embedding_scale + positions
+        embedded: Tensor = stack.layernorm_embedding(x)
+        return embedded

@@ -1,0 +1,161 @@
+"""What a checkpoint's config says: sizes, special tokens and conventions, checked."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from quals_fast.models.bart import ACTIVATIONS, BartShape
+
+
+class CheckpointError(ValueError):
+    """A model folder that cannot be used; the message says what is missing and what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """A question-answer generator's conventions, each read from its config and never guessed.
+
+    Attributes:
+        vocab_size: V.
+        bos_token_id: first token of a source where `source_bos`; None if there is none.
+        eos_token_id: last token of sources and targets.
+        pad_token_id: never generated.
+        sep_token_id: stands between question and answer.
+        decoder_start_token_id: first input of the decoder.
+        source_bos: whether sources start with `bos_token_id`; Hugging Face BART does (the
+            default), fairseq does not.
+        forced_bos_token_id: the token that every target starts with, or None.
+        masked_token_ids: tokens outside the vocabulary that the model was trained with (fairseq's
+            has no ``<mask>``): no probability at all.
+        max_source_tokens: sources are cut to this length, special tokens included.
+        answer_match: how an answer is looked up in the summary, ``"ids"`` or ``"text"``; None takes
+            ids for WordPiece and text for byte-level BPE.
+    """
+
+    vocab_size: int
+    bos_token_id: int | None
+    eos_token_id: int
+    pad_token_id: int
+    sep_token_id: int
+    decoder_start_token_id: int
+    source_bos: bool
+    forced_bos_token_id: int | None
+    masked_token_ids: tuple[int, ...]
+    max_source_tokens: int
+    answer_match: Any
+
+
+def read_checkpoint(folder: Path) -> tuple[BartShape, Settings]:
+    """Read and check ``config.json``, and ``generation_config.json`` for what it leaves out.
+
+    Raises:
+        CheckpointError: the folder or the config cannot be used.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder")
+    config = _read_json(folder / "config.json")
+    family = config.get("model_type")
+    if family != "bart":
+        raise CheckpointError(
+            f"{folder}: model family {family!r} is not supported (yet); expected `model_type` 'bart'"
+        )
+    if (folder / "generation_config.json").is_file():
+        # transformers 5 moves forced_bos_token_id and the like there; what config.json says counts.
+        config = _read_json(folder / "generation_config.json") | config
+    reader = _Reader(folder, config)
+    shape = BartShape(
+        **{f.name: reader.integer(f.name, 1) for f in fields(BartShape) if f.type == "int"},
+        activation_function=config.get("activation_function", "gelu"),
+        scale_embedding=reader.boolean("scale_embedding", False),
+    )
+    if shape.activation_function not in ACTIVATIONS:
+        reader.fail(f"`activation_function` must be one of {', '.join(ACTIVATIONS)}, "
+                    f"but got {shape.activation_function!r}")
+    for part in ("encoder", "decoder"):
+        heads = getattr(shape, f"{part}_attention_heads")
+        if shape.d_model % heads:
+            reader.fail(f"`d_model` {shape.d_model} is not divisible by {heads} {part} heads")
+    if config.get("normalize_before") or config.get("tie_word_embeddings") is False:
+        reader.fail("`normalize_before` and untied word embeddings are not supported")
+    return shape, _read_settings(reader, shape)
+
+
+def _read_settings(reader: _Reader, shape: BartShape) -> Settings:
+    last = shape.vocab_size - 1
+    if reader.config.get("sep_token_id") is None:
+        reader.fail(
+            "no `sep_token_id`, so this is not a question-answer generator, or its config does not "
+            "say which token stands between question and answer; add \"sep_token_id\" to config.json "
+            "(the published model's is 50259)"
+        )
+    source_bos = reader.boolean("source_bos", True)
+    eos = reader.integer("eos_token_id", 0, last)
+    longest = reader.integer("max_source_tokens", 3, shape.max_position_embeddings,
+                             default=shape.max_position_embeddings)
+    masked = reader.config.get("masked_token_ids") or []
+    if not isinstance(masked, list) or not all(type(i) is int and 0 <= i <= last for i in masked):
+        reader.fail(f"`masked_token_ids` must be a list of token ids from 0 to {last}")
+    match = reader.config.get("answer_match")
+    if match not in (None, "ids", "text"):
+        reader.fail(f"`answer_match` must be 'ids' or 'text', but got {match!r}")
+    forced = reader.config.get("forced_bos_token_id")
+    settings = Settings(
+        vocab_size=shape.vocab_size,
+        bos_token_id=reader.integer("bos_token_id", 0, last) if source_bos else None,
+        eos_token_id=eos,
+        pad_token_id=reader.integer("pad_token_id", 0, last),
+        sep_token_id=reader.integer("sep_token_id", 0, last),
+        decoder_start_token_id=reader.integer("decoder_start_token_id", 0, last, default=eos),
+        source_bos=source_bos,
+        forced_bos_token_id=None if forced is None else reader.integer("forced_bos_token_id", 0, last),
+        masked_token_ids=tuple(masked),
+        max_source_tokens=longest,
+        answer_match=match,
+    )
+    if settings.sep_token_id in (settings.eos_token_id, settings.pad_token_id, *masked):
+        reader.fail(f"`sep_token_id` {settings.sep_token_id} is EOS, PAD or masked out; "
+                    "it must be a token of its own")
+    return settings
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Typed look-ups in a config, with errors that name file, key, expectation and value."""
+
+    folder: Path
+    config: dict[str, Any]
+
+    def integer(self, name: str, least: int, most: int | None = None, default: int | None = None) -> int:
+        value = self.config.get(name, default)
+        upper = "" if most is None else f" to {most}"
+        if type(value) is not int or value < least or (most is not None and value > most):
+            self.fail(f"`{name}` must be an integer from {least}{upper or ' up'}, but got {value!r}")
+        return int(value)
+
+    def boolean(self, name: str, default: bool) -> bool:
+        value = self.config.get(name, default)
+        if type(value) is not bool:
+            self.fail(f"`{name}` must be true or false, but got {value!r}")
+        return bool(value)
+
+    def fail(self, problem: str) -> NoReturn:
+        raise CheckpointError(f"{self.folder / 'config.json'}: {problem}")
+
+def _read_json(path: Path) -> dict[str, object]:
+    """Read a JSON object from a checkpoint's folder.
+
+    Raises:
+        CheckpointError: the file is missing or not a JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path.parent} has no {path.name}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} must hold a JSON object, but holds a {type(content).__name__}")
+    return content

@@ -1,0 +1,210 @@
+"""Load a question-answer generator: the bundled one, or a local Hugging Face folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from quals_fast.models.bart import Bart, BartShape
+from quals_fast.models.checkpoint import CheckpointError, Settings, read_checkpoint
+from quals_fast.models.storage import dequantize
+from quals_fast.models.tokenizer import QATokenizer
+
+ASSETS = Path(__file__).parent / "assets"
+BUNDLED = ("qagen-mini",)
+
+DTYPES = {
+    "auto": torch.float32,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+_HASHED = ("config.json", "generation_config.json", "tokenizer.json", "vocab.json", "merges.txt")
+_TIED = ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", "lm_head.weight")
+
+
+@dataclass(frozen=True, slots=True)
+class QAGenerator:
+    """A loaded model with all that belongs to it.
+
+    Attributes:
+        name: the bundled model's name, or the folder's.
+        digest: first 12 hexadecimal digits of the SHA-256 over weights, config and tokenizer.
+        bart: the network, in evaluation mode.
+        tokenizer: its tokenizer.
+        settings: its special tokens and conventions.
+    """
+
+    name: str
+    digest: str
+    bart: Bart
+    tokenizer: QATokenizer
+    settings: Settings
+
+
+def load_generator(model: str | Path, *, device: torch.device, dtype: torch.dtype) -> QAGenerator:
+    """Load a bundled model by name, or a local folder with safetensors weights.
+
+    Args:
+        model: ``"qagen-mini"``, or a folder.
+        device: where the weights go.
+        dtype: type of the weights.
+
+    Raises:
+        CheckpointError: no such model, a file missing, damaged or of the wrong shape, or a family
+            that is not supported.
+    """
+    folder = model_folder(model)
+    if folder.parent == ASSETS:
+        _verify_checksums(folder)
+    shape, settings = read_checkpoint(folder)
+    tokenizer = QATokenizer.from_folder(folder, settings)
+    bart = _build(shape, settings, read_weights(folder), folder)
+    bart.to(device=device, dtype=dtype)
+    # Logits are summed in float32 whatever the weights are.
+    bart.final_logits_bias = bart.final_logits_bias.float()
+    paths = [*_weight_files(folder), *(folder / name for name in _HASHED)]
+    return QAGenerator(folder.resolve().name, _digest(paths), bart, tokenizer, settings)
+
+
+def model_folder(model: str | Path) -> Path:
+    """Return the folder of a bundled model's name, or the local folder that is named.
+
+    Raises:
+        CheckpointError: there is no such folder.
+    """
+    folder = ASSETS / str(model) if str(model) in BUNDLED else Path(model)
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"model {str(model)!r} is neither bundled ({', '.join(BUNDLED)}) nor a local folder; "
+            "nothing is downloaded: fetch the checkpoint first and give its folder"
+        )
+    return folder
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Read a folder's weights by name, dequantised where they are stored as int8.
+
+    Raises:
+        CheckpointError: there are none, or a file cannot be read.
+    """
+    weights: dict[str, Tensor] = {}
+    for path in _weight_files(folder):
+        try:
+            with safe_open(path, framework="pt") as stored:
+                weights.update({name: stored.get_tensor(name) for name in stored.keys()})
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
+    return dequantize(weights)
+
+
+def _verify_checksums(folder: Path) -> None:
+    for line in (folder / "SHA256SUMS").read_text(encoding="ascii").splitlines():
+        expected, name = line.split()
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"bundled file {path} is missing; reinstall quals_fast")
+        found = _sha256(path)
+        if found != expected:
+            raise CheckpointError(
+                f"bundled file {path} is damaged: expected SHA-256 {expected[:12]}..., but got "
+                f"{found[:12]}...; reinstall quals_fast"
+            )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(paths: list[Path]) -> str:
+    parts = [f"{path.name} {_sha256(path)}" for path in paths if path.is_file()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    single = folder / "model.safetensors"
+    index = folder / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise CheckpointError(f"{index} names {missing[0]}, which is not in the folder")
+        return [folder / name for name in names]
+    pickled = " pytorch_model.bin is not read, since a pickle can run code;" if (
+        folder / "pytorch_model.bin"
+    ).is_file() else ""
+    raise CheckpointError(
+        f"{folder} has no weights: expected model.safetensors;{pickled} save the model with "
+        "transformers' save_pretrained(), which writes safetensors"
+    )
+
+
+def _build(shape: BartShape, settings: Settings, weights: dict[str, Tensor], folder: Path) -> Bart:
+    """Check every tensor against the network's own, then put it there."""
+    tied = [weights.pop(name) for name in _TIED if name in weights]
+    if "model.shared.weight" not in weights and tied:
+        weights["model.shared.weight"] = tied[0]
+    bias = weights.pop("final_logits_bias", torch.zeros(shape.vocab_size)).float().flatten()
+    with torch.device("meta"):
+        bart = Bart(shape)
+    expected = bart.state_dict()
+    if bias.shape == expected["final_logits_bias"].shape:
+        bias[list(settings.masked_token_ids)] = -torch.inf
+    weights["final_logits_bias"] = bias
+    missing = sorted(expected.keys() - weights.keys())
+    unknown = sorted(weights.keys() - expected.keys())
+    if missing or unknown:
+        what = f"lacks {missing[0]}" if missing else f"holds {unknown[0]}, which BART has not"
+        count = len(missing) + len(unknown)
+        raise CheckpointError(
+            f"{folder}: model.safetensors {what} ({count} such tensors): the weights do not belong to config.json"
+        )
+    for name, tensor in weights.items():
+        if tensor.shape != expected[name].shape:
+            raise CheckpointError(
+                f"{folder}: {name} must have shape {tuple(expected[name].shape)} by config.json, "
+                f"but has {tuple(tensor.shape)}"
+            )
+    bart.load_state_dict({name: t.float() for name, t in weights.items()}, assign=True)
+    return bart.eval().requires_grad_(False)
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device that is meant; ``"auto"`` takes a GPU if there is one.
+
+    Raises:
+        ValueError: no such kind of device.
+        RuntimeError: a GPU was asked for and there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(
+            f"`device` must be 'auto', 'cpu', 'cuda' or 'cuda:N', but got {name!r}"
+        ) from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError(f"device {name!r} was asked for, but torch sees no GPU; use device='cpu'")
+    return device
+
+
+def resolve_dtype(name: str) -> torch.dtype:
+    """Return the type of the weights that is meant; ``"auto"`` is float32.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name not in DTYPES:
+        raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, but got {name!r}")
+    return DTYPES[name]

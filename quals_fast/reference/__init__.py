@@ -1,0 +1,4 @@
+"""The definition of correct: slow, obvious programs to be read beside SEMANTICS.
+
+Imported by the command line, tests and benchmarks only; never by the engine.
+"""

@@ -1,0 +1,101 @@
+"""The question-answer generator on Hugging Face's own modules, one text and one target at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from quals_fast.models.loading import QAGenerator, load_generator, model_folder, read_weights
+
+
+class ReferenceGenerator:
+    """A checkpoint on `transformers.BartForConditionalGeneration`, in float32 on the CPU.
+
+    Args:
+        model: as for `QualsScorer.from_pretrained`.
+
+    Raises:
+        ModuleNotFoundError: transformers is not installed.
+    """
+
+    def __init__(self, model: str | Path = "qagen-mini") -> None:
+        try:
+            from transformers import BartConfig, BartForConditionalGeneration
+            from transformers.modeling_outputs import BaseModelOutput
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "the reference needs transformers: pip install 'quals-fast[test]'"
+            ) from error
+        self._output = BaseModelOutput
+        # Tokenizer and settings are the engine's; the network is not.
+        self.checkpoint: QAGenerator = load_generator(
+            model, device=torch.device("cpu"), dtype=torch.float32
+        )
+        folder = model_folder(model)
+        config = BartConfig(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        self._bart = BartForConditionalGeneration(config).float().eval()
+        weights = {name: tensor.float() for name, tensor in read_weights(folder).items()}
+        missing, unknown = self._bart.load_state_dict(weights, strict=False)
+        tied = [name for name in missing if "embed_tokens" not in name and "lm_head" not in name]
+        assert not unknown and set(tied) <= {"final_logits_bias"}, (missing, unknown)
+        self._bart.tie_weights()
+
+    @torch.inference_mode()
+    def encode(self, input_ids: Sequence[int]) -> Tensor:
+        """Return the encoder's hidden states of one source, ``(1, S, d)``."""
+        states: Tensor = self._bart.get_encoder()(torch.tensor([list(input_ids)])).last_hidden_state
+        return states
+
+    @torch.inference_mode()
+    def token_logprobs(self, states: Tensor, token_ids: Sequence[int]) -> list[float]:
+        """Return the log-probability of each token of one target, by teacher forcing."""
+        start = self.checkpoint.settings.decoder_start_token_id
+        decoder_input_ids = torch.tensor([[start, *token_ids[:-1]]])
+        logits = self._bart(
+            encoder_outputs=self._output(last_hidden_state=states),
+            decoder_input_ids=decoder_input_ids,
+        ).logits[0]
+        logprobs = self._log_softmax(logits)
+        return [float(row[token]) for row, token in zip(logprobs, token_ids, strict=True)]
+
+    def _log_softmax(self, logits: Tensor) -> Tensor:
+        logits = logits.float()
+        logits[:, list(self.checkpoint.settings.masked_token_ids)] = -torch.inf
+        return logits.log_softmax(-1)
+
+    def beams(self, states: Tensor, num_beams: int) -> BeamDecoder:
+        """Return a decoder of `num_beams` slots over copies of one source's states."""
+        return BeamDecoder(self, states.expand(num_beams, -1, -1))
+
+
+class BeamDecoder:
+    """The language model that the reference search asks, with a key-value cache."""
+
+    def __init__(self, generator: ReferenceGenerator, states: Tensor) -> None:
+        settings = generator.checkpoint.settings
+        self.eos_token_id = settings.eos_token_id
+        self.pad_token_id = settings.pad_token_id
+        self.decoder_start_token_id = settings.decoder_start_token_id
+        self.forced_bos_token_id = settings.forced_bos_token_id
+        self._generator = generator
+        self._states = states
+        self._cache = None
+
+    @torch.inference_mode()
+    def next_logprobs(self, token_ids: Sequence[int], beam_idx: Sequence[int] | None) -> Tensor:
+        """Return log-probabilities ``(K, V)`` after slot k's new token."""
+        generator = self._generator
+        if self._cache is not None and beam_idx is not None:
+            self._cache.reorder_cache(torch.tensor(beam_idx))
+        output = generator._bart(
+            encoder_outputs=generator._output(last_hidden_state=self._states),
+            decoder_input_ids=torch.tensor(token_ids)[:, None],
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        self._cache = output.past_key_values
+        return generator._log_softmax(output.logits[:, -1])

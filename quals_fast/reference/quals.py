@@ -1,0 +1,175 @@
+"""QUALS of one summary, step by step as published: SEMANTICS 1, [nan21] and its program.
+
+Source: amazon-science/fact-check-summarization, preprocess/evaluate_hypo.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from quals_fast.config import DecodingConfig, ScoringConfig
+from quals_fast.models.tokenizer import QATokenizer
+from quals_fast.reference.diverse_beam import Trace, diverse_beam_search
+from quals_fast.reference.generator import ReferenceGenerator
+from quals_fast.results import Hypothesis, QAPair, QualsResult, SummaryScore, nested_like
+from quals_fast.signature import signature
+from quals_fast.validation import check_pair
+
+
+def generate(
+    generator: ReferenceGenerator, summary: str, config: DecodingConfig, trace: Trace | None = None
+) -> list[Hypothesis]:
+    """Generate question-answer sequences from a summary (step 1)."""
+    (source,) = generator.checkpoint.tokenizer.encode([summary])
+    decoder = generator.beams(generator.encode(source.input_ids), config.num_beams)
+    return diverse_beam_search(decoder, config, trace)
+
+
+def split_at_sep(token_ids: Sequence[int], special: Sequence[int | None], sep: int) -> tuple[list[int], list[int]] | None:
+    """Return question and answer ids, or None unless there is exactly one SEP."""
+    plain = [token for token in token_ids if token not in special]
+    if plain.count(sep) != 1:
+        return None
+    middle = plain.index(sep)
+    return plain[:middle], plain[middle + 1 :]
+
+
+def answer_stands_in(answer_ids: list[int], summary: str, tokenizer: QATokenizer) -> bool:
+    """Return whether the answer is a span of the summary (step 2); an empty one is not.
+
+    The text rule is the published one; the rule on ids is for WordPiece, which decodes with
+    spaces that the source did not have.
+    """
+    if tokenizer.answer_match == "text":
+        answer = tokenizer.decode(answer_ids)
+        return answer.strip() != "" and answer.lower() in summary.lower()
+    (source,) = tokenizer.encode([summary])
+    ids, n = source.text_ids, len(answer_ids)
+    return n > 0 and any(ids[i : i + n] == answer_ids for i in range(len(ids) - n + 1))
+
+
+def select(
+    pairs: list[tuple[str, str, float]], max_pairs: int | None
+) -> list[int]:
+    """Choose among (question, answer, summed search score), in order of selection (SEMANTICS 1.3).
+
+    Answers take turns, each with its best remaining question.
+    """
+    by_score = sorted(range(len(pairs)), key=lambda i: -pairs[i][2])
+    buckets: dict[str, list[int]] = {}
+    for i in by_score:
+        buckets.setdefault(pairs[i][1].lower(), []).append(i)
+    questions: dict[str, set[str]] = {answer: set() for answer in buckets}
+    chosen: list[int] = []
+    while any(buckets.values()):
+        before = len(chosen)
+        for answer, bucket in buckets.items():
+            if not bucket:
+                continue
+            i = bucket.pop(0)
+            question = pairs[i][0].lower()
+            if question not in questions[answer]:
+                questions[answer].add(question)
+                chosen.append(i)
+        if max_pairs is not None and (len(chosen) >= max_pairs or len(chosen) == before):
+            break
+    return chosen
+
+
+def keep(
+    generator: ReferenceGenerator, summary: str, hypotheses: list[Hypothesis], max_pairs: int | None
+) -> list[tuple[int, str, str]]:
+    """Filter and select: index, question and answer of each kept hypothesis (step 2)."""
+    tokenizer, settings = generator.checkpoint.tokenizer, generator.checkpoint.settings
+    special = (settings.eos_token_id, settings.pad_token_id, settings.forced_bos_token_id)
+    found: list[tuple[int, str, str]] = []
+    for index, hypothesis in enumerate(hypotheses):
+        parts = split_at_sep(hypothesis.token_ids, special, settings.sep_token_id)
+        if parts is not None and answer_stands_in(parts[1], summary, tokenizer):
+            found.append((index, tokenizer.decode(parts[0]), tokenizer.decode(parts[1])))
+    pairs = [(question, answer, hypotheses[index].search_sum) for index, question, answer in found]
+    return [found[i] for i in select(pairs, max_pairs)]
+
+
+def score(
+    generator: ReferenceGenerator,
+    document: str,
+    summary: str,
+    decoding: DecodingConfig | None = None,
+    scoring: ScoringConfig | None = None,
+) -> SummaryScore:
+    """Score one summary, running the encoder anew for every pair, as the published program does."""
+    decoding, scoring = decoding or DecodingConfig(), scoring or ScoringConfig()
+    tokenizer = generator.checkpoint.tokenizer
+    hypotheses = generate(generator, summary, decoding)
+    source_of_document, source_of_summary = tokenizer.encode([document, summary])
+    pairs = []
+    for index, question, answer in keep(generator, summary, hypotheses, scoring.max_pairs):
+        chosen = hypotheses[index]
+        states = generator.encode(source_of_document.input_ids)  # once per pair, as published
+        pairs.append(
+            QAPair(
+                question=question,
+                answer=answer,
+                token_ids=chosen.token_ids,
+                tokens=tokenizer.readable_tokens(chosen.token_ids),
+                summary_logprobs=chosen.logprobs
+                if scoring.summary_logprob == "model"
+                else chosen.search_logprobs,
+                document_logprobs=tuple(generator.token_logprobs(states, chosen.token_ids)),
+            )
+        )
+    return SummaryScore.of_pairs(
+        tuple(pairs),
+        no_pairs_score=scoring.no_pairs_score,
+        n_hypotheses=len(hypotheses),
+        truncated_tokens=source_of_document.truncated_tokens + source_of_summary.truncated_tokens,
+    )
+
+
+class ReferenceScorer:
+    """The reference behind the interface of `QualsScorer.score`, one summary at a time.
+
+    Args:
+        model: the bundled model's name, or a folder.
+        decoding: settings of the search.
+        scoring: settings of the score.
+    """
+
+    def __init__(
+        self,
+        model: str | Path = "qagen-mini",
+        *,
+        decoding: DecodingConfig | None = None,
+        scoring: ScoringConfig | None = None,
+    ) -> None:
+        self.generator = ReferenceGenerator(model)
+        self.decoding, self.scoring = decoding or DecodingConfig(), scoring or ScoringConfig()
+        self.signature = signature(
+            self.decoding,
+            self.scoring,
+            model=self.generator.checkpoint.name,
+            digest=self.generator.checkpoint.digest,
+            dtype="float32",
+            backend="reference",
+        )
+
+    def score(
+        self,
+        documents: Sequence[str],
+        summaries: Sequence[str],
+        *,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> QualsResult:
+        """Score each summary against its document."""
+        rows = []
+        for document, summary in zip(documents, summaries, strict=True):
+            rows.append(
+                check_pair(document, summary)
+                or score(self.generator, document, summary, self.decoding, self.scoring)
+            )
+            if on_progress is not None:
+                on_progress(1)
+        return QualsResult(nested_like(summaries, rows), self.signature)

@@ -1,0 +1,77 @@
+"""Log-probabilities of given targets, given documents that are encoded once.
+
+Source: SEMANTICS 1.4. The published program encodes the document anew for each pair.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from quals_fast.batching import batches, pad
+from quals_fast.models.cache import SourceMemory
+from quals_fast.models.loading import QAGenerator
+from quals_fast.results import TokenLogprobs
+
+Targets = Sequence[Sequence[int]]
+
+
+def rescore(
+    generator: QAGenerator,
+    documents: Sequence[Sequence[int]],
+    targets: Sequence[Targets],
+    max_batch_tokens: int,
+) -> list[list[TokenLogprobs]]:
+    """Return the log-probability of every token of every target, nats, by teacher forcing.
+
+    Args:
+        generator: the model.
+        documents: input ids of each document; equal ones are encoded once.
+        targets: for each document the token ids of its targets, any number of them.
+        max_batch_tokens: a document counts as its source and its targets.
+    """
+    rows: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
+    for row, ids in enumerate(documents):
+        if targets[row]:
+            rows[tuple(ids)].append(row)
+    unique = list(rows)
+    joined = [[ids for row in rows[document] for ids in targets[row]] for document in unique]
+    costs = [
+        len(document) + len(group) * max(map(len, group))
+        for document, group in zip(unique, joined, strict=True)
+    ]
+    found: list[list[TokenLogprobs]] = [[] for _ in documents]
+    bart, pad_token_id = generator.bart, generator.settings.pad_token_id
+    for batch in batches(costs, max_batch_tokens):
+        memory = bart.encode(*pad([unique[i] for i in batch], pad_token_id, bart.device))
+        logprobs = _rescore_batch(generator, memory, [joined[i] for i in batch], max_batch_tokens)
+        for i, of_document in zip(batch, logprobs, strict=True):
+            remaining = iter(of_document)
+            for row in rows[unique[i]]:
+                found[row] = [next(remaining) for _ in targets[row]]
+    return found
+
+
+def _rescore_batch(
+    generator: QAGenerator, memory: SourceMemory, targets: Sequence[Targets], max_batch_tokens: int
+) -> list[list[TokenLogprobs]]:
+    """Decode the targets of B encoded documents, in slices of about the budget."""
+    bart, settings = generator.bart, generator.settings
+    found: list[list[TokenLogprobs]] = [[] for _ in targets]
+    longest = max(len(ids) for row in targets for ids in row)
+    at_once = max(1, max_batch_tokens // (longest * len(targets)))
+    for first in range(0, max(map(len, targets)), at_once):
+        rows = [row[first : first + at_once] for row in targets]
+        width = max(map(len, rows))
+        # A document with fewer targets than its batch mates gets one-token stand-ins.
+        flat = [ids for row in rows for ids in [*row, *[[settings.pad_token_id]] * (width - len(row))]]
+        labels, mask = pad(flat, settings.pad_token_id, bart.device)  # (B*Q, T)
+        inputs = labels.roll(1, 1)
+        inputs[:, 0] = settings.decoder_start_token_id
+        hidden = bart.decode_teacher_forced(inputs.unflatten(0, (len(rows), width)), memory)
+        logprobs = bart.logprob(hidden.flatten(0, 1)[mask], labels[mask])  # real tokens only
+        parts = logprobs.split([len(ids) for ids in flat])
+        for index, row in enumerate(rows):
+            for part in parts[index * width : index * width + len(row)]:
+                found[index].append(tuple(part.tolist()))
+    return found

@@ -1,0 +1,47 @@
+"""One line that says everything a score depends on, so that it can be cited and compared."""
+
+from __future__ import annotations
+
+from quals_fast import __version__
+from quals_fast.config import DecodingConfig, ScoringConfig
+
+
+def signature(
+    decoding: DecodingConfig,
+    scoring: ScoringConfig,
+    *,
+    model: str,
+    digest: str,
+    dtype: str,
+    backend: str,
+    kernels: tuple[str, ...] = (),
+) -> str:
+    """Return the signature: ``quals|rule:...|...|version:...``.
+
+    Args:
+        decoding: settings of the search.
+        scoring: settings of the score.
+        model: name of the checkpoint.
+        digest: short hash of its weights, config and tokenizer.
+        dtype: type of the weights in memory.
+        backend: what ran.
+        kernels: names of the kernels that ran.
+    """
+    d, s = decoding, scoring
+    missing = "nan" if s.no_pairs_score is None else f"{float(s.no_pairs_score)!r}"
+    parts = {
+        "rule": d.rule,
+        "beams": f"{d.num_beams}/{d.num_beam_groups}",
+        "diversity": repr(float(d.diversity_penalty)),
+        "length": f"{d.min_length}-{d.max_length}",
+        "lp": repr(float(d.length_penalty)),
+        "summary": s.summary_logprob,
+        "pairs": "all" if s.max_pairs is None else str(s.max_pairs),
+        "nopairs": missing,
+        "model": f"{model}@{digest}",
+        "dtype": dtype,
+        "backend": backend,
+        "kernels": "+".join(kernels) or "none",
+        "version": __version__,
+    }
+    return "|".join(["quals", *(f"{key}:{value}" for key, value in parts.items())])

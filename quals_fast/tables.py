@@ -1,0 +1,154 @@
+"""What the command line shows of a job: a table of rows, one of agreement, a closing line."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+from rich.table import Table
+from rich.text import Text
+
+from quals_fast.files import InputRow
+from quals_fast.results import SummaryScore
+
+if TYPE_CHECKING:
+    from quals_fast.evaluation import Agreement, Estimate
+
+LOW, VERY_LOW = -0.5, -2.0  # nats a token, for colours only
+
+
+class _Entry(NamedTuple):
+    """A row of the table; the heap drops the highest score first, then the latest row."""
+
+    badness: float
+    earliness: int
+    row_id: str
+    status: str
+    score: float
+    n_pairs: int
+    worst: str
+    worst_score: float
+
+
+class Tally:
+    """Counts of a job, and its lowest rows; memory does not grow with the job.
+
+    Args:
+        max_rows: rows to remember.
+    """
+
+    def __init__(self, max_rows: int) -> None:
+        self.max_rows = max_rows
+        self.statuses: Counter[str] = Counter()
+        self.error_lines: list[int] = []
+        self.truncated_rows = 0
+        self.truncated_tokens = 0
+        self._sum = 0.0
+        self._lowest: list[_Entry] = []
+
+    @property
+    def total(self) -> int:
+        """Rows so far."""
+        return self.statuses.total()
+
+    @property
+    def mean(self) -> float:
+        """Mean score of the rows that have one."""
+        return self._sum / self.statuses["ok"] if self.statuses["ok"] else math.nan
+
+    def add(self, row: InputRow, result: SummaryScore) -> None:
+        """Count a row."""
+        self.statuses[result.status] += 1
+        self.truncated_rows += result.truncated_tokens > 0
+        self.truncated_tokens += result.truncated_tokens
+        if result.status == "ok":
+            self._sum += result.score
+        if result.status == "error" and len(self.error_lines) < 10:
+            self.error_lines.append(row.line)
+        worst = result.worst_pair
+        entry = _Entry(
+            badness=math.inf if math.isnan(result.score) else -result.score,
+            earliness=-self.total,
+            row_id=str(row.id),
+            status=result.status,
+            score=result.score,
+            n_pairs=len(result.pairs),
+            worst=f"{worst.question} -> {worst.answer}" if worst else result.message or "",
+            worst_score=worst.score if worst else math.nan,
+        )
+        heapq.heappush(self._lowest, entry)
+        if len(self._lowest) > self.max_rows:
+            heapq.heappop(self._lowest)
+
+    def rows(self) -> list[_Entry]:
+        """Return the remembered rows: in input order if they are all, else the lowest first."""
+        if self.total <= self.max_rows:
+            return sorted(self._lowest, key=lambda entry: -entry.earliness)
+        return sorted(self._lowest, reverse=True)
+
+    def closing_line(self) -> str:
+        """Return counts, failures, truncation and mean in one line."""
+        counts = ", ".join(f"{n} {status}" for status, n in self.statuses.most_common())
+        parts = [f"{self.total} rows" + (f": {counts}" if counts else "")]
+        if self.error_lines:
+            more = self.statuses["error"] - len(self.error_lines)
+            lines = ", ".join(map(str, self.error_lines)) + (f" and {more} more" if more else "")
+            parts.append(f"errors at line {lines}")
+        if self.truncated_rows:
+            parts.append(f"{self.truncated_tokens} tokens cut off in {self.truncated_rows} rows")
+        if not math.isnan(self.mean):
+            parts.append(f"mean score {self.mean:.3f}")
+        return "; ".join(parts)
+
+
+def score_table(tally: Tally) -> Table:
+    """Return the table of a job's rows, the question that each row fails at marked."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, options in (
+        ("id", {"overflow": "fold"}),
+        ("score", {"justify": "right", "no_wrap": True}),
+        ("status", {"no_wrap": True}),
+        ("pairs", {"justify": "right", "no_wrap": True}),
+        ("worst question -> answer", {"overflow": "fold"}),
+        ("its score", {"justify": "right", "no_wrap": True}),
+    ):
+        table.add_column(name, **options)  # type: ignore[arg-type]
+    for entry in tally.rows():
+        table.add_row(
+            Text(entry.row_id),
+            _score(entry.score),
+            Text(entry.status, "" if entry.status == "ok" else "red"),
+            str(entry.n_pairs),
+            Text(entry.worst),
+            _score(entry.worst_score),
+        )
+    if tally.total > tally.max_rows:
+        table.caption = f"the {tally.max_rows} lowest of {tally.total} rows; -o writes all"
+    return table
+
+
+def agreement_table(found: list[Agreement]) -> Table:
+    """Return correlations and AUC of each measure, with 95 % intervals."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("", "n", "no score", "Pearson", "Spearman", "Kendall", "AUC"):
+        table.add_column(name, no_wrap=True)
+    for one in found:
+        estimates = (one.pearson, one.spearman, one.kendall, one.auc)
+        table.add_row(one.name, str(one.n), str(one.n_missing), *map(_estimate, estimates))
+    table.caption = "in brackets: bootstrap 95 % intervals"
+    return table
+
+
+def _score(value: float) -> Text:
+    if math.isnan(value):
+        return Text("-")
+    mark = "!!" if value <= VERY_LOW else "!" if value <= LOW else ""
+    return Text(f"{mark} {value:.3f}".strip(), "bold red" if value <= VERY_LOW else "")
+
+
+def _estimate(estimate: Estimate) -> str:
+    if math.isnan(estimate.value):
+        return "-"
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"

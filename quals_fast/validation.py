@@ -1,0 +1,100 @@
+"""What a text must be before it is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from quals_fast.results import Status, SummaryScore
+
+
+def check_pair(document: object, summary: object) -> SummaryScore | None:
+    """Return the score of a pair that cannot be scored, or None if it can be."""
+    for name, text in (("summary", summary), ("document", document)):
+        problem = text_problem(name, text)
+        if problem is not None:
+            return SummaryScore(status="error", message=problem)
+    empty: tuple[tuple[object, Status], ...] = (
+        (summary, "empty_summary"),
+        (document, "empty_document"),
+    )
+    for text, status in empty:
+        if not str(text).strip():
+            return SummaryScore(status=status)
+    return None
+
+
+def text_problem(name: str, text: object) -> str | None:
+    """Return what is wrong with a text and what to do about it, or None."""
+    if not isinstance(text, str):
+        return f"`{name}` must be a string, but got {type(text).__name__}"
+    if "\0" in text:
+        return (
+            f"`{name}` must be text, but holds a NUL character at position {text.index(chr(0))}; "
+            "remove it, or check that the file is not binary"
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        return (
+            f"`{name}` must be valid Unicode, but holds the lone surrogate U+{code:04X} at position "
+            f"{error.start}; repair the program that wrote it, or remove the character"
+        )
+    return None
+
+
+def check_texts(name: str, texts: object) -> Sequence[object]:
+    """Return `texts` if it is a list or tuple.
+
+    Raises:
+        TypeError: it is something else, such as one string.
+    """
+    if not isinstance(texts, list | tuple):
+        raise TypeError(f"`{name}` must be a list of strings, but got {type(texts).__name__}")
+    return texts
+
+
+def check_same_length(name: str, values: Sequence[object], documents: Sequence[object]) -> None:
+    """Check that there is one entry a document.
+
+    Raises:
+        ValueError: there is not.
+    """
+    if len(values) != len(documents):
+        raise ValueError(
+            f"`documents` and `{name}` must have the same length, but got {len(documents)} and "
+            f"{len(values)}"
+        )
+
+
+def require_texts(name: str, texts: object) -> list[str]:
+    """Return `texts` if all can be tokenised.
+
+    Raises:
+        ValueError: one is empty or not valid text; the message gives its index.
+        TypeError: it is no list.
+    """
+    valid: list[str] = []
+    for index, text in enumerate(check_texts(name, texts)):
+        problem = text_problem(f"{name}[{index}]", text)
+        if problem is None and not str(text).strip():
+            problem = f"`{name}[{index}]` must not be empty"
+        if problem is not None:
+            raise ValueError(problem)
+        valid.append(str(text))
+    return valid
+
+
+def check_token_ids(token_ids: Sequence[Sequence[Sequence[int]]], longest: int, vocab_size: int) -> None:
+    """Check targets for rescoring.
+
+    Raises:
+        ValueError: a target is empty, too long or has an id out of range; the message gives its place.
+    """
+    for i, targets in enumerate(token_ids):
+        for j, ids in enumerate(targets):
+            if not 0 < len(ids) <= longest or not all(0 <= token < vocab_size for token in ids):
+                raise ValueError(
+                    f"`token_ids[{i}][{j}]` must hold 1 to {longest} ids from 0 to {vocab_size - 1}, "
+                    f"but got {len(ids)} from {min(ids, default=0)} to {max(ids, default=0)}"
+                )

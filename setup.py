@@ -1,0 +1,62 @@
+"""Packaging; all metadata in one place. pyproject.toml holds the build system and tool settings."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"$', (ROOT / "quals_fast/__init__.py").read_text("utf-8"), re.MULTILINE
+)
+assert VERSION is not None
+
+EVALUATE = ["scipy>=1.14,<2", "scikit-learn>=1.5,<2", "rouge-score>=0.1.2,<0.2"]
+TRANSFORMERS = ["transformers>=5.13,<5.24"]
+BENCH = [*TRANSFORMERS, "pytest>=8.3,<10", "pytest-benchmark>=5.1,<6"]
+
+setup(
+    name="quals-fast",
+    version=VERSION[1],
+    description="Score the factual consistency of summaries with QUALS, fast",
+    long_description=(ROOT / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.13",
+    # kernels/ has no __init__.py: a package of that name would shadow the one on PyPI.
+    packages=find_packages(include=["quals_fast", "quals_fast.*"]) + find_packages("kernels"),
+    package_dir={"quals_fast_kernels": "kernels/quals_fast_kernels"},
+    package_data={
+        "quals_fast": ["py.typed", "models/assets/*/*", "templates/*"],
+        "quals_fast_kernels": ["py.typed"],
+    },
+    entry_points={"console_scripts": ["quals-fast = quals_fast.cli:main"]},
+    install_requires=[
+        "torch>=2.11,<2.14",
+        "tokenizers>=0.22,<0.24",
+        "safetensors>=0.6,<0.9",
+        "numpy>=2.0,<3",
+        "click>=8.1.8,<9",
+        "rich>=13.9,<16",
+        "jinja2>=3.1.5,<4",
+    ],
+    extras_require={
+        "evaluate": EVALUATE,
+        "bench": [*BENCH, *EVALUATE],
+        "test": [
+            *BENCH,
+            *EVALUATE,
+            "hypothesis>=6.130,<7",
+            "build>=1.2,<2",
+            "setuptools>=77",
+            "ruff==0.17.6",
+            "mypy>=2.4,<3",
+        ],
+    },
+    classifiers=[
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Text Processing :: Linguistic",
+        "Typing :: Typed",
+    ],
+)
