@@ -11,7 +11,7 @@ VERSION = re.search(
 )
 assert VERSION is not None
 
-EVALUATE = ["scipy>=1.14,<2", "scikit-learn>=1.5,<2", "rouge-score>=0.1.2,<0.2"]
+EVALUATE = ["scipy>=1.15,<2", "scikit-learn>=1.5,<2", "rouge-score>=0.1.2,<0.2"]
 TRANSFORMERS = ["transformers>=5.13,<5.24"]
 BENCH = [*TRANSFORMERS, "pytest>=8.3,<10", "pytest-benchmark>=5.1,<6"]
 

@@ -28,7 +28,9 @@ def batches(lengths: Sequence[int], max_batch_tokens: int) -> list[list[int]]:
     return groups
 
 
-def pad(sequences: Sequence[Sequence[int]], value: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def pad(
+    sequences: Sequence[Sequence[int]], value: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Pad sequences at the end; return ids ``(B, S)`` and True where a token stands."""
     longest = max(map(len, sequences))
     rows = [[*sequence, *[value] * (longest - len(sequence))] for sequence in sequences]

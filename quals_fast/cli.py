@@ -24,8 +24,13 @@ D, S = DecodingConfig(), ScoringConfig()
 
 INPUT_OPTIONS = (
     click.argument("input", metavar="INPUT"),
-    click.option("--format", "file_format", type=click.Choice(["auto", "jsonl", "csv"]),
-                 default="auto", help="Of INPUT; auto goes by its name."),
+    click.option(
+        "--format",
+        "file_format",
+        type=click.Choice(["auto", "jsonl", "csv"]),
+        default="auto",
+        help="Of INPUT; auto goes by its name.",
+    ),
     click.option("--encoding", default="utf-8", help="Of INPUT."),
     click.option("--document-field", default="document", help="Key or column of the document."),
     click.option("--summary-field", default="summary", help="Key or column of the summary."),
@@ -48,7 +53,8 @@ MODEL_OPTIONS = (
     click.option("--length-penalty", type=float, default=D.length_penalty,
                  help="Exponent of a hypothesis' length."),
     click.option("--min-length", type=int, default=D.min_length, help="Tokens before an end."),
-    click.option("--max-length", type=int, default=D.max_length, help="Tokens before a forced end."),
+    click.option("--max-length", type=int, default=D.max_length,
+                 help="Tokens before the end is forced."),
     click.option("--summary-logprob", default=S.summary_logprob,
                  help="model, or search: with the diversity penalty in it, as published."),
     click.option("--max-pairs", default=str(S.max_pairs),
@@ -56,7 +62,9 @@ MODEL_OPTIONS = (
     click.option("--no-pairs-score", type=float, default=None,
                  help="Score of a summary without pairs; by default it has none."),
 )  # fmt: skip
-OUTPUT = click.option("-o", "--output", help="Write JSON lines here (CSV if it ends in .csv; - is standard output).")
+OUTPUT = click.option(
+    "-o", "--output", help="Write JSON lines here (CSV if it ends in .csv; - is standard output)."
+)
 
 
 def _with(*options: Callable[..., Any]) -> Callable[..., Any]:
@@ -73,7 +81,7 @@ def _with(*options: Callable[..., Any]) -> Callable[..., Any]:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(__version__, prog_name="quals-fast")
 def app() -> None:
-    """Score the factual consistency of summaries with QUALS.
+    r"""Score the factual consistency of summaries with QUALS.
 
     INPUT is a file of JSON lines or CSV with a document and a summary a row; - is standard input.
     A score near 0 means that the document supports the summary's facts; clearly negative, that it
@@ -193,7 +201,13 @@ def _job(
 ) -> Iterator[tuple[Scorer, Iterator[tuple[InputRow, SummaryScore]]]]:
     """Load the model and score the input's rows behind a progress bar."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     def rows() -> Iterator[InputRow]:
         everything = read_rows(
@@ -206,7 +220,7 @@ def _job(
         return (row for row in everything if not ids or str(row.id) in ids)
 
     with _usage_errors():
-        # Reading a file twice is cheap beside scoring it, and shows a bad one before the model loads.
+        # Reading a file twice costs little, and shows a bad one before the model is loaded.
         total = None if options["input"] == "-" else sum(1 for _ in rows())
         if ids and total == 0:
             raise InputError(f"no row of {options['input']} has the id {' or '.join(ids)}")

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, TextIO
+from typing import Any, Literal, TextIO
 
 from quals_fast.results import SummaryScore
 
@@ -132,7 +132,7 @@ def open_output(path: str) -> TextIO:
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
         return sys.stdout
     try:
-        return open(path, "w", encoding="utf-8", errors="backslashreplace", newline="")  # noqa: SIM115
+        return open(path, "w", encoding="utf-8", errors="backslashreplace", newline="")
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from error
 
@@ -231,20 +231,26 @@ def _open(path: str, encoding: str, newline: str) -> TextIO:
     try:
         "".encode(encoding)
     except LookupError:
-        raise InputError(f"`--encoding` must be one that Python knows, but got {encoding!r}") from None
+        raise InputError(
+            f"`--encoding` must be one that Python knows, but got {encoding!r}"
+        ) from None
     try:
-        binary: IO[bytes]
+        binary: Any
         if path == "-":
             binary = sys.stdin.buffer
         elif path.endswith(".gz"):
-            binary = gzip.open(path)
+            binary = gzip.GzipFile(path)
         else:
-            binary = Path(path).open("rb")
+            binary = Path(path).open("rb")  # noqa: SIM115 - the caller closes it
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
-    buffered = io.BufferedReader(binary)  # type: ignore[arg-type]
+    buffered = io.BufferedReader(binary)
     start = buffered.peek(4)
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")) and "16" not in encoding and "32" not in encoding:
+    if (
+        start.startswith((b"\xff\xfe", b"\xfe\xff"))
+        and "16" not in encoding
+        and "32" not in encoding
+    ):
         raise InputError(f"{path} starts with a UTF-16 byte-order mark; pass --encoding utf-16")
     if encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
         encoding = "utf-8-sig"

@@ -73,4 +73,5 @@ def _to_host(found: Hypotheses, length_penalty: float) -> Iterator[list[Hypothes
                 search_score=score,
             )
             for ids, length, logprobs, search, score, total in zip(*sentence, strict=True)
+            if length  # a start and an end that are both forced leave no room for all beams
         ]

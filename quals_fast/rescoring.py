@@ -64,7 +64,9 @@ def _rescore_batch(
         rows = [row[first : first + at_once] for row in targets]
         width = max(map(len, rows))
         # A document with fewer targets than its batch mates gets one-token stand-ins.
-        flat = [ids for row in rows for ids in [*row, *[[settings.pad_token_id]] * (width - len(row))]]
+        flat = [
+            ids for row in rows for ids in [*row, *[[settings.pad_token_id]] * (width - len(row))]
+        ]
         labels, mask = pad(flat, settings.pad_token_id, bart.device)  # (B*Q, T)
         inputs = labels.roll(1, 1)
         inputs[:, 0] = settings.decoder_start_token_id

@@ -102,7 +102,7 @@ class SummaryScore:
         n_hypotheses: int,
         truncated_tokens: int,
     ) -> SummaryScore:
-        """Aggregate: the mean of the pairs' scores, or `no_pairs_score` (None: NaN) without pairs."""
+        """Take the mean of the pairs' scores, or `no_pairs_score` (None: NaN) without pairs."""
         if pairs:
             score = math.fsum(pair.score for pair in pairs) / len(pairs)
         else:
@@ -158,11 +158,10 @@ class QualsResult(Sequence[Row]):
     signature: str
 
     @property
-    def scores(self) -> list[float] | list[list[float]]:
-        """QUALS of each summary, nested as the summaries were."""
+    def scores(self) -> list[Any]:
+        """QUALS of each summary, a float, or a list of them where the summaries were a list."""
         return [
-            [one.score for one in row] if isinstance(row, tuple) else row.score  # type: ignore[misc]
-            for row in self.rows
+            [one.score for one in row] if isinstance(row, tuple) else row.score for row in self.rows
         ]
 
     def flat(self) -> Iterator[SummaryScore]:
@@ -193,8 +192,6 @@ def nested_like(summaries: Sequence[Any], flat: Sequence[SummaryScore]) -> tuple
     """Put scores into the shape of `summaries`: one each, or a tuple for each list of them."""
     remaining = iter(flat)
     return tuple(
-        tuple(islice(remaining, len(entry)))
-        if isinstance(entry, list | tuple)
-        else next(remaining)
+        tuple(islice(remaining, len(entry))) if isinstance(entry, list | tuple) else next(remaining)
         for entry in summaries
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,9 +15,22 @@ from quals_fast.models.loading import QAGenerator, load_generator, resolve_devic
 from quals_fast.models.tokenizer import Source
 from quals_fast.ops import resolve_backend
 from quals_fast.rescoring import rescore
-from quals_fast.results import Hypothesis, QAPair, QualsResult, SummaryScore, TokenLogprobs, nested_like
+from quals_fast.results import (
+    Hypothesis,
+    QAPair,
+    QualsResult,
+    SummaryScore,
+    TokenLogprobs,
+    nested_like,
+)
 from quals_fast.signature import signature
-from quals_fast.validation import check_pair, check_same_length, check_texts, check_token_ids, require_texts
+from quals_fast.validation import (
+    check_pair,
+    check_same_length,
+    check_texts,
+    check_token_ids,
+    require_texts,
+)
 
 DEFAULT_BATCH_TOKENS = 16_384
 
@@ -146,8 +159,10 @@ class QualsScorer:
             ValueError: the two lists differ in length.
             TypeError: an argument is not a list.
         """
-        check_same_length("summaries", check_texts("summaries", summaries), check_texts("documents", documents))
-        tasks = [
+        check_same_length(
+            "summaries", check_texts("summaries", summaries), check_texts("documents", documents)
+        )
+        tasks: list[tuple[Any, Any]] = [
             (document, summary)
             for document, entry in zip(documents, summaries, strict=True)
             for summary in (entry if isinstance(entry, list | tuple) else [entry])
@@ -185,7 +200,8 @@ class QualsScorer:
             token_ids: for each document a list of targets, ``question SEP answer EOS`` each.
 
         Raises:
-            ValueError: lengths differ, a text is empty, a target is empty, too long or out of range.
+            ValueError: lengths differ, a text or target is empty, a target is too long or has an
+                id out of range.
         """
         sources = self.generator.tokenizer.encode(require_texts("documents", documents))
         check_same_length("token_ids", token_ids, documents)

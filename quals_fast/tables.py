@@ -114,7 +114,7 @@ def score_table(tally: Tally) -> Table:
         ("worst question -> answer", {"overflow": "fold"}),
         ("its score", {"justify": "right", "no_wrap": True}),
     ):
-        table.add_column(name, **options)  # type: ignore[arg-type]
+        table.add_column(name, **options)
     for entry in tally.rows():
         table.add_row(
             Text(entry.row_id),

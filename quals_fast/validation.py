@@ -37,8 +37,8 @@ def text_problem(name: str, text: object) -> str | None:
     except UnicodeEncodeError as error:
         code = ord(text[error.start])
         return (
-            f"`{name}` must be valid Unicode, but holds the lone surrogate U+{code:04X} at position "
-            f"{error.start}; repair the program that wrote it, or remove the character"
+            f"`{name}` must be valid Unicode, but holds the lone surrogate U+{code:04X} at "
+            f"position {error.start}; repair the program that wrote it, or remove the character"
         )
     return None
 
@@ -85,16 +85,19 @@ def require_texts(name: str, texts: object) -> list[str]:
     return valid
 
 
-def check_token_ids(token_ids: Sequence[Sequence[Sequence[int]]], longest: int, vocab_size: int) -> None:
+def check_token_ids(
+    token_ids: Sequence[Sequence[Sequence[int]]], longest: int, vocab_size: int
+) -> None:
     """Check targets for rescoring.
 
     Raises:
-        ValueError: a target is empty, too long or has an id out of range; the message gives its place.
+        ValueError: a target is empty, too long or has an id out of range; the message says which.
     """
     for i, targets in enumerate(token_ids):
         for j, ids in enumerate(targets):
             if not 0 < len(ids) <= longest or not all(0 <= token < vocab_size for token in ids):
                 raise ValueError(
-                    f"`token_ids[{i}][{j}]` must hold 1 to {longest} ids from 0 to {vocab_size - 1}, "
-                    f"but got {len(ids)} from {min(ids, default=0)} to {max(ids, default=0)}"
+                    f"`token_ids[{i}][{j}]` must hold 1 to {longest} ids from 0 to "
+                    f"{vocab_size - 1}, but got {len(ids)} from {min(ids, default=0)} to "
+                    f"{max(ids, default=0)}"
                 )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from quals_fast_kernels.lm_head_topk import topk_lowest_id
 from torch import Tensor
 
 from quals_fast.decoding.rules import Vocabulary
-from quals_fast_kernels.lm_head_topk import topk_lowest_id
 
 
 class TableModel:
@@ -16,7 +16,9 @@ class TableModel:
     Serves the reference (`next_logprobs`) and, for B equal sentences, the engine (the rest).
     """
 
-    def __init__(self, logits: np.ndarray | Tensor, eos: int = 2, pad: int = 1, bos: int | None = None) -> None:
+    def __init__(
+        self, logits: np.ndarray | Tensor, eos: int = 2, pad: int = 1, bos: int | None = None
+    ) -> None:
         self.logprobs = torch.as_tensor(logits).float().log_softmax(-1)
         self.eos_token_id, self.pad_token_id = eos, pad
         self.decoder_start_token_id, self.forced_bos_token_id = eos, bos
@@ -25,8 +27,14 @@ class TableModel:
     @property
     def vocabulary(self) -> Vocabulary:
         size = self.logprobs.shape[-1]
-        return Vocabulary(size, size - 1, self.eos_token_id, self.pad_token_id,
-                          self.decoder_start_token_id, self.forced_bos_token_id)
+        return Vocabulary(
+            size,
+            size - 1,
+            self.eos_token_id,
+            self.pad_token_id,
+            self.decoder_start_token_id,
+            self.forced_bos_token_id,
+        )
 
     def next_logprobs(self, token_ids, beam_idx) -> Tensor:
         if beam_idx is None:

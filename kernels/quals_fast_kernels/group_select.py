@@ -64,7 +64,7 @@ def group_select_ref(
         best, position = best[:, : 2 * size], position[:, : 2 * size]  # (B, 2n)
         picked = tokens.gather(1, position)
         if rule == "fairseq09":
-            count.scatter_add_(1, picked, torch.ones_like(best))
+            count.scatter_add_(1, picked, (best > -torch.inf).float())
         else:
             is_eos, order = (picked == eos_token_id).sort(dim=-1, stable=True)
             continues = ~is_eos[:, :size] & active[:, g, None]

@@ -72,8 +72,9 @@ def diverse_beam_search(
     v, c = vocabulary, config
     if v.usable < c.min_vocab_size:
         raise ValueError(
-            f"groups of {c.group_size} beams need a vocabulary of at least {c.min_vocab_size} usable "
-            f"tokens, but the model has {v.usable}; use more `num_beam_groups` or fewer `num_beams`"
+            f"groups of {c.group_size} beams need a vocabulary of at least {c.min_vocab_size} "
+            f"usable tokens, but the model has {v.usable}; use more `num_beam_groups` or fewer "
+            "`num_beams`"
         )
     # No penalty can lift another token above so many candidates (SEMANTICS 1.1, exact shortcut).
     width = 2 * c.num_beams if c.rule == "fairseq09" else c.num_beams + c.group_size

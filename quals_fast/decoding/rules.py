@@ -134,7 +134,8 @@ class SearchState(ABC):
         gained = scores - self.beam_scores.gather(1, origin)
         is_eos = tokens == v.eos_token_id
         if t >= c.min_length:
-            self.finish(t, is_eos[:, :beams], _Chosen(scores, origin, clean, gained))
+            finishing = is_eos & (scores > -torch.inf)
+            self.finish(t, finishing[:, :beams], _Chosen(scores, origin, clean, gained))
         go_on = self.survivors(is_eos)
         tokens, origin = tokens.gather(1, go_on), origin.gather(1, go_on)
         self.beam_scores = scores.gather(1, go_on)
@@ -157,7 +158,7 @@ class SearchState(ABC):
         self.done.scores.scatter_(1, row, self.normalised(chosen.scores, t))
 
     def normalised(self, scores: Tensor, t: int) -> Tensor:
-        """Return the scores of hypotheses that end at step `t`, in float64 so that order is stable."""
+        """Return the scores of hypotheses that end at step `t`; float64, as ties decide order."""
         return scores.double() / (t + 1) ** self.config.length_penalty
 
     def sorted(self) -> Hypotheses:

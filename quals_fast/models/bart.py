@@ -63,10 +63,18 @@ class Attention(nn.Module):
 
     def key_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values, each ``(B, H, S, D)``, of ``(B, S, d)``."""
-        return self.split(self.k_proj(x)).transpose(1, 2), self.split(self.v_proj(x)).transpose(1, 2)
+        return self.split(self.k_proj(x)).transpose(1, 2), self.split(self.v_proj(x)).transpose(
+            1, 2
+        )
 
     def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, is_causal: bool = False
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None = None,
+        *,
+        is_causal: bool = False,
     ) -> Tensor:
         """Attend with ``(B, H, T, D)`` queries to ``(B, H, S, D)`` and project to ``(B, T, d)``."""
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal)
@@ -109,7 +117,9 @@ class DecoderLayer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(d)
         self.activation = ACTIVATIONS[shape.activation_function]
 
-    def step(self, x: Tensor, t: int, layer: int, cache: DecoderCache, memory: SourceMemory) -> Tensor:
+    def step(
+        self, x: Tensor, t: int, layer: int, cache: DecoderCache, memory: SourceMemory
+    ) -> Tensor:
         """Decode position `t` of all slots: ``(B, K, d)`` to ``(B, K, d)``."""
         attn = self.self_attn
         key, value = attn.split(attn.k_proj(x)), attn.split(attn.v_proj(x))  # (B, K, H, D)
@@ -242,7 +252,7 @@ class Bart(nn.Module):
         return x
 
     def topk(self, hidden: Tensor, k: int, suppressed: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Return the k likeliest next tokens of ``(B, K, d)``: log-probabilities and ids, ``(B, K, k)``."""
+        """Return log-probabilities and ids of the k likeliest next tokens, ``(B, K, k)``."""
         rows = hidden.flatten(0, 1)
         logprobs, ids = ops.lm_head_topk(
             rows, self.model.shared.weight, self.final_logits_bias, k, suppressed
@@ -250,7 +260,7 @@ class Bart(nn.Module):
         return logprobs.unflatten(0, hidden.shape[:2]), ids.unflatten(0, hidden.shape[:2])
 
     def logprob(self, hidden: Tensor, target_ids: Tensor) -> Tensor:
-        """Return the log-probability of each row's token, float32: ``(N, d)``, ``(N,)`` to ``(N,)``."""
+        """Return each row's log-probability of its token: ``(N, d)`` and ``(N,)`` to ``(N,)``."""
         return ops.linear_logprob(
             hidden, self.model.shared.weight, self.final_logits_bias, target_ids
         )

@@ -34,7 +34,11 @@ class DecoderCache:
     """
 
     def __init__(
-        self, layers: int, shape: tuple[int, int, int, int, int], dtype: torch.dtype, device: torch.device
+        self,
+        layers: int,
+        shape: tuple[int, int, int, int, int],
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         self.keys = [torch.empty(shape, dtype=dtype, device=device) for _ in range(layers)]
         self.values = [torch.empty(shape, dtype=dtype, device=device) for _ in range(layers)]

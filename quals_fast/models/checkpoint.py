@@ -20,13 +20,12 @@ class Settings:
 
     Attributes:
         vocab_size: V.
-        bos_token_id: first token of a source where `source_bos`; None if there is none.
+        bos_token_id: first token of a source; None where the config's ``source_bos`` is false, as
+            for fairseq checkpoints.
         eos_token_id: last token of sources and targets.
         pad_token_id: never generated.
         sep_token_id: stands between question and answer.
         decoder_start_token_id: first input of the decoder.
-        source_bos: whether sources start with `bos_token_id`; Hugging Face BART does (the
-            default), fairseq does not.
         forced_bos_token_id: the token that every target starts with, or None.
         masked_token_ids: tokens outside the vocabulary that the model was trained with (fairseq's
             has no ``<mask>``): no probability at all.
@@ -41,7 +40,6 @@ class Settings:
     pad_token_id: int
     sep_token_id: int
     decoder_start_token_id: int
-    source_bos: bool
     forced_bos_token_id: int | None
     masked_token_ids: tuple[int, ...]
     max_source_tokens: int
@@ -60,7 +58,8 @@ def read_checkpoint(folder: Path) -> tuple[BartShape, Settings]:
     family = config.get("model_type")
     if family != "bart":
         raise CheckpointError(
-            f"{folder}: model family {family!r} is not supported (yet); expected `model_type` 'bart'"
+            f"{folder}: model family {family!r} is not supported (yet); expected `model_type` "
+            "'bart'"
         )
     if (folder / "generation_config.json").is_file():
         # transformers 5 moves forced_bos_token_id and the like there; what config.json says counts.
@@ -68,12 +67,14 @@ def read_checkpoint(folder: Path) -> tuple[BartShape, Settings]:
     reader = _Reader(folder, config)
     shape = BartShape(
         **{f.name: reader.integer(f.name, 1) for f in fields(BartShape) if f.type == "int"},
-        activation_function=config.get("activation_function", "gelu"),
+        activation_function=str(config.get("activation_function", "gelu")),
         scale_embedding=reader.boolean("scale_embedding", False),
     )
     if shape.activation_function not in ACTIVATIONS:
-        reader.fail(f"`activation_function` must be one of {', '.join(ACTIVATIONS)}, "
-                    f"but got {shape.activation_function!r}")
+        reader.fail(
+            f"`activation_function` must be one of {', '.join(ACTIVATIONS)}, "
+            f"but got {shape.activation_function!r}"
+        )
     for part in ("encoder", "decoder"):
         heads = getattr(shape, f"{part}_attention_heads")
         if shape.d_model % heads:
@@ -88,13 +89,14 @@ def _read_settings(reader: _Reader, shape: BartShape) -> Settings:
     if reader.config.get("sep_token_id") is None:
         reader.fail(
             "no `sep_token_id`, so this is not a question-answer generator, or its config does not "
-            "say which token stands between question and answer; add \"sep_token_id\" to config.json "
+            'say which token stands between question and answer; add "sep_token_id" to config.json '
             "(the published model's is 50259)"
         )
     source_bos = reader.boolean("source_bos", True)
     eos = reader.integer("eos_token_id", 0, last)
-    longest = reader.integer("max_source_tokens", 3, shape.max_position_embeddings,
-                             default=shape.max_position_embeddings)
+    longest = reader.integer(
+        "max_source_tokens", 3, shape.max_position_embeddings, default=shape.max_position_embeddings
+    )
     masked = reader.config.get("masked_token_ids") or []
     if not isinstance(masked, list) or not all(type(i) is int and 0 <= i <= last for i in masked):
         reader.fail(f"`masked_token_ids` must be a list of token ids from 0 to {last}")
@@ -109,15 +111,18 @@ def _read_settings(reader: _Reader, shape: BartShape) -> Settings:
         pad_token_id=reader.integer("pad_token_id", 0, last),
         sep_token_id=reader.integer("sep_token_id", 0, last),
         decoder_start_token_id=reader.integer("decoder_start_token_id", 0, last, default=eos),
-        source_bos=source_bos,
-        forced_bos_token_id=None if forced is None else reader.integer("forced_bos_token_id", 0, last),
+        forced_bos_token_id=None
+        if forced is None
+        else reader.integer("forced_bos_token_id", 0, last),
         masked_token_ids=tuple(masked),
         max_source_tokens=longest,
         answer_match=match,
     )
     if settings.sep_token_id in (settings.eos_token_id, settings.pad_token_id, *masked):
-        reader.fail(f"`sep_token_id` {settings.sep_token_id} is EOS, PAD or masked out; "
-                    "it must be a token of its own")
+        reader.fail(
+            f"`sep_token_id` {settings.sep_token_id} is EOS, PAD or masked out; "
+            "it must be a token of its own"
+        )
     return settings
 
 
@@ -128,11 +133,15 @@ class _Reader:
     folder: Path
     config: dict[str, Any]
 
-    def integer(self, name: str, least: int, most: int | None = None, default: int | None = None) -> int:
+    def integer(
+        self, name: str, least: int, most: int | None = None, default: int | None = None
+    ) -> int:
         value = self.config.get(name, default)
         upper = "" if most is None else f" to {most}"
         if type(value) is not int or value < least or (most is not None and value > most):
-            self.fail(f"`{name}` must be an integer from {least}{upper or ' up'}, but got {value!r}")
+            self.fail(
+                f"`{name}` must be an integer from {least}{upper or ' up'}, but got {value!r}"
+            )
         return int(value)
 
     def boolean(self, name: str, default: bool) -> bool:
@@ -143,6 +152,7 @@ class _Reader:
 
     def fail(self, problem: str) -> NoReturn:
         raise CheckpointError(f"{self.folder / 'config.json'}: {problem}")
+
 
 def _read_json(path: Path) -> dict[str, object]:
     """Read a JSON object from a checkpoint's folder.
@@ -157,5 +167,7 @@ def _read_json(path: Path) -> dict[str, object]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} must hold a JSON object, but holds a {type(content).__name__}")
+        raise CheckpointError(
+            f"{path} must hold a JSON object, but holds a {type(content).__name__}"
+        )
     return content

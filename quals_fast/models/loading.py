@@ -99,7 +99,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     for path in _weight_files(folder):
         try:
             with safe_open(path, framework="pt") as stored:
-                weights.update({name: stored.get_tensor(name) for name in stored.keys()})
+                names = stored.keys()
+                weights.update({name: stored.get_tensor(name) for name in names})
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
     return dequantize(weights)
@@ -140,9 +141,11 @@ def _weight_files(folder: Path) -> list[Path]:
         if missing:
             raise CheckpointError(f"{index} names {missing[0]}, which is not in the folder")
         return [folder / name for name in names]
-    pickled = " pytorch_model.bin is not read, since a pickle can run code;" if (
-        folder / "pytorch_model.bin"
-    ).is_file() else ""
+    pickled = (
+        " pytorch_model.bin is not read, since a pickle can run code;"
+        if (folder / "pytorch_model.bin").is_file()
+        else ""
+    )
     raise CheckpointError(
         f"{folder} has no weights: expected model.safetensors;{pickled} save the model with "
         "transformers' save_pretrained(), which writes safetensors"
@@ -167,7 +170,8 @@ def _build(shape: BartShape, settings: Settings, weights: dict[str, Tensor], fol
         what = f"lacks {missing[0]}" if missing else f"holds {unknown[0]}, which BART has not"
         count = len(missing) + len(unknown)
         raise CheckpointError(
-            f"{folder}: model.safetensors {what} ({count} such tensors): the weights do not belong to config.json"
+            f"{folder}: the weights do not belong to config.json: model.safetensors {what} "
+            f"({count} such tensors)"
         )
     for name, tensor in weights.items():
         if tensor.shape != expected[name].shape:
@@ -195,7 +199,9 @@ def resolve_device(name: str) -> torch.device:
             f"`device` must be 'auto', 'cpu', 'cuda' or 'cuda:N', but got {name!r}"
         ) from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError(f"device {name!r} was asked for, but torch sees no GPU; use device='cpu'")
+        raise RuntimeError(
+            f"device {name!r} was asked for, but torch sees no GPU; use device='cpu'"
+        )
     return device
 
 

@@ -41,7 +41,9 @@ class QATokenizer:
         self._tokenizer = tokenizer
         self._settings = settings
         is_wordpiece = type(tokenizer.model).__name__ == "WordPiece"
-        self.answer_match: AnswerMatch = settings.answer_match or ("ids" if is_wordpiece else "text")
+        self.answer_match: AnswerMatch = settings.answer_match or (
+            "ids" if is_wordpiece else "text"
+        )
 
     @classmethod
     def from_folder(cls, folder: Path, settings: Settings) -> QATokenizer:
@@ -56,15 +58,17 @@ class QATokenizer:
             try:
                 tokenizer = Tokenizer.from_file(str(path))
             except Exception as error:  # tokenizers raises plain Exception
-                raise CheckpointError(f"{path} is not a tokenizer of the tokenizers library: {error}") from error
+                raise CheckpointError(
+                    f"{path} is not a tokenizer of the tokenizers library: {error}"
+                ) from error
         elif vocab.is_file() and merges.is_file():
             tokenizer = Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
             tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
             tokenizer.decoder = decoders.ByteLevel()
         else:
             raise CheckpointError(
-                f"{folder} has no tokenizer: expected tokenizer.json, or vocab.json with merges.txt; "
-                "save it there with transformers' tokenizer.save_pretrained()"
+                f"{folder} has no tokenizer: expected tokenizer.json, or vocab.json with "
+                "merges.txt; save it there with transformers' tokenizer.save_pretrained()"
             )
         size = tokenizer.get_vocab_size()
         if size > settings.vocab_size:
@@ -77,7 +81,7 @@ class QATokenizer:
     def encode(self, texts: list[str]) -> list[Source]:
         """Tokenise texts, add special tokens, cut what does not fit and count it."""
         s = self._settings
-        start = [s.bos_token_id] if s.source_bos else []
+        start = [] if s.bos_token_id is None else [s.bos_token_id]
         room = s.max_source_tokens - len(start) - 1
         sources = []
         for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import torch
@@ -89,7 +90,9 @@ def _fairseq09(model: NextLogprobs, config: DecodingConfig, trace: Trace) -> lis
         margins = []
         for g in range(groups):
             rows = range(g, g + groups if t == start else config.num_beams, groups)
-            chosen, margin = _beam_step(masked, penalty, config.diversity_penalty, slots, rows, 2 * n)
+            chosen, margin = _beam_step(
+                masked, penalty, config.diversity_penalty, slots, rows, 2 * n
+            )
             for choice in chosen:
                 penalty[choice.token_id] += 1
             by_group.append(chosen)
@@ -97,7 +100,11 @@ def _fairseq09(model: NextLogprobs, config: DecodingConfig, trace: Trace) -> lis
         candidates = [by_group[g][rank] for rank in range(2 * n) for g in range(groups)]
         for position, choice in enumerate(candidates):
             is_first = position < config.num_beams  # rank < n
-            if choice.token_id == model.eos_token_id and is_first and len(finished) < config.num_beams:
+            if (
+                choice.token_id == model.eos_token_id
+                and is_first
+                and len(finished) < config.num_beams
+            ):
                 finished.append(_finish(_grow(slots, choice, logprobs), config))
         going_on = [c for c in candidates if c.token_id != model.eos_token_id][: config.num_beams]
         slots = [_grow(slots, choice, logprobs) for choice in going_on]
@@ -182,7 +189,7 @@ def _beam_step(
     scores = (logprobs[list(rows)] - strength * penalty + own[:, None]).flatten()
     values, positions = _stable_topk(scores, count + 1)
     finite = [value for value in values if value > NEG_INF]
-    margin = min((a - b for a, b in zip(finite, finite[1:], strict=False)), default=torch.inf)
+    margin = min((a - b for a, b in pairwise(finite)), default=torch.inf)
     vocab_size = logprobs.shape[1]
     choices = [
         Choice(value, position % vocab_size, rows[position // vocab_size])
@@ -220,7 +227,7 @@ def _finish(slot: Slot, config: DecodingConfig) -> Hypothesis:
 
 
 def _add(pool: list[Hypothesis], hypothesis: Hypothesis, size: int) -> None:
-    """Put a hypothesis into a pool that keeps its `size` best; of equal worst ones the oldest goes."""
+    """Put a hypothesis into a pool of the `size` best; of equally bad ones the oldest goes."""
     if len(pool) < size:
         pool.append(hypothesis)
     elif hypothesis.search_score > min(h.search_score for h in pool):

@@ -1,4 +1,4 @@
-"""The question-answer generator on Hugging Face's own modules, one text and one target at a time."""
+"""The generator on Hugging Face's own modules, one text and one target at a time."""
 
 from __future__ import annotations
 

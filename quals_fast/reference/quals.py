@@ -5,7 +5,6 @@ Source: amazon-science/fact-check-summarization, preprocess/evaluate_hypo.py.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -27,7 +26,9 @@ def generate(
     return diverse_beam_search(decoder, config, trace)
 
 
-def split_at_sep(token_ids: Sequence[int], special: Sequence[int | None], sep: int) -> tuple[list[int], list[int]] | None:
+def split_at_sep(
+    token_ids: Sequence[int], special: Sequence[int | None], sep: int
+) -> tuple[list[int], list[int]] | None:
     """Return question and answer ids, or None unless there is exactly one SEP."""
     plain = [token for token in token_ids if token not in special]
     if plain.count(sep) != 1:
@@ -50,9 +51,7 @@ def answer_stands_in(answer_ids: list[int], summary: str, tokenizer: QATokenizer
     return n > 0 and any(ids[i : i + n] == answer_ids for i in range(len(ids) - n + 1))
 
 
-def select(
-    pairs: list[tuple[str, str, float]], max_pairs: int | None
-) -> list[int]:
+def select(pairs: list[tuple[str, str, float]], max_pairs: int | None) -> list[int]:
     """Choose among (question, answer, summed search score), in order of selection (SEMANTICS 1.3).
 
     Answers take turns, each with its best remaining question.

@@ -1,0 +1,276 @@
+"""Agreement of a score with human judgements, with intervals, and ROUGE as the floor to beat.
+
+Needs the extra ``evaluate``, which is imported when a function is called.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from numbers import Real
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from quals_fast.files import InputError, InputRow
+from quals_fast.validation import check_texts, text_problem
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats: TypeAlias = NDArray[np.float64]
+
+_MIN_ROWS = 3
+_STATISTICS = ("pearson", "spearman", "kendall", "auc")
+_ROUGE = {"ROUGE-1": "rouge1", "ROUGE-2": "rouge2", "ROUGE-L": "rougeL"}
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A statistic and its 95 % bootstrap interval; all three are NaN where it is undefined.
+
+    Attributes:
+        value: the statistic of the rows as given.
+        low: 2.5th percentile of the statistic over the resamples.
+        high: 97.5th percentile.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Return a dictionary that json can write; NaN becomes None."""
+        return {key: None if math.isnan(x) else x for key, x in asdict(self).items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """How well a score agrees with human labels.
+
+    Attributes:
+        name: what was scored with, such as ``QUALS``.
+        n: rows used.
+        n_missing: rows left out because their score is NaN.
+        pearson: linear correlation.
+        spearman: rank correlation, ties sharing their mean rank.
+        kendall: tau-b.
+        auc: probability that a positive row outscores a negative one, a tie counting one half.
+    """
+
+    name: str
+    n: int
+    n_missing: int
+    pearson: Estimate
+    spearman: Estimate
+    kendall: Estimate
+    auc: Estimate
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a dictionary that json can write; NaN becomes None."""
+        head = {"name": self.name, "n": self.n, "n_missing": self.n_missing}
+        return head | {key: getattr(self, key).to_dict() for key in _STATISTICS}
+
+
+def agreement(
+    name: str,
+    scores: Sequence[float],
+    labels: Sequence[float],
+    *,
+    positive_from: float = 1.0,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> Agreement:
+    """Compare scores with human labels of the same rows.
+
+    Args:
+        name: what was scored with, for display.
+        scores: higher is better, finite. NaN is a missing score, and its row is left out.
+        labels: higher is better, finite.
+        positive_from: for the AUC, a row is positive if its label is at least this.
+        n_resamples: draws of the rows, with replacement, behind each interval. Draws in which a
+            statistic is undefined, such as those with one class only, are left out of it.
+        seed: of the draws, which are the same for all four statistics.
+
+    Returns:
+        Four statistics with intervals; NaN where undefined (constant scores or labels, one class).
+
+    Raises:
+        ValueError: lengths differ, a value is of no use, fewer than three rows have a score, or
+            `n_resamples` is below 1.
+        ModuleNotFoundError: the extra ``evaluate`` is not installed.
+    """
+    _check_lengths(scores=scores, labels=labels)
+    if n_resamples < 1:
+        raise ValueError(f"`n_resamples` must be at least 1, but got {n_resamples}")
+    for index, score in enumerate(scores):
+        if not isinstance(score, Real) or math.isinf(score):
+            raise ValueError(f"scores[{index}] must be a finite number or NaN, but got {score!r}")
+    for index, label in enumerate(labels):
+        if not isinstance(label, Real) or not math.isfinite(label):
+            raise ValueError(
+                f"labels[{index}] must be a finite number, but got {label!r}; "
+                "leave out rows without a human label"
+            )
+    rows = [
+        (float(score), float(label))
+        for score, label in zip(scores, labels, strict=True)
+        if not math.isnan(score)
+    ]
+    n_missing = len(scores) - len(rows)
+    if len(rows) < _MIN_ROWS:
+        raise ValueError(
+            f"agreement needs at least {_MIN_ROWS} rows with a score, but got {len(rows)} "
+            f"({n_missing} more are NaN); give more rows, or set `no_pairs_score` "
+            "if their summaries have no pairs"
+        )
+    estimates = _estimates(rows, positive_from, n_resamples, seed)
+    return Agreement(name=name, n=len(rows), n_missing=n_missing, **estimates)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledRow:
+    """A scored row with its human judgement."""
+
+    document: str
+    summary: str
+    label: float
+    score: float
+
+    @classmethod
+    def of(cls, row: InputRow, label_field: str, score: float) -> LabelledRow:
+        """Take the label from a row of a file.
+
+        Raises:
+            InputError: the row has no such field, or no number stands there.
+        """
+        if label_field not in row.fields:
+            fields = ", ".join(map(repr, row.fields))
+            raise InputError(
+                f"line {row.line}: no label {label_field!r}, but {fields}; name it with --label"
+            )
+        value = row.fields[label_field]
+        try:
+            label = float(value)
+        except (TypeError, ValueError):
+            raise InputError(
+                f"line {row.line}: the label {label_field!r} must be a number, but got {value!r}"
+            ) from None
+        return cls(str(row.document), str(row.summary), label, score)
+
+
+def compare(
+    rows: Sequence[LabelledRow], *, positive_from: float = 1.0, n_resamples: int = 1000
+) -> list[Agreement]:
+    """Return the agreement of QUALS with the labels, then that of ROUGE.
+
+    Raises:
+        ValueError: as `agreement`.
+        ModuleNotFoundError: the extra ``evaluate`` is not installed.
+    """
+    rouge = rouge_floor([row.document for row in rows], [row.summary for row in rows])
+    measured = {"QUALS": [row.score for row in rows], **rouge}
+    labels = [row.label for row in rows]
+    return [
+        agreement(name, scores, labels, positive_from=positive_from, n_resamples=n_resamples)
+        for name, scores in measured.items()
+    ]
+
+
+def rouge_floor(documents: Sequence[str], summaries: Sequence[str]) -> dict[str, list[float]]:
+    """Return ROUGE of each summary against its document: what a score of consistency must beat.
+
+    Precision is the share of the summary's n-grams that stand in the document; for ROUGE-L, the
+    share of its words in the longest common subsequence. Words are stemmed.
+
+    Returns:
+        ``ROUGE-1 precision``, ``ROUGE-1 F1``, and so on for 2 and L: one number in 0..1 a pair.
+
+    Raises:
+        ValueError: lengths differ.
+        TypeError: an argument is not a list of strings.
+        ModuleNotFoundError: the extra ``evaluate`` is not installed.
+    """
+    for name, texts in (("documents", documents), ("summaries", summaries)):
+        for index, text in enumerate(check_texts(name, texts)):
+            if not isinstance(text, str):
+                raise TypeError(text_problem(f"{name}[{index}]", text))
+    _check_lengths(documents=documents, summaries=summaries)
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ModuleNotFoundError as error:
+        raise _missing_extra("ROUGE", "rouge-score") from error
+    scorer = RougeScorer(list(_ROUGE.values()), use_stemmer=True)
+    found = [scorer.score(*pair) for pair in zip(documents, summaries, strict=True)]
+    return {
+        f"{title} {part}": [float(getattr(one[key], field)) for one in found]
+        for title, key in _ROUGE.items()
+        for part, field in (("precision", "precision"), ("F1", "fmeasure"))
+    }
+
+
+def _check_lengths(**columns: Sequence[object]) -> None:
+    (first, a), (second, b) = columns.items()
+    if len(a) != len(b):
+        raise ValueError(
+            f"`{first}` and `{second}` must be of one length, but got {len(a)} and {len(b)}"
+        )
+
+
+def _missing_extra(what: str, package: str) -> ModuleNotFoundError:
+    return ModuleNotFoundError(f'{what} needs {package}: pip install "quals-fast[evaluate]"')
+
+
+def _estimates(
+    rows: list[tuple[float, float]], positive_from: float, n_resamples: int, seed: int
+) -> dict[str, Estimate]:
+    """Return the four statistics with their intervals."""
+    try:
+        import numpy as np
+        import sklearn.metrics  # noqa: F401 - here for the message below
+        from scipy.stats import bootstrap
+    except ModuleNotFoundError as error:
+        raise _missing_extra("agreement", "SciPy and scikit-learn") from error
+    x, y = np.array(rows).T
+    statistics = partial(_statistics, positive_from=positive_from)
+    with warnings.catch_warnings():
+        # Degenerate draws warn one by one, and the interval that scipy makes of them is not used.
+        warnings.simplefilter("ignore")
+        values = statistics(x, y)
+        # Percentiles, not BCa: they stay within the statistic's range and can leave out undefined
+        # draws; BCa is NaN if one row holds the only positive label.
+        draws = bootstrap(
+            (x, y),
+            statistics,
+            n_resamples=n_resamples,
+            batch=100,
+            vectorized=True,
+            paired=True,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).bootstrap_distribution  # (4, n_resamples)
+        low, high = np.nanpercentile(draws, [2.5, 97.5], axis=-1)
+    columns = zip(_STATISTICS, values.tolist(), low.tolist(), high.tolist(), strict=True)
+    return {key: Estimate(*numbers) for key, *numbers in columns}
+
+
+def _statistics(x: Floats, y: Floats, *, positive_from: float, axis: int = -1) -> Floats:
+    """Return `_STATISTICS` of scores and labels of shape ``(..., n)``: ``(4, ...)``."""
+    import numpy as np
+    from scipy.stats import kendalltau, pearsonr, rankdata
+    from sklearn.metrics import roc_auc_score
+
+    x_ranks, y_ranks = rankdata(x, axis=axis), rankdata(y, axis=axis)
+    n = x.shape[axis]
+    flat = zip(x.reshape(-1, n), y.reshape(-1, n), strict=True)
+    # The exact p-value that small samples get by default is slow and not wanted.
+    taus = [kendalltau(a, b, method="asymptotic").statistic for a, b in flat]
+    aucs = [
+        roc_auc_score(positive, a) if 0 < positive.sum() < n else math.nan
+        for a, positive in zip(x.reshape(-1, n), y.reshape(-1, n) >= positive_from, strict=True)
+    ]
+    pearson = pearsonr(x, y, axis=axis).statistic
+    spearman = pearsonr(x_ranks, y_ranks, axis=axis).statistic
+    return np.stack([pearson, spearman, *np.reshape([taus, aucs], (2, *pearson.shape))])

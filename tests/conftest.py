@@ -1,0 +1,42 @@
+import json
+from pathlib import Path
+
+import pytest
+import tiny_models
+import torch
+
+from quals_fast import DecodingConfig, QualsScorer
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    return tiny_models.write_checkpoint(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def small_decoding():
+    """Sizes at which the tiny model is fast: 6 beams of up to 12 tokens."""
+    return DecodingConfig(num_beams=6, num_beam_groups=6, min_length=2, max_length=12)
+
+
+@pytest.fixture(scope="session")
+def tiny_scorer(tiny_folder, small_decoding):
+    return QualsScorer.from_pretrained(tiny_folder, device="cpu", decoding=small_decoding)
+
+
+@pytest.fixture(scope="session")
+def bundled_scorer():
+    return QualsScorer.from_pretrained("qagen-mini", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def example_rows():
+    lines = (ROOT / "examples" / "pairs.jsonl").read_text("utf-8").splitlines()
+    return [json.loads(line) for line in lines]

@@ -1,0 +1,59 @@
+"""Both searches against the recorded outputs of the original programs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from table_models import TableModel
+from testing import GOLDEN
+
+from quals_fast import DecodingConfig
+from quals_fast.decoding.diverse_beam import diverse_beam_search
+from quals_fast.generation import _to_host
+from quals_fast.reference import diverse_beam as reference
+
+FOLDER = Path(__file__).parent.parent / "golden"
+CASES = [
+    case
+    for rule in ("fairseq09", "hamming")
+    for case in json.loads((FOLDER / f"{rule}_table.json").read_text())
+]
+
+
+def load(case):
+    config = DecodingConfig(
+        rule=case["rule"],
+        num_beams=case["num_beams"],
+        num_beam_groups=case["num_beam_groups"],
+        diversity_penalty=case["diversity_penalty"],
+        min_length=case["min_len"],
+        max_length=case["max_len"],
+    )
+    return TableModel(np.load(FOLDER / case["table"])["logits"]), config
+
+
+def check(found, case):
+    golden = case["hypotheses"]
+    assert [list(h.token_ids) for h in found] == [g["tokens"] for g in golden]
+    for hypothesis, expected in zip(found, golden, strict=True):
+        assert hypothesis.search_score == pytest.approx(expected["score"], abs=GOLDEN)
+        assert hypothesis.logprobs == pytest.approx(expected["logprobs"], abs=GOLDEN)
+        if "positional_scores" in expected:
+            positional = expected["positional_scores"]
+            assert hypothesis.search_logprobs == pytest.approx(positional, abs=GOLDEN)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c['rule']}-{c['name']}")
+def test_reference_reproduces_the_original_program(case):
+    model, config = load(case)
+    check(reference.diverse_beam_search(model, config), case)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c['rule']}-{c['name']}")
+def test_engine_reproduces_the_original_program_in_every_row_of_a_batch(case):
+    model, config = load(case)
+    found = diverse_beam_search(model, model.vocabulary, config, 3, torch.device("cpu"))
+    for row in _to_host(found, config.length_penalty):
+        check(row, case)

@@ -1,0 +1,70 @@
+"""The engine's search against the reference on random models, sizes, ties and forced tokens."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from table_models import TableModel
+from testing import TOKEN_LOGPROB
+
+from quals_fast import DecodingConfig
+from quals_fast.decoding.diverse_beam import diverse_beam_search
+from quals_fast.generation import _to_host
+from quals_fast.reference import diverse_beam as reference
+
+
+@st.composite
+def searches(draw):
+    group_size = draw(st.integers(1, 3))
+    groups = draw(st.integers(1, 6))
+    min_length = draw(st.integers(0, 4))
+    config = DecodingConfig(
+        rule=draw(st.sampled_from(["fairseq09", "hamming"])),
+        num_beams=groups * group_size,
+        num_beam_groups=groups,
+        diversity_penalty=draw(st.sampled_from([0.0, 0.25, 0.5, 3.0])),
+        length_penalty=draw(st.sampled_from([1.0, 0.0, 0.6])),
+        min_length=min_length,
+        max_length=draw(st.integers(max(1, min_length), 9)),
+    )
+    size = draw(st.integers(2 * group_size + 3, 23))  # PAD is not usable
+    steps, seed = draw(st.integers(1, 4)), draw(st.integers(0, 2**20))
+    levels = draw(st.sampled_from([None, 4]))  # 4 levels of logits: nothing but ties
+    logits = torch.randn(steps, size, size, generator=torch.Generator().manual_seed(seed)) * 2
+    if levels is not None:
+        logits = (logits * 0.5).round().clamp(-2, 1) * 0.25
+    return TableModel(logits, bos=draw(st.sampled_from([None, 0]))), config
+
+
+@settings(max_examples=150, deadline=None)
+@given(searches())
+def test_equal_to_the_reference(search):
+    model, config = search
+    trace = reference.Trace()
+    expected = reference.diverse_beam_search(model, config, trace)
+    found = diverse_beam_search(model, model.vocabulary, config, 2, torch.device("cpu"))
+    for row in _to_host(found, config.length_penalty):
+        assert [h.token_ids for h in row] == [h.token_ids for h in expected], min(trace.margins)
+        for one, other in zip(row, expected, strict=True):
+            assert one.logprobs == pytest.approx(other.logprobs, abs=TOKEN_LOGPROB)
+            assert one.search_logprobs == pytest.approx(other.search_logprobs, abs=TOKEN_LOGPROB)
+            assert one.search_sum == pytest.approx(other.search_sum, abs=TOKEN_LOGPROB)
+            assert one.search_score == pytest.approx(other.search_score, abs=TOKEN_LOGPROB)
+
+
+@pytest.mark.parametrize("rule", ["fairseq09", "hamming"])
+def test_a_vocabulary_too_small_for_the_groups_is_refused(rule):
+    model = TableModel(torch.zeros(1, 6, 6))
+    config = DecodingConfig(rule=rule, num_beams=4, num_beam_groups=2, min_length=1)
+    with pytest.raises(ValueError, match="vocabulary of at least 6 usable tokens, but the model"):
+        diverse_beam_search(model, model.vocabulary, config, 1, torch.device("cpu"))
+
+
+def test_the_forced_first_token_starts_every_hypothesis_and_costs_the_search_nothing():
+    model = TableModel(torch.randn(3, 12, 12), bos=5)
+    config = DecodingConfig(num_beams=4, num_beam_groups=4, min_length=2, max_length=6)
+    found = diverse_beam_search(model, model.vocabulary, config, 1, torch.device("cpu"))
+    for hypothesis in next(_to_host(found, 1.0)):
+        assert hypothesis.token_ids[0] == 5
+        assert hypothesis.search_logprobs[0] == 0.0
+        assert hypothesis.logprobs[0] == pytest.approx(float(model.logprobs[0, 2, 5]))
