@@ -14,7 +14,7 @@ from quals_fast.models.bart import Bart, BartShape
 WORDS = (
     "who what when where how many did was the a of in to by opened closed won lost queen king anne "
     "bridge tower town river 1962 1969 forty four lives score game ##s ##ed ##ing ? . , -"
-).split()  # noqa: SIM905 - easier to read than a list
+).split()
 SPECIAL = ["[PAD]", "[SEP0]", "[UNK]", "[CLS]", "[SEP]"]  # ids 0 to 4; 1 separates, 4 ends
 CONFIG = {
     "model_type": "bart",

@@ -1,0 +1,62 @@
+"""Does peak memory stay flat as a job grows? Resident memory of `quals-fast score` by rows.
+
+    python -m bench.memory --rows 100 500
+
+Each size runs in a process of its own, on the examples repeated with published settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.progress import track
+
+from bench.common import EXAMPLES, finish, load_pairs
+
+
+def peak_mib(rows: int, extra: list[str]) -> float:
+    """Score that many rows in a new process; return its peak resident memory, MiB."""
+    pairs = load_pairs([EXAMPLES])
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "rows.jsonl"
+        lines = [
+            json.dumps({"document": pair.document, "summary": pair.summary})
+            for pair in (pairs[i % len(pairs)] for i in range(rows))
+        ]
+        source.write_text("\n".join(lines), "utf-8")
+        command = [sys.executable, "-c", "from quals_fast.cli import main; main()", "score"]
+        target = str(Path(folder) / "scores.jsonl")
+        with subprocess.Popen(
+            [*command, str(source), "-o", target, "--pairs", *extra],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stderr is not None
+            errors = process.stderr.read()
+            _, status, usage = os.wait4(process.pid, 0)  # the only call that tells one child's peak
+            process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise RuntimeError(f"scoring {rows} rows failed: {errors}")
+    return usage.ru_maxrss / 1024
+
+
+def main() -> None:
+    """Measure each size."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, nargs="+", default=[100, 500])
+    arguments, extra = parser.parse_known_args()
+    peaks = {rows: peak_mib(rows, extra) for rows in track(arguments.rows)}
+    finish("memory", {"settings": extra, "peak_mib": peaks})
+
+
+if __name__ == "__main__":
+    main()
