@@ -88,7 +88,7 @@ def compare(rule: Rule, pairs: list[Pair], model: str) -> dict[str, Any]:
         expected = quals.generate(reference, pair.summary, config, trace)
         if [h.token_ids for h in expected] == [h.token_ids for h in found]:
             identical += 1
-            score = quals.score(reference, pair.document, pair.summary, config)
+            score = quals.score_hypotheses(reference, pair.document, pair.summary, expected)
             deltas.append(abs(score.score - one.score) if one.status == "ok" else 0.0)
             if one.status != score.status or not deltas[-1] <= MAX_DELTA:
                 wrong.append(pair.id)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -34,7 +37,7 @@ INPUT_OPTIONS = (
     click.option("--encoding", default="utf-8", help="Of INPUT."),
     click.option("--document-field", default="document", help="Key or column of the document."),
     click.option("--summary-field", default="summary", help="Key or column of the summary."),
-    click.option("--fail-fast", is_flag=True, help="Stop at the first bad row."),
+    click.option("--fail-fast", is_flag=True, help="Stop at the first row with status error."),
     click.option("--quiet", is_flag=True, help="No progress bar and no closing line."),
 )
 MODEL_OPTIONS = (
@@ -108,7 +111,9 @@ def score(output: str | None, include_pairs: bool, rows: int, **options: Any) ->
     from quals_fast.tables import Tally, score_table
 
     tally = Tally(rows)
-    with _job(options) as (scorer, results), _writer(output, include_pairs) as writer:
+    with _job(options) as (scorer, results), _output(output, options) as file:
+        is_csv = output is not None and output.lower().endswith(".csv")
+        writer = file and RowWriter(file, is_csv=is_csv, include_pairs=include_pairs)
         for row, result in results:
             tally.add(row, result)
             if writer is not None:
@@ -122,7 +127,7 @@ def score(output: str | None, include_pairs: bool, rows: int, **options: Any) ->
 @_with(*INPUT_OPTIONS)
 @click.option("--html", help="Write one page for all rows, readable without a network.")
 @click.option("--id", "ids", multiple=True, help="Only the row with this id; may be repeated.")
-@click.option("--top", type=click.IntRange(1), help="Pairs a row, the worst first; else all.")
+@click.option("--top", type=click.IntRange(1), help="Worst pairs to show of a row; else all.")
 @_with(*MODEL_OPTIONS)
 def explain(html: str | None, ids: tuple[str, ...], top: int | None, **options: Any) -> None:
     """Show why: each row's pairs, worst first, token by token.
@@ -133,20 +138,25 @@ def explain(html: str | None, ids: tuple[str, ...], top: int | None, **options: 
     from quals_fast.explain import ExplainedRow, render_html, render_terminal
     from quals_fast.tables import Tally
 
+    if html is not None and top is not None:
+        raise click.UsageError("--top is for the terminal, but got --html; the page has all pairs")
     tally = Tally(0)
     explained = []
-    with _job(options, ids) as (scorer, results):
+    found_ids = set()
+    with _job(options, ids=ids) as (scorer, results), _output(html, options) as file:
         for row, result in results:
             tally.add(row, result)
+            found_ids.add(str(row.id))
             texts = {"summary": str(row.summary or ""), "document": str(row.document or "")}
             one = ExplainedRow(id=str(row.id), result=result, **texts)
-            if html is None:
+            if file is None:
                 _print(render_terminal(one, max_pairs=top))
             else:
                 explained.append(one)
-    if html is not None:
-        with _usage_errors(), open_output(html) as file:
+        _require_ids(ids, found_ids, options)
+        if file is not None:
             file.write(render_html(explained, scorer.signature))
+    if html is not None and not options["quiet"]:
         click.echo(f"wrote {html}", err=True)
     _close(tally, scorer.signature, options)
 
@@ -169,19 +179,26 @@ def evaluate(
     from quals_fast.evaluation import LabelledRow, compare
     from quals_fast.tables import Tally, agreement_table
 
+    def labelled_row(row: InputRow, score: float = math.nan) -> LabelledRow | None:
+        with _usage_errors():
+            return None if row.problem else LabelledRow.of(row, label, score)
+
     tally = Tally(0)
     labelled = []
-    with _job(options) as (scorer, results), _usage_errors():
+    with (
+        _job(options, check=labelled_row) as (scorer, results),
+        _output(output, options) as file,
+    ):
         for row, result in results:
             tally.add(row, result)
-            if result.status != "error":
-                labelled.append(LabelledRow.of(row, label, result.score))
-    with _usage_errors():
-        found = compare(labelled, positive_from=positive_from, n_resamples=resamples)
-        if output is not None:
+            one = labelled_row(row, result.score)
+            if one is not None and result.status != "error":
+                labelled.append(one)
+        with _usage_errors():
+            found = compare(labelled, positive_from=positive_from, n_resamples=resamples)
+        if file is not None:
             content = {"signature": scorer.signature, "agreement": [a.to_dict() for a in found]}
-            with open_output(output) as file:
-                file.write(json.dumps(content) + "\n")
+            file.write(json.dumps(content) + "\n")
     if output != "-":
         _print(agreement_table(found))
     _close(tally, scorer.signature, options)
@@ -197,9 +214,18 @@ def main() -> None:
 
 @contextmanager
 def _job(
-    options: dict[str, Any], ids: tuple[str, ...] = ()
+    options: dict[str, Any],
+    *,
+    ids: tuple[str, ...] = (),
+    check: Callable[[InputRow], object] | None = None,
 ) -> Iterator[tuple[Scorer, Iterator[tuple[InputRow, SummaryScore]]]]:
-    """Load the model and score the input's rows behind a progress bar."""
+    """Load the model and score the input's rows behind a progress bar.
+
+    Args:
+        options: of the command.
+        ids: score only the rows with these.
+        check: raises on a row that makes the job pointless.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -219,11 +245,17 @@ def _job(
         )
         return (row for row in everything if not ids or str(row.id) in ids)
 
-    with _usage_errors():
+    total = None
+    if not _is_stream(options["input"]):
         # Reading a file twice costs little, and shows a bad one before the model is loaded.
-        total = None if options["input"] == "-" else sum(1 for _ in rows())
-        if ids and total == 0:
-            raise InputError(f"no row of {options['input']} has the id {' or '.join(ids)}")
+        total, found_ids = 0, set()
+        with _usage_errors():
+            for row in rows():
+                total += 1
+                found_ids.add(str(row.id))
+                if check is not None:
+                    check(row)
+        _require_ids(ids, found_ids, options)
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -247,6 +279,20 @@ def _job(
         yield scorer, _reading(results)
 
 
+def _is_stream(path: str) -> bool:
+    """Return whether a path can be read only once, as standard input and bash's <(...) can."""
+    return path == "-" or Path(path).is_fifo() or Path(path).is_char_device()
+
+
+def _require_ids(ids: tuple[str, ...], found: set[str], options: dict[str, Any]) -> None:
+    missing = [one for one in ids if one not in found]
+    if missing:
+        raise _UsageFailure(
+            f"no row of {options['input']} has the id {' or '.join(missing)}; a row without an id "
+            "goes by its line number"
+        )
+
+
 def _reading(
     results: Iterator[tuple[InputRow, SummaryScore]],
 ) -> Iterator[tuple[InputRow, SummaryScore]]:
@@ -261,7 +307,7 @@ def _scorer(options: dict[str, Any]) -> Scorer:
     """Make the scorer that the options ask for."""
     max_pairs = options["max_pairs"]
     if max_pairs != "all" and not max_pairs.isdecimal():
-        raise ValueError(f"`--max-pairs` must be a number or 'all', but got {max_pairs!r}")
+        raise ValueError(f"`--max-pairs` must be a whole number or 'all', but got {max_pairs!r}")
     scoring = ScoringConfig(
         summary_logprob=options["summary_logprob"],
         max_pairs=None if max_pairs == "all" else int(max_pairs),
@@ -272,6 +318,17 @@ def _scorer(options: dict[str, Any]) -> Scorer:
     if options["backend"] == "reference":
         from quals_fast.reference.quals import ReferenceScorer
 
+        fixed = {
+            "device": ("auto", "cpu"),
+            "dtype": ("auto", "float32"),
+            "max_batch_tokens": (None,),
+        }
+        for name, allowed in fixed.items():
+            if options[name] not in allowed:
+                raise ValueError(
+                    "`--backend reference` runs one text at a time, in float32 on the CPU, but got "
+                    f"`--{name.replace('_', '-')} {options[name]}`; leave it out"
+                )
         return ReferenceScorer(options["model"], **settings)
     from quals_fast.scorer import QualsScorer
 
@@ -282,14 +339,18 @@ def _scorer(options: dict[str, Any]) -> Scorer:
 
 
 @contextmanager
-def _writer(output: str | None, include_pairs: bool) -> Iterator[RowWriter | None]:
-    if output is None:
+def _output(path: str | None, options: dict[str, Any]) -> Iterator[TextIO | None]:
+    """Open the file for results if one is asked for; standard output stays open afterwards."""
+    if path is None:
         yield None
         return
     with _usage_errors():
-        file = open_output(output)
+        if Path(path).is_file() and os.path.exists(options["input"]):
+            if os.path.samefile(path, options["input"]):
+                raise InputError(f"the output must not be INPUT itself, but both are {path}")
+        file = open_output(path)
     try:
-        yield RowWriter(file, is_csv=output.endswith(".csv"), include_pairs=include_pairs)
+        yield file
     finally:
         if file is not sys.stdout:
             file.close()
@@ -312,6 +373,8 @@ def _usage_errors() -> Iterator[None]:
 def _print(renderable: Any) -> None:
     from rich.console import Console
 
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may know fewer characters than we do
+        sys.stdout.reconfigure(errors="backslashreplace")
     # Without a terminal there is no width to go by, and 80 columns would break every question.
     Console(width=None if sys.stdout.isatty() else 120).print(renderable)
 

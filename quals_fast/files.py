@@ -6,11 +6,14 @@ raises.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
 import json
+import re
 import sys
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +22,8 @@ from typing import Any, Literal, TextIO
 from quals_fast.results import SummaryScore
 
 FileFormat = Literal["auto", "jsonl", "csv"]
+
+_UNDECODED = re.compile("[\udc80-\udcff]")  # what errors="surrogateescape" makes of a byte
 
 
 class InputError(ValueError):
@@ -67,15 +72,23 @@ def read_rows(
         InputError: the file cannot be opened or decoded, or its header lacks a column.
     """
     is_csv = file_format == "csv" or (
-        file_format == "auto" and path.removesuffix(".gz").endswith(".csv")
+        file_format == "auto" and path.lower().removesuffix(".gz").endswith(".csv")
     )
     parse = _parse_csv if is_csv else _parse_jsonl
     fields = (document_field, summary_field)
-    with _open(path, encoding, newline="" if is_csv else "\n") as file:
-        try:
-            yield from parse(file, path, encoding, fields)
-        except UnicodeError as error:  # encodings that surrogateescape cannot carry
-            raise InputError(f"{path} is not {encoding}: {error}; pass its --encoding") from error
+    name = "standard input" if path == "-" else path
+    try:
+        with _open(path, name, encoding, newline="" if is_csv else "\n") as file:
+            yield from parse(file, name, encoding, fields)
+    except UnicodeError as error:  # encodings that surrogateescape cannot carry
+        raise InputError(f"{name} is not {encoding}: {error}; pass its --encoding") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(
+            f"{name} is not a whole gzip file: {error}; check it with gzip -t, or drop .gz from "
+            "the name of a file that is not compressed"
+        ) from error
+    except OSError as error:
+        raise InputError(f"cannot read {name}: {error.strerror or error}") from error
 
 
 class RowWriter:
@@ -127,6 +140,11 @@ def open_output(path: str) -> TextIO:
     Raises:
         InputError: it cannot be written.
     """
+    if path.endswith(".gz"):
+        raise InputError(
+            f"`--output` is written as plain text, but got the name {path}; leave out .gz, and "
+            "compress the file afterwards"
+        )
     # backslashreplace: a lone surrogate in an id comes out as its JSON escape.
     if path == "-":
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
@@ -138,7 +156,7 @@ def open_output(path: str) -> TextIO:
 
 
 def _parse_jsonl(
-    file: TextIO, path: str, encoding: str, fields: tuple[str, str]
+    file: TextIO, name: str, encoding: str, fields: tuple[str, str]
 ) -> Iterator[InputRow]:
     """Yield a row for each line; blank lines count only where more lines follow."""
     blank: list[int] = []
@@ -154,41 +172,69 @@ def _parse_jsonl(
 def _jsonl_row(line: int, text: str, encoding: str, fields: tuple[str, str]) -> InputRow:
     problem = _undecoded(text, encoding)
     content: Any = {}
+    expected = f'expected one object a line, such as {{"{fields[0]}": "...", "{fields[1]}": "..."}}'
     if problem is None:
         try:
             content = json.loads(text)
         except json.JSONDecodeError as error:
-            problem = (
-                f"invalid JSON: {error.msg} at column {error.colno}; expected one object a line, "
-                f'such as {{"{fields[0]}": "...", "{fields[1]}": "..."}}'
-            )
+            problem = f"invalid JSON: {error.msg} at column {error.colno}; {expected}"
         except RecursionError:
-            problem = "invalid JSON: nested too deeply; expected one flat object a line"
+            problem = f"invalid JSON: nested too deeply; {expected}"
+        except ValueError as error:  # a number with thousands of digits
+            problem = f"invalid JSON: {error}"
     if not isinstance(content, dict):
-        problem = f"expected a JSON object, but got {type(content).__name__}"
+        problem = f"{expected}, but got {_JSON_NAMES[type(content)]}"
         content = {}
-    row_id = content.get("id")
-    return _row(line, line if row_id is None else row_id, content, fields, problem)
+    return _row(line, _usable_id(content.get("id"), line), content, fields, problem)
+
+
+_JSON_NAMES = {
+    list: "an array",
+    str: "a string",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+}
+
+
+def _usable_id(row_id: Any, line: int) -> Any:
+    """Return a row's id, or its line number where it has none that JSON can write."""
+    try:
+        json.dumps(row_id, allow_nan=False)
+    except (ValueError, RecursionError):
+        return line
+    return line if row_id is None else row_id
 
 
 def _parse_csv(
-    file: TextIO, path: str, encoding: str, fields: tuple[str, str]
+    file: TextIO, name: str, encoding: str, fields: tuple[str, str]
 ) -> Iterator[InputRow]:
     csv.field_size_limit(2**31 - 1)  # the default refuses documents over 128 KiB
-    reader = csv.reader(file)
-    header = next(reader, [])
+    reader = csv.reader(file, strict=True)  # else an open quote swallows the rest unnoticed
+    try:
+        header = next((cells for cells in reader if cells), [])
+    except csv.Error as error:
+        raise InputError(f"the header of {name} is invalid CSV: {_csv_problem(error)}") from error
     missing = [field for field in fields if field not in header]
     if missing:
         raise InputError(
-            f"{path} has no column {missing[0]!r}; its columns are {', '.join(header) or 'none'}; "
+            f"{name} has no column {missing[0]!r}, but {', '.join(map(repr, header)) or 'none'}; "
             "name the right ones with --document-field and --summary-field"
+        )
+    twice = [field for field in (*fields, "id") if header.count(field) > 1]
+    if twice:
+        raise InputError(
+            f"{name} must have one column {twice[0]!r}, but has {header.count(twice[0])}; "
+            "rename all but one"
         )
     while True:
         line = reader.line_num + 1
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            yield InputRow(line=line, id=line, fields={}, problem=f"invalid CSV: {error}")
+            problem = f"invalid CSV: {_csv_problem(error)}"
+            yield InputRow(line=line, id=line, fields={}, problem=problem)
             continue
         if cells is None:
             return
@@ -196,9 +242,19 @@ def _parse_csv(
             continue
         problem = _undecoded("".join(cells), encoding)
         if len(cells) != len(header):
-            problem = f"expected {len(header)} cells as in the header, but got {len(cells)}"
+            problem = (
+                f"expected {len(header)} cells as in the header, but got {len(cells)}; put quotes "
+                "around a cell that holds a comma or a line break"
+            )
         content = dict(zip(header, cells, strict=False))
         yield _row(line, content.get("id") or line, content, fields, problem)
+
+
+def _csv_problem(error: csv.Error) -> str:
+    return (
+        f"{error}; put quotes around a cell that holds a quote, a comma or a line break, double "
+        "each quote inside it, and close it"
+    )
 
 
 def _row(
@@ -207,8 +263,8 @@ def _row(
     missing = [field for field in fields if field not in content]
     if problem is None and missing:
         problem = (
-            f"no key {missing[0]!r}, but {', '.join(map(repr, content)) or 'none'}; name the right "
-            "ones with --document-field and --summary-field"
+            f"expected a key {missing[0]!r}, but got {', '.join(map(repr, content)) or 'none'}; "
+            "name the right ones with --document-field and --summary-field"
         )
     if problem is not None:
         return InputRow(line=line, id=row_id, fields=content, problem=problem)
@@ -218,41 +274,46 @@ def _row(
 
 def _undecoded(text: str, encoding: str) -> str | None:
     """Return the problem of a text with bytes that did not decode, or None."""
-    for character in text:
-        if "\udc80" <= character <= "\udcff":
-            return (
-                f"not valid {encoding}: byte 0x{ord(character) - 0xDC00:02X}; pass the file's "
-                "--encoding, for example latin-1"
-            )
-    return None
+    found = _UNDECODED.search(text)
+    if found is None:
+        return None
+    return (
+        f"expected {encoding}, but got the byte 0x{ord(found[0]) - 0xDC00:02X}; pass the file's "
+        "--encoding, for example latin-1, or repair this row"
+    )
 
 
-def _open(path: str, encoding: str, newline: str) -> TextIO:
+def _open(path: str, name: str, encoding: str, newline: str) -> TextIO:
     try:
         "".encode(encoding)
-    except LookupError:
+        known = codecs.lookup(encoding).name
+    except (LookupError, ValueError):
         raise InputError(
-            f"`--encoding` must be one that Python knows, but got {encoding!r}"
+            f"`--encoding` must be one that Python knows, such as utf-8, utf-16, latin-1 or "
+            f"cp1252, but got {encoding!r}"
         ) from None
-    try:
-        binary: Any
-        if path == "-":
-            binary = sys.stdin.buffer
-        elif path.endswith(".gz"):
-            binary = gzip.GzipFile(path)
-        else:
-            binary = Path(path).open("rb")  # noqa: SIM115 - the caller closes it
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    binary: Any
+    if path == "-":
+        binary = sys.stdin.buffer
+    elif path.endswith(".gz"):
+        binary = gzip.GzipFile(path)
+    else:
+        binary = Path(path).open("rb")  # noqa: SIM115 - the caller closes it
     buffered = io.BufferedReader(binary)
     start = buffered.peek(4)
-    if (
-        start.startswith((b"\xff\xfe", b"\xfe\xff"))
-        and "16" not in encoding
-        and "32" not in encoding
-    ):
-        raise InputError(f"{path} starts with a UTF-16 byte-order mark; pass --encoding utf-16")
-    if encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
+    likely = _utf16_variant(start)
+    if likely is not None and not known.startswith(("utf-16", "utf-32")):
+        raise InputError(f"{name} looks like UTF-16, not {encoding}; pass --encoding {likely}")
+    if known == "utf-8":
         encoding = "utf-8-sig"
     # Bytes that do not decode become lone surrogates, so that only their own row is lost.
     return io.TextIOWrapper(buffered, encoding=encoding, errors="surrogateescape", newline=newline)
+
+
+def _utf16_variant(start: bytes) -> str | None:
+    """Return the encoding of a text that starts so, if it looks like UTF-16."""
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if start[:2].count(0) != 1:
+        return None
+    return "utf-16-le" if start[0] else "utf-16-be"

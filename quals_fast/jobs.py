@@ -42,31 +42,37 @@ def score_rows(
     Args:
         scorer: scores the good ones.
         rows: as from `read_rows`.
-        fail_fast: stop after the first bad row.
+        fail_fast: stop after the first row with status ``error``; an empty text is none.
         on_progress: called with the number of rows that were just dealt with.
     """
     remaining = iter(rows)
     while window := list(islice(remaining, WINDOW)):
         problems = [_problem(row) for row in window]
-        bad = [i for i, problem in enumerate(problems) if problem is not None]
-        if fail_fast and bad:
-            window, problems = window[: bad[0] + 1], problems[: bad[0] + 1]
+        if fail_fast:
+            bad = (i for i, problem in enumerate(problems) if problem and problem.status == "error")
+            end = next(bad, len(window)) + 1
+            window, problems = window[:end], problems[:end]
         good = [row for row, problem in zip(window, problems, strict=True) if problem is None]
         if on_progress is not None:
             on_progress(len(window) - len(good))
         documents, summaries = [row.document for row in good], [row.summary for row in good]
         scored = iter(scorer.score(documents, summaries, on_progress=on_progress).flat())
         for row, problem in zip(window, problems, strict=True):
-            yield row, next(scored) if problem is None else problem
-        if fail_fast and bad:
-            return
+            result = _at_line(row, next(scored) if problem is None else problem)
+            yield row, result
+            if fail_fast and result.status == "error":
+                return
 
 
 def _problem(row: InputRow) -> SummaryScore | None:
     """Return the result of a row that need not go to the model."""
     if row.problem is not None:
-        return SummaryScore(status="error", message=f"line {row.line}: {row.problem}")
-    problem = check_pair(row.document, row.summary)
-    if problem is not None and problem.message is not None:
-        return replace(problem, message=f"line {row.line}: {problem.message}")
-    return problem
+        return SummaryScore(status="error", message=row.problem)
+    return check_pair(row.document, row.summary)
+
+
+def _at_line(row: InputRow, result: SummaryScore) -> SummaryScore:
+    """Say in the message, if there is one, which line it is about."""
+    if result.message is None:
+        return result
+    return replace(result, message=f"line {row.line}: {result.message}")

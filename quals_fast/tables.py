@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from quals_fast.evaluation import Agreement, Estimate
 
 LOW, VERY_LOW = -0.5, -2.0  # nats a token, for colours only
+
+# Escape sequences would command the terminal, and lone surrogates cannot be written as UTF-8.
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class _Entry(NamedTuple):
@@ -43,9 +47,11 @@ class Tally:
         self.max_rows = max_rows
         self.statuses: Counter[str] = Counter()
         self.error_lines: list[int] = []
+        self.first_error: str | None = None
         self.truncated_rows = 0
         self.truncated_tokens = 0
         self._sum = 0.0
+        self._n_scored = 0
         self._lowest: list[_Entry] = []
 
     @property
@@ -56,17 +62,20 @@ class Tally:
     @property
     def mean(self) -> float:
         """Mean score of the rows that have one."""
-        return self._sum / self.statuses["ok"] if self.statuses["ok"] else math.nan
+        return self._sum / self._n_scored if self._n_scored else math.nan
 
     def add(self, row: InputRow, result: SummaryScore) -> None:
         """Count a row."""
         self.statuses[result.status] += 1
         self.truncated_rows += result.truncated_tokens > 0
         self.truncated_tokens += result.truncated_tokens
-        if result.status == "ok":
+        if not math.isnan(result.score):
             self._sum += result.score
-        if result.status == "error" and len(self.error_lines) < 10:
-            self.error_lines.append(row.line)
+            self._n_scored += 1
+        if result.status == "error":
+            self.first_error = self.first_error or result.message
+            if len(self.error_lines) < 10:
+                self.error_lines.append(row.line)
         worst = result.worst_pair
         entry = _Entry(
             badness=math.inf if math.isnan(result.score) else -result.score,
@@ -89,17 +98,23 @@ class Tally:
         return sorted(self._lowest, reverse=True)
 
     def closing_line(self) -> str:
-        """Return counts, failures, truncation and mean in one line."""
+        """Return counts, failures, truncation, mean and the first error's message in one line."""
         counts = ", ".join(f"{n} {status}" for status, n in self.statuses.most_common())
-        parts = [f"{self.total} rows" + (f": {counts}" if counts else "")]
+        parts = [_count(self.total, "row") + (f": {counts}" if counts else "")]
         if self.error_lines:
             more = self.statuses["error"] - len(self.error_lines)
             lines = ", ".join(map(str, self.error_lines)) + (f" and {more} more" if more else "")
             parts.append(f"errors at line {lines}")
         if self.truncated_rows:
-            parts.append(f"{self.truncated_tokens} tokens cut off in {self.truncated_rows} rows")
+            tokens, rows = (
+                _count(self.truncated_tokens, "token"),
+                _count(self.truncated_rows, "row"),
+            )
+            parts.append(f"{tokens} cut off in {rows}")
         if not math.isnan(self.mean):
             parts.append(f"mean score {self.mean:.3f}")
+        if self.first_error is not None:
+            parts.append(f"first error: {self.first_error}")
         return "; ".join(parts)
 
 
@@ -117,15 +132,16 @@ def score_table(tally: Tally) -> Table:
         table.add_column(name, **options)
     for entry in tally.rows():
         table.add_row(
-            Text(entry.row_id),
+            _text(entry.row_id),
             _score(entry.score),
             Text(entry.status, "" if entry.status == "ok" else "red"),
             str(entry.n_pairs),
-            Text(entry.worst),
+            _text(entry.worst),
             _score(entry.worst_score),
         )
     if tally.total > tally.max_rows:
-        table.caption = f"the {tally.max_rows} lowest of {tally.total} rows; -o writes all"
+        lowest = "lowest" if tally.max_rows == 1 else f"{tally.max_rows} lowest"
+        table.caption = f"the {lowest} of {tally.total} rows; -o writes all"
     return table
 
 
@@ -139,6 +155,14 @@ def agreement_table(found: list[Agreement]) -> Table:
         table.add_row(one.name, str(one.n), str(one.n_missing), *map(_estimate, estimates))
     table.caption = "in brackets: bootstrap 95 % intervals"
     return table
+
+
+def _text(content: str) -> Text:
+    return Text(_UNPRINTABLE.sub("\ufffd", content))
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def _score(value: float) -> Text:

@@ -26,7 +26,10 @@ def check_pair(document: object, summary: object) -> SummaryScore | None:
 def text_problem(name: str, text: object) -> str | None:
     """Return what is wrong with a text and what to do about it, or None."""
     if not isinstance(text, str):
-        return f"`{name}` must be a string, but got {type(text).__name__}"
+        return (
+            f"`{name}` must be a string, but got {type(text).__name__}; convert it to text, or "
+            "give an empty string where there is none"
+        )
     if "\0" in text:
         return (
             f"`{name}` must be text, but holds a NUL character at position {text.index(chr(0))}; "
@@ -50,7 +53,10 @@ def check_texts(name: str, texts: object) -> Sequence[object]:
         TypeError: it is something else, such as one string.
     """
     if not isinstance(texts, list | tuple):
-        raise TypeError(f"`{name}` must be a list of strings, but got {type(texts).__name__}")
+        raise TypeError(
+            f"`{name}` must be a list of strings, but got {type(texts).__name__}; put a single "
+            "text into a list, and use list() on an iterator"
+        )
     return texts
 
 
@@ -63,7 +69,7 @@ def check_same_length(name: str, values: Sequence[object], documents: Sequence[o
     if len(values) != len(documents):
         raise ValueError(
             f"`documents` and `{name}` must have the same length, but got {len(documents)} and "
-            f"{len(values)}"
+            f"{len(values)}; give one entry for each document"
         )
 
 
@@ -78,7 +84,7 @@ def require_texts(name: str, texts: object) -> list[str]:
     for index, text in enumerate(check_texts(name, texts)):
         problem = text_problem(f"{name}[{index}]", text)
         if problem is None and not str(text).strip():
-            problem = f"`{name}[{index}]` must not be empty"
+            problem = f"`{name}[{index}]` must not be empty or blank; leave it out"
         if problem is not None:
             raise ValueError(problem)
         valid.append(str(text))
@@ -99,5 +105,5 @@ def check_token_ids(
                 raise ValueError(
                     f"`token_ids[{i}][{j}]` must hold 1 to {longest} ids from 0 to "
                     f"{vocab_size - 1}, but got {len(ids)} from {min(ids, default=0)} to "
-                    f"{max(ids, default=0)}"
+                    f"{max(ids, default=0)}; take them from the same model's hypotheses"
                 )

@@ -47,7 +47,7 @@ def random_bart(config: dict, seed: int = 0) -> Bart:
     bart = Bart(shape_of(config)).eval().requires_grad_(False)
     for name, weight in bart.named_parameters():
         if weight.ndim == 2:
-            weight.normal_(0, 0.6 if "embed" in name or "shared" in name else 0.25)
+            weight.normal_(0, 0.5 if "embed" in name or "shared" in name else 0.25)
     return bart
 
 
@@ -83,16 +83,49 @@ FAIRSEQ_LIKE = {
 }
 
 
+def train(bart: Bart, config: dict, words: list[int], steps: int = 200) -> None:
+    """Teach `w w SEP w EOS` with words of the source, so that what is generated is a pair."""
+    torch.manual_seed(1)
+    sep, end = config["sep_token_id"], config["eos_token_id"]
+    bart.requires_grad_(True)
+    optimizer = torch.optim.Adam(bart.parameters(), lr=1e-2)
+    start = [config["forced_bos_token_id"]] if config.get("forced_bos_token_id") else []
+    for _ in range(steps):
+        source = torch.tensor(words)[torch.randint(len(words), (16, 8))]
+        picked = source.gather(1, torch.randint(8, (16, 3)))
+        parts = [picked[:, :2], torch.full((16, 1), sep), picked[:, 2:], torch.full((16, 1), end)]
+        labels = torch.cat([torch.tensor(start).long().expand(16, -1), *parts], 1)
+        inputs = labels.roll(1, 1)
+        inputs[:, 0] = config["decoder_start_token_id"]
+        memory = bart.encode(source, torch.ones_like(source, dtype=torch.bool))
+        hidden = bart.decode_teacher_forced(inputs[:, None], memory)[:, 0]
+        loss = -bart.logprob(hidden.flatten(0, 1), labels.flatten()).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    bart.requires_grad_(False)
+
+
 def write_checkpoint(
-    folder: Path, config: dict | None = None, tokenizer: Tokenizer | None = None, seed: int = 0
+    folder: Path,
+    config: dict | None = None,
+    tokenizer: Tokenizer | None = None,
+    seed: int = 0,
+    trained_on: str | None = None,
 ) -> Path:
-    """Write config.json, tokenizer.json and model.safetensors; return the folder."""
+    """Write config.json, tokenizer.json and model.safetensors; return the folder.
+
+    With `trained_on`, the weights are trained to generate pairs of words of that text.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = tokenizer or wordpiece_tokenizer()
     config = {"vocab_size": tokenizer.get_vocab_size(), **(config or CONFIG)}
     (folder / "config.json").write_text(json.dumps(config))
     tokenizer.save(str(folder / "tokenizer.json"))
-    weights = dict(random_bart(config, seed).state_dict())
+    bart = random_bart(config, seed)
+    if trained_on is not None:
+        train(bart, config, sorted(set(tokenizer.encode(trained_on).ids)))
+    weights = dict(bart.state_dict())
     weights["final_logits_bias"] = weights["final_logits_bias"][None]  # as Hugging Face has it
     save_file({name: w.contiguous() for name, w in weights.items()}, folder / "model.safetensors")
     return folder

@@ -99,10 +99,24 @@ def score(
     decoding: DecodingConfig | None = None,
     scoring: ScoringConfig | None = None,
 ) -> SummaryScore:
-    """Score one summary, running the encoder anew for every pair, as the published program does."""
-    decoding, scoring = decoding or DecodingConfig(), scoring or ScoringConfig()
+    """Score one summary: generate, then `score_hypotheses`."""
+    hypotheses = generate(generator, summary, decoding or DecodingConfig())
+    return score_hypotheses(generator, document, summary, hypotheses, scoring)
+
+
+def score_hypotheses(
+    generator: ReferenceGenerator,
+    document: str,
+    summary: str,
+    hypotheses: list[Hypothesis],
+    scoring: ScoringConfig | None = None,
+) -> SummaryScore:
+    """Filter, rescore and aggregate what was generated (steps 2 to 4).
+
+    The encoder runs anew for every pair, as in the published program.
+    """
+    scoring = scoring or ScoringConfig()
     tokenizer = generator.checkpoint.tokenizer
-    hypotheses = generate(generator, summary, decoding)
     source_of_document, source_of_summary = tokenizer.encode([document, summary])
     pairs = []
     for index, question, answer in keep(generator, summary, hypotheses, scoring.max_pairs):

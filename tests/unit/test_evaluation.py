@@ -229,7 +229,8 @@ def test_agreement_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy", None)
     monkeypatch.setitem(sys.modules, "scipy.stats", None)
     with pytest.raises(
-        ModuleNotFoundError, match=r'needs SciPy and scikit-learn: pip install "quals-fast\[evaluate\]"'
+        ModuleNotFoundError,
+        match=r'needs SciPy and scikit-learn: pip install "quals-fast\[evaluate\]"',
     ):
         agreement("x", [1, 2, 3], [0, 1, 1])
 

@@ -1,0 +1,140 @@
+"""The scorer against the reference, end to end."""
+
+from functools import cache
+
+import pytest
+import tiny_models
+from testing import QUALS, TOKEN_LOGPROB
+
+from quals_fast import DecodingConfig, QualsScorer, ScoringConfig
+from quals_fast.reference.quals import ReferenceScorer, generate
+
+DOCUMENTS = [
+    "the queen opened the bridge in 1962 . forty lives was lost .",
+    "who won the game ?",
+    "king anne closed the tower of the town by the river , queen anne opened the game in 1969 - "
+    "the score was four of forty",
+    "the queen opened the bridge in 1962 . forty lives was lost .",
+]
+SUMMARIES = [
+    "queen anne opened the tower by the river in 1969 , forty won",
+    "the tower opened by the river . 1969 was the game of the queen , forty four lost",
+    "river",
+    "forty opened tower 1969 queen river",
+]
+
+CASES = {
+    "published rule": {},
+    "hamming": {"decoding": {"rule": "hamming"}},
+    "groups of two": {"decoding": {"num_beam_groups": 6}},
+    "hamming, groups of two": {"decoding": {"rule": "hamming", "num_beam_groups": 6}},
+    "one beam": {"decoding": {"num_beams": 1, "num_beam_groups": 1}},
+    "plain beam search": {"decoding": {"num_beam_groups": 1, "diversity_penalty": 0.0}},
+    "strong penalty": {"decoding": {"diversity_penalty": 4.0}},
+    "length penalty": {"decoding": {"length_penalty": 0.3}},
+    "short": {"decoding": {"min_length": 3, "max_length": 3}},
+    "long": {"decoding": {"min_length": 20, "max_length": 40}},
+    "search log-probabilities": {"scoring": {"summary_logprob": "search"}},
+    "one round of pairs": {"scoring": {"max_pairs": 1}},
+    "all pairs": {"scoring": {"max_pairs": None}},
+    "a score without pairs": {"scoring": {"no_pairs_score": -5.0}},
+    "small batches": {"max_batch_tokens": 1},
+}
+SMALL = {"num_beams": 12, "num_beam_groups": 12, "min_length": 2, "max_length": 12}
+
+
+def check_equal(folder, decoding, scoring, **settings):
+    reference = ReferenceScorer(folder, decoding=decoding, scoring=scoring)
+    scorer = QualsScorer.from_pretrained(
+        folder, device="cpu", decoding=decoding, scoring=scoring, **settings
+    )
+    expected, found = reference.score(DOCUMENTS, SUMMARIES), scorer.score(DOCUMENTS, SUMMARIES)
+    for summary, hypotheses in zip(SUMMARIES, scorer.generate(SUMMARIES), strict=True):
+        theirs = generate(reference.generator, summary, decoding)
+        assert [h.token_ids for h in hypotheses] == [h.token_ids for h in theirs]
+        for one, other in zip(hypotheses, theirs, strict=True):
+            assert one.logprobs == pytest.approx(other.logprobs, abs=TOKEN_LOGPROB)
+            assert one.search_score == pytest.approx(other.search_score, abs=TOKEN_LOGPROB)
+    for one, other in zip(found, expected, strict=True):
+        assert one.status == other.status
+        assert one.score == pytest.approx(other.score, abs=QUALS, nan_ok=True)
+        assert [p.token_ids for p in one.pairs] == [p.token_ids for p in other.pairs]
+        for pair, theirs in zip(one.pairs, other.pairs, strict=True):
+            assert (pair.question, pair.answer) == (theirs.question, theirs.answer)
+            assert pair.summary_logprobs == pytest.approx(
+                theirs.summary_logprobs, abs=TOKEN_LOGPROB
+            )
+            assert pair.document_logprobs == pytest.approx(
+                theirs.document_logprobs, abs=TOKEN_LOGPROB
+            )
+    return found
+
+
+CHECKPOINTS = {
+    "plain": (tiny_models.CONFIG, tiny_models.wordpiece_tokenizer),
+    "fairseq conventions": (tiny_models.FAIRSEQ_LIKE, tiny_models.byte_level_tokenizer),
+    "forced first token": (
+        {**tiny_models.CONFIG, "forced_bos_token_id": 3},
+        tiny_models.wordpiece_tokenizer,
+    ),
+    "scaled embeddings, relu": (
+        {**tiny_models.CONFIG, "scale_embedding": True, "activation_function": "relu"},
+        tiny_models.wordpiece_tokenizer,
+    ),
+    "uneven stacks": (
+        {**tiny_models.CONFIG, "encoder_layers": 3, "decoder_layers": 1, "decoder_ffn_dim": 24},
+        tiny_models.wordpiece_tokenizer,
+    ),
+    "short sources": (
+        {**tiny_models.CONFIG, "max_source_tokens": 9},
+        tiny_models.wordpiece_tokenizer,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Return the folder of a checkpoint that was trained to generate pairs about SUMMARIES[0]."""
+
+    @cache
+    def folder(name):
+        config, tokenizer = CHECKPOINTS[name]
+        path = tmp_path_factory.mktemp("models") / "model"
+        return tiny_models.write_checkpoint(path, config, tokenizer(), trained_on=SUMMARIES[0])
+
+    return folder
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_equal_to_the_reference_under_every_setting(case, folders):
+    decoding = DecodingConfig(**{**SMALL, **case.get("decoding", {})})
+    scoring = ScoringConfig(**case.get("scoring", {}))
+    settings = {key: value for key, value in case.items() if key == "max_batch_tokens"}
+    found = check_equal(folders("plain"), decoding, scoring, **settings)
+    if decoding.min_length <= 5 <= decoding.max_length:  # what the model was trained to say
+        assert sum(len(row.pairs) for row in found) >= 3
+
+
+@pytest.mark.parametrize("rule", ["fairseq09", "hamming"])
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_equal_to_the_reference_for_every_kind_of_checkpoint(name, rule, folders):
+    found = check_equal(folders(name), DecodingConfig(**{**SMALL, "rule": rule}), ScoringConfig())
+    assert sum(len(row.pairs) for row in found) >= len(SUMMARIES)
+    assert any(row.truncated_tokens for row in found) == (
+        name in ("short sources", "fairseq conventions")
+    )
+
+
+@pytest.mark.parametrize("rule", ["fairseq09", "hamming"])
+def test_the_bundled_model_equals_the_reference_on_real_text(rule, example_rows):
+    decoding = DecodingConfig(rule=rule)
+    rows = example_rows[:2]
+    texts = [row["document"] for row in rows], [row["summary"] for row in rows]
+    expected = ReferenceScorer(decoding=decoding).score(*texts)
+    found = QualsScorer.from_pretrained(device="cpu", decoding=decoding).score(*texts)
+    for one, other in zip(found, expected, strict=True):
+        assert one.status == "ok"
+        assert one.n_hypotheses == 60
+        assert [p.token_ids for p in one.pairs] == [p.token_ids for p in other.pairs]
+        assert one.score == pytest.approx(other.score, abs=QUALS)
+        assert one.truncated_tokens == other.truncated_tokens
