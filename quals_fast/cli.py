@@ -8,7 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -84,7 +84,7 @@ def _with(*options: Callable[..., Any]) -> Callable[..., Any]:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(__version__, prog_name="quals-fast")
 def app() -> None:
-    r"""Score the factual consistency of summaries with QUALS.
+    """Score the factual consistency of summaries with QUALS.
 
     INPUT is a file of JSON lines or CSV with a document and a summary a row; - is standard input.
     A score near 0 means that the document supports the summary's facts; clearly negative, that it
@@ -95,7 +95,7 @@ def app() -> None:
     quals-fast score pairs.jsonl -o scores.jsonl  one line a row
     quals-fast explain pairs.jsonl --html why.html
     quals-fast evaluate labelled.jsonl --label label
-    """
+    """  # noqa: D301 - click must get the character that the backslash stands for
 
 
 @app.command()
@@ -113,7 +113,7 @@ def score(output: str | None, include_pairs: bool, rows: int, **options: Any) ->
     tally = Tally(rows)
     with _job(options) as (scorer, results), _output(output, options) as file:
         is_csv = output is not None and output.lower().endswith(".csv")
-        writer = file and RowWriter(file, is_csv=is_csv, include_pairs=include_pairs)
+        writer = RowWriter(file, is_csv=is_csv, include_pairs=include_pairs) if file else None
         for row, result in results:
             tally.add(row, result)
             if writer is not None:
@@ -127,7 +127,7 @@ def score(output: str | None, include_pairs: bool, rows: int, **options: Any) ->
 @_with(*INPUT_OPTIONS)
 @click.option("--html", help="Write one page for all rows, readable without a network.")
 @click.option("--id", "ids", multiple=True, help="Only the row with this id; may be repeated.")
-@click.option("--top", type=click.IntRange(1), help="Worst pairs to show of a row; else all.")
+@click.option("--top", type=click.IntRange(1), help="Worst pairs of a row to print; else all.")
 @_with(*MODEL_OPTIONS)
 def explain(html: str | None, ids: tuple[str, ...], top: int | None, **options: Any) -> None:
     """Show why: each row's pairs, worst first, token by token.
@@ -287,8 +287,9 @@ def _is_stream(path: str) -> bool:
 def _require_ids(ids: tuple[str, ...], found: set[str], options: dict[str, Any]) -> None:
     missing = [one for one in ids if one not in found]
     if missing:
+        name = "standard input" if options["input"] == "-" else options["input"]
         raise _UsageFailure(
-            f"no row of {options['input']} has the id {' or '.join(missing)}; a row without an id "
+            f"no row of {name} has the id {' or '.join(missing)}; a row without an id "
             "goes by its line number"
         )
 
@@ -318,16 +319,11 @@ def _scorer(options: dict[str, Any]) -> Scorer:
     if options["backend"] == "reference":
         from quals_fast.reference.quals import ReferenceScorer
 
-        fixed = {
-            "device": ("auto", "cpu"),
-            "dtype": ("auto", "float32"),
-            "max_batch_tokens": (None,),
-        }
-        for name, allowed in fixed.items():
-            if options[name] not in allowed:
+        for name in ("device", "dtype", "max_batch_tokens"):
+            if options[name] not in ("auto", "cpu", "float32", None):
                 raise ValueError(
                     "`--backend reference` runs one text at a time, in float32 on the CPU, but got "
-                    f"`--{name.replace('_', '-')} {options[name]}`; leave it out"
+                    f"--{name.replace('_', '-')} {options[name]}; leave it out"
                 )
         return ReferenceScorer(options["model"], **settings)
     from quals_fast.scorer import QualsScorer
@@ -345,15 +341,19 @@ def _output(path: str | None, options: dict[str, Any]) -> Iterator[TextIO | None
         yield None
         return
     with _usage_errors():
-        if Path(path).is_file() and os.path.exists(options["input"]):
-            if os.path.samefile(path, options["input"]):
-                raise InputError(f"the output must not be INPUT itself, but both are {path}")
+        both = Path(path), Path(options["input"])
+        if all(one.is_file() for one in both) and both[0].samefile(both[1]):
+            raise InputError(
+                f"the output must be another file than INPUT, but both are {path}; give a new name"
+            )
         file = open_output(path)
     try:
-        yield file
-    finally:
-        if file is not sys.stdout:
-            file.close()
+        with nullcontext() if file is sys.stdout else file:
+            yield file
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # the disk is full
+        raise _UsageFailure(f"cannot write {path}: {error.strerror}") from error
 
 
 class _UsageFailure(click.ClickException):

@@ -175,7 +175,7 @@ def _jsonl_row(line: int, text: str, encoding: str, fields: tuple[str, str]) -> 
     expected = f'expected one object a line, such as {{"{fields[0]}": "...", "{fields[1]}": "..."}}'
     if problem is None:
         try:
-            content = json.loads(text)
+            content = json.loads(text.rstrip("\r\n"))  # else its end is column 1 of the next line
         except json.JSONDecodeError as error:
             problem = f"invalid JSON: {error.msg} at column {error.colno}; {expected}"
         except RecursionError:
@@ -215,7 +215,7 @@ def _parse_csv(
     try:
         header = next((cells for cells in reader if cells), [])
     except csv.Error as error:
-        raise InputError(f"the header of {name} is invalid CSV: {_csv_problem(error)}") from error
+        raise InputError(f"the header of {name} cannot be read: {_csv_problem(error)}") from error
     missing = [field for field in fields if field not in header]
     if missing:
         raise InputError(
@@ -233,14 +233,13 @@ def _parse_csv(
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            problem = f"invalid CSV: {_csv_problem(error)}"
-            yield InputRow(line=line, id=line, fields={}, problem=problem)
+            yield InputRow(line=line, id=line, fields={}, problem=_csv_problem(error))
             continue
         if cells is None:
             return
         if not cells:
             continue
-        problem = _undecoded("".join(cells), encoding)
+        problem: str | None = _undecoded("".join(cells), encoding)
         if len(cells) != len(header):
             problem = (
                 f"expected {len(header)} cells as in the header, but got {len(cells)}; put quotes "
@@ -252,8 +251,8 @@ def _parse_csv(
 
 def _csv_problem(error: csv.Error) -> str:
     return (
-        f"{error}; put quotes around a cell that holds a quote, a comma or a line break, double "
-        "each quote inside it, and close it"
+        f"invalid CSV: {error}; put quotes around a cell that holds a quote, a comma or a line "
+        "break, double each quote inside it, and close it"
     )
 
 

@@ -107,11 +107,11 @@ class SummaryScore:
             score = math.fsum(pair.score for pair in pairs) / len(pairs)
         else:
             score = math.nan if no_pairs_score is None else no_pairs_score
-        if pairs and math.isnan(score):
+        # A search that ends without any hypothesis has met nothing but NaN.
+        if not n_hypotheses or (pairs and math.isnan(score)):
             return cls(
                 status="error",
-                n_hypotheses=n_hypotheses,
-                message="the model gives NaN log-probabilities; its weights may be damaged, or use "
+                message="the model gives NaN log-probabilities: numbers overflow in this dtype; use "
                 "dtype='float32'",
             )
         return cls(

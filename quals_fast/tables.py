@@ -106,11 +106,8 @@ class Tally:
             lines = ", ".join(map(str, self.error_lines)) + (f" and {more} more" if more else "")
             parts.append(f"errors at line {lines}")
         if self.truncated_rows:
-            tokens, rows = (
-                _count(self.truncated_tokens, "token"),
-                _count(self.truncated_rows, "row"),
-            )
-            parts.append(f"{tokens} cut off in {rows}")
+            tokens = _count(self.truncated_tokens, "token")
+            parts.append(f"{tokens} cut off in {_count(self.truncated_rows, 'row')}")
         if not math.isnan(self.mean):
             parts.append(f"mean score {self.mean:.3f}")
         if self.first_error is not None:
@@ -175,4 +172,4 @@ def _score(value: float) -> Text:
 def _estimate(estimate: Estimate) -> str:
     if math.isnan(estimate.value):
         return "-"
-    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+    return f"{estimate.value:.3f} [{estimate.low:.2f}, {estimate.high:.2f}]"

@@ -54,7 +54,7 @@ def read_checkpoint(folder: Path) -> tuple[BartShape, Settings]:
     """
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder")
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     family = config.get("model_type")
     if family != "bart":
         raise CheckpointError(
@@ -63,7 +63,7 @@ def read_checkpoint(folder: Path) -> tuple[BartShape, Settings]:
         )
     if (folder / "generation_config.json").is_file():
         # transformers 5 moves forced_bos_token_id and the like there; what config.json says counts.
-        config = _read_json(folder / "generation_config.json") | config
+        config = read_json(folder / "generation_config.json") | config
     reader = _Reader(folder, config)
     shape = BartShape(
         **{f.name: reader.integer(f.name, 1) for f in fields(BartShape) if f.type == "int"},
@@ -154,7 +154,7 @@ class _Reader:
         raise CheckpointError(f"{self.folder / 'config.json'}: {problem}")
 
 
-def _read_json(path: Path) -> dict[str, object]:
+def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object from a checkpoint's folder.
 
     Raises:
@@ -163,9 +163,14 @@ def _read_json(path: Path) -> dict[str, object]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{path.parent} has no {path.name}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+        raise CheckpointError(
+            f"{path.parent} has no {path.name}, so it is no model folder; save a model there with "
+            "transformers' save_pretrained()"
+        ) from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:  # no UTF-8, or no JSON
+        raise CheckpointError(f"{path} is not valid JSON: {error}; fetch it again") from error
     if not isinstance(content, dict):
         raise CheckpointError(
             f"{path} must hold a JSON object, but holds a {type(content).__name__}"

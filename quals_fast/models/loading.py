@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from quals_fast.models.bart import Bart, BartShape
-from quals_fast.models.checkpoint import CheckpointError, Settings, read_checkpoint
+from quals_fast.models.checkpoint import CheckpointError, Settings, read_checkpoint, read_json
 from quals_fast.models.storage import dequantize
 from quals_fast.models.tokenizer import QATokenizer
 
@@ -80,7 +79,9 @@ def model_folder(model: str | Path) -> Path:
     Raises:
         CheckpointError: there is no such folder.
     """
-    folder = ASSETS / str(model) if str(model) in BUNDLED else Path(model)
+    if str(model) in BUNDLED:
+        return ASSETS / str(model)
+    folder = Path(model)
     if not folder.is_dir():
         raise CheckpointError(
             f"model {str(model)!r} is neither bundled ({', '.join(BUNDLED)}) nor a local folder; "
@@ -102,13 +103,22 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
                 names = stored.keys()
                 weights.update({name: stored.get_tensor(name) for name in names})
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
-    return dequantize(weights)
+            raise CheckpointError(
+                f"{path} is not a readable safetensors file: {error}; it may be cut off, or a Git "
+                "LFS pointer: fetch it again"
+            ) from error
+    try:
+        return dequantize(weights)
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
 
 
 def _verify_checksums(folder: Path) -> None:
-    for line in (folder / "SHA256SUMS").read_text(encoding="ascii").splitlines():
-        expected, name = line.split()
+    sums = folder / "SHA256SUMS"
+    lines = sums.read_text(encoding="ascii").splitlines() if sums.is_file() else []
+    if not lines or not all(len(line.split()) == 2 for line in lines):
+        raise CheckpointError(f"bundled file {sums} is missing or damaged; reinstall quals_fast")
+    for expected, name in map(str.split, lines):
         path = folder / name
         if not path.is_file():
             raise CheckpointError(f"bundled file {path} is missing; reinstall quals_fast")
@@ -136,10 +146,18 @@ def _weight_files(folder: Path) -> list[Path]:
     if single.is_file():
         return [single]
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        shards = read_json(index).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(n, str) for n in shards.values()):
+            raise CheckpointError(
+                f"{index} must have a `weight_map` from tensors to files, but got "
+                f"{type(shards).__name__}; fetch it again"
+            )
+        names = sorted(set(shards.values()))
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
-            raise CheckpointError(f"{index} names {missing[0]}, which is not in the folder")
+            raise CheckpointError(
+                f"{index} names {missing[0]}, which is not in the folder; fetch it too"
+            )
         return [folder / name for name in names]
     pickled = (
         " pytorch_model.bin is not read, since a pickle can run code;"
@@ -168,16 +186,20 @@ def _build(shape: BartShape, settings: Settings, weights: dict[str, Tensor], fol
     unknown = sorted(weights.keys() - expected.keys())
     if missing or unknown:
         what = f"lacks {missing[0]}" if missing else f"holds {unknown[0]}, which BART has not"
-        count = len(missing) + len(unknown)
+        count = len(missing or unknown)
         raise CheckpointError(
-            f"{folder}: the weights do not belong to config.json: model.safetensors {what} "
-            f"({count} such tensors)"
+            f"{folder}: the weights must belong to config.json, but model.safetensors {what} "
+            f"({count} such {'tensor' if count == 1 else 'tensors'}); take both from one checkpoint"
         )
     for name, tensor in weights.items():
         if tensor.shape != expected[name].shape:
             raise CheckpointError(
                 f"{folder}: {name} must have shape {tuple(expected[name].shape)} by config.json, "
-                f"but has {tuple(tensor.shape)}"
+                f"but has {tuple(tensor.shape)}; take weights and config from one checkpoint"
+            )
+        if name != "final_logits_bias" and not bool(tensor.isfinite().all()):
+            raise CheckpointError(
+                f"{folder}: {name} must be finite, but holds NaN or infinity; fetch the file again"
             )
     bart.load_state_dict({name: t.float() for name, t in weights.items()}, assign=True)
     return bart.eval().requires_grad_(False)

@@ -32,10 +32,23 @@ def quantize(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def dequantize(stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Undo `quantize`; weights that were never quantised pass through as they are."""
+    """Undo `quantize`; weights that were never quantised pass through as they are.
+
+    Raises:
+        ValueError: int8 weights without scales that fit them.
+    """
     weights = {name: tensor for name, tensor in stored.items() if not name.endswith(_SCALE)}
     for name, tensor in weights.items():
         if tensor.dtype == torch.int8:
+            scale = stored.get(name + _SCALE)
+            fits = (tensor.shape[0], tensor.shape[-1] / _GROUP) if tensor.ndim == 2 else None
+            if scale is None or tuple(scale.shape) != fits:
+                shape = "none" if scale is None else f"one of shape {tuple(scale.shape)}"
+                raise ValueError(
+                    f"{name} is int8 of shape {tuple(tensor.shape)}, so {name}{_SCALE} must have a "
+                    f"number for every {_GROUP} columns of a row, but there is {shape}; save the "
+                    "weights as floating-point numbers instead"
+                )
             groups = tensor.float().unflatten(1, (-1, _GROUP))
-            weights[name] = (groups * stored[name + _SCALE].float()[:, :, None]).flatten(1)
+            weights[name] = (groups * scale.float()[:, :, None]).flatten(1)
     return weights

@@ -62,7 +62,10 @@ class QATokenizer:
                     f"{path} is not a tokenizer of the tokenizers library: {error}"
                 ) from error
         elif vocab.is_file() and merges.is_file():
-            tokenizer = Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
+            try:
+                tokenizer = Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
+            except Exception as error:  # tokenizers raises plain Exception
+                raise CheckpointError(f"{vocab} and {merges.name} are no BPE: {error}") from error
             tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
             tokenizer.decoder = decoders.ByteLevel()
         else:

@@ -1,0 +1,81 @@
+"""What the documentation says is so."""
+
+import doctest
+import re
+import shlex
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from quals_fast.cli import app
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+NUMBER = re.compile(r"-?\d+\.\d+")
+
+
+def test_the_readme_example_prints_what_it_says(capsys):
+    code, output = re.search(
+        r"<!-- docs:example -->\n```python\n(.*?)```\n```text\n(.*?)```", README, re.DOTALL
+    ).groups()
+    exec(compile(code, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert NUMBER.sub("#", printed) == NUMBER.sub("#", output)
+    numbers, expected = (
+        [float(number) for number in NUMBER.findall(text)] for text in (printed, output)
+    )
+    assert numbers == pytest.approx(expected, abs=0.011)
+
+
+def test_the_signature_in_the_readme_is_the_current_one(bundled_scorer):
+    assert bundled_scorer.signature in README
+
+
+@pytest.mark.parametrize("module", ["quals_fast.scorer"])
+def test_docstring_examples_run(module):
+    found = doctest.testmod(import_module(module))
+    assert found.attempted > 0
+    assert found.failed == 0
+
+
+COMMANDS = [
+    line.split("|")[-1] if line.startswith("echo") else line
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for line in block.replace("&&", "\n").splitlines()
+    if "quals-fast" in line
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_commands_of_the_readme_exist(command):
+    _, name, *arguments = shlex.split(command)
+    options = [word for word in arguments if re.match(r"--?[a-z]", word)]
+    listed = CliRunner().invoke(app, [name, "--help"]).output
+    for option in options:
+        assert re.search(rf"(^|\s){re.escape(option)}[\s,]", listed, re.MULTILINE), option
+
+
+@pytest.mark.parametrize("name", ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"])
+def test_links_and_paths_lead_somewhere(name):
+    text = (ROOT / name).read_text("utf-8")
+    for target in re.findall(r"\]\((?!http|#)([^)#]+)\)", text):
+        assert (ROOT / target).exists(), target
+    for module in re.findall(r"python -m (bench\.\w+)", text):
+        assert (ROOT / f"{module.replace('.', '/')}.py").exists(), module
+
+
+def test_every_report_section_of_the_readme_is_filled():
+    sections = re.findall(r"<!-- report:(\w+) -->\n(.*?)<!-- /report -->", README, re.DOTALL)
+    assert len(sections) >= 6
+    assert all(body.strip() for _, body in sections)
+
+
+def test_the_examples_are_twenty_documents_with_two_summaries_each(example_rows):
+    documents = {row["document"] for row in example_rows}
+    assert len(documents) == 20
+    assert all(80 <= len(document.split()) <= 700 for document in documents)
+    for document in documents:
+        kinds = [row["kind"] for row in example_rows if row["document"] == document]
+        assert sorted(kinds) == ["altered", "faithful"]

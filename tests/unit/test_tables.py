@@ -1,0 +1,195 @@
+"""What the terminal shows of a job: counts, the lowest rows, agreement."""
+
+import io
+import math
+
+import pytest
+from rich.console import Console
+
+from quals_fast.evaluation import Agreement, Estimate
+from quals_fast.files import InputRow
+from quals_fast.results import QAPair, SummaryScore
+from quals_fast.tables import Tally, agreement_table, score_table
+
+
+def row(line, row_id=None):
+    return InputRow(line=line, id=line if row_id is None else row_id, fields={})
+
+
+def ok(score, question="who won ?", answer="anne", truncated_tokens=0):
+    pairs = tuple(
+        QAPair(
+            question=text,
+            answer=answer,
+            token_ids=(1, 2),
+            tokens=("a", "b"),
+            summary_logprobs=(0.0, 0.0),
+            document_logprobs=(value, value),
+        )
+        for text, value in ((question, score), ("a better one ?", score + 1))
+    )
+    return SummaryScore(status="ok", score=score, pairs=pairs, truncated_tokens=truncated_tokens)
+
+
+def error(message="line 1: broken"):
+    return SummaryScore(status="error", message=message)
+
+
+NO_PAIRS = SummaryScore(status="no_pairs")
+
+
+def tally_of(*results, max_rows=100):
+    tally = Tally(max_rows)
+    for line, result in enumerate(results, 1):
+        tally.add(row(line), result)
+    return tally
+
+
+def printed(table, width=120):
+    """Return the lines of a table, cells joined by a single space."""
+    file = io.StringIO()
+    Console(file=file, width=width, legacy_windows=False).print(table)
+    return [" ".join(line.split()) for line in file.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("results", "line"),
+    [
+        pytest.param([], "0 rows", id="none"),
+        pytest.param([ok(-0.5)], "1 row: 1 ok; mean score -0.500", id="one"),
+        pytest.param([NO_PAIRS], "1 row: 1 no_pairs", id="no-mean"),
+        pytest.param(
+            [ok(-1.0), error("line 2: `summary` is bad"), ok(-2.0), NO_PAIRS],
+            "4 rows: 2 ok, 1 error, 1 no_pairs; errors at line 2; mean score -1.500; "
+            "first error: line 2: `summary` is bad",
+            id="mixed",
+        ),
+        pytest.param(
+            [error("line 1: a"), error("line 2: b")],
+            "2 rows: 2 error; errors at line 1, 2; first error: line 1: a",
+            id="two-errors",
+        ),
+        pytest.param(
+            [error(f"line {i}: a") for i in range(1, 14)],
+            "13 rows: 13 error; errors at line 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 3 more; "
+            "first error: line 1: a",
+            id="thirteen-errors",
+        ),
+        pytest.param(
+            [ok(0.0, truncated_tokens=1), ok(0.0)],
+            "2 rows: 2 ok; 1 token cut off in 1 row; mean score 0.000",
+            id="truncated-once",
+        ),
+        pytest.param(
+            [ok(0.0, truncated_tokens=70), NO_PAIRS, ok(0.0, truncated_tokens=7)],
+            "3 rows: 2 ok, 1 no_pairs; 77 tokens cut off in 2 rows; mean score 0.000",
+            id="truncated",
+        ),
+        pytest.param(
+            [ok(-1.0), SummaryScore(status="no_pairs", score=-5.0)],
+            "2 rows: 1 ok, 1 no_pairs; mean score -3.000",
+            id="no-pairs-score-is-in-the-mean",
+        ),
+        pytest.param(
+            [SummaryScore(status="empty_summary"), SummaryScore(status="empty_document")],
+            "2 rows: 1 empty_summary, 1 empty_document",
+            id="empty",
+        ),
+    ],
+)
+def test_closing_line(results, line):
+    assert tally_of(*results).closing_line() == line
+
+
+def test_all_rows_in_input_order():
+    lines = printed(score_table(tally_of(ok(-0.1), ok(-3.0), NO_PAIRS, error("line 4: broken"))))
+    assert lines == [
+        "id score status pairs worst question -> answer its score",
+        "1 -0.100 ok 2 who won ? -> anne -0.100",
+        "2 !! -3.000 ok 2 who won ? -> anne !! -3.000",
+        "3 - no_pairs 0 -",
+        "4 - error 0 line 4: broken -",
+    ]
+
+
+def test_the_lowest_rows_when_there_are_more():
+    results = [ok(-0.1), ok(-0.7), NO_PAIRS, ok(-0.7), ok(-2.0), error("line 6: broken"), ok(0.3)]
+    lines = printed(score_table(tally_of(*results, max_rows=5)))
+    assert [line.split()[:4] for line in lines[1:6]] == [
+        ["3", "-", "no_pairs", "0"],
+        ["6", "-", "error", "0"],
+        ["5", "!!", "-2.000", "ok"],
+        ["2", "!", "-0.700", "ok"],
+        ["4", "!", "-0.700", "ok"],
+    ]
+    assert lines[-1] == "the 5 lowest of 7 rows; -o writes all"
+    lines = printed(score_table(tally_of(*results, max_rows=1)))
+    assert lines[-1] == "the lowest of 7 rows; -o writes all"
+
+
+def test_exactly_as_many_rows_as_are_shown():
+    lines = printed(score_table(tally_of(ok(-1.0), ok(-2.0), max_rows=2)))
+    assert [line[0] for line in lines] == ["i", "1", "2"]
+
+
+@pytest.mark.parametrize("max_rows", [0, 1, 100])
+def test_memory_does_not_grow(max_rows):
+    tally = tally_of(*(ok(-i / 100) for i in range(300)), max_rows=max_rows)
+    assert tally.total == 300
+    assert len(tally.rows()) == max_rows
+    assert [entry.score for entry in tally.rows()] == [-(299 - i) / 100 for i in range(max_rows)]
+
+
+@pytest.mark.parametrize(
+    ("score", "mark"),
+    [(0.2, "0.200"), (-0.49, "-0.490"), (-0.5, "! -0.500"), (-2.0, "!! -2.000")],
+    ids=str,
+)
+def test_marks_of_low_scores(score, mark):
+    lines = printed(score_table(tally_of(ok(score))))
+    assert lines[1] == f"1 {mark} ok 2 who won ? -> anne {mark}"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        pytest.param("[bold]a[/bold]", "[bold]a[/bold]", id="markup"),
+        pytest.param("\x1b[2Jgone", "\ufffd[2Jgone", id="escape-sequence"),
+        pytest.param("a\ud800b", "a\ufffdb", id="lone-surrogate"),
+        pytest.param("a\0b\x9bc", "a\ufffdb\ufffdc", id="control-characters"),
+        pytest.param("été \U0001f41d", "été \U0001f41d", id="unicode"),
+    ],
+)
+def test_texts_cannot_command_the_terminal(text, shown):
+    tally = Tally(9)
+    tally.add(row(1, text), ok(-1.0, question=text))
+    tally.add(row(2), error(text))
+    lines = printed(score_table(tally))
+    assert lines[1] == f"{shown} ! -1.000 ok 2 {shown} -> anne ! -1.000"
+    assert lines[2] == f"2 - error 0 {shown} -"
+    "\n".join(lines).encode()
+
+
+def test_long_texts_are_folded_and_not_cut():
+    tally = Tally(9)
+    tally.add(row(1, "z" * 50), ok(-1.0, question="why " * 60))
+    lines = printed(score_table(tally), width=60)
+    assert sum(line.count("why") for line in lines) == 60
+    assert sum(line.count("z") for line in lines) == 50
+
+
+def test_agreement():
+    half = Estimate(0.5, 0.25, 0.75)
+    none = Estimate(math.nan, math.nan, math.nan)
+    one = {"pearson": half, "spearman": half, "kendall": half, "auc": none}
+    two = {"pearson": none, "spearman": none, "kendall": none, "auc": half}
+    found = [
+        Agreement(name="QUALS", n=12, n_missing=3, **one),
+        Agreement(name="ROUGE-1 F1", n=15, n_missing=0, **two),
+    ]
+    assert printed(agreement_table(found)) == [
+        "n no score Pearson Spearman Kendall AUC",
+        "QUALS 12 3 0.500 [0.25, 0.75] 0.500 [0.25, 0.75] 0.500 [0.25, 0.75] -",
+        "ROUGE-1 F1 15 0 - - - 0.500 [0.25, 0.75]",
+        "in brackets: bootstrap 95 % intervals",
+    ]

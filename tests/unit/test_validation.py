@@ -1,0 +1,165 @@
+"""Every message about a text says what was expected, what came and what to do."""
+
+import re
+
+import pytest
+
+from quals_fast.validation import (
+    check_pair,
+    check_same_length,
+    check_texts,
+    check_token_ids,
+    require_texts,
+    text_problem,
+)
+
+NOT_A_STRING = "; convert it to text, or give an empty string where there is none"
+
+PROBLEMS = [
+    pytest.param(None, "`summary` must be a string, but got NoneType" + NOT_A_STRING, id="none"),
+    pytest.param(7, "`summary` must be a string, but got int" + NOT_A_STRING, id="int"),
+    pytest.param(0.5, "`summary` must be a string, but got float" + NOT_A_STRING, id="float"),
+    pytest.param(b"text", "`summary` must be a string, but got bytes" + NOT_A_STRING, id="bytes"),
+    pytest.param(["a"], "`summary` must be a string, but got list" + NOT_A_STRING, id="list"),
+    pytest.param({}, "`summary` must be a string, but got dict" + NOT_A_STRING, id="dict"),
+    pytest.param(
+        "ab\0c\0",
+        "`summary` must be text, but holds a NUL character at position 2; remove it, or check "
+        "that the file is not binary",
+        id="nul",
+    ),
+    pytest.param(
+        "a\ud800b",
+        "`summary` must be valid Unicode, but holds the lone surrogate U+D800 at position 1; "
+        "repair the program that wrote it, or remove the character",
+        id="high-surrogate",
+    ),
+    pytest.param(
+        "\udcff",
+        "`summary` must be valid Unicode, but holds the lone surrogate U+DCFF at position 0; "
+        "repair the program that wrote it, or remove the character",
+        id="low-surrogate",
+    ),
+]
+FINE = ["", "  ", "a", "é\u2028\U0001f41d", "\ufeff", "\x01\x7f", "x" * 1_000_000]
+
+
+@pytest.mark.parametrize(("text", "message"), PROBLEMS)
+def test_problem_of_a_text(text, message):
+    assert text_problem("summary", text) == message
+
+
+@pytest.mark.parametrize("text", FINE, ids=lambda text: ascii(text)[:12])
+def test_text_without_a_problem(text):
+    assert text_problem("summary", text) is None
+
+
+@pytest.mark.parametrize(("text", "message"), PROBLEMS)
+@pytest.mark.parametrize("place", ["summary", "document"])
+def test_bad_text_makes_an_error(place, text, message):
+    pair = {"document": "a document", "summary": "a summary"} | {place: text}
+    found = check_pair(**pair)
+    assert found is not None
+    assert (found.status, found.message) == ("error", message.replace("summary", place))
+    assert found.score != found.score  # NaN
+
+
+@pytest.mark.parametrize(
+    ("document", "summary", "status"),
+    [
+        pytest.param("d", "", "empty_summary", id="no-summary"),
+        pytest.param("d", " \t\n\r\x0b\x0c\u00a0\u2003\u3000", "empty_summary", id="blank-summary"),
+        pytest.param("", "s", "empty_document", id="no-document"),
+        pytest.param("\n\n", "s", "empty_document", id="blank-document"),
+        pytest.param("", "", "empty_summary", id="neither"),
+        pytest.param("", 3, "error", id="wrong-type-before-empty"),
+    ],
+)
+def test_status_of_a_pair_that_cannot_be_scored(document, summary, status):
+    found = check_pair(document, summary)
+    assert found is not None
+    assert found.status == status
+    assert (found.message is None) == (status != "error")
+
+
+def test_good_pair():
+    assert check_pair("x" * 1_000_000, "\u200b") is None
+
+
+@pytest.mark.parametrize(
+    ("texts", "name"),
+    [("one", "str"), (None, "NoneType"), ({"a"}, "set"), ({}, "dict"), (iter(["a"]), "list_iter")],
+    ids=lambda value: str(type(value).__name__),
+)
+def test_texts_must_be_a_list(texts, name):
+    message = (
+        rf"`documents` must be a list of strings, but got {name}.*; put a single text into a list, "
+        r"and use list\(\) on an iterator"
+    )
+    with pytest.raises(TypeError, match=message):
+        check_texts("documents", texts)
+
+
+@pytest.mark.parametrize("texts", [[], (), ["a"], ("a", None)], ids=repr)
+def test_lists_and_tuples_pass(texts):
+    assert check_texts("documents", texts) is texts
+
+
+@pytest.mark.parametrize("lengths", [(0, 1), (2, 1), (3, 40)], ids=str)
+def test_lengths_must_agree(lengths):
+    documents, summaries = ["d"] * lengths[0], ["s"] * lengths[1]
+    message = (
+        f"`documents` and `summaries` must have the same length, but got {lengths[0]} and "
+        f"{lengths[1]}; give one entry for each document"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_same_length("summaries", summaries, documents)
+
+
+def test_equal_lengths_pass():
+    check_same_length("summaries", ["a", "b"], ["c", "d"])
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        pytest.param(
+            ["a", ""], r"`summaries\[1\]` must not be empty or blank; leave it out", id=""
+        ),
+        pytest.param([" \n"], r"`summaries\[0\]` must not be empty or blank", id="blank"),
+        pytest.param(["a", "b", 3], r"`summaries\[2\]` must be a string, but got int", id="type"),
+        pytest.param(["\0"], r"`summaries\[0\]` must be text, but holds a NUL", id="nul"),
+        pytest.param(["\udfff"], r"`summaries\[0\]` .*surrogate U\+DFFF", id="surrogate"),
+    ],
+)
+def test_required_texts_name_the_index(texts, message):
+    with pytest.raises(ValueError, match=message):
+        require_texts("summaries", texts)
+
+
+def test_required_texts_come_back():
+    assert require_texts("summaries", ("a", " b ")) == ["a", " b "]
+    with pytest.raises(TypeError, match="`summaries` must be a list of strings, but got str"):
+        require_texts("summaries", "a")
+
+
+@pytest.mark.parametrize(
+    ("targets", "place", "came"),
+    [
+        pytest.param([[]], "[0][0]", "0 from 0 to 0", id="empty"),
+        pytest.param([[1], [2, 3, 4, 5]], "[0][1]", "4 from 2 to 5", id="too-long"),
+        pytest.param([[-1, 2]], "[0][0]", "2 from -1 to 2", id="negative"),
+        pytest.param([[9, 10]], "[0][0]", "2 from 9 to 10", id="beyond-the-vocabulary"),
+    ],
+)
+def test_target_ids(targets, place, came):
+    message = (
+        f"`token_ids{place}` must hold 1 to 3 ids from 0 to 9, but got {came}; take them from the "
+        "same model's hypotheses"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_token_ids([targets], longest=3, vocab_size=10)
+
+
+def test_target_ids_at_the_limits():
+    check_token_ids([[[0]], [], [[9, 0, 9]]], longest=3, vocab_size=10)
