@@ -35,13 +35,14 @@ setup(
         "torch>=2.11,<2.14",
         "tokenizers>=0.22,<0.24",
         "safetensors>=0.6,<0.9",
-        "numpy>=2.0,<3",
+        "numpy>=2.0,<3",  # torch complains without it
         "click>=8.1.8,<9",
         "rich>=13.9,<16",
         "jinja2>=3.1.5,<4",
     ],
     extras_require={
         "evaluate": EVALUATE,
+        "reference": TRANSFORMERS,
         "bench": [*BENCH, *EVALUATE],
         "test": [
             *BENCH,

@@ -20,18 +20,18 @@ from rich.progress import track
 
 from bench.common import finish
 from quals_fast.config import DecodingConfig, ScoringConfig
+from quals_fast.reference.agreement import GOLDEN
 from quals_fast.reference.quals import ReferenceScorer, generate
 from quals_fast.results import Hypothesis, SummaryScore
 from quals_fast.scorer import QualsScorer
 
-TOLERANCE = 1e-4
 Numbers = Sequence[Sequence[float]]
 
 
 def close(one: Numbers, other: Numbers) -> bool:
     """Return whether two ragged tables have one shape and agree within the tolerance."""
     return [len(row) for row in one] == [len(row) for row in other] and all(
-        abs(a - b) <= TOLERANCE
+        abs(a - b) <= GOLDEN
         for row, expected in zip(one, other, strict=True)
         for a, b in zip(row, expected, strict=True)
     )
@@ -99,7 +99,7 @@ def main() -> None:
             )
             if found:
                 wrong[f"{program} {record['rule']} {record['id']}"] = found
-    finish("golden", {"records": len(records), "tolerance": TOLERANCE, "different": wrong})
+    finish("golden", {"records": len(records), "tolerance": GOLDEN, "different": wrong})
     sys.exit(1 if wrong else 0)
 
 

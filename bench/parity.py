@@ -14,60 +14,15 @@ import sys
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
 from rich.progress import track
 
 from bench.common import EXAMPLES, Pair, finish, load_pairs
-from quals_fast.batching import pad
 from quals_fast.config import DecodingConfig, Rule
-from quals_fast.decoding.diverse_beam import diverse_beam_search
-from quals_fast.generation import vocabulary
-from quals_fast.models.beams import BartBeams
 from quals_fast.reference import quals
+from quals_fast.reference.agreement import MAX_NEAR_TIES, QUALS, compare_search
 from quals_fast.reference.diverse_beam import Trace
 from quals_fast.reference.generator import ReferenceGenerator
 from quals_fast.scorer import QualsScorer
-
-NEAR_TIE = 2e-5
-MAX_NEAR_TIES = 0.03
-MAX_DELTA = 1e-4
-
-
-@torch.inference_mode()
-def engine_trace(scorer: QualsScorer, summary: str) -> Trace:
-    """Record the engine's decisions on one summary."""
-    generator, config = scorer.generator, scorer.decoding
-    (source,) = generator.tokenizer.encode([summary])
-    ids, mask = pad([source.input_ids], generator.settings.pad_token_id, torch.device("cpu"))
-    trace = Trace()
-
-    def record(tokens: torch.Tensor, origins: torch.Tensor) -> None:
-        trace.tokens.append(tokens[0].tolist())
-        trace.origins.append(origins[0].tolist())
-
-    beams = BartBeams(
-        generator.bart, generator.bart.encode(ids, mask), config.num_beams, config.max_length + 1
-    )
-    diverse_beam_search(
-        beams, vocabulary(generator), config, 1, torch.device("cpu"), on_step=record
-    )
-    return trace
-
-
-def margin_where_they_part(expected: Trace, found: Trace) -> float:
-    """Return the reference's smallest margin at the first step at which the searches differ."""
-    steps = zip(
-        expected.tokens,
-        expected.origins,
-        expected.margins,
-        found.tokens,
-        found.origins,
-        strict=False,
-    )
-    for tokens, origins, margin, found_tokens, found_origins in steps:
-        if (tokens, origins) != (found_tokens, found_origins):
-            return margin
-    return expected.margins[min(len(expected.margins), len(found.tokens)) - 1]
 
 
 def compare(rule: Rule, pairs: list[Pair], model: str) -> dict[str, Any]:
@@ -76,31 +31,23 @@ def compare(rule: Rule, pairs: list[Pair], model: str) -> dict[str, Any]:
     reference = ReferenceGenerator(model)
     scorer = QualsScorer.from_pretrained(model, device="cpu", decoding=config)
     result = scorer.score([p.document for p in pairs], [p.summary for p in pairs])
-    hypotheses = scorer.generate([p.summary for p in pairs])
-    identical = 0
-    near_ties: list[str] = []
-    wrong: list[str] = []
+    names: dict[str, list[str]] = {"identical": [], "near_tie": [], "wrong": []}
     deltas: list[float] = []
-    for pair, one, found in track(
-        list(zip(pairs, result.flat(), hypotheses, strict=True)), description=rule
-    ):
-        trace = Trace()
+    for pair, one in track(list(zip(pairs, result.flat(), strict=True)), description=rule):
+        trace: Trace = []
         expected = quals.generate(reference, pair.summary, config, trace)
-        if [h.token_ids for h in expected] == [h.token_ids for h in found]:
-            identical += 1
+        outcome = compare_search(expected, trace, scorer, pair.summary)
+        if outcome == "identical":
             score = quals.score_hypotheses(reference, pair.document, pair.summary, expected)
             deltas.append(abs(score.score - one.score) if one.status == "ok" else 0.0)
-            if one.status != score.status or not deltas[-1] <= MAX_DELTA:
-                wrong.append(pair.id)
-        elif margin_where_they_part(trace, engine_trace(scorer, pair.summary)) < NEAR_TIE:
-            near_ties.append(pair.id)
-        else:
-            wrong.append(pair.id)
+            if one.status != score.status or not deltas[-1] <= QUALS:
+                outcome = "wrong"
+        names[outcome].append(pair.id)
     return {
         "rows": len(pairs),
-        "identical_sequences": identical / len(pairs),
-        "near_ties": near_ties,
-        "wrong": wrong,
+        "identical_sequences": len(names["identical"]) / len(pairs),
+        "near_ties": names["near_tie"],
+        "wrong": names["wrong"],
         "max_abs_delta": max(deltas, default=None),
         "mean_abs_delta": sum(deltas) / len(deltas) if deltas else None,
     }

@@ -3,7 +3,7 @@ r"""What does storing the bundled model as int8 cost in score?
     python -m bench.storage --original ../shared/models/qagen-mini-v0 \
         --data ../shared/data/factcons_*
 
-Scores the same pairs with the stored and the original weights, in float32 both.
+Scores the same human-judged pairs with the stored and the original weights, in float32 both.
 """
 
 from __future__ import annotations
@@ -57,12 +57,16 @@ def main() -> None:
         "spearman": float(spearmanr(x, y).statistic),
         "shared_pairs": float(np.mean(shared)),
     }
-    if all(pair.label is not None for pair in pairs):
-        labels = np.array([pair.label for pair in pairs], dtype=float)[have_both]
-        result["pearson_with_labels"] = {
-            "original": float(pearsonr(x, labels).statistic),
-            "stored": float(pearsonr(y, labels).statistic),
+    sets = np.array([pair.id.split("-")[0] for pair in pairs])[have_both]
+    labels = np.array([pair.label for pair in pairs], dtype=float)[have_both]
+    result["pearson_with_labels"] = {
+        str(name): {
+            "original": float(pearsonr(x[sets == name], labels[sets == name]).statistic),
+            "stored": float(pearsonr(y[sets == name], labels[sets == name]).statistic),
+            "n": int((sets == name).sum()),
         }
+        for name in np.unique(sets)
+    }
     finish("storage", result)
 
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
-import math
-import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from quals_fast import __version__
 from quals_fast.config import DecodingConfig, ScoringConfig
-from quals_fast.files import InputError, InputRow, RowWriter, open_output, read_rows
-from quals_fast.jobs import Scorer, score_rows
+from quals_fast.files import InputError, InputRow, OutputFile, RowWriter, open_output
+from quals_fast.jobs import JobInput, Scorer, score_rows
 from quals_fast.results import SummaryScore
 
 if TYPE_CHECKING:
@@ -65,9 +61,12 @@ MODEL_OPTIONS = (
     click.option("--no-pairs-score", type=float, default=None,
                  help="Score of a summary without pairs; by default it has none."),
 )  # fmt: skip
-OUTPUT = click.option(
-    "-o", "--output", help="Write JSON lines here (CSV if it ends in .csv; - is standard output)."
-)
+READING = ("file_format", "encoding", "document_field", "summary_field")
+REFERENCE_OPTIONS = {
+    "device": ("auto", "cpu"),
+    "dtype": ("auto", "float32"),
+    "max_batch_tokens": (None,),
+}
 
 
 def _with(*options: Callable[..., Any]) -> Callable[..., Any]:
@@ -99,28 +98,41 @@ def app() -> None:
 
 
 @app.command()
-@_with(*INPUT_OPTIONS, OUTPUT)
-@click.option("--pairs", "include_pairs", is_flag=True, help="Add all pairs to each output line.")
-@click.option("--rows", type=click.IntRange(1), default=100, help="Rows of the table: the lowest.")
+@_with(*INPUT_OPTIONS)
+@click.option(
+    "-o", "--output", help="Write JSON lines here (CSV if it ends in .csv; - is standard output)."
+)
+@click.option("--pairs", "include_pairs", is_flag=True, help="Add all pairs to each JSON line.")
+@click.option(
+    "--rows", type=click.IntRange(1), help="Rows of the table: the lowest, by default 100."
+)
 @_with(*MODEL_OPTIONS)
-def score(output: str | None, include_pairs: bool, rows: int, **options: Any) -> None:
+def score(output: str | None, include_pairs: bool, rows: int | None, **options: Any) -> None:
     """Score each summary of INPUT against its document.
 
     Exit code: 0 when all rows were handled, 1 when at least one has status error, 2 on wrong usage.
     """
+    from quals_fast.display import show
     from quals_fast.tables import Tally, score_table
 
-    tally = Tally(rows)
-    with _job(options) as (scorer, results), _output(output, options) as file:
-        is_csv = output is not None and output.lower().endswith(".csv")
+    is_csv = output is not None and output.lower().endswith(".csv")
+    if include_pairs and (output is None or is_csv):
+        got = f"-o {output}" if is_csv else "no -o"
+        raise click.UsageError(f"--pairs is for JSON lines, but got {got}; add -o scores.jsonl")
+    if rows is not None and output == "-":
+        raise click.UsageError(
+            "--rows is for the table, but got -o -, which prints none; leave one of them out"
+        )
+    tally = Tally(rows or 100)
+    with _job(options, prints=output == "-") as (scorer, results), _output(output, options) as file:
         writer = RowWriter(file, is_csv=is_csv, include_pairs=include_pairs) if file else None
         for row, result in results:
             tally.add(row, result)
             if writer is not None:
                 writer.write(row, result, scorer.signature)
     if output != "-":
-        _print(score_table(tally))
-    _close(tally, scorer.signature, options)
+        show(score_table(tally, scorer.signature))
+    _close(tally, options)
 
 
 @app.command()
@@ -135,6 +147,7 @@ def explain(html: str | None, ids: tuple[str, ...], top: int | None, **options: 
     Beside each token stand its log-probabilities given the summary and given the document. Large
     drops give the summary away.
     """
+    from quals_fast.display import show, signature_line
     from quals_fast.explain import ExplainedRow, render_html, render_terminal
     from quals_fast.tables import Tally
 
@@ -142,27 +155,29 @@ def explain(html: str | None, ids: tuple[str, ...], top: int | None, **options: 
         raise click.UsageError("--top is for the terminal, but got --html; the page has all pairs")
     tally = Tally(0)
     explained = []
-    found_ids = set()
-    with _job(options, ids=ids) as (scorer, results), _output(html, options) as file:
+    with (
+        _job(options, ids=ids, prints=html is None) as (scorer, results),
+        _output(html, options) as file,
+    ):
         for row, result in results:
             tally.add(row, result)
-            found_ids.add(str(row.id))
-            texts = {"summary": str(row.summary or ""), "document": str(row.document or "")}
-            one = ExplainedRow(id=str(row.id), result=result, **texts)
+            one = ExplainedRow.of(row, result)
             if file is None:
-                _print(render_terminal(one, max_pairs=top))
+                show(render_terminal(one, max_pairs=top))
             else:
                 explained.append(one)
-        _require_ids(ids, found_ids, options)
-        if file is not None:
+        if file is None:
+            show(signature_line(scorer.signature))
+        else:
             file.write(render_html(explained, scorer.signature))
     if html is not None and not options["quiet"]:
         click.echo(f"wrote {html}", err=True)
-    _close(tally, scorer.signature, options)
+    _close(tally, options)
 
 
 @app.command()
-@_with(*INPUT_OPTIONS, OUTPUT)
+@_with(*INPUT_OPTIONS)
+@click.option("-o", "--output", help="Write one JSON object here (- is standard output).")
 @click.option("--label", default="label", help="Key or column of the human judgement, a number.")
 @click.option("--positive-from", type=float, default=1.0,
               help="Labels from here up count as consistent in the AUC.")  # fmt: skip
@@ -176,40 +191,32 @@ def evaluate(
     Pearson, Spearman, Kendall and AUC with 95 % intervals, beside those of ROUGE between summary
     and document, which any measure of consistency should beat.
     """
-    from quals_fast.evaluation import LabelledRow, compare
+    from quals_fast.display import show
+    from quals_fast.evaluation import Labels, compare
     from quals_fast.tables import Tally, agreement_table
 
-    def labelled_row(row: InputRow, score: float = math.nan) -> LabelledRow | None:
-        with _usage_errors():
-            return None if row.problem else LabelledRow.of(row, label, score)
-
-    tally = Tally(0)
-    labelled = []
-    with (
-        _job(options, check=labelled_row) as (scorer, results),
-        _output(output, options) as file,
-    ):
+    if output is not None and output.lower().endswith(".csv"):
+        raise click.UsageError(
+            f"-o is for one JSON object, but got the name {output}; use one that ends in .json"
+        )
+    tally, labels = Tally(0), Labels(label)
+    with _job(options, check=labels.check) as (scorer, results), _output(output, options) as file:
         for row, result in results:
             tally.add(row, result)
-            one = labelled_row(row, result.score)
-            if one is not None and result.status != "error":
-                labelled.append(one)
-        with _usage_errors():
-            found = compare(labelled, positive_from=positive_from, n_resamples=resamples)
+            labels.add(row, result)
+        with _usage_errors(ValueError, ModuleNotFoundError):
+            found = compare(labels.rows, positive_from=positive_from, n_resamples=resamples)
         if file is not None:
             content = {"signature": scorer.signature, "agreement": [a.to_dict() for a in found]}
             file.write(json.dumps(content) + "\n")
     if output != "-":
-        _print(agreement_table(found))
-    _close(tally, scorer.signature, options)
+        show(agreement_table(found, scorer.signature))
+    _close(tally, options)
 
 
 def main() -> None:
     """Run the command line."""
-    try:
-        app(prog_name="quals-fast")
-    except BrokenPipeError:  # the reader of our output has gone, as in `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    app(prog_name="quals-fast")
 
 
 @contextmanager
@@ -217,7 +224,8 @@ def _job(
     options: dict[str, Any],
     *,
     ids: tuple[str, ...] = (),
-    check: Callable[[InputRow], object] | None = None,
+    check: Callable[[InputRow], None] | None = None,
+    prints: bool = False,
 ) -> Iterator[tuple[Scorer, Iterator[tuple[InputRow, SummaryScore]]]]:
     """Load the model and score the input's rows behind a progress bar.
 
@@ -225,83 +233,29 @@ def _job(
         options: of the command.
         ids: score only the rows with these.
         check: raises on a row that makes the job pointless.
+        prints: each row goes to standard output as it comes, and would break a bar beside it.
     """
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from quals_fast.display import progress_bar
 
-    def rows() -> Iterator[InputRow]:
-        everything = read_rows(
-            options["input"],
-            file_format=options["file_format"],
-            encoding=options["encoding"],
-            document_field=options["document_field"],
-            summary_field=options["summary_field"],
-        )
-        return (row for row in everything if not ids or str(row.id) in ids)
+    reading = {name: options[name] for name in READING}
+    rows = JobInput(path=options["input"], ids=ids, check=check, **reading)
+    hidden = options["quiet"] or (prints and sys.stdout.isatty())
+    with _usage_errors(InputError):
+        total = rows.survey()
+        with progress_bar(hidden=hidden) as progress:
+            task = progress.add_task("loading the model", total=total)
+            from quals_fast.ops import BackendUnavailableError  # imports torch
 
-    total = None
-    if not _is_stream(options["input"]):
-        # Reading a file twice costs little, and shows a bad one before the model is loaded.
-        total, found_ids = 0, set()
-        with _usage_errors():
-            for row in rows():
-                total += 1
-                found_ids.add(str(row.id))
-                if check is not None:
-                    check(row)
-        _require_ids(ids, found_ids, options)
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=options["quiet"] or not sys.stderr.isatty(),
-    )
-    with progress:
-        task = progress.add_task("loading the model", total=total)
-        with _usage_errors():
-            scorer = _scorer(options)
-        progress.update(task, description="scoring")
-        results = score_rows(
-            scorer,
-            rows(),
-            fail_fast=options["fail_fast"],
-            on_progress=lambda n: progress.advance(task, n),
-        )
-        yield scorer, _reading(results)
-
-
-def _is_stream(path: str) -> bool:
-    """Return whether a path can be read only once, as standard input and bash's <(...) can."""
-    return path == "-" or Path(path).is_fifo() or Path(path).is_char_device()
-
-
-def _require_ids(ids: tuple[str, ...], found: set[str], options: dict[str, Any]) -> None:
-    missing = [one for one in ids if one not in found]
-    if missing:
-        name = "standard input" if options["input"] == "-" else options["input"]
-        raise _UsageFailure(
-            f"no row of {name} has the id {' or '.join(missing)}; a row without an id "
-            "goes by its line number"
-        )
-
-
-def _reading(
-    results: Iterator[tuple[InputRow, SummaryScore]],
-) -> Iterator[tuple[InputRow, SummaryScore]]:
-    """Pass results on; a file that breaks off in the middle is a wrong file."""
-    try:
-        yield from results
-    except InputError as error:
-        raise _UsageFailure(str(error)) from error
+            with _usage_errors(ValueError, BackendUnavailableError, ModuleNotFoundError):
+                scorer = _scorer(options)
+            progress.update(task, description="scoring")
+            results = score_rows(
+                scorer,
+                rows,
+                fail_fast=options["fail_fast"],
+                on_progress=lambda n: progress.advance(task, n),
+            )
+            yield scorer, results
 
 
 def _scorer(options: dict[str, Any]) -> Scorer:
@@ -319,11 +273,11 @@ def _scorer(options: dict[str, Any]) -> Scorer:
     if options["backend"] == "reference":
         from quals_fast.reference.quals import ReferenceScorer
 
-        for name in ("device", "dtype", "max_batch_tokens"):
-            if options[name] not in ("auto", "cpu", "float32", None):
+        for name, allowed in REFERENCE_OPTIONS.items():
+            if options[name] not in allowed:
                 raise ValueError(
-                    "`--backend reference` runs one text at a time, in float32 on the CPU, but got "
-                    f"--{name.replace('_', '-')} {options[name]}; leave it out"
+                    "`--backend reference` runs one text at a time, in float32 on the CPU, but "
+                    f"got --{name.replace('_', '-')} {options[name]}; leave it out"
                 )
         return ReferenceScorer(options["model"], **settings)
     from quals_fast.scorer import QualsScorer
@@ -334,26 +288,9 @@ def _scorer(options: dict[str, Any]) -> Scorer:
     return QualsScorer.from_pretrained(options["model"], **placement, **settings)
 
 
-@contextmanager
-def _output(path: str | None, options: dict[str, Any]) -> Iterator[TextIO | None]:
-    """Open the file for results if one is asked for; standard output stays open afterwards."""
-    if path is None:
-        yield None
-        return
-    with _usage_errors():
-        both = Path(path), Path(options["input"])
-        if all(one.is_file() for one in both) and both[0].samefile(both[1]):
-            raise InputError(
-                f"the output must be another file than INPUT, but both are {path}; give a new name"
-            )
-        file = open_output(path)
-    try:
-        with nullcontext() if file is sys.stdout else file:
-            yield file
-    except BrokenPipeError:
-        raise
-    except OSError as error:  # the disk is full
-        raise _UsageFailure(f"cannot write {path}: {error.strerror}") from error
+def _output(path: str | None, options: dict[str, Any]) -> AbstractContextManager[OutputFile | None]:
+    """Open the file for results if one is asked for."""
+    return nullcontext() if path is None else open_output(path, input_path=options["input"])
 
 
 class _UsageFailure(click.ClickException):
@@ -363,25 +300,15 @@ class _UsageFailure(click.ClickException):
 
 
 @contextmanager
-def _usage_errors() -> Iterator[None]:
+def _usage_errors(*kinds: type[Exception]) -> Iterator[None]:
     try:
         yield
-    except (ValueError, TypeError, RuntimeError, ModuleNotFoundError) as error:
+    except kinds as error:
         raise _UsageFailure(str(error)) from error
 
 
-def _print(renderable: Any) -> None:
-    from rich.console import Console
-
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may know fewer characters than we do
-        sys.stdout.reconfigure(errors="backslashreplace")
-    # Without a terminal there is no width to go by, and 80 columns would break every question.
-    Console(width=None if sys.stdout.isatty() else 120).print(renderable)
-
-
-def _close(tally: Tally, signature: str, options: dict[str, Any]) -> None:
+def _close(tally: Tally, options: dict[str, Any]) -> None:
     """Say what was done, and end with the exit code of the job."""
     if not options["quiet"]:
         click.echo(tally.closing_line(), err=True)
-        click.echo(signature, err=True)
     sys.exit(1 if tally.statuses["error"] else 0)

@@ -23,12 +23,16 @@ def _check_integer(name: str, value: object, least: int) -> None:
         raise ValueError(f"`{name}` must be at least {least}, but got {value}")
 
 
-def _check_number(name: str, value: object, least: float = -math.inf) -> None:
+def _check_number(
+    name: str, value: object, least: float = -math.inf, most: float = math.inf
+) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"`{name}` must be a number, but got {type(value).__name__} {value!r}")
-    if not math.isfinite(value) or value < least:
-        bound = "" if least == -math.inf else f" of at least {least:g}"
-        raise ValueError(f"`{name}` must be a finite number{bound}, but got {value}")
+    if not math.isfinite(value) or not least <= value <= most:
+        bounds = [] if least == -math.inf else [f"of at least {least:g}"]
+        bounds += [] if most == math.inf else [f"of at most {most:g}"]
+        wanted = " ".join(["a finite number", " and ".join(bounds)]).strip()
+        raise ValueError(f"`{name}` must be {wanted}, but got {value}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +47,8 @@ class DecodingConfig:
         num_beams: hypotheses a summary.
         num_beam_groups: groups that penalise one another; must divide `num_beams`.
         diversity_penalty: taken off a token's log-probability for each use in earlier groups, nats.
-        length_penalty: a hypothesis scores its summed log-probability / length ** length_penalty.
+        length_penalty: a hypothesis scores its summed log-probability / length ** length_penalty;
+            from -10 to 10.
         min_length: tokens before EOS may end a hypothesis.
         max_length: tokens after which EOS is forced.
 
@@ -73,7 +78,7 @@ class DecodingConfig:
                 f"for {self.num_beams} beams; use one of {', '.join(map(str, divisors))}"
             )
         _check_number("diversity_penalty", self.diversity_penalty, 0.0)
-        _check_number("length_penalty", self.length_penalty)
+        _check_number("length_penalty", self.length_penalty, -10.0, 10.0)
         _check_integer("min_length", self.min_length, 0)
         _check_integer("max_length", self.max_length, 1)
         if self.max_length < self.min_length:

@@ -14,7 +14,8 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from quals_fast.files import InputError, InputRow
-from quals_fast.validation import check_texts, text_problem
+from quals_fast.results import SummaryScore
+from quals_fast.validation import check_same_length, check_texts, text_problem
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,7 +103,10 @@ def agreement(
             `n_resamples` is below 1.
         ModuleNotFoundError: the extra ``evaluate`` is not installed.
     """
-    _check_lengths(scores=scores, labels=labels)
+    if len(scores) != len(labels):
+        raise ValueError(
+            f"`scores` and `labels` must be of one length, but got {len(scores)} and {len(labels)}"
+        )
     if n_resamples < 1:
         raise ValueError(f"`n_resamples` must be at least 1, but got {n_resamples}")
     for index, score in enumerate(scores):
@@ -144,7 +148,7 @@ class LabelledRow:
         """Take the label from a row of a file.
 
         Raises:
-            InputError: the row has no such field, or no number stands there.
+            InputError: the row has no such field, or no finite number stands there.
         """
         if label_field not in row.fields:
             fields = ", ".join(map(repr, row.fields))
@@ -158,25 +162,58 @@ class LabelledRow:
             raise InputError(
                 f"line {row.line}: the label {label_field!r} must be a number, but got {value!r}"
             ) from None
+        except OverflowError:  # an integer of some hundred digits
+            label = math.inf
+        if not math.isfinite(label):
+            raise InputError(
+                f"line {row.line}: the label {label_field!r} must be finite, but got {label}; "
+                "leave out rows without a human label"
+            )
         return cls(str(row.document), str(row.summary), label, score)
+
+
+class Labels:
+    """The labelled rows of a job, gathered while it runs.
+
+    Args:
+        label_field: key or column of the human judgement.
+    """
+
+    def __init__(self, label_field: str) -> None:
+        self.rows: list[LabelledRow] = []
+        self._label_field = label_field
+
+    def check(self, row: InputRow) -> None:
+        """Raise `InputError` if a row that can be scored has no usable label."""
+        if row.problem is None:
+            LabelledRow.of(row, self._label_field, math.nan)
+
+    def add(self, row: InputRow, result: SummaryScore) -> None:
+        """Keep a row, unless it could not be scored."""
+        if result.status != "error":
+            self.rows.append(LabelledRow.of(row, self._label_field, result.score))
 
 
 def compare(
     rows: Sequence[LabelledRow], *, positive_from: float = 1.0, n_resamples: int = 1000
 ) -> list[Agreement]:
-    """Return the agreement of QUALS with the labels, then that of ROUGE.
+    """Return the agreement of QUALS with the labels, then that of ROUGE on the same rows.
+
+    These are the rows with a score; the others are counted as missing for QUALS.
 
     Raises:
         ValueError: as `agreement`.
         ModuleNotFoundError: the extra ``evaluate`` is not installed.
     """
-    rouge = rouge_floor([row.document for row in rows], [row.summary for row in rows])
-    measured = {"QUALS": [row.score for row in rows], **rouge}
-    labels = [row.label for row in rows]
-    return [
-        agreement(name, scores, labels, positive_from=positive_from, n_resamples=n_resamples)
-        for name, scores in measured.items()
-    ]
+
+    def measure(name: str, scores: list[float], rows: Sequence[LabelledRow]) -> Agreement:
+        labels = [row.label for row in rows]
+        return agreement(name, scores, labels, positive_from=positive_from, n_resamples=n_resamples)
+
+    quals = measure("QUALS", [row.score for row in rows], rows)
+    scored = [row for row in rows if not math.isnan(row.score)]
+    rouge = rouge_floor([row.document for row in scored], [row.summary for row in scored])
+    return [quals, *(measure(name, scores, scored) for name, scores in rouge.items())]
 
 
 def rouge_floor(documents: Sequence[str], summaries: Sequence[str]) -> dict[str, list[float]]:
@@ -197,7 +234,7 @@ def rouge_floor(documents: Sequence[str], summaries: Sequence[str]) -> dict[str,
         for index, text in enumerate(check_texts(name, texts)):
             if not isinstance(text, str):
                 raise TypeError(text_problem(f"{name}[{index}]", text))
-    _check_lengths(documents=documents, summaries=summaries)
+    check_same_length("summaries", summaries, documents)
     try:
         from rouge_score.rouge_scorer import RougeScorer
     except ModuleNotFoundError as error:
@@ -211,16 +248,8 @@ def rouge_floor(documents: Sequence[str], summaries: Sequence[str]) -> dict[str,
     }
 
 
-def _check_lengths(**columns: Sequence[object]) -> None:
-    (first, a), (second, b) = columns.items()
-    if len(a) != len(b):
-        raise ValueError(
-            f"`{first}` and `{second}` must be of one length, but got {len(a)} and {len(b)}"
-        )
-
-
 def _missing_extra(what: str, package: str) -> ModuleNotFoundError:
-    return ModuleNotFoundError(f'{what} needs {package}: pip install "quals-fast[evaluate]"')
+    return ModuleNotFoundError(f'{what} needs {package}: pip install ".[evaluate]" in the checkout')
 
 
 def _estimates(

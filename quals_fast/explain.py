@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
@@ -12,18 +11,14 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.text import Text
 
+from quals_fast.display import DROP, LARGE_DROP, MARKS, count, level, printable
+from quals_fast.files import InputRow
 from quals_fast.results import QAPair, Status, SummaryScore
-
-# A token's drop is its log-probability given the document less that given the summary, nats.
-DROP = -0.5
-LARGE_DROP = -2.0
 
 # The page draws bars up to this surprise, nats, and marks those that go beyond.
 BAR_CAP = 8.0
 
-# Both are indexed by a token's level: no drop to speak of, a drop, a large drop.
-MARKS = ("", "!", "!!")
-_STYLES = ("", "yellow", "bold red")
+_STYLES = ("", "yellow", "bold red")  # by level
 
 _MEANINGS: dict[Status, str] = {
     "ok": "",
@@ -37,9 +32,6 @@ _ROW_LABELS = ("  token", "  given summary", "  given document", "  drop")
 _LABEL_CELLS = max(map(len, _ROW_LABELS))
 _MARK_CELLS = max(map(len, MARKS))
 _MAX_TOKEN_CELLS = 24
-
-# Escape sequences would command the terminal, and lone surrogates cannot be written as UTF-8.
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +49,16 @@ class ExplainedRow:
     summary: str
     document: str
     result: SummaryScore
+
+    @classmethod
+    def of(cls, row: InputRow, result: SummaryScore) -> ExplainedRow:
+        """Take the texts from a row of a file, where they may be missing."""
+        return cls(
+            id=str(row.id),
+            summary=str(row.summary or ""),
+            document=str(row.document or ""),
+            result=result,
+        )
 
     @property
     def score(self) -> float:
@@ -87,24 +89,24 @@ def render_terminal(row: ExplainedRow, *, max_pairs: int | None = None) -> Rende
     if max_pairs is not None and max_pairs < 0:
         raise ValueError(f"`max_pairs` must be at least 0, but got {max_pairs}")
     result = row.result
-    facts = [f"score {_number(row.score)}", result.status, _count(len(result.pairs), "pair")]
+    facts = [f"score {_number(row.score)}", result.status, count(len(result.pairs), "pair")]
     if result.truncated_tokens:
-        facts.append(f"{_count(result.truncated_tokens, 'source token')} cut off")
+        facts.append(f"{count(result.truncated_tokens, 'source token')} cut off")
     parts: list[RenderableType] = [
-        Text.assemble((_printable(row.id), "bold"), *(f"   {fact}" for fact in facts))
+        Text.assemble((printable(row.id), "bold"), *(f"   {fact}" for fact in facts))
     ]
     if row.in_words:
-        parts.append(Text(_printable(row.in_words)))
+        parts.append(Text(printable(row.in_words)))
     if row.summary.strip():
-        parts += ["", Text(_printable(row.summary))]
+        parts += ["", Text(printable(row.summary))]
     shown = _worst_first(result.pairs)[:max_pairs]
     for pair in shown:
-        answer = (_printable(pair.answer), "bold")
+        answer = (printable(pair.answer), "bold")
         score = f"   {_number(pair.score)}"
-        title = Text.assemble(_printable(pair.question), " -> ", answer, score)
+        title = Text.assemble(printable(pair.question), " -> ", answer, score)
         parts += ["", title, _TokenTable(pair)]
     if len(shown) < len(result.pairs):
-        rest = _count(len(result.pairs) - len(shown), "better pair")
+        rest = count(len(result.pairs) - len(shown), "better pair")
         parts += ["", Text(f"{rest} not shown")]
     return Group(*parts)
 
@@ -124,11 +126,11 @@ def render_html(rows: Sequence[ExplainedRow], signature: str) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: _printable(value) if type(value) is str else value,
+        finalize=lambda value: printable(value) if type(value) is str else value,
     )
     environment.filters |= {
         "columns": _columns,
-        "count": _count,
+        "count": count,
         "number": _number,
         "share": _share,
         "surprise": _surprise,
@@ -163,8 +165,7 @@ def _columns(pair: QAPair) -> Iterator[_Column]:
         pair.tokens, pair.summary_logprobs, pair.document_logprobs, strict=True
     ):
         drop = given_document - given_summary
-        level = (drop <= DROP) + (drop <= LARGE_DROP)
-        yield _Column(token, given_summary, given_document, drop, level)
+        yield _Column(token, given_summary, given_document, drop, level(drop))
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +178,7 @@ class _TokenTable:
         room = max(1, options.max_width - _LABEL_CELLS - 1 - _MARK_CELLS)
         lines = _labelled_lines()
         for column in _columns(self.pair):
-            token = Text(_printable(column.token))
+            token = Text(printable(column.token))
             token.truncate(min(_MAX_TOKEN_CELLS, room), overflow="ellipsis")
             numbers = (column.summary_logprob, column.document_logprob, column.drop)
             cells = (token.plain, *(_number(value, 2) for value in numbers))
@@ -231,11 +232,3 @@ def _share(score: float, longest: float) -> str:
 
 def _number(value: float, digits: int = 3) -> str:
     return "—" if math.isnan(value) else f"{value:z.{digits}f}"
-
-
-def _count(n: int, noun: str, plural: str | None = None) -> str:
-    return f"{n} {noun if n == 1 else plural or noun + 's'}"
-
-
-def _printable(text: str) -> str:
-    return _UNPRINTABLE.sub("\ufffd", text)

@@ -15,9 +15,10 @@ import re
 import sys
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, Self, TextIO
 
 from quals_fast.results import SummaryScore
 
@@ -27,7 +28,7 @@ _UNDECODED = re.compile("[\udc80-\udcff]")  # what errors="surrogateescape" make
 
 
 class InputError(ValueError):
-    """A file that cannot be read at all; single bad rows do not raise."""
+    """A file that cannot be read or written at all; single bad rows do not raise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +92,45 @@ def read_rows(
         raise InputError(f"cannot read {name}: {error.strerror or error}") from error
 
 
+class OutputFile:
+    """An open text file for results, or standard output, which stays open at the end.
+
+    Args:
+        file: written and flushed at once, so that a stopped job keeps what it has.
+        name: for messages.
+    """
+
+    def __init__(self, file: TextIO, name: str) -> None:
+        self._file = file
+        self._name = name
+
+    def write(self, text: str) -> int:
+        """Write a text; raise `InputError` where that fails."""
+        with self._named_errors():
+            written = self._file.write(text)
+            self._file.flush()
+        return written
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not sys.stdout:
+            with self._named_errors():
+                self._file.close()
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:  # the reader has what it wants, as in `| head`
+            raise
+        except OSError as error:  # the disk is full
+            raise InputError(f"cannot write {self._name}: {error.strerror}") from error
+
+
 class RowWriter:
-    """Write one line a row, JSON or CSV, flushed so that a stopped job keeps what it has.
+    """Write one line a row, JSON or CSV.
 
     Args:
         file: where to.
@@ -100,7 +138,9 @@ class RowWriter:
         include_pairs: add all pairs to each JSON line.
     """
 
-    def __init__(self, file: TextIO, *, is_csv: bool = False, include_pairs: bool = False) -> None:
+    def __init__(
+        self, file: OutputFile, *, is_csv: bool = False, include_pairs: bool = False
+    ) -> None:
         self._file = file
         self._include_pairs = include_pairs
         self._csv = csv.writer(file) if is_csv else None
@@ -118,7 +158,6 @@ class RowWriter:
             if worst is not None:
                 content |= {"worst_question": worst.question, "worst_answer": worst.answer}
             self._csv.writerow([content.get(column) for column in CSV_COLUMNS])
-        self._file.flush()
 
 
 CSV_COLUMNS = (
@@ -134,25 +173,36 @@ CSV_COLUMNS = (
 )
 
 
-def open_output(path: str) -> TextIO:
-    """Open a file for results, ``-`` for standard output.
+def open_output(path: str, *, input_path: str | None = None) -> OutputFile:
+    """Open a file for results.
+
+    Args:
+        path: ``-`` for standard output.
+        input_path: what the job reads, which must be another file.
 
     Raises:
         InputError: it cannot be written.
     """
     if path.endswith(".gz"):
         raise InputError(
-            f"`--output` is written as plain text, but got the name {path}; leave out .gz, and "
+            f"results are written as plain text, but got the name {path}; leave out .gz, and "
             "compress the file afterwards"
         )
+    if input_path is not None:
+        both = Path(path), Path(input_path)
+        if all(one.is_file() for one in both) and both[0].samefile(both[1]):
+            raise InputError(
+                f"the output must be another file than INPUT, but both are {path}; give a new name"
+            )
     # backslashreplace: a lone surrogate in an id comes out as its JSON escape.
     if path == "-":
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
-        return sys.stdout
+        return OutputFile(sys.stdout, path)
     try:
-        return open(path, "w", encoding="utf-8", errors="backslashreplace", newline="")
+        file = open(path, "w", encoding="utf-8", errors="backslashreplace", newline="")  # noqa: SIM115
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from error
+    return OutputFile(file, path)
 
 
 def _parse_jsonl(

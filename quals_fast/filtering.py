@@ -6,7 +6,7 @@ Source: SEMANTICS 1.3; amazon-science/fact-check-summarization, preprocess/evalu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import zip_longest
 from typing import NamedTuple
 
 from quals_fast.models.checkpoint import Settings
@@ -66,17 +66,13 @@ def select(pairs: Sequence[KeptPair], max_pairs: int | None) -> list[KeptPair]:
     A question that its answer already has is lost, and with it the answer's turn. Selection stops
     at the end of the round that reaches `max_pairs`, or that adds nothing.
     """
-    turns: dict[str, int] = {}
-    queue = []
+    by_answer: dict[str, list[KeptPair]] = {}
     for pair in sorted(pairs, key=lambda pair: -pair.hypothesis.search_sum):
-        answer = pair.answer.lower()
-        turns[answer] = turns.get(answer, -1) + 1
-        queue.append((turns[answer], list(turns).index(answer), pair))
-    queue.sort(key=lambda entry: entry[:2])
+        by_answer.setdefault(pair.answer.lower(), []).append(pair)
     kept: dict[tuple[str, str], KeptPair] = {}
-    for _, round_ in groupby(queue, key=lambda entry: entry[0]):
+    for round_ in zip_longest(*by_answer.values()):
         before = len(kept)
-        for _, _, pair in round_:
+        for pair in filter(None, round_):
             kept.setdefault((pair.answer.lower(), pair.question.lower()), pair)
         if max_pairs is not None and (len(kept) >= max_pairs or len(kept) == before):
             break

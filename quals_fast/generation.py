@@ -19,15 +19,40 @@ from quals_fast.results import Hypothesis
 def vocabulary(generator: QAGenerator) -> Vocabulary:
     """Return what the search has to know about the checkpoint's tokens."""
     s = generator.settings
-    unusable = {s.pad_token_id, *s.masked_token_ids}
     return Vocabulary(
         size=s.vocab_size,
-        usable=s.vocab_size - len(unusable),
         eos_token_id=s.eos_token_id,
         pad_token_id=s.pad_token_id,
         decoder_start_token_id=s.decoder_start_token_id,
         forced_bos_token_id=s.forced_bos_token_id,
     )
+
+
+def check_fits(generator: QAGenerator, config: DecodingConfig) -> None:
+    """Check that a model can be searched with these settings.
+
+    Raises:
+        ValueError: too few positions, or too few tokens for the groups' candidates.
+    """
+    settings, positions = generator.settings, generator.bart.shape.max_position_embeddings
+    usable = settings.vocab_size - len({settings.pad_token_id, *settings.masked_token_ids})
+    if config.max_length >= positions:
+        raise ValueError(
+            f"`max_length` must be below the model's {positions} positions, but got "
+            f"{config.max_length}"
+        )
+    if usable < config.min_vocab_size:
+        raise ValueError(
+            f"groups of {config.group_size} beams need a vocabulary of at least "
+            f"{config.min_vocab_size} usable tokens, but the model has {usable}; use more "
+            "`num_beam_groups` or fewer `num_beams`"
+        )
+    least = 1 if settings.forced_bos_token_id is None else 2
+    if config.max_length < least:
+        raise ValueError(
+            f"`max_length` must be at least {least} for a model that forces the first token, but "
+            f"got {config.max_length}"
+        )
 
 
 def generate(
@@ -56,14 +81,12 @@ def generate(
             bart.device,
             stop_every=8 if ids.is_cuda else 1,
         )
-        yield from zip(batch, _to_host(found, config.length_penalty), strict=True)
+        yield from zip(batch, read_back(found), strict=True)
 
 
-def _to_host(found: Hypotheses, length_penalty: float) -> Iterator[list[Hypothesis]]:
-    """Read a batch's hypotheses, one list a sentence."""
-    sums = found.scores * found.lengths.double() ** length_penalty
-    columns = [part.tolist() for part in (*found, sums)]
-    for sentence in zip(*columns, strict=True):
+def read_back(found: Hypotheses) -> Iterator[list[Hypothesis]]:
+    """Read a batch's hypotheses, one list a sentence; only NaN leaves some without a length."""
+    for sentence in zip(*(part.tolist() for part in found), strict=True):
         yield [
             Hypothesis(
                 token_ids=tuple(ids[:length]),
@@ -72,6 +95,6 @@ def _to_host(found: Hypotheses, length_penalty: float) -> Iterator[list[Hypothes
                 search_sum=total,
                 search_score=score,
             )
-            for ids, length, logprobs, search, score, total in zip(*sentence, strict=True)
-            if length  # a start and an end that are both forced leave no room for all beams
+            for ids, length, logprobs, search, total, score in zip(*sentence, strict=True)
+            if length
         ]

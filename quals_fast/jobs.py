@@ -3,21 +3,86 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import Protocol
 
-from quals_fast.files import InputRow
+from quals_fast.files import FileFormat, InputError, InputRow, read_rows
 from quals_fast.results import QualsResult, SummaryScore
 from quals_fast.validation import check_pair
 
 WINDOW = 64  # rows scored together: enough to batch by length, little to lose
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobInput:
+    """The rows of a file that a job is about; each iteration reads the file anew.
+
+    Attributes:
+        path: as for `read_rows`, like the next four.
+        file_format: `auto`, `jsonl` or `csv`.
+        encoding: of the text.
+        document_field: key or column of the document.
+        summary_field: key or column of the summary.
+        ids: of the only rows to take; empty for all.
+        check: raises `InputError` on a row that makes the job pointless.
+    """
+
+    path: str
+    file_format: FileFormat = "auto"
+    encoding: str = "utf-8"
+    document_field: str = "document"
+    summary_field: str = "summary"
+    ids: tuple[str, ...] = ()
+    check: Callable[[InputRow], None] | None = None
+
+    def __iter__(self) -> Iterator[InputRow]:
+        """Yield the rows.
+
+        Raises:
+            InputError: the file cannot be read, or does not have one of `ids`.
+        """
+        missing = dict.fromkeys(self.ids)
+        for row in read_rows(
+            self.path,
+            file_format=self.file_format,
+            encoding=self.encoding,
+            document_field=self.document_field,
+            summary_field=self.summary_field,
+        ):
+            if self.ids and str(row.id) not in self.ids:
+                continue
+            missing.pop(str(row.id), None)
+            if self.check is not None:
+                self.check(row)
+            yield row
+        if missing:
+            name = "standard input" if self.path == "-" else self.path
+            raise InputError(
+                f"no row of {name} has the id {' or '.join(missing)}; a row without an id goes by "
+                "its line number"
+            )
+
+    def survey(self) -> int | None:
+        """Read all rows and count them, which costs little and finds a bad file before the work.
+
+        Returns:
+            None where rows can be read only once: standard input, or a pipe as of bash's <(...).
+        """
+        path = Path(self.path)
+        if self.path == "-" or path.is_fifo() or path.is_char_device():
+            return None
+        return sum(1 for _ in self)
+
+
 class Scorer(Protocol):
     """What scores a window of rows: `QualsScorer`, or the reference."""
 
-    signature: str
+    @property
+    def signature(self) -> str:
+        """Everything that the scores depend on, in one line."""
+        ...
 
     def score(
         self,

@@ -26,7 +26,7 @@ Backend = Literal["auto", "eager", "triton", "onnx"]
 
 
 class BackendUnavailableError(RuntimeError):
-    """An explicitly chosen backend cannot run; nothing falls back silently."""
+    """An explicitly chosen backend or device cannot run; nothing falls back silently."""
 
 
 def resolve_backend(backend: str) -> str:

@@ -100,19 +100,23 @@ class SummaryScore:
         *,
         no_pairs_score: float | None,
         n_hypotheses: int,
+        num_beams: int,
         truncated_tokens: int,
     ) -> SummaryScore:
-        """Take the mean of the pairs' scores, or `no_pairs_score` (None: NaN) without pairs."""
+        """Take the mean of the pairs' scores, or `no_pairs_score` (None: NaN) without pairs.
+
+        Fewer hypotheses than beams, or a NaN mean, are an error of the model.
+        """
         if pairs:
             score = math.fsum(pair.score for pair in pairs) / len(pairs)
         else:
             score = math.nan if no_pairs_score is None else no_pairs_score
-        # A search that ends without any hypothesis has met nothing but NaN.
-        if not n_hypotheses or (pairs and math.isnan(score)):
+        # NaN is greater than nothing, so a slot that meets it never finishes.
+        if n_hypotheses < num_beams or (pairs and math.isnan(score)):
             return cls(
                 status="error",
-                message="the model gives NaN log-probabilities: numbers overflow in this dtype; use "
-                "dtype='float32'",
+                message="the model gives NaN log-probabilities, as float16 may where numbers "
+                "overflow; use dtype='float32'",
             )
         return cls(
             status="ok" if pairs else "no_pairs",

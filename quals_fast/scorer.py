@@ -10,7 +10,7 @@ import torch
 
 from quals_fast.config import DecodingConfig, ScoringConfig
 from quals_fast.filtering import KeptPair, keep_pairs
-from quals_fast.generation import generate
+from quals_fast.generation import check_fits, generate
 from quals_fast.models.loading import QAGenerator, load_generator, resolve_device, resolve_dtype
 from quals_fast.models.tokenizer import Source
 from quals_fast.ops import resolve_backend
@@ -48,13 +48,14 @@ class QualsScorer:
 
     Args:
         generator: a loaded model; `from_pretrained` loads one.
-        backend: the backend that runs.
+        backend: as in `from_pretrained`.
         decoding: settings of the search.
         scoring: settings of the score.
         max_batch_tokens: tokens that the network holds at once; it sets peak memory.
 
     Raises:
         ValueError: the settings and the model do not fit together.
+        BackendUnavailableError: the backend is not to be had.
 
     Example:
         >>> from quals_fast import QualsScorer
@@ -69,7 +70,7 @@ class QualsScorer:
         self,
         generator: QAGenerator,
         *,
-        backend: str = "eager",
+        backend: str = "auto",
         decoding: DecodingConfig | None = None,
         scoring: ScoringConfig | None = None,
         max_batch_tokens: int = DEFAULT_BATCH_TOKENS,
@@ -78,21 +79,21 @@ class QualsScorer:
         self.decoding = decoding or DecodingConfig()
         self.scoring = scoring or ScoringConfig()
         self.max_batch_tokens = max_batch_tokens
-        positions = generator.bart.shape.max_position_embeddings
+        self.backend = resolve_backend(backend)
         if max_batch_tokens < 1:
             raise ValueError(f"`max_batch_tokens` must be at least 1, but got {max_batch_tokens}")
-        if self.decoding.max_length >= positions:
-            raise ValueError(
-                f"`max_length` must be below the model's {positions} positions, "
-                f"but got {self.decoding.max_length}"
-            )
-        self.signature = signature(
+        check_fits(generator, self.decoding)
+
+    @property
+    def signature(self) -> str:
+        """Everything that the scores depend on, in one line."""
+        return signature(
             self.decoding,
             self.scoring,
-            model=generator.name,
-            digest=generator.digest,
-            dtype=str(generator.bart.dtype).removeprefix("torch."),
-            backend=backend,
+            model=self.generator.name,
+            digest=self.generator.digest,
+            dtype=str(self.generator.bart.dtype).removeprefix("torch."),
+            backend=self.backend,
         )
 
     @classmethod
@@ -121,15 +122,14 @@ class QualsScorer:
 
         Raises:
             CheckpointError: the folder cannot be used; the message says what is missing.
-            BackendUnavailableError: the backend is not to be had.
+            BackendUnavailableError: the backend or the device is not to be had.
             ValueError: an unknown name, or settings that do not fit the model.
-            RuntimeError: the device is not to be had.
         """
-        chosen = resolve_backend(backend)
+        resolve_backend(backend)  # before the weights are read
         generator = load_generator(model, device=resolve_device(device), dtype=resolve_dtype(dtype))
         return cls(
             generator,
-            backend=chosen,
+            backend=backend,
             decoding=decoding,
             scoring=scoring,
             max_batch_tokens=max_batch_tokens,
@@ -171,7 +171,7 @@ class QualsScorer:
         good = [task for task, problem in zip(tasks, checked, strict=True) if problem is None]
 
         generated = self._generate_and_filter([summary for _, summary in good], on_progress)
-        sources = self.generator.tokenizer.encode([document for document, _ in good])
+        sources = self._encode_documents([document for document, _ in good])
         logprobs = self._rescore(sources, [_token_ids(one.pairs) for one in generated])
         scored = map(self._aggregate, generated, sources, logprobs)
 
@@ -208,6 +208,12 @@ class QualsScorer:
         shape = self.generator.bart.shape
         check_token_ids(token_ids, shape.max_position_embeddings, shape.vocab_size)
         return self._rescore(sources, token_ids)
+
+    def _encode_documents(self, documents: list[str]) -> list[Source]:
+        """Tokenise each distinct document once."""
+        distinct = list(dict.fromkeys(documents))
+        by_text = dict(zip(distinct, self.generator.tokenizer.encode(distinct), strict=True))
+        return [by_text[document] for document in documents]
 
     def _search(self, sources: list[Source]) -> Iterator[tuple[int, list[Hypothesis]]]:
         ids = [source.input_ids for source in sources]
@@ -255,6 +261,7 @@ class QualsScorer:
             pairs,
             no_pairs_score=self.scoring.no_pairs_score,
             n_hypotheses=generated.n_hypotheses,
+            num_beams=self.decoding.num_beams,
             truncated_tokens=generated.source.truncated_tokens + document.truncated_tokens,
         )
 

@@ -14,7 +14,6 @@ def signature(
     digest: str,
     dtype: str,
     backend: str,
-    kernels: tuple[str, ...] = (),
 ) -> str:
     """Return the signature: ``quals|rule:...|...|version:...``.
 
@@ -25,7 +24,6 @@ def signature(
         digest: short hash of its weights, config and tokenizer.
         dtype: type of the weights in memory.
         backend: what ran.
-        kernels: names of the kernels that ran.
     """
     d, s = decoding, scoring
     missing = "nan" if s.no_pairs_score is None else f"{float(s.no_pairs_score)!r}"
@@ -41,7 +39,6 @@ def signature(
         "model": f"{model}@{digest}",
         "dtype": dtype,
         "backend": backend,
-        "kernels": "+".join(kernels) or "none",
         "version": __version__,
     }
     return "|".join(["quals", *(f"{key}:{value}" for key, value in parts.items())])

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import heapq
 import math
-import re
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from quals_fast.display import LARGE_DROP, MARKS, count, level, printable, signature_line
 from quals_fast.files import InputRow
 from quals_fast.results import SummaryScore
 
 if TYPE_CHECKING:
     from quals_fast.evaluation import Agreement, Estimate
-
-LOW, VERY_LOW = -0.5, -2.0  # nats a token, for colours only
-
-# Escape sequences would command the terminal, and lone surrogates cannot be written as UTF-8.
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class _Entry(NamedTuple):
@@ -100,14 +96,14 @@ class Tally:
     def closing_line(self) -> str:
         """Return counts, failures, truncation, mean and the first error's message in one line."""
         counts = ", ".join(f"{n} {status}" for status, n in self.statuses.most_common())
-        parts = [_count(self.total, "row") + (f": {counts}" if counts else "")]
+        parts = [count(self.total, "row") + (f": {counts}" if counts else "")]
         if self.error_lines:
             more = self.statuses["error"] - len(self.error_lines)
             lines = ", ".join(map(str, self.error_lines)) + (f" and {more} more" if more else "")
             parts.append(f"errors at line {lines}")
         if self.truncated_rows:
-            tokens = _count(self.truncated_tokens, "token")
-            parts.append(f"{tokens} cut off in {_count(self.truncated_rows, 'row')}")
+            tokens = count(self.truncated_tokens, "token")
+            parts.append(f"{tokens} cut off in {count(self.truncated_rows, 'row')}")
         if not math.isnan(self.mean):
             parts.append(f"mean score {self.mean:.3f}")
         if self.first_error is not None:
@@ -115,8 +111,8 @@ class Tally:
         return "; ".join(parts)
 
 
-def score_table(tally: Tally) -> Table:
-    """Return the table of a job's rows, the question that each row fails at marked."""
+def score_table(tally: Tally, signature: str) -> Group:
+    """Return the table of a job's rows with the question that each row fails at, and signature."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, options in (
         ("id", {"overflow": "fold"}),
@@ -139,11 +135,11 @@ def score_table(tally: Tally) -> Table:
     if tally.total > tally.max_rows:
         lowest = "lowest" if tally.max_rows == 1 else f"{tally.max_rows} lowest"
         table.caption = f"the {lowest} of {tally.total} rows; -o writes all"
-    return table
+    return Group(table, signature_line(signature))
 
 
-def agreement_table(found: list[Agreement]) -> Table:
-    """Return correlations and AUC of each measure, with 95 % intervals."""
+def agreement_table(found: list[Agreement], signature: str) -> Group:
+    """Return correlations and AUC of each measure, with 95 % intervals, and the signature."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("", "n", "no score", "Pearson", "Spearman", "Kendall", "AUC"):
         table.add_column(name, no_wrap=True)
@@ -151,22 +147,18 @@ def agreement_table(found: list[Agreement]) -> Table:
         estimates = (one.pearson, one.spearman, one.kendall, one.auc)
         table.add_row(one.name, str(one.n), str(one.n_missing), *map(_estimate, estimates))
     table.caption = "in brackets: bootstrap 95 % intervals"
-    return table
+    return Group(table, signature_line(signature))
 
 
 def _text(content: str) -> Text:
-    return Text(_UNPRINTABLE.sub("\ufffd", content))
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+    return Text(printable(content))
 
 
 def _score(value: float) -> Text:
     if math.isnan(value):
         return Text("-")
-    mark = "!!" if value <= VERY_LOW else "!" if value <= LOW else ""
-    return Text(f"{mark} {value:.3f}".strip(), "bold red" if value <= VERY_LOW else "")
+    style = "bold red" if value <= LARGE_DROP else ""
+    return Text(f"{MARKS[level(value)]} {value:.3f}".strip(), style)
 
 
 def _estimate(estimate: Estimate) -> str:

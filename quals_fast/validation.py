@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from quals_fast.results import Status, SummaryScore
 
@@ -52,12 +53,19 @@ def check_texts(name: str, texts: object) -> Sequence[object]:
     Raises:
         TypeError: it is something else, such as one string.
     """
-    if not isinstance(texts, list | tuple):
-        raise TypeError(
-            f"`{name}` must be a list of strings, but got {type(texts).__name__}; put a single "
-            "text into a list, and use list() on an iterator"
-        )
-    return texts
+    advice = "; put a single text into a list, and use list() on an iterator"
+    return check_list(name, texts, "strings", advice)
+
+
+def check_list(name: str, values: object, of: str, advice: str = "") -> Sequence[Any]:
+    """Return `values` if it is a list or tuple.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(values, list | tuple):
+        raise TypeError(f"`{name}` must be a list of {of}, but got {type(values).__name__}{advice}")
+    return values
 
 
 def check_same_length(name: str, values: Sequence[object], documents: Sequence[object]) -> None:
@@ -91,19 +99,21 @@ def require_texts(name: str, texts: object) -> list[str]:
     return valid
 
 
-def check_token_ids(
-    token_ids: Sequence[Sequence[Sequence[int]]], longest: int, vocab_size: int
-) -> None:
+def check_token_ids(token_ids: object, longest: int, vocab_size: int) -> None:
     """Check targets for rescoring.
 
     Raises:
         ValueError: a target is empty, too long or has an id out of range; the message says which.
+        TypeError: not a list of lists of lists of integers.
     """
-    for i, targets in enumerate(token_ids):
-        for j, ids in enumerate(targets):
+    for i, targets in enumerate(check_list("token_ids", token_ids, "lists")):
+        for j, ids in enumerate(check_list(f"token_ids[{i}]", targets, "lists")):
+            name = f"token_ids[{i}][{j}]"
+            if not all(type(token) is int for token in check_list(name, ids, "integers")):
+                raise TypeError(f"`{name}` must hold integers, but got {ids!r:.60}")
             if not 0 < len(ids) <= longest or not all(0 <= token < vocab_size for token in ids):
                 raise ValueError(
-                    f"`token_ids[{i}][{j}]` must hold 1 to {longest} ids from 0 to "
-                    f"{vocab_size - 1}, but got {len(ids)} from {min(ids, default=0)} to "
-                    f"{max(ids, default=0)}; take them from the same model's hypotheses"
+                    f"`{name}` must hold 1 to {longest} ids from 0 to {vocab_size - 1}, but got "
+                    f"{len(ids)} from {min(ids, default=0)} to {max(ids, default=0)}; take them "
+                    "from the same model's hypotheses"
                 )

@@ -8,11 +8,21 @@ import torch
 from quals_fast import DecodingConfig, QualsScorer
 
 ROOT = Path(__file__).parent.parent
+pytest.register_assert_rewrite("cli_helpers", "model_folders")  # so that they say what differs
 
 
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """More threads only wait for one another in a network this small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,6 @@ class TableModel:
         size = self.logprobs.shape[-1]
         return Vocabulary(
             size,
-            size - 1,
             self.eos_token_id,
             self.pad_token_id,
             self.decoder_start_token_id,

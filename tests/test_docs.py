@@ -1,6 +1,7 @@
 """What the documentation says is so."""
 
 import doctest
+import json
 import re
 import shlex
 from importlib import import_module
@@ -33,11 +34,30 @@ def test_the_signature_in_the_readme_is_the_current_one(bundled_scorer):
     assert bundled_scorer.signature in README
 
 
-@pytest.mark.parametrize("module", ["quals_fast.scorer"])
-def test_docstring_examples_run(module):
+WITH_EXAMPLES = [
+    path for path in sorted((ROOT / "quals_fast").rglob("*.py")) if ">>>" in path.read_text("utf-8")
+]
+
+
+@pytest.mark.parametrize("path", WITH_EXAMPLES, ids=lambda path: path.stem)
+def test_docstring_examples_run(path):
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
     found = doctest.testmod(import_module(module))
     assert found.attempted > 0
     assert found.failed == 0
+
+
+def test_the_line_of_json_in_the_readme_is_what_comes_out(bundled_scorer):
+    given, printed = re.search(
+        r"```sh\necho '(.*?)' \| quals-fast score - -o -\n```\n```text\n(.*?)\n```", README
+    ).groups()
+    pair, expected = json.loads(given), json.loads(printed)
+    result = bundled_scorer.score([pair["document"]], [pair["summary"]])
+    found = {"id": 1, **result[0].to_dict(include_pairs=False), "signature": result.signature}
+    assert found.keys() == expected.keys()
+    assert found["signature"].startswith(expected.pop("signature").rstrip("."))
+    assert found["score"] == pytest.approx(expected.pop("score"), abs=0.011)
+    assert found.items() >= expected.items()
 
 
 COMMANDS = [

@@ -29,9 +29,10 @@ def group_select_ref(
     logprobs: Tensor,  # (B, K, C) float32
     token_ids: Tensor,  # (B, K, C) int64, ascending in each row
     beam_scores: Tensor,  # (B, K) float32
-    active: Tensor,  # (B, G) bool
+    active: Tensor | None,  # (B, G) bool
     *,
     rule: str,
+    num_beam_groups: int,
     penalty: float,
     eos_token_id: int,
     vocab_size: int,
@@ -42,8 +43,9 @@ def group_select_ref(
         logprobs: candidates' log-probabilities, nats. Shape ``(B, K, C)``.
         token_ids: the candidates, ascending in each row, so that position breaks ties.
         beam_scores: search score of each slot; -inf for a slot that may not be continued.
-        active: groups that still search. Shape ``(B, G)``; looked at by ``hamming`` only.
+        active: groups that still search, for ``hamming``. Shape ``(B, G)``; None for all.
         rule: ``fairseq09`` or ``hamming``.
+        num_beam_groups: G.
         penalty: nats for each use of a token in an earlier group.
         eos_token_id: never counted by ``hamming``.
         vocab_size: V, to count in.
@@ -52,8 +54,7 @@ def group_select_ref(
         The choice of each group. Of equal scores the lowest (row, token) wins.
     """
     batch, num_beams, width = logprobs.shape
-    groups = active.shape[1]
-    size = num_beams // groups  # n
+    groups, size = num_beam_groups, num_beams // num_beam_groups
     count = logprobs.new_zeros(batch, vocab_size)
     chosen = []
     for g in range(groups):
@@ -67,7 +68,9 @@ def group_select_ref(
             count.scatter_add_(1, picked, (best > -torch.inf).float())
         else:
             is_eos, order = (picked == eos_token_id).sort(dim=-1, stable=True)
-            continues = ~is_eos[:, :size] & active[:, g, None]
+            continues = ~is_eos[:, :size]
+            if active is not None:
+                continues = continues & active[:, g, None]
             count.scatter_add_(1, picked.gather(1, order[:, :size]), continues.float())
         rank = position // width
         chosen.append((best, picked, rank * groups + g, position % width))

@@ -23,7 +23,8 @@ def lm_head_topk_ref(
     """Return the k likeliest tokens of each row; eager torch.
 
     Args:
-        hidden: decoder states. Shape ``(N, d)``.
+        hidden: decoder states. Shape ``(N, d)``. In half precision the logits are rounded to it, as
+            `F.linear` does, before all else is done in float32.
         weight: LM head. Shape ``(V, d)``.
         bias: added to the logits in float32. Shape ``(V,)``.
         k: candidates a row; at most V.

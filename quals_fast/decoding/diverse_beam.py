@@ -7,14 +7,13 @@ finished computes on without effect until all have. Slots are interleaved: slot 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from quals_fast.config import DecodingConfig
-from quals_fast.decoding.rules import STATES, Hypotheses, Vocabulary
+from quals_fast.decoding.rules import STATES, Hypotheses, OnChoice, Vocabulary
 
 
 class LanguageModel(Protocol):
@@ -53,7 +52,7 @@ def diverse_beam_search(
     device: torch.device,
     *,
     stop_every: int = 1,
-    on_step: Callable[[Tensor, Tensor], None] | None = None,
+    on_choice: OnChoice | None = None,
 ) -> Hypotheses:
     """Search `config.num_beams` hypotheses for each of B sentences.
 
@@ -64,22 +63,13 @@ def diverse_beam_search(
         batch_size: B.
         device: where the state lives.
         stop_every: steps between two looks at whether all have finished (a wait on a GPU).
-        on_step: called with the slots' tokens and origins, ``(B, K)`` each, after every step.
-
-    Raises:
-        ValueError: the vocabulary is too small for the groups' candidates.
+        on_choice: called with what the groups chose at every step.
     """
     v, c = vocabulary, config
-    if v.usable < c.min_vocab_size:
-        raise ValueError(
-            f"groups of {c.group_size} beams need a vocabulary of at least {c.min_vocab_size} "
-            f"usable tokens, but the model has {v.usable}; use more `num_beam_groups` or fewer "
-            "`num_beams`"
-        )
     # No penalty can lift another token above so many candidates (SEMANTICS 1.1, exact shortcut).
     width = 2 * c.num_beams if c.rule == "fairseq09" else c.num_beams + c.group_size
     width = min(v.size, width)
-    state = STATES[c.rule](c, v, batch_size, device)
+    state = STATES[c.rule](c, v, batch_size, device, on_choice)
     tokens = torch.full((batch_size, 1), v.decoder_start_token_id, device=device)
     beam_idx: Tensor | None = None
     for t in range(c.max_length + 1):
@@ -93,8 +83,6 @@ def diverse_beam_search(
             tokens, beam_idx = state.step(t, token_ids, logprobs)
         else:
             tokens, beam_idx = state.force_end(t, model.logprob_of(hidden, v.eos_token_id))
-        if on_step is not None:
-            on_step(tokens, beam_idx)
         if t % stop_every == 0 and bool(state.all_done()):
             break
     return state.sorted()

@@ -6,6 +6,7 @@ What they share (slots, histories, one step) is in `SearchState`; a rule adds fo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -16,10 +17,9 @@ from quals_fast.config import DecodingConfig
 
 
 class Vocabulary(NamedTuple):
-    """What the search has to know about tokens; `usable` counts those that can be generated."""
+    """What the search has to know about tokens."""
 
     size: int
-    usable: int
     eos_token_id: int
     pad_token_id: int
     decoder_start_token_id: int
@@ -33,7 +33,11 @@ class Hypotheses(NamedTuple):
     lengths: Tensor  # (B, N) int64, EOS included
     logprobs: Tensor  # (B, N, T) float32 nats, the model's
     search_logprobs: Tensor  # (B, N, T) float32 nats, with penalties
-    scores: Tensor  # (B, N) float64, sum of search_logprobs / length ** length_penalty
+    sums: Tensor  # (B, N) float32, of search_logprobs, as the search adds them up
+    scores: Tensor  # (B, N) float64, sums / length ** length_penalty
+
+
+OnChoice = Callable[[ops.GroupChoice], None]
 
 
 class SearchState(ABC):
@@ -44,15 +48,21 @@ class SearchState(ABC):
         vocabulary: sizes and special tokens.
         batch_size: B.
         device: where the state lives.
+        on_choice: called with what the groups chose at every step.
     """
 
     #: Whether a forced EOS counts in the search with its own log-probability and penalty.
     forced_end_is_scored: bool
 
     def __init__(
-        self, config: DecodingConfig, vocabulary: Vocabulary, batch_size: int, device: torch.device
+        self,
+        config: DecodingConfig,
+        vocabulary: Vocabulary,
+        batch_size: int,
+        device: torch.device,
+        on_choice: OnChoice | None = None,
     ) -> None:
-        self.config, self.vocabulary = config, vocabulary
+        self.config, self.vocabulary, self._on_choice = config, vocabulary, on_choice
         beams, length = config.num_beams, config.max_length + 1
 
         def per_token(rows: int, fill: float, dtype: torch.dtype) -> Tensor:
@@ -66,11 +76,12 @@ class SearchState(ABC):
         self.beam_scores = torch.zeros(batch_size, beams, device=device)
         self.beam_scores[:, config.num_beam_groups :] = -torch.inf
         # One row more than there are hypotheses: it takes what is dropped.
-        self.done = Hypotheses(
+        self.finished = Hypotheses(
             per_token(beams + 1, pad, torch.int64),
             torch.zeros(batch_size, beams + 1, dtype=torch.int64, device=device),
             per_token(beams + 1, 0.0, torch.float32),
             per_token(beams + 1, 0.0, torch.float32),
+            torch.zeros(batch_size, beams + 1, device=device),
             torch.full((batch_size, beams + 1), -torch.inf, dtype=torch.float64, device=device),
         )
 
@@ -125,37 +136,41 @@ class SearchState(ABC):
             self.beam_scores,
             self.active(),
             rule=c.rule,
+            num_beam_groups=c.num_beam_groups,
             penalty=c.diversity_penalty if penalty is None else penalty,
             eos_token_id=v.eos_token_id,
             vocab_size=v.size,
         )
-        scores, tokens, origin, column = (part.flatten(1) for part in choice)  # (B, 2K), by rank
-        clean = logprobs.flatten(1).gather(1, origin * width + column)
-        gained = scores - self.beam_scores.gather(1, origin)
+        if self._on_choice is not None:
+            self._on_choice(choice)
+        scores, tokens, beam_idx, column = (part.flatten(1) for part in choice)  # (B, 2K), by rank
+        clean = logprobs.flatten(1).gather(1, beam_idx * width + column)
+        gained = scores - self.beam_scores.gather(1, beam_idx)
         is_eos = tokens == v.eos_token_id
         if t >= c.min_length:
             finishing = is_eos & (scores > -torch.inf)
-            self.finish(t, finishing[:, :beams], _Chosen(scores, origin, clean, gained))
+            self.finish(t, finishing[:, :beams], _Chosen(scores, beam_idx, clean, gained))
         go_on = self.survivors(is_eos)
-        tokens, origin = tokens.gather(1, go_on), origin.gather(1, go_on)
+        tokens, beam_idx = tokens.gather(1, go_on), beam_idx.gather(1, go_on)
         self.beam_scores = scores.gather(1, go_on)
-        self.token_ids = _extend(self.token_ids, origin, t, tokens)
-        self.logprobs = _extend(self.logprobs, origin, t, clean.gather(1, go_on))
-        self.search_logprobs = _extend(self.search_logprobs, origin, t, gained.gather(1, go_on))
-        return tokens, origin
+        self.token_ids = _extend(self.token_ids, beam_idx, t, tokens)
+        self.logprobs = _extend(self.logprobs, beam_idx, t, clean.gather(1, go_on))
+        self.search_logprobs = _extend(self.search_logprobs, beam_idx, t, gained.gather(1, go_on))
+        return tokens, beam_idx
 
     def store(self, t: int, row: Tensor, chosen: _Chosen) -> None:
-        """Write hypotheses that end at step `t` to rows of `done`; all ``(B, M)``."""
+        """Write hypotheses that end at step `t` to rows of `finished`; all ``(B, M)``."""
         eos = torch.full_like(row, self.vocabulary.eos_token_id)
-        token_ids = _extend(self.token_ids, chosen.origin, t, eos)
-        logprobs = _extend(self.logprobs, chosen.origin, t, chosen.logprobs)
-        search = _extend(self.search_logprobs, chosen.origin, t, chosen.search_logprobs)
+        token_ids = _extend(self.token_ids, chosen.beam_idx, t, eos)
+        logprobs = _extend(self.logprobs, chosen.beam_idx, t, chosen.logprobs)
+        search = _extend(self.search_logprobs, chosen.beam_idx, t, chosen.search_logprobs)
         wide = row[:, :, None].expand_as(token_ids)
-        self.done.token_ids.scatter_(1, wide, token_ids)
-        self.done.logprobs.scatter_(1, wide, logprobs)
-        self.done.search_logprobs.scatter_(1, wide, search)
-        self.done.lengths.scatter_(1, row, torch.full_like(row, t + 1))
-        self.done.scores.scatter_(1, row, self.normalised(chosen.scores, t))
+        self.finished.token_ids.scatter_(1, wide, token_ids)
+        self.finished.logprobs.scatter_(1, wide, logprobs)
+        self.finished.search_logprobs.scatter_(1, wide, search)
+        self.finished.lengths.scatter_(1, row, torch.full_like(row, t + 1))
+        self.finished.sums.scatter_(1, row, chosen.scores)
+        self.finished.scores.scatter_(1, row, self.normalised(chosen.scores, t))
 
     def normalised(self, scores: Tensor, t: int) -> Tensor:
         """Return the scores of hypotheses that end at step `t`; float64, as ties decide order."""
@@ -166,12 +181,12 @@ class SearchState(ABC):
         order = self.ranking()
         wide = order[:, :, None].expand(-1, -1, self.token_ids.shape[2])
         return Hypotheses(
-            *(part.gather(1, wide if part.ndim == 3 else order) for part in self.done)
+            *(part.gather(1, wide if part.ndim == 3 else order) for part in self.finished)
         )
 
     @abstractmethod
-    def active(self) -> Tensor:
-        """Return which groups still search. Shape ``(B, G)``."""
+    def active(self) -> Tensor | None:
+        """Return which groups still search, ``(B, G)``; None for all."""
 
     @abstractmethod
     def all_done(self) -> Tensor:
@@ -194,14 +209,14 @@ class _Chosen(NamedTuple):
     """Candidates that the groups chose, each ``(B, M)``."""
 
     scores: Tensor
-    origin: Tensor
+    beam_idx: Tensor
     logprobs: Tensor
     search_logprobs: Tensor
 
 
-def _extend(history: Tensor, origin: Tensor, t: int, last: Tensor) -> Tensor:
-    """Return the histories ``(B, M, T)`` of the slots `origin`, with `last` at position `t`."""
-    extended = history.gather(1, origin[:, :, None].expand(-1, -1, history.shape[2]))
+def _extend(history: Tensor, beam_idx: Tensor, t: int, last: Tensor) -> Tensor:
+    """Return the histories ``(B, M, T)`` of the slots `beam_idx`, with `last` at position `t`."""
+    extended = history.gather(1, beam_idx[:, :, None].expand(-1, -1, history.shape[2]))
     extended[:, :, t] = last
     return extended
 
@@ -215,32 +230,34 @@ class Fairseq09(SearchState):
     forced_end_is_scored = True
 
     def __init__(
-        self, config: DecodingConfig, vocabulary: Vocabulary, batch_size: int, device: torch.device
+        self,
+        config: DecodingConfig,
+        vocabulary: Vocabulary,
+        batch_size: int,
+        device: torch.device,
+        on_choice: OnChoice | None = None,
     ) -> None:
-        super().__init__(config, vocabulary, batch_size, device)
-        self.n_done = torch.zeros(batch_size, 1, dtype=torch.int64, device=device)
-        self._active = torch.ones(
-            batch_size, config.num_beam_groups, dtype=torch.bool, device=device
-        )
+        super().__init__(config, vocabulary, batch_size, device, on_choice)
+        self.n_finished = torch.zeros(batch_size, 1, dtype=torch.int64, device=device)
 
-    def active(self) -> Tensor:
-        return self._active
+    def active(self) -> None:
+        return None
 
     def all_done(self) -> Tensor:
-        return (self.n_done >= self.config.num_beams).all()
+        return (self.n_finished >= self.config.num_beams).all()
 
     def finish(self, t: int, is_eos: Tensor, chosen: _Chosen) -> None:
         beams = self.config.num_beams
-        row = self.n_done + is_eos.cumsum(1) - 1
+        row = self.n_finished + is_eos.cumsum(1) - 1
         row = torch.where(is_eos, row, beams).clamp(max=beams)  # what comes too late is dropped
         self.store(t, row, _Chosen(*(part[:, :beams] for part in chosen)))
-        self.n_done = self.n_done + is_eos.sum(1, keepdim=True)
+        self.n_finished = self.n_finished + is_eos.sum(1, keepdim=True)
 
     def survivors(self, is_eos: Tensor) -> Tensor:
         return is_eos.sort(dim=1, stable=True).indices[:, : self.config.num_beams]
 
     def ranking(self) -> Tensor:
-        scores = self.done.scores[:, :-1]
+        scores = self.finished.scores[:, :-1]
         return scores.sort(dim=1, descending=True, stable=True).indices
 
 
@@ -253,19 +270,24 @@ class Hamming(SearchState):
     forced_end_is_scored = False
 
     def __init__(
-        self, config: DecodingConfig, vocabulary: Vocabulary, batch_size: int, device: torch.device
+        self,
+        config: DecodingConfig,
+        vocabulary: Vocabulary,
+        batch_size: int,
+        device: torch.device,
+        on_choice: OnChoice | None = None,
     ) -> None:
-        super().__init__(config, vocabulary, batch_size, device)
+        super().__init__(config, vocabulary, batch_size, device, on_choice)
         groups = config.num_beam_groups
-        self.n_done = torch.zeros(batch_size, groups, dtype=torch.int64, device=device)
+        self.n_finished = torch.zeros(batch_size, groups, dtype=torch.int64, device=device)
         # When each hypothesis finished, to break ties: later is better.
-        self.serial = torch.full_like(self.done.lengths, -1)
+        self.serial = torch.full_like(self.finished.lengths, -1)
 
     def active(self) -> Tensor:
-        return self.n_done < self.config.group_size
+        return self.n_finished < self.config.group_size
 
     def all_done(self) -> Tensor:
-        return (self.n_done >= self.config.group_size).all()
+        return (self.n_finished >= self.config.group_size).all()
 
     def finish(self, t: int, is_eos: Tensor, chosen: _Chosen) -> None:
         groups, size = self.config.num_beam_groups, self.config.group_size
@@ -274,17 +296,17 @@ class Hamming(SearchState):
         for rank in range(size):  # in order, since a pool that is full keeps its best
             at = slice(rank * groups, (rank + 1) * groups)
             score = self.normalised(chosen.scores[:, at], t)
-            pool = self.done.scores[:, :-1].unflatten(1, (groups, size))
+            pool = self.finished.scores[:, :-1].unflatten(1, (groups, size))
             serial = self.serial[:, :-1].unflatten(1, (groups, size))
             worst = pool.amin(2)
             oldest = torch.where(pool == worst[:, :, None], serial, torch.iinfo(torch.int64).max)
-            is_full = self.n_done >= size
+            is_full = self.n_finished >= size
             enters = is_eos[:, at] & active & (~is_full | (score > worst))
-            row = first + torch.where(is_full, oldest.argmin(2), self.n_done)
+            row = first + torch.where(is_full, oldest.argmin(2), self.n_finished)
             row = torch.where(enters, row, self.config.num_beams)
             self.store(t, row, _Chosen(*(part[:, at] for part in chosen)))
             self.serial.scatter_(1, row, torch.full_like(row, t * size + rank))
-            self.n_done = self.n_done + (enters & ~is_full)
+            self.n_finished = self.n_finished + (enters & ~is_full)
 
     def survivors(self, is_eos: Tensor) -> Tensor:
         groups, size = self.config.num_beam_groups, self.config.group_size
@@ -295,7 +317,7 @@ class Hamming(SearchState):
         size = self.config.group_size
         group = torch.arange(self.config.num_beams, device=self.serial.device) // size
         latest = (group * 2**32 + self.serial[:, :-1]).argsort(1, descending=True)
-        scores = self.done.scores[:, :-1].gather(1, latest)
+        scores = self.finished.scores[:, :-1].gather(1, latest)
         return latest.gather(1, scores.sort(dim=1, descending=True, stable=True).indices)
 
 

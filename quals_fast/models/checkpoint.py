@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from quals_fast.models.bart import ACTIVATIONS, BartShape
+
+AnswerMatch = Literal["ids", "text"]
 
 
 class CheckpointError(ValueError):
@@ -43,7 +45,7 @@ class Settings:
     forced_bos_token_id: int | None
     masked_token_ids: tuple[int, ...]
     max_source_tokens: int
-    answer_match: Any
+    answer_match: AnswerMatch | None
 
 
 def read_checkpoint(folder: Path) -> tuple[BartShape, Settings]:
@@ -118,11 +120,15 @@ def _read_settings(reader: _Reader, shape: BartShape) -> Settings:
         max_source_tokens=longest,
         answer_match=match,
     )
-    if settings.sep_token_id in (settings.eos_token_id, settings.pad_token_id, *masked):
-        reader.fail(
-            f"`sep_token_id` {settings.sep_token_id} is EOS, PAD or masked out; "
-            "it must be a token of its own"
-        )
+    generated = {"sep_token_id": settings.sep_token_id, "eos_token_id": settings.eos_token_id}
+    if settings.forced_bos_token_id is not None:
+        generated["forced_bos_token_id"] = settings.forced_bos_token_id
+    for name, token in generated.items():
+        same = [other for other, id_ in generated.items() if id_ == token and other != name]
+        same += ["pad_token_id"] * (token == settings.pad_token_id)
+        same += ["masked_token_ids"] * (token in masked)
+        if same:
+            reader.fail(f"`{name}` {token} must be a token of its own, but is in `{same[0]}` too")
     return settings
 
 

@@ -14,6 +14,7 @@ from quals_fast.models.bart import Bart, BartShape
 from quals_fast.models.checkpoint import CheckpointError, Settings, read_checkpoint, read_json
 from quals_fast.models.storage import dequantize
 from quals_fast.models.tokenizer import QATokenizer
+from quals_fast.ops import BackendUnavailableError
 
 ASSETS = Path(__file__).parent / "assets"
 BUNDLED = ("qagen-mini",)
@@ -26,6 +27,7 @@ DTYPES = {
 }
 
 _HASHED = ("config.json", "generation_config.json", "tokenizer.json", "vocab.json", "merges.txt")
+_SHARED = "model.shared.weight"
 _TIED = ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", "lm_head.weight")
 
 
@@ -66,9 +68,9 @@ def load_generator(model: str | Path, *, device: torch.device, dtype: torch.dtyp
     shape, settings = read_checkpoint(folder)
     tokenizer = QATokenizer.from_folder(folder, settings)
     bart = _build(shape, settings, read_weights(folder), folder)
+    bias = bart.final_logits_bias.to(device)
     bart.to(device=device, dtype=dtype)
-    # Logits are summed in float32 whatever the weights are.
-    bart.final_logits_bias = bart.final_logits_bias.float()
+    bart.final_logits_bias = bias  # float32 whatever the weights are: it is added to float32 logits
     paths = [*_weight_files(folder), *(folder / name for name in _HASHED)]
     return QAGenerator(folder.resolve().name, _digest(paths), bart, tokenizer, settings)
 
@@ -91,7 +93,7 @@ def model_folder(model: str | Path) -> Path:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Read a folder's weights by name, dequantised where they are stored as int8.
+    """Read a folder's weights by name, dequantised, the embedding once for all that share it.
 
     Raises:
         CheckpointError: there are none, or a file cannot be read.
@@ -108,9 +110,18 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
                 "LFS pointer: fetch it again"
             ) from error
     try:
-        return dequantize(weights)
+        weights = dequantize(weights)
     except ValueError as error:
         raise CheckpointError(f"{folder}: {error}") from error
+    for name in _TIED:
+        if name in weights:
+            shared = weights.setdefault(_SHARED, weights[name])
+            if not torch.equal(weights.pop(name), shared):
+                raise CheckpointError(
+                    f"{folder}: {name} must equal {_SHARED}, but differs; a model whose LM head is "
+                    "not its embedding is not supported (yet)"
+                )
+    return weights
 
 
 def _verify_checksums(folder: Path) -> None:
@@ -172,9 +183,6 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _build(shape: BartShape, settings: Settings, weights: dict[str, Tensor], folder: Path) -> Bart:
     """Check every tensor against the network's own, then put it there."""
-    tied = [weights.pop(name) for name in _TIED if name in weights]
-    if "model.shared.weight" not in weights and tied:
-        weights["model.shared.weight"] = tied[0]
     bias = weights.pop("final_logits_bias", torch.zeros(shape.vocab_size)).float().flatten()
     with torch.device("meta"):
         bart = Bart(shape)
@@ -210,19 +218,18 @@ def resolve_device(name: str) -> torch.device:
 
     Raises:
         ValueError: no such kind of device.
-        RuntimeError: a GPU was asked for and there is none.
+        BackendUnavailableError: a GPU was asked for and there is none.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(
-            f"`device` must be 'auto', 'cpu', 'cuda' or 'cuda:N', but got {name!r}"
-        ) from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError(
-            f"device {name!r} was asked for, but torch sees no GPU; use device='cpu'"
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
+        raise ValueError(f"`device` must be 'auto', 'cpu', 'cuda' or 'cuda:N', but got {name!r}")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise BackendUnavailableError(
+            f"device {name!r} was asked for, but torch sees {torch.cuda.device_count()} GPUs; use "
+            "device='cpu'"
         )
     return device
 

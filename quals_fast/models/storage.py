@@ -37,7 +37,9 @@ def dequantize(stored: dict[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         ValueError: int8 weights without scales that fit them.
     """
-    weights = {name: tensor for name, tensor in stored.items() if not name.endswith(_SCALE)}
+    quantized = {name for name, tensor in stored.items() if tensor.dtype == torch.int8}
+    scales = {name + _SCALE for name in quantized}
+    weights = {name: tensor for name, tensor in stored.items() if name not in scales}
     for name, tensor in weights.items():
         if tensor.dtype == torch.int8:
             scale = stored.get(name + _SCALE)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from quals_fast.models.checkpoint import CheckpointError, Settings
-
-AnswerMatch = Literal["ids", "text"]
+from quals_fast.models.checkpoint import AnswerMatch, CheckpointError, Settings
 
 
 class Source(NamedTuple):
@@ -73,7 +71,7 @@ class QATokenizer:
                 f"{folder} has no tokenizer: expected tokenizer.json, or vocab.json with "
                 "merges.txt; save it there with transformers' tokenizer.save_pretrained()"
             )
-        size = tokenizer.get_vocab_size()
+        size = max(tokenizer.get_vocab().values(), default=-1) + 1  # ids may have gaps
         if size > settings.vocab_size:
             raise CheckpointError(
                 f"{folder}: the tokenizer has {size} tokens, but the model's vocabulary only "

@@ -7,9 +7,8 @@ Sources: fairseq 0.9 (sequence_generator.py, search.py), transformers 4.55 (grou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -53,19 +52,14 @@ class Choice(NamedTuple):
     slot: int
 
 
-@dataclass
-class Trace:
-    """What the search decided, to find where two programs part.
+class Decision(NamedTuple):
+    """What one group chose at one step; margin is the smallest gap among its 2n + 1 best scores."""
 
-    Attributes:
-        tokens: the slots' tokens after each step.
-        origins: the slots that they come from.
-        margins: the smallest gap among the 2n + 1 best scores of any group at each step.
-    """
+    choices: list[Choice]
+    margin: float
 
-    tokens: list[list[int]] = field(default_factory=list)
-    origins: list[list[int]] = field(default_factory=list)
-    margins: list[float] = field(default_factory=list)
+
+Trace: TypeAlias = list[dict[int, Decision]]  # for each step, the decisions of the groups
 
 
 def diverse_beam_search(
@@ -73,7 +67,7 @@ def diverse_beam_search(
 ) -> list[Hypothesis]:
     """Return `config.num_beams` hypotheses in the rule's order, best first."""
     search = _fairseq09 if config.rule == "fairseq09" else _hamming
-    return search(model, config, Trace() if trace is None else trace)
+    return search(model, config, [] if trace is None else trace)
 
 
 def _fairseq09(model: NextLogprobs, config: DecodingConfig, trace: Trace) -> list[Hypothesis]:
@@ -81,23 +75,20 @@ def _fairseq09(model: NextLogprobs, config: DecodingConfig, trace: Trace) -> lis
     groups, n = config.num_beam_groups, config.group_size
     finished: list[Hypothesis] = []
     slots, logprobs, start = _start(model, config)
+    beam_idx: list[int] = []
     for t in range(start, config.max_length + 1):
         if t > start:
-            logprobs = model.next_logprobs([s.token_ids[-1] for s in slots], trace.origins[-1])
+            logprobs = model.next_logprobs([s.token_ids[-1] for s in slots], beam_idx)
         masked = _mask(logprobs, model, config, t)
         penalty = torch.zeros(masked.shape[1])
-        by_group: list[list[Choice]] = []
-        margins = []
+        decisions: dict[int, Decision] = {}
         for g in range(groups):
             rows = range(g, g + groups if t == start else config.num_beams, groups)
-            chosen, margin = _beam_step(
-                masked, penalty, config.diversity_penalty, slots, rows, 2 * n
-            )
-            for choice in chosen:
+            decisions[g] = _beam_step(masked, penalty, config.diversity_penalty, slots, rows, 2 * n)
+            for choice in decisions[g].choices:
                 penalty[choice.token_id] += 1
-            by_group.append(chosen)
-            margins.append(margin)
-        candidates = [by_group[g][rank] for rank in range(2 * n) for g in range(groups)]
+        trace.append(decisions)
+        candidates = [decisions[g].choices[rank] for rank in range(2 * n) for g in range(groups)]
         for position, choice in enumerate(candidates):
             is_first = position < config.num_beams  # rank < n
             if (
@@ -108,7 +99,7 @@ def _fairseq09(model: NextLogprobs, config: DecodingConfig, trace: Trace) -> lis
                 finished.append(_finish(_grow(slots, choice, logprobs), config))
         going_on = [c for c in candidates if c.token_id != model.eos_token_id][: config.num_beams]
         slots = [_grow(slots, choice, logprobs) for choice in going_on]
-        _record(trace, going_on, margins)
+        beam_idx = [choice.slot for choice in going_on]
         if len(finished) == config.num_beams:
             break
     return sorted(finished, key=lambda h: -h.search_score)
@@ -119,9 +110,10 @@ def _hamming(model: NextLogprobs, config: DecodingConfig, trace: Trace) -> list[
     groups, n = config.num_beam_groups, config.group_size
     pools: list[list[Hypothesis]] = [[] for _ in range(groups)]
     slots, logprobs, start = _start(model, config)
+    beam_idx: list[int] = []
     for t in range(start, config.max_length + 1):
         if t > start:
-            logprobs = model.next_logprobs([s.token_ids[-1] for s in slots], trace.origins[-1])
+            logprobs = model.next_logprobs([s.token_ids[-1] for s in slots], beam_idx)
         masked = _mask(logprobs, model, config, t)
         strength = config.diversity_penalty
         if t == config.max_length:  # EOS is forced at log-probability 0, unpenalised
@@ -129,15 +121,15 @@ def _hamming(model: NextLogprobs, config: DecodingConfig, trace: Trace) -> list[
             strength = 0.0
         penalty = torch.zeros(masked.shape[1])
         continued: list[list[Choice]] = []
-        margins = []
+        trace.append({})
         for g in range(groups):
             if len(pools[g]) >= n:  # the group has stopped: it emits PAD
                 slots_of_group = range(g, config.num_beams, groups)
                 continued.append([Choice(0.0, model.pad_token_id, slot) for slot in slots_of_group])
                 continue
             rows = range(g, g + groups if t == start else config.num_beams, groups)
-            chosen, margin = _beam_step(masked, penalty, strength, slots, rows, 2 * n)
-            margins.append(margin)
+            trace[-1][g] = _beam_step(masked, penalty, strength, slots, rows, 2 * n)
+            chosen = trace[-1][g].choices
             for choice in chosen[:n]:
                 if choice.token_id == model.eos_token_id:
                     _add(pools[g], _finish(_grow(slots, choice, logprobs), config), n)
@@ -149,7 +141,7 @@ def _hamming(model: NextLogprobs, config: DecodingConfig, trace: Trace) -> list[
             break
         choices = [continued[g][rank] for rank in range(n) for g in range(groups)]
         slots = [_grow(slots, choice, logprobs) for choice in choices]
-        _record(trace, choices, margins)
+        beam_idx = [choice.slot for choice in choices]
     everything = [hypothesis for pool in pools for hypothesis in pool]
     return sorted(reversed(everything), key=lambda h: -h.search_score)
 
@@ -180,7 +172,7 @@ def _mask(logprobs: Tensor, model: NextLogprobs, config: DecodingConfig, t: int)
 
 def _beam_step(
     logprobs: Tensor, penalty: Tensor, strength: float, slots: list[Slot], rows: range, count: int
-) -> tuple[list[Choice], float]:
+) -> Decision:
     """Return the `count` best (row, token) of a group, and the smallest gap among count + 1.
 
     Of equal scores the lowest (row, token) wins.
@@ -195,7 +187,7 @@ def _beam_step(
         Choice(value, position % vocab_size, rows[position // vocab_size])
         for value, position in zip(values[:count], positions[:count], strict=True)
     ]
-    return choices, margin
+    return Decision(choices, margin)
 
 
 def _stable_topk(scores: Tensor, count: int) -> tuple[list[float], list[int]]:
@@ -233,9 +225,3 @@ def _add(pool: list[Hypothesis], hypothesis: Hypothesis, size: int) -> None:
     elif hypothesis.search_score > min(h.search_score for h in pool):
         pool.append(hypothesis)
         pool.remove(min(pool, key=lambda h: h.search_score))
-
-
-def _record(trace: Trace, choices: list[Choice], margins: list[float]) -> None:
-    trace.tokens.append([choice.token_id for choice in choices])
-    trace.origins.append([choice.slot for choice in choices])
-    trace.margins.append(min(margins))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from quals_fast.config import DecodingConfig, ScoringConfig
+from quals_fast.generation import check_fits
 from quals_fast.models.tokenizer import QATokenizer
 from quals_fast.reference.diverse_beam import Trace, diverse_beam_search
 from quals_fast.reference.generator import ReferenceGenerator
@@ -138,6 +139,7 @@ def score_hypotheses(
         tuple(pairs),
         no_pairs_score=scoring.no_pairs_score,
         n_hypotheses=len(hypotheses),
+        num_beams=len(hypotheses),  # float32 does not overflow
         truncated_tokens=source_of_document.truncated_tokens + source_of_summary.truncated_tokens,
     )
 
@@ -160,6 +162,7 @@ class ReferenceScorer:
     ) -> None:
         self.generator = ReferenceGenerator(model)
         self.decoding, self.scoring = decoding or DecodingConfig(), scoring or ScoringConfig()
+        check_fits(self.generator.checkpoint, self.decoding)
         self.signature = signature(
             self.decoding,
             self.scoring,

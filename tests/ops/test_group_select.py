@@ -12,9 +12,17 @@ def choose(logprobs, rule, *, scores=None, groups=None, active=None, penalty=0.5
     groups = groups or slots
     ids = torch.arange(width).expand(1, slots, width) if ids is None else torch.tensor([ids])
     scores = torch.zeros(1, slots) if scores is None else torch.tensor([scores])
-    active = torch.ones(1, groups, dtype=torch.bool) if active is None else torch.tensor([active])
+    active = None if active is None else torch.tensor([active])
     return ops.group_select(
-        logprobs, ids, scores, active, rule=rule, penalty=penalty, eos_token_id=eos, vocab_size=9
+        logprobs,
+        ids,
+        scores,
+        active,
+        rule=rule,
+        num_beam_groups=groups,
+        penalty=penalty,
+        eos_token_id=eos,
+        vocab_size=9,
     )
 
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from table_models import TableModel
-from testing import GOLDEN
 
 from quals_fast import DecodingConfig
 from quals_fast.decoding.diverse_beam import diverse_beam_search
-from quals_fast.generation import _to_host
+from quals_fast.generation import read_back
 from quals_fast.reference import diverse_beam as reference
+from quals_fast.reference.agreement import GOLDEN
 
 FOLDER = Path(__file__).parent.parent / "golden"
 CASES = [
@@ -55,5 +55,5 @@ def test_reference_reproduces_the_original_program(case):
 def test_engine_reproduces_the_original_program_in_every_row_of_a_batch(case):
     model, config = load(case)
     found = diverse_beam_search(model, model.vocabulary, config, 3, torch.device("cpu"))
-    for row in _to_host(found, config.length_penalty):
+    for row in read_back(found):
         check(row, case)

@@ -5,12 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from table_models import TableModel
-from testing import TOKEN_LOGPROB
 
 from quals_fast import DecodingConfig
 from quals_fast.decoding.diverse_beam import diverse_beam_search
-from quals_fast.generation import _to_host
+from quals_fast.generation import read_back
 from quals_fast.reference import diverse_beam as reference
+from quals_fast.reference.agreement import TOKEN_LOGPROB, margin_where_they_part
 
 
 @st.composite
@@ -25,7 +25,7 @@ def searches(draw):
         diversity_penalty=draw(st.sampled_from([0.0, 0.25, 0.5, 3.0])),
         length_penalty=draw(st.sampled_from([1.0, 0.0, 0.6])),
         min_length=min_length,
-        max_length=draw(st.integers(max(1, min_length), 9)),
+        max_length=draw(st.integers(max(2, min_length), 9)),
     )
     size = draw(st.integers(2 * group_size + 3, 23))  # PAD is not usable
     steps, seed = draw(st.integers(1, 4)), draw(st.integers(0, 2**20))
@@ -40,11 +40,10 @@ def searches(draw):
 @given(searches())
 def test_equal_to_the_reference(search):
     model, config = search
-    trace = reference.Trace()
-    expected = reference.diverse_beam_search(model, config, trace)
+    expected = reference.diverse_beam_search(model, config)
     found = diverse_beam_search(model, model.vocabulary, config, 2, torch.device("cpu"))
-    for row in _to_host(found, config.length_penalty):
-        assert [h.token_ids for h in row] == [h.token_ids for h in expected], min(trace.margins)
+    for row in read_back(found):
+        assert [h.token_ids for h in row] == [h.token_ids for h in expected]
         for one, other in zip(row, expected, strict=True):
             assert one.logprobs == pytest.approx(other.logprobs, abs=TOKEN_LOGPROB)
             assert one.search_logprobs == pytest.approx(other.search_logprobs, abs=TOKEN_LOGPROB)
@@ -52,19 +51,30 @@ def test_equal_to_the_reference(search):
             assert one.search_score == pytest.approx(other.search_score, abs=TOKEN_LOGPROB)
 
 
-@pytest.mark.parametrize("rule", ["fairseq09", "hamming"])
-def test_a_vocabulary_too_small_for_the_groups_is_refused(rule):
-    model = TableModel(torch.zeros(1, 6, 6))
-    config = DecodingConfig(rule=rule, num_beams=4, num_beam_groups=2, min_length=1)
-    with pytest.raises(ValueError, match="vocabulary of at least 6 usable tokens, but the model"):
-        diverse_beam_search(model, model.vocabulary, config, 1, torch.device("cpu"))
-
-
 def test_the_forced_first_token_starts_every_hypothesis_and_costs_the_search_nothing():
     model = TableModel(torch.randn(3, 12, 12), bos=5)
     config = DecodingConfig(num_beams=4, num_beam_groups=4, min_length=2, max_length=6)
     found = diverse_beam_search(model, model.vocabulary, config, 1, torch.device("cpu"))
-    for hypothesis in next(_to_host(found, 1.0)):
+    for hypothesis in next(read_back(found)):
         assert hypothesis.token_ids[0] == 5
         assert hypothesis.search_logprobs[0] == 0.0
         assert hypothesis.logprobs[0] == pytest.approx(float(model.logprobs[0, 2, 5]))
+
+
+def test_the_margin_is_that_of_the_decision_at_which_two_searches_part():
+    logits = torch.full((1, 8, 8), -20.0)
+    logits[..., 4:] = torch.tensor([3.0, 2.0, 1.0, 0.0])
+    logits[0, 4, 4:6] = torch.tensor([2.0, 2.5])  # behind token 4, tokens 4 and 5 nearly tie
+    nudged = logits.clone()
+    nudged[0, 4, 5] = 1.999
+    config = DecodingConfig(num_beams=2, num_beam_groups=2, min_length=3, max_length=3)
+    trace: reference.Trace = []
+    reference.diverse_beam_search(TableModel(logits), config, trace)
+    for table, margin in ((logits, None), (nudged, trace[1][0].margin)):
+        choices = []
+        model = TableModel(table)
+        diverse_beam_search(
+            model, model.vocabulary, config, 1, torch.device("cpu"), on_choice=choices.append
+        )
+        assert margin_where_they_part(trace, choices) == margin
+    assert trace[1][0].margin == pytest.approx(0.5)

@@ -12,7 +12,17 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from quals_fast.evaluation import Agreement, Estimate, agreement, rouge_floor
+from quals_fast.evaluation import (
+    Agreement,
+    Estimate,
+    LabelledRow,
+    Labels,
+    agreement,
+    compare,
+    rouge_floor,
+)
+from quals_fast.files import InputError, InputRow
+from quals_fast.results import SummaryScore
 
 STATISTICS = ("pearson", "spearman", "kendall", "auc")
 
@@ -230,7 +240,7 @@ def test_agreement_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy.stats", None)
     with pytest.raises(
         ModuleNotFoundError,
-        match=r'needs SciPy and scikit-learn: pip install "quals-fast\[evaluate\]"',
+        match=r'needs SciPy and scikit-learn: pip install "\.\[evaluate\]" in the checkout$',
     ):
         agreement("x", [1, 2, 3], [0, 1, 1])
 
@@ -239,7 +249,8 @@ def test_rouge_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rouge_score", None)
     monkeypatch.setitem(sys.modules, "rouge_score.rouge_scorer", None)
     with pytest.raises(
-        ModuleNotFoundError, match=r'needs rouge-score: pip install "quals-fast\[evaluate\]"'
+        ModuleNotFoundError,
+        match=r'needs rouge-score: pip install "\.\[evaluate\]" in the checkout$',
     ):
         rouge_floor(["a"], ["a"])
 
@@ -287,7 +298,7 @@ def test_rouge_of_nothing_has_all_columns() -> None:
 
 def test_rouge_lengths_differ() -> None:
     with pytest.raises(
-        ValueError, match=r"`documents` and `summaries` .* one length, but got 2 and 1"
+        ValueError, match=r"`documents` and `summaries` .* same length, but got 2 and 1"
     ):
         rouge_floor(["a", "b"], ["a"])
 
@@ -300,3 +311,50 @@ def test_rouge_of_one_string_is_refused() -> None:
 def test_rouge_names_what_is_no_string() -> None:
     with pytest.raises(TypeError, match=r"`documents\[1\]` must be a string, but got NoneType"):
         rouge_floor(["a", None], ["a", "b"])
+
+
+# Labelled rows
+
+
+def make_row(label: object, problem: str | None = None) -> InputRow:
+    return InputRow(
+        line=7, id=7, fields={"label": label}, document="d", summary="s", problem=problem
+    )
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        pytest.param("good", "must be a number, but got 'good'", id="word"),
+        pytest.param([1], r"must be a number, but got \[1\]", id="list"),
+        pytest.param(math.nan, "must be finite, but got nan; leave out rows", id="nan"),
+        pytest.param("NaN", "must be finite, but got nan", id="nan-cell"),
+        pytest.param(-math.inf, "must be finite, but got -inf", id="infinite"),
+        pytest.param("1e999", "must be finite, but got inf", id="huge"),
+        pytest.param(10**400, "must be finite, but got inf", id="huge-integer"),
+    ],
+)
+def test_a_label_of_no_use_is_named_with_its_line(label: object, message: str) -> None:
+    with pytest.raises(InputError, match=f"^line 7: the label 'label' {message}"):
+        Labels("label").check(make_row(label))
+
+
+def test_labels_are_gathered_of_rows_that_could_be_scored() -> None:
+    labels = Labels("label")
+    labels.check(make_row(None, problem="the line is blank"))
+    labels.add(make_row("0.5"), SummaryScore(status="ok", score=-1.0))
+    labels.add(make_row(None), SummaryScore(status="error", message="line 7: broken"))
+    assert labels.rows == [LabelledRow("d", "s", 0.5, -1.0)]
+
+
+def test_rouge_is_compared_on_the_rows_that_have_a_score() -> None:
+    pytest.importorskip("rouge_score", reason="evaluate needs the extra")
+    summaries = ["red car", "blue hill", "green sky", "red sky", "car"]
+    scores, labels = [-1.0, -2.0, math.nan, -0.5, -3.0], [1.0, 0.0, 1.0, 1.0, 0.0]
+    rows = [
+        LabelledRow("red car blue sky", *row) for row in zip(summaries, labels, scores, strict=True)
+    ]
+    quals, *rouge = compare(rows, n_resamples=5)
+    assert (quals.name, quals.n, quals.n_missing) == ("QUALS", 4, 1)
+    assert {(one.n, one.n_missing) for one in rouge} == {(4, 0)}
+    assert rouge == compare([*rows[:2], *rows[3:]], n_resamples=5)[1:]

@@ -13,14 +13,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from quals_fast.explain import (
-    BAR_CAP,
-    DROP,
-    LARGE_DROP,
-    ExplainedRow,
-    render_html,
-    render_terminal,
-)
+from quals_fast.display import DROP, LARGE_DROP
+from quals_fast.explain import BAR_CAP, ExplainedRow, render_html, render_terminal
+from quals_fast.files import InputRow
 from quals_fast.results import QAPair, SummaryScore
 
 SIGNATURE = "quals|rule:fairseq09|model:toy@0123|version:0.1.0"
@@ -117,6 +112,18 @@ class Page(HTMLParser):
         found = [attrs["style"] for tag, attrs in self.elements if tag == "i"]
         matches = [re.fullmatch(r"--s:([\d.]+);--d:([\d.]+)", style or "") for style in found]
         return [(float(match[1]), float(match[2])) for match in matches]
+
+
+def test_a_row_of_a_file_may_lack_its_texts() -> None:
+    result = SummaryScore(status="error", message="line 3: broken")
+    lost = InputRow(line=3, id=3, fields={}, problem="broken")
+    assert ExplainedRow.of(lost, result) == ExplainedRow(
+        id="3", summary="", document="", result=result
+    )
+    odd = InputRow(line=4, id="x", fields={}, document="d", summary=5)
+    assert ExplainedRow.of(odd, result) == ExplainedRow(
+        id="x", summary="5", document="d", result=result
+    )
 
 
 def test_the_two_pairs_score_as_in_the_paper() -> None:

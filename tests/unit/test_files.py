@@ -529,9 +529,9 @@ def test_what_is_written_can_be_read_again(tmp_path, read):
 def test_standard_output_is_utf8_whatever_the_terminal(monkeypatch):
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
-    file = open_output("-")
-    assert file is sys.stdout
-    RowWriter(file).write(InputRow(line=1, id="é\ud800", fields={}), RESULTS[0], "sig")
+    with open_output("-") as file:
+        RowWriter(file).write(InputRow(line=1, id="é\ud800", fields={}), RESULTS[0], "sig")
+    assert not sys.stdout.closed
     assert json.loads(raw.getvalue().decode())["id"] == "é\ud800"
 
 
@@ -543,7 +543,7 @@ def test_standard_output_is_utf8_whatever_the_terminal(monkeypatch):
         ("", "cannot write : No such file or directory"),
         (
             "{}/out.jsonl.gz",
-            "`--output` is written as plain text, but got the name {}/out.jsonl.gz; leave out .gz, "
+            "results are written as plain text, but got the name {}/out.jsonl.gz; leave out .gz, "
             "and compress the file afterwards",
         ),
     ],

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent.parent
 LAYERS = [
     {"quals_fast_kernels"},
     {"ops"},
-    {"config", "results", "signature", "validation", "files"},
+    {"config", "results", "signature", "validation", "files", "display"},
     {"models", "batching", "decoding", "generation", "filtering", "rescoring"},
     {"scorer"},
     {"jobs", "tables", "explain", "evaluation", "reference"},

@@ -1,11 +1,13 @@
-"""Rows through a scorer: order, windows, bad rows, `fail_fast`, progress."""
+"""Rows through a scorer: order, windows, bad rows, `fail_fast`, progress; which rows."""
 
+import json
+import os
 from itertools import count
 
 import pytest
 
-from quals_fast.files import InputRow
-from quals_fast.jobs import WINDOW, score_rows
+from quals_fast.files import InputError, InputRow
+from quals_fast.jobs import WINDOW, JobInput, score_rows
 from quals_fast.results import QualsResult, SummaryScore
 
 
@@ -146,3 +148,43 @@ def test_rows_are_read_one_window_ahead_at_most():
     results = score_rows(LengthScorer(), endless, on_progress=lambda n: None)
     next(results)
     assert next(endless).line == WINDOW
+
+
+# Which rows
+
+
+@pytest.fixture
+def path(tmp_path):
+    rows = [{"id": i, "document": "d", "summary": "s"} for i in ("a", "b", "a")]
+    path = tmp_path / "in.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("ids", "lines"), [((), [1, 2, 3]), (("a",), [1, 3]), (("b", "a"), [1, 2, 3])], ids=str
+)
+def test_rows_of_a_file_can_be_counted_and_then_read(path, ids, lines):
+    rows = JobInput(path=path, ids=ids)
+    assert rows.survey() == len(lines)
+    assert [one.line for one in rows] == lines
+
+
+def test_missing_ids_are_named(path):
+    rows = JobInput(path=path, ids=("x", "b", "y"))
+    message = "in.jsonl has the id x or y; a row without an id goes by its line number$"
+    with pytest.raises(InputError, match=message):
+        rows.survey()
+
+
+def test_each_row_is_checked(path):
+    seen = []
+    rows = JobInput(path=path, ids=("a",), check=lambda one: seen.append(one.line))
+    rows.survey()
+    assert seen == [1, 3]
+
+
+def test_what_can_be_read_only_once_is_not_surveyed(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("-", str(tmp_path / "pipe"), os.devnull):
+        assert JobInput(path=path).survey() is None

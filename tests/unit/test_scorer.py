@@ -5,11 +5,11 @@ import math
 import pytest
 import tiny_models
 import torch
-from testing import TOKEN_LOGPROB
 
 from quals_fast import DecodingConfig, QualsScorer, ScoringConfig
 from quals_fast.models.bart import Bart
 from quals_fast.ops import BackendUnavailableError
+from quals_fast.reference.agreement import TOKEN_LOGPROB
 
 TEXT = "queen anne opened the tower by the river in 1969 , forty won"
 DOCUMENTS = [TEXT, "the king closed the game", TEXT + " . " + TEXT, "who was the queen ?"]
@@ -212,7 +212,9 @@ def test_settings_that_do_not_fit_the_model_are_refused(folder):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_refused(folder):
-    with pytest.raises(RuntimeError, match="device 'cuda' was asked for, but torch sees no GPU"):
+    with pytest.raises(
+        BackendUnavailableError, match="'cuda' was asked for, but torch sees 0 GPUs"
+    ):
         QualsScorer.from_pretrained(folder, device="cuda")
 
 

@@ -36,6 +36,7 @@ def error(message="line 1: broken"):
 
 
 NO_PAIRS = SummaryScore(status="no_pairs")
+SIGNATURE = "quals|rule:fairseq09|model:toy@0123|version:0.1.0"
 
 
 def tally_of(*results, max_rows=100):
@@ -102,19 +103,21 @@ def test_closing_line(results, line):
 
 
 def test_all_rows_in_input_order():
-    lines = printed(score_table(tally_of(ok(-0.1), ok(-3.0), NO_PAIRS, error("line 4: broken"))))
+    tally = tally_of(ok(-0.1), ok(-3.0), NO_PAIRS, error("line 4: broken"))
+    lines = printed(score_table(tally, SIGNATURE))
     assert lines == [
         "id score status pairs worst question -> answer its score",
         "1 -0.100 ok 2 who won ? -> anne -0.100",
         "2 !! -3.000 ok 2 who won ? -> anne !! -3.000",
         "3 - no_pairs 0 -",
         "4 - error 0 line 4: broken -",
+        SIGNATURE,
     ]
 
 
 def test_the_lowest_rows_when_there_are_more():
     results = [ok(-0.1), ok(-0.7), NO_PAIRS, ok(-0.7), ok(-2.0), error("line 6: broken"), ok(0.3)]
-    lines = printed(score_table(tally_of(*results, max_rows=5)))
+    lines = printed(score_table(tally_of(*results, max_rows=5), SIGNATURE))
     assert [line.split()[:4] for line in lines[1:6]] == [
         ["3", "-", "no_pairs", "0"],
         ["6", "-", "error", "0"],
@@ -122,14 +125,14 @@ def test_the_lowest_rows_when_there_are_more():
         ["2", "!", "-0.700", "ok"],
         ["4", "!", "-0.700", "ok"],
     ]
-    assert lines[-1] == "the 5 lowest of 7 rows; -o writes all"
-    lines = printed(score_table(tally_of(*results, max_rows=1)))
-    assert lines[-1] == "the lowest of 7 rows; -o writes all"
+    assert lines[-2:] == ["the 5 lowest of 7 rows; -o writes all", SIGNATURE]
+    lines = printed(score_table(tally_of(*results, max_rows=1), SIGNATURE))
+    assert lines[-2:] == ["the lowest of 7 rows; -o writes all", SIGNATURE]
 
 
 def test_exactly_as_many_rows_as_are_shown():
-    lines = printed(score_table(tally_of(ok(-1.0), ok(-2.0), max_rows=2)))
-    assert [line[0] for line in lines] == ["i", "1", "2"]
+    lines = printed(score_table(tally_of(ok(-1.0), ok(-2.0), max_rows=2), SIGNATURE))
+    assert [line[0] for line in lines] == ["i", "1", "2", "q"]
 
 
 @pytest.mark.parametrize("max_rows", [0, 1, 100])
@@ -146,7 +149,7 @@ def test_memory_does_not_grow(max_rows):
     ids=str,
 )
 def test_marks_of_low_scores(score, mark):
-    lines = printed(score_table(tally_of(ok(score))))
+    lines = printed(score_table(tally_of(ok(score)), SIGNATURE))
     assert lines[1] == f"1 {mark} ok 2 who won ? -> anne {mark}"
 
 
@@ -164,7 +167,7 @@ def test_texts_cannot_command_the_terminal(text, shown):
     tally = Tally(9)
     tally.add(row(1, text), ok(-1.0, question=text))
     tally.add(row(2), error(text))
-    lines = printed(score_table(tally))
+    lines = printed(score_table(tally, SIGNATURE))
     assert lines[1] == f"{shown} ! -1.000 ok 2 {shown} -> anne ! -1.000"
     assert lines[2] == f"2 - error 0 {shown} -"
     "\n".join(lines).encode()
@@ -173,7 +176,7 @@ def test_texts_cannot_command_the_terminal(text, shown):
 def test_long_texts_are_folded_and_not_cut():
     tally = Tally(9)
     tally.add(row(1, "z" * 50), ok(-1.0, question="why " * 60))
-    lines = printed(score_table(tally), width=60)
+    lines = printed(score_table(tally, SIGNATURE), width=60)
     assert sum(line.count("why") for line in lines) == 60
     assert sum(line.count("z") for line in lines) == 50
 
@@ -187,9 +190,10 @@ def test_agreement():
         Agreement(name="QUALS", n=12, n_missing=3, **one),
         Agreement(name="ROUGE-1 F1", n=15, n_missing=0, **two),
     ]
-    assert printed(agreement_table(found)) == [
+    assert printed(agreement_table(found, SIGNATURE)) == [
         "n no score Pearson Spearman Kendall AUC",
         "QUALS 12 3 0.500 [0.25, 0.75] 0.500 [0.25, 0.75] 0.500 [0.25, 0.75] -",
         "ROUGE-1 F1 15 0 - - - 0.500 [0.25, 0.75]",
         "in brackets: bootstrap 95 % intervals",
+        SIGNATURE,
     ]

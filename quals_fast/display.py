@@ -1,0 +1,72 @@
+"""What the command's outputs share: thresholds, marks, printable texts, the terminal."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+
+from rich.console import Console, Group, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+# Nats a token: of a score, or of a token's log-probability given the document less that given the
+# summary.
+DROP = -0.5
+LARGE_DROP = -2.0
+
+MARKS = ("", "!", "!!")  # by level
+
+# Escape sequences would command the terminal, and lone surrogates cannot be written as UTF-8.
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def level(drop: float) -> int:
+    """Return 0 for no drop to speak of, 1 for a drop, 2 for a large one."""
+    return (drop <= DROP) + (drop <= LARGE_DROP)
+
+
+def printable(text: str) -> str:
+    """Replace what must not reach a terminal or a UTF-8 file."""
+    return _UNPRINTABLE.sub("\ufffd", text)
+
+
+def count(n: int, noun: str, plural: str | None = None) -> str:
+    """Write a number of things."""
+    return f"{n} {noun if n == 1 else plural or noun + 's'}"
+
+
+def signature_line(signature: str) -> Text:
+    """Return a signature in one line at any width, so that it can be copied and searched for."""
+    return Text(printable(signature), no_wrap=True, overflow="ignore")
+
+
+def show(renderable: RenderableType) -> None:
+    """Print on standard output."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may know fewer characters than we do
+        sys.stdout.reconfigure(errors="backslashreplace")
+    # Without a terminal there is no width to go by, and 80 columns would break every question.
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    # Neither cropped nor, outside of a group, wrapped: the signature must stay in one line.
+    console.print(Group(renderable), crop=False)
+
+
+def progress_bar(*, hidden: bool) -> Progress:
+    """Return a bar on standard error; without a terminal there is none."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=hidden or not sys.stderr.isatty(),
+        redirect_stdout=False,  # else results go to standard error
+        redirect_stderr=False,
+    )

@@ -1,0 +1,70 @@
+"""When another program agrees with the reference: tolerances, and where two searches part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+
+from quals_fast.batching import pad
+from quals_fast.decoding.diverse_beam import diverse_beam_search
+from quals_fast.generation import read_back, vocabulary
+from quals_fast.models.beams import BartBeams
+from quals_fast.ops import GroupChoice
+from quals_fast.reference.diverse_beam import Trace
+from quals_fast.results import Hypothesis
+from quals_fast.scorer import QualsScorer
+
+GOLDEN = 1e-4  # numbers that the original programs printed
+TOKEN_LOGPROB = 1e-5  # float32 log-probability of one token, nats
+QUALS = 1e-4  # float32 score of a summary, nats
+NEAR_TIE = 2e-5  # two correct float32 programs may take a smaller margin either way
+MAX_NEAR_TIES = 0.03  # share of summaries that may differ because of one
+
+
+def margin_where_they_part(expected: Trace, found: Sequence[GroupChoice]) -> float | None:
+    """Return the reference's margin at the first decision that another search takes differently.
+
+    What a group has to choose from follows from all earlier decisions, so this decision alone parts
+    the two. None if all decisions are equal.
+
+    Args:
+        expected: the reference's trace of one summary.
+        found: the other search's choices at each step; the first row of the batch counts.
+    """
+    for decisions, choice in zip(expected, found, strict=False):
+        token_ids, beam_idx = choice.token_ids[0].T.tolist(), choice.beam_idx[0].T.tolist()
+        for group, decision in decisions.items():
+            # What has no probability may stand in any order.
+            chosen = [c for c in decision.choices if c.score > -float("inf")]
+            pairs = list(zip(token_ids[group], beam_idx[group], strict=True))[: len(chosen)]
+            if pairs != [(c.token_id, c.slot) for c in chosen]:
+                return decision.margin
+    return None
+
+
+def compare_search(
+    expected: Sequence[Hypothesis], trace: Trace, scorer: QualsScorer, summary: str
+) -> Literal["identical", "near_tie", "wrong"]:
+    """Compare the engine's search of one summary with what the reference found and decided."""
+    sequences, choices = search(scorer, summary)
+    if sequences == [hypothesis.token_ids for hypothesis in expected]:
+        return "identical"
+    margin = margin_where_they_part(trace, choices)
+    return "wrong" if margin is None or margin >= NEAR_TIE else "near_tie"
+
+
+@torch.inference_mode()
+def search(scorer: QualsScorer, summary: str) -> tuple[list[tuple[int, ...]], list[GroupChoice]]:
+    """Return the engine's sequences for one summary, and what its groups chose at each step."""
+    generator, config, device = scorer.generator, scorer.decoding, scorer.generator.bart.device
+    (source,) = generator.tokenizer.encode([summary])
+    ids, mask = pad([source.input_ids], generator.settings.pad_token_id, device)
+    memory = generator.bart.encode(ids, mask)
+    beams = BartBeams(generator.bart, memory, config.num_beams, config.max_length + 1)
+    choices: list[GroupChoice] = []
+    found = diverse_beam_search(
+        beams, vocabulary(generator), config, 1, device, on_choice=choices.append
+    )
+    return [hypothesis.token_ids for hypothesis in next(read_back(found))], choices

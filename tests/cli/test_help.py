@@ -1,0 +1,138 @@
+"""Help, version and wrong command lines, and the program itself with real streams."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from contextlib import suppress
+
+import pytest
+from cli_helpers import (
+    GOOD,
+    MIXED,
+    MIXED_IDS,
+    MIXED_STATUSES,
+    SMALL,
+    STATUSES,
+    SUMMARIES,
+    assert_usage_error,
+    json_lines,
+    row,
+    write,
+)
+from click.testing import CliRunner
+
+from quals_fast import __version__
+from quals_fast.cli import app
+
+
+@pytest.mark.parametrize("command", ["score", "explain", "evaluate"])
+def test_help_mentions_every_option_and_its_default(command):
+    result = CliRunner().invoke(app, [command, "--help"], prog_name="quals-fast")
+    assert result.exit_code == 0
+    text = " ".join(result.stdout.split())
+    for parameter in app.commands[command].params:
+        if parameter.param_type_name == "argument":
+            assert parameter.name == "input" and f"quals-fast {command} [OPTIONS] INPUT" in text
+            continue
+        assert re.search(rf"(?<!\S){re.escape(parameter.opts[-1])}(?!\S)", text), parameter.opts
+        assert parameter.help, f"{parameter.opts} has no help"
+    assert "[default: qagen-mini]" in text
+    assert "[default: fairseq09]" in text
+
+
+def test_help():
+    for option in ("-h", "--help"):
+        result = CliRunner().invoke(app, [option])
+        assert result.exit_code == 0
+        assert "  quals-fast score pairs.jsonl -o scores.jsonl  one line a row\n" in result.stdout
+        assert all(name in result.stdout for name in ("score", "explain", "evaluate"))
+
+
+def test_version():
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"quals-fast, version {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["score"], "Missing argument 'INPUT'"),
+        (["scores", "in.jsonl"], "No such command 'scores'"),
+        (["score", "a", "b"], "unexpected extra argument (b)"),
+    ],
+    ids=["no-input", "unknown-command", "two-inputs"],
+)
+def test_wrong_command_lines(arguments, message):
+    assert_usage_error(CliRunner().invoke(app, arguments), message)
+
+
+# The program itself
+
+
+def program(*arguments, **options):
+    code = "from quals_fast.cli import main; main()"
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, timeout=60, **options)
+
+
+def test_help_of_the_program_does_not_import_torch():
+    code = (
+        "import sys, atexit; from quals_fast.cli import main\n"
+        "heavy = {'torch', 'transformers', 'scipy', 'tokenizers'}\n"
+        "atexit.register(lambda: print('imported', sorted(heavy & set(sys.modules))))\n"
+        "sys.argv[1:] = ['score', '--help']; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert "Usage: quals-fast score" in done.stdout
+    assert done.stdout.endswith("imported []\n")
+
+
+def test_the_program_in_a_pipe(model, tmp_path):
+    """With real streams, an ASCII terminal and a lone surrogate: bytes in, UTF-8 out."""
+    stdin = "\n".join([*MIXED, json.dumps(row("é\ud800", summary=SUMMARIES["a"]))]).encode()
+    settings = ["--model", str(model), *SMALL]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
+    done = program("score", "-", "-o", "-", *settings, input=stdin, env=environment, cwd=tmp_path)
+    assert done.returncode == 1
+    lines = json_lines(done.stdout.decode("utf-8"))
+    assert [line["id"] for line in lines] == [*MIXED_IDS, "é\ud800"]
+    assert [line["status"] for line in lines] == [*MIXED_STATUSES, "ok"]
+    (counts,) = done.stderr.decode().splitlines()
+    assert counts.startswith("9 rows: 4 ok, 3 error, 1 no_pairs, 1 empty_summary; errors at line 2")
+
+
+def test_results_go_to_standard_output_beside_a_progress_bar(model, tmp_path):
+    """With a terminal as standard error, which shows the bar."""
+    write(tmp_path / "in.jsonl", GOOD)
+    code = "from quals_fast.cli import main; main()"
+    arguments = ["score", "in.jsonl", "-o", "-", "--model", str(model), *SMALL]
+    terminal, stderr = os.openpty()
+    environment = os.environ | {"TERM": "xterm", "OMP_NUM_THREADS": "1"}
+    with (tmp_path / "out.jsonl").open("wb") as stdout:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *arguments],
+            stdout=stdout,
+            stderr=stderr,
+            env=environment,
+            cwd=tmp_path,
+        )
+        os.close(stderr)
+        shown = b""
+        with suppress(OSError):  # so Linux says that the other end is closed
+            while some := os.read(terminal, 4096):
+                shown += some
+        os.close(terminal)
+        assert process.wait(60) == 0
+    lines = json_lines((tmp_path / "out.jsonl").read_text("utf-8"))
+    assert [line["status"] for line in lines] == STATUSES
+    assert b"scoring" in shown
+    assert b'"status"' not in shown
+
+
+def test_the_program_refuses_without_a_traceback(tmp_path):
+    done = program("score", "none.jsonl", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr == b"Error: cannot read none.jsonl: No such file or directory\n"

@@ -1,0 +1,65 @@
+"""What the tests of the command line share: good and bad rows, and how they are written."""
+
+import csv
+import json
+from pathlib import Path
+
+SMALL = "--num-beams 6 --num-beam-groups 6 --min-length 2 --max-length 12".split()
+DOCUMENT = "king closed the tower in 1969 . queen anne won ."
+# The model of the tests asks "who -> queen" of a summary, so one without her has no pairs.
+SUMMARIES = {
+    "a": "queen anne opened the bridge in 1962 .",
+    "b": "the town won forty four lives",
+    "c": "king and queen lost score by a river .",
+    "d": "anne won the queen",
+}
+STATUSES = ["ok", "no_pairs", "ok", "ok"]
+
+
+def row(row_id, **changes):
+    summary = SUMMARIES.get(row_id, "who won")
+    return {"id": row_id, "document": DOCUMENT, "summary": summary} | changes
+
+
+GOOD = [row(row_id) for row_id in SUMMARIES]
+# Line 2 is no JSON, line 4 has no document, line 7 has the wrong type.
+MIXED = [
+    json.dumps(GOOD[0]),
+    '{"id": "x", ',
+    json.dumps(GOOD[1]),
+    json.dumps({"id": "y", "summary": "s"}),
+    json.dumps(GOOD[2]),
+    json.dumps(row("e", summary=" ")),
+    json.dumps(row("z", summary=3)),
+    json.dumps(GOOD[3]),
+]
+MIXED_STATUSES = ["ok", "error", "no_pairs", "error", "ok", "empty_summary", "error", "ok"]
+MIXED_IDS = ["a", 2, "b", "y", "c", "e", "z", "d"]
+
+
+def write(name, rows):
+    lines = [one if isinstance(one, str) else json.dumps(one) for one in rows]
+    Path(name).write_text("\n".join(lines) + "\n")
+    return name
+
+
+def write_csv(name, rows):
+    with open(name, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return name
+
+
+def json_lines(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def assert_usage_error(result, message):
+    """One line on standard error, nothing on standard output, no traceback, exit code 2."""
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert message in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("Error: ")
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,222 @@
+"""The folder of a model and its config: the settings read, and what is said of wrong ones."""
+
+import json
+import re
+
+import pytest
+from model_folders import VOCAB, WEIGHTS, change_json, fails, load
+
+from quals_fast.models.checkpoint import CheckpointError, read_checkpoint
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_a_good_folder(tiny_folder):
+    generator = load(tiny_folder)
+    assert generator.name == "tiny"
+    assert re.fullmatch("[0-9a-f]{12}", generator.digest)
+    assert not generator.bart.training
+    assert not any(w.requires_grad for w in generator.bart.parameters())
+    assert generator.settings.sep_token_id == 1
+    assert generator.settings.bos_token_id == 3
+    assert generator.settings.forced_bos_token_id is None
+    assert generator.settings.max_source_tokens == 64
+    assert load(str(tiny_folder)).digest == generator.digest
+
+
+@pytest.mark.parametrize("name", ["nowhere/at/all", "facebook/bart-base", "qagen-maxi"])
+def test_no_such_model(name):
+    message = (
+        f"model {name!r} is neither bundled (qagen-mini) nor a local folder; nothing is "
+        "downloaded: fetch the checkpoint first and give its folder"
+    )
+    fails(name, message)
+
+
+def test_a_file_is_no_folder(tiny_folder):
+    fails(tiny_folder / WEIGHTS, "is neither bundled (qagen-mini) nor a local folder")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is not a folder"):
+        read_checkpoint(tiny_folder / WEIGHTS)
+
+
+def test_no_config(folder):
+    (folder / "config.json").unlink()
+    advice = "so it is no model folder; save a model there with transformers' save_pretrained()"
+    fails(folder, f"{folder} has no config.json, ", advice)
+
+
+@pytest.mark.parametrize(
+    ("content", "message", "at_end"),
+    [
+        pytest.param(
+            b"", "config.json is not valid JSON: Expecting value", "fetch it again", id=""
+        ),
+        pytest.param(b"{", "is not valid JSON: Expecting property", "fetch it again", id="cut-off"),
+        pytest.param(b"\xff\xfe{", "is not valid JSON: 'utf-8'", "fetch it again", id="utf-16"),
+        pytest.param(b"[]", "must hold a JSON object, but holds a list", "", id="list"),
+        pytest.param(b"null", "must hold a JSON object, but holds a NoneType", "", id="null"),
+    ],
+)
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_broken_config(folder, name, content, message, at_end):
+    (folder / name).write_bytes(content)
+    fails(folder, message.replace("config.json", name), at_end)
+
+
+def test_config_is_a_folder(folder):
+    (folder / "config.json").unlink()
+    (folder / "config.json").mkdir()
+    fails(folder, f"cannot read {folder / 'config.json'}: Is a directory")
+
+
+@pytest.mark.parametrize("family", ["t5", "mbart", None, 3], ids=repr)
+def test_another_family(folder, family):
+    change_json(folder / "config.json", model_type=family)
+    message = f"{folder}: model family {family!r} is not supported (yet); expected `model_type` "
+    fails(folder, message + "'bart'")
+
+
+MISSING = [
+    "vocab_size",
+    "d_model",
+    "encoder_layers",
+    "decoder_layers",
+    "encoder_attention_heads",
+    "decoder_attention_heads",
+    "encoder_ffn_dim",
+    "decoder_ffn_dim",
+    "max_position_embeddings",
+]
+
+
+@pytest.mark.parametrize("key", MISSING)
+def test_missing_size(folder, key):
+    change_json(folder / "config.json", **{key: None})
+    message = f"config.json: `{key}` must be an integer from 1 up, but got None"
+    fails(folder, message)
+
+
+@pytest.mark.parametrize("key", ["bos_token_id", "eos_token_id", "pad_token_id"])
+def test_missing_token(folder, key):
+    change_json(folder / "config.json", **{key: None})
+    fails(folder, f"config.json: `{key}` must be an integer from 0 to ", "but got None")
+
+
+WRONG = [
+    ("d_model", "16", "`d_model` must be an integer from 1 up, but got '16'"),
+    ("d_model", 16.0, "`d_model` must be an integer from 1 up, but got 16.0"),
+    ("d_model", 15, "`d_model` 15 is not divisible by 2 encoder heads"),
+    ("decoder_attention_heads", 3, "`d_model` 16 is not divisible by 3 decoder heads"),
+    ("encoder_layers", 0, "`encoder_layers` must be an integer from 1 up, but got 0"),
+    ("decoder_layers", True, "`decoder_layers` must be an integer from 1 up, but got True"),
+    ("scale_embedding", "no", "`scale_embedding` must be true or false, but got 'no'"),
+    ("scale_embedding", 0, "`scale_embedding` must be true or false, but got 0"),
+    ("source_bos", 1, "`source_bos` must be true or false, but got 1"),
+    (
+        "activation_function",
+        "swish",
+        "`activation_function` must be one of gelu, gelu_new, relu, but got 'swish'",
+    ),
+    ("eos_token_id", [4], f"`eos_token_id` must be an integer from 0 to {VOCAB - 1}, but got [4]"),
+    ("bos_token_id", -1, f"`bos_token_id` must be an integer from 0 to {VOCAB - 1}, but got -1"),
+    (
+        "pad_token_id",
+        VOCAB,
+        f"`pad_token_id` must be an integer from 0 to {VOCAB - 1}, but got {VOCAB}",
+    ),
+    (
+        "sep_token_id",
+        VOCAB,
+        f"`sep_token_id` must be an integer from 0 to {VOCAB - 1}, but got {VOCAB}",
+    ),
+    ("sep_token_id", "1", f"`sep_token_id` must be an integer from 0 to {VOCAB - 1}, but got '1'"),
+    (
+        "forced_bos_token_id",
+        99,
+        f"`forced_bos_token_id` must be an integer from 0 to {VOCAB - 1}, but got 99",
+    ),
+    (
+        "decoder_start_token_id",
+        1.5,
+        f"`decoder_start_token_id` must be an integer from 0 to {VOCAB - 1}",
+    ),
+    ("max_source_tokens", 65, "`max_source_tokens` must be an integer from 3 to 64, but got 65"),
+    ("max_source_tokens", 2, "`max_source_tokens` must be an integer from 3 to 64, but got 2"),
+    (
+        "masked_token_ids",
+        [VOCAB],
+        f"`masked_token_ids` must be a list of token ids from 0 to {VOCAB - 1}",
+    ),
+    (
+        "masked_token_ids",
+        5,
+        f"`masked_token_ids` must be a list of token ids from 0 to {VOCAB - 1}",
+    ),
+    (
+        "masked_token_ids",
+        [True],
+        f"`masked_token_ids` must be a list of token ids from 0 to {VOCAB - 1}",
+    ),
+    ("answer_match", "exact", "`answer_match` must be 'ids' or 'text', but got 'exact'"),
+    ("normalize_before", True, "`normalize_before` and untied word embeddings are not supported"),
+    ("tie_word_embeddings", False, "`normalize_before` and untied word embeddings are not sup"),
+]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"), WRONG, ids=[f"{key}={value!r}" for key, value, _ in WRONG]
+)
+def test_wrong_value(folder, key, value, message):
+    change_json(folder / "config.json", **{key: value})
+    fails(folder, f"{folder / 'config.json'}: {message}")
+
+
+def test_no_separator(folder):
+    change_json(folder / "config.json", sep_token_id=None)
+    message = (
+        "config.json: no `sep_token_id`, so this is not a question-answer generator, or its config "
+        'does not say which token stands between question and answer; add "sep_token_id" to '
+        "config.json (the published model's is 50259)"
+    )
+    fails(folder, message)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "token", "other"),
+    [
+        ({"sep_token_id": 4}, "sep_token_id", 4, "eos_token_id"),
+        ({"sep_token_id": 0}, "sep_token_id", 0, "pad_token_id"),
+        ({"masked_token_ids": [2, 1]}, "sep_token_id", 1, "masked_token_ids"),
+        ({"eos_token_id": 0}, "eos_token_id", 0, "pad_token_id"),
+        ({"masked_token_ids": [4]}, "eos_token_id", 4, "masked_token_ids"),
+        ({"forced_bos_token_id": 4}, "eos_token_id", 4, "forced_bos_token_id"),
+        ({"forced_bos_token_id": 1}, "sep_token_id", 1, "forced_bos_token_id"),
+        ({"forced_bos_token_id": 0}, "forced_bos_token_id", 0, "pad_token_id"),
+    ],
+    ids=str,
+)
+def test_tokens_with_a_part_in_targets_are_tokens_of_their_own(folder, changes, name, token, other):
+    change_json(folder / "config.json", **changes)
+    fails(folder, f"`{name}` {token} must be a token of its own, but is in `{other}` too")
+
+
+def test_generation_config_fills_gaps_and_never_overrides(folder):
+    (folder / "generation_config.json").write_text(
+        json.dumps({"forced_bos_token_id": 3, "decoder_start_token_id": 7, "eos_token_id": 9})
+    )
+    settings = load(folder).settings
+    assert settings.forced_bos_token_id == 3
+    assert settings.decoder_start_token_id == 4
+    assert settings.eos_token_id == 4
+
+
+def test_defaults_of_a_config(folder):
+    change_json(folder / "config.json", decoder_start_token_id=None, activation_function=None)
+    settings = load(folder).settings
+    assert settings.decoder_start_token_id == settings.eos_token_id == 4
+
+
+def test_masked_tokens_have_no_probability(folder):
+    change_json(folder / "config.json", masked_token_ids=[2, 3])
+    bias = load(folder).bart.final_logits_bias
+    assert bias.isneginf().nonzero().flatten().tolist() == [2, 3]

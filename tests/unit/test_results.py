@@ -1,0 +1,83 @@
+"""The arithmetic of a score, by hand."""
+
+import math
+
+import pytest
+
+from quals_fast.results import QAPair, QualsResult, SummaryScore, nested_like
+
+
+def pair(summary_logprobs, document_logprobs):
+    n = len(summary_logprobs)
+    return QAPair(
+        question="q",
+        answer="a",
+        token_ids=tuple(range(n)),
+        tokens=("t",) * n,
+        summary_logprobs=summary_logprobs,
+        document_logprobs=document_logprobs,
+    )
+
+
+def of_pairs(*pairs, no_pairs_score=None, n_hypotheses=60):
+    return SummaryScore.of_pairs(
+        pairs,
+        no_pairs_score=no_pairs_score,
+        n_hypotheses=n_hypotheses,
+        num_beams=60,
+        truncated_tokens=3,
+    )
+
+
+TWO = pair((-1.0, -3.0), (-2.0, -7.0))  # means -2 and -4.5
+FOUR = pair((-0.5, -0.5, -1.0, -2.0), (-0.5, -0.5, -1.0, -1.0))  # means -1 and -0.75
+
+
+def test_a_pair_scores_the_difference_of_its_means():
+    assert TWO.score == pytest.approx(-2.5)
+    assert FOUR.score == pytest.approx(0.25)
+
+
+def test_a_summary_scores_the_mean_over_pairs_whatever_their_lengths():
+    result = of_pairs(TWO, FOUR)
+    assert (result.status, result.score) == ("ok", pytest.approx(-1.125))
+    assert result.worst_pair is TWO
+    assert (result.n_hypotheses, result.truncated_tokens) == (60, 3)
+
+
+def test_without_pairs():
+    assert of_pairs().status == "no_pairs"
+    assert math.isnan(of_pairs().score)
+    assert of_pairs().worst_pair is None
+    assert of_pairs(no_pairs_score=-5.0).score == -5.0
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [of_pairs(TWO, n_hypotheses=59), of_pairs(n_hypotheses=0), of_pairs(pair((math.nan,), (0.0,)))],
+    ids=["a slot that never finished", "no slot finished", "NaN"],
+)
+def test_nan_is_an_error_and_not_a_score(broken):
+    assert broken.status == "error"
+    assert math.isnan(broken.score)
+    assert "NaN log-probabilities" in broken.message
+
+
+def test_to_dict_has_no_nan():
+    assert of_pairs().to_dict(include_pairs=False) == {
+        "score": None,
+        "status": "no_pairs",
+        "n_pairs": 0,
+        "truncated_tokens": 3,
+    }
+    assert of_pairs(TWO).to_dict()["pairs"][0]["document_logprobs"] == [-2.0, -7.0]
+
+
+def test_nesting():
+    a, b, c = (SummaryScore(status="ok", score=float(i)) for i in range(3))
+    rows = nested_like(["x", ["y", "z"], []], [a, b, c])
+    result = QualsResult(rows, "signature")
+    assert result.scores == [0.0, [1.0, 2.0], []]
+    assert list(result.flat()) == [a, b, c]
+    assert len(result) == 3
+    assert result[1] == (b, c)
