@@ -10,11 +10,6 @@ from quals_fast import DecodingConfig, QualsScorer
 from quals_fast.cli import app
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread(one_thread):
-    """For every test of this folder."""
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A checkpoint that asks for the queen: each position of its targets has its word."""

@@ -8,8 +8,6 @@ from model_folders import VOCAB, WEIGHTS, change_json, fails, load
 
 from quals_fast.models.checkpoint import CheckpointError, read_checkpoint
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_a_good_folder(tiny_folder):
     generator = load(tiny_folder)

@@ -14,7 +14,6 @@ from quals_fast.models.checkpoint import CheckpointError
 from quals_fast.models.loading import load_generator, resolve_device, resolve_dtype
 from quals_fast.models.tokenizer import QATokenizer
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 INDEX = "model.safetensors.index.json"
 
 

@@ -10,8 +10,6 @@ from safetensors.torch import load_file, save_file
 
 from quals_fast.models.storage import dequantize, quantize
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_int8_round_trip_stays_within_half_a_step():
     weight = torch.randn(37, 384) * torch.logspace(-3, 2, 37)[:, None]

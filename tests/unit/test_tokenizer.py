@@ -7,8 +7,6 @@ import tiny_models
 from model_folders import VOCAB, change_json, fails, load
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_no_tokenizer(folder):
     (folder / "tokenizer.json").unlink()
