@@ -84,6 +84,7 @@ class SearchState(ABC):
             torch.zeros(batch_size, beams + 1, device=device),
             torch.full((batch_size, beams + 1), -torch.inf, dtype=torch.float64, device=device),
         )
+        self.begin(batch_size, device)
 
     def force_start(self, logprobs: Tensor) -> Tensor:
         """Put the forced first token on every slot, at no cost to the search; ``(B, 1)`` each."""
@@ -185,6 +186,10 @@ class SearchState(ABC):
         )
 
     @abstractmethod
+    def begin(self, batch_size: int, device: torch.device) -> None:
+        """Set up what the rule itself remembers."""
+
+    @abstractmethod
     def active(self) -> Tensor | None:
         """Return which groups still search, ``(B, G)``; None for all."""
 
@@ -229,15 +234,7 @@ class Fairseq09(SearchState):
 
     forced_end_is_scored = True
 
-    def __init__(
-        self,
-        config: DecodingConfig,
-        vocabulary: Vocabulary,
-        batch_size: int,
-        device: torch.device,
-        on_choice: OnChoice | None = None,
-    ) -> None:
-        super().__init__(config, vocabulary, batch_size, device, on_choice)
+    def begin(self, batch_size: int, device: torch.device) -> None:
         self.n_finished = torch.zeros(batch_size, 1, dtype=torch.int64, device=device)
 
     def active(self) -> None:
@@ -269,16 +266,8 @@ class Hamming(SearchState):
 
     forced_end_is_scored = False
 
-    def __init__(
-        self,
-        config: DecodingConfig,
-        vocabulary: Vocabulary,
-        batch_size: int,
-        device: torch.device,
-        on_choice: OnChoice | None = None,
-    ) -> None:
-        super().__init__(config, vocabulary, batch_size, device, on_choice)
-        groups = config.num_beam_groups
+    def begin(self, batch_size: int, device: torch.device) -> None:
+        groups = self.config.num_beam_groups
         self.n_finished = torch.zeros(batch_size, groups, dtype=torch.int64, device=device)
         # When each hypothesis finished, to break ties: later is better.
         self.serial = torch.full_like(self.finished.lengths, -1)
