@@ -32,7 +32,8 @@ def check_fits(generator: QAGenerator, config: DecodingConfig) -> None:
     """Check that a model can be searched with these settings.
 
     Raises:
-        ValueError: too few positions, or too few tokens for the groups' candidates.
+        ValueError: too few positions, too few tokens for the groups' candidates, or no room
+            between a first token and an end that are both forced.
     """
     settings, positions = generator.settings, generator.bart.shape.max_position_embeddings
     usable = settings.vocab_size - len({settings.pad_token_id, *settings.masked_token_ids})
@@ -47,11 +48,10 @@ def check_fits(generator: QAGenerator, config: DecodingConfig) -> None:
             f"{config.min_vocab_size} usable tokens, but the model has {usable}; use more "
             "`num_beam_groups` or fewer `num_beams`"
         )
-    least = 1 if settings.forced_bos_token_id is None else 2
-    if config.max_length < least:
+    if settings.forced_bos_token_id is not None and config.max_length < 2:
         raise ValueError(
-            f"`max_length` must be at least {least} for a model that forces the first token, but "
-            f"got {config.max_length}"
+            "`max_length` must be at least 2 for a model that forces the first token, but got "
+            f"{config.max_length}"
         )
 
 

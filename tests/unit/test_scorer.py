@@ -210,6 +210,19 @@ def test_settings_that_do_not_fit_the_model_are_refused(folder):
         QualsScorer.from_pretrained(folder, device="gpu")
 
 
+def test_a_forced_first_token_and_a_vocabulary_too_small_are_checked_before_any_search(tmp_path):
+    config = {**tiny_models.CONFIG, "forced_bos_token_id": 3}
+    forced = tiny_models.write_checkpoint(tmp_path / "forced", config)
+    with pytest.raises(ValueError, match="`max_length` must be at least 2 for a model that forces"):
+        QualsScorer.from_pretrained(forced, decoding=DecodingConfig(min_length=1, max_length=1))
+    with pytest.raises(
+        ValueError, match="groups of 60 beams need a vocabulary of at least 122 usa"
+    ):
+        QualsScorer.from_pretrained(
+            forced, decoding=DecodingConfig(num_beam_groups=1, diversity_penalty=0.0)
+        )
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_refused(folder):
     with pytest.raises(
