@@ -13,6 +13,8 @@ assert VERSION is not None
 
 EVALUATE = ["scipy>=1.15,<2", "scikit-learn>=1.5,<2", "rouge-score>=0.1.2,<0.2"]
 TRANSFORMERS = ["transformers>=5.13,<5.24"]
+TRITON = "triton>=3.6,<3.10; platform_system == 'Linux'"
+MEASURE = ["ctranslate2>=4.8,<5", "matplotlib>=3.10,<4"]
 BENCH = [*TRANSFORMERS, "pytest>=8.3,<10", "pytest-benchmark>=5.1,<6"]
 
 setup(
@@ -43,10 +45,13 @@ setup(
     extras_require={
         "evaluate": EVALUATE,
         "reference": TRANSFORMERS,
-        "bench": [*BENCH, *EVALUATE],
+        "bench": [*BENCH, *EVALUATE, *MEASURE],
+        "triton": [TRITON],
         "test": [
             *BENCH,
             *EVALUATE,
+            *MEASURE,
+            TRITON,  # its interpreter runs the kernels where there is no GPU
             "hypothesis>=6.130,<7",
             "build>=1.2,<2",
             "setuptools>=77",

@@ -40,7 +40,9 @@ def bench_score(benchmark: BenchmarkFixture, rule: Rule, result: dict[str, Any])
     """Time the scorer, and in turn with it the reference, under one rule."""
     decoding = DecodingConfig(rule=rule)
     reference = ReferenceScorer(decoding=decoding)
-    scorer = QualsScorer.from_pretrained(device="cpu", backend="eager", decoding=decoding)
+    scorer = QualsScorer.from_pretrained(
+        device="cpu", dtype="float32", backend="eager", decoding=decoding
+    )
     expected, found = reference.score(*TEXTS), scorer.score(*TEXTS)
     deltas = []
     for one, other in zip(expected.flat(), found.flat(), strict=True):

@@ -19,7 +19,7 @@ from quals_fast.files import read_rows
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
 EXAMPLES = ROOT / "examples" / "pairs.jsonl"
-PACKAGES = ("quals-fast", "torch", "transformers", "tokenizers", "numpy")
+PACKAGES = ("quals-fast", "torch", "transformers", "tokenizers", "numpy", "triton", "ctranslate2")
 
 
 class Pair(NamedTuple):

@@ -13,6 +13,7 @@ import gzip
 import json
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def main() -> None:
     wrong: dict[str, list[str]] = {}
     makers: dict[str, Callable[..., Any]] = {
         "reference": ReferenceScorer,
-        "engine": QualsScorer.from_pretrained,
+        "engine": partial(QualsScorer.from_pretrained, device="cpu", dtype="float32"),
     }
     for program, make in makers.items():
         scorers = {

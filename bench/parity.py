@@ -29,7 +29,7 @@ def compare(rule: Rule, pairs: list[Pair], model: str) -> dict[str, Any]:
     """Score all pairs with both programs under one rule."""
     config = DecodingConfig(rule=rule)
     reference = ReferenceGenerator(model)
-    scorer = QualsScorer.from_pretrained(model, device="cpu", decoding=config)
+    scorer = QualsScorer.from_pretrained(model, device="cpu", dtype="float32", decoding=config)
     result = scorer.score([p.document for p in pairs], [p.summary for p in pairs])
     names: dict[str, list[str]] = {"identical": [], "near_tie": [], "wrong": []}
     deltas: list[float] = []

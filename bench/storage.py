@@ -37,7 +37,7 @@ def main() -> None:
     with Progress() as progress:
         for name, model in (("original", arguments.original), ("stored", "qagen-mini")):
             advance = partial(progress.advance, progress.add_task(name, total=len(pairs)))
-            scorer = QualsScorer.from_pretrained(model, device="cpu")
+            scorer = QualsScorer.from_pretrained(model, device="cpu", dtype="float32")
             found[name] = scorer.score(documents, summaries, on_progress=advance)
     scores = {name: np.array(result.scores) for name, result in found.items()}
     have_both = np.isfinite(scores["original"]) & np.isfinite(scores["stored"])

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def batches(lengths: Sequence[int], max_batch_tokens: int) -> list[list[int]]:
@@ -28,11 +32,57 @@ def batches(lengths: Sequence[int], max_batch_tokens: int) -> list[list[int]]:
     return groups
 
 
+def run_batches(
+    lengths: Sequence[int], max_batch_tokens: int, run: Callable[[list[int]], Iterable[T]]
+) -> Iterator[tuple[int, T]]:
+    """Run batch by batch and yield each item's index with its result.
+
+    Where the memory does not suffice, the budget is halved and the batch is tried again.
+
+    Args:
+        lengths: as for `batches`.
+        max_batch_tokens: the budget to begin with.
+        run: maps the indices of a batch to its results, in order.
+
+    Raises:
+        MemoryError: an item does not fit into memory even alone.
+    """
+    waiting, budget = batches(lengths, max_batch_tokens), max_batch_tokens
+    while waiting:
+        batch = waiting.pop(0)
+        try:
+            results = list(run(batch))
+        except RuntimeError as error:  # torch.OutOfMemoryError is one; a CPU's has no type
+            if not _is_out_of_memory(error):
+                raise
+            if len(batch) == 1:
+                raise MemoryError(
+                    f"a text that counts {lengths[batch[0]]} tokens with its beams does not fit "
+                    "into memory even alone; use fewer `num_beams` or a shorter `max_length`"
+                ) from error
+            budget = len(batch) * lengths[batch[0]] // 2
+            logging.getLogger("quals_fast").warning(
+                "out of memory: going on with batches of %d tokens", budget
+            )
+            rest = sorted([*batch, *(i for group in waiting for i in group)])
+            regrouped = batches([lengths[i] for i in rest], budget)
+            waiting = [[rest[i] for i in group] for group in regrouped]
+        else:
+            yield from zip(batch, results, strict=True)
+            continue
+        if torch.cuda.is_available():  # outside `except`, whose traceback holds the tensors
+            torch.cuda.empty_cache()
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 def pad(
-    sequences: Sequence[Sequence[int]], value: int, device: torch.device
+    sequences: Sequence[Sequence[int]], value: int, device: torch.device, multiple_of: int = 1
 ) -> tuple[Tensor, Tensor]:
     """Pad sequences at the end; return ids ``(B, S)`` and True where a token stands."""
-    longest = max(map(len, sequences))
+    longest = -(-max(map(len, sequences)) // multiple_of) * multiple_of
     rows = [[*sequence, *[value] * (longest - len(sequence))] for sequence in sequences]
     lengths = torch.tensor([len(sequence) for sequence in sequences])
     mask = torch.arange(longest) < lengths[:, None]

@@ -43,21 +43,31 @@ def keep_pairs(
     Returns:
         The kept pairs in the order of selection.
     """
-    special = {settings.eos_token_id, settings.pad_token_id, settings.forced_bos_token_id}
     # Token ids as characters: a run of ids is then a substring.
     haystack = _as_text(summary_ids) if tokenizer.answer_match == "ids" else summary.lower()
     pairs = []
     for hypothesis in hypotheses:
-        ids = [token for token in hypothesis.token_ids if token not in special]
-        if ids.count(settings.sep_token_id) != 1:
+        parts = split_at_sep(hypothesis.token_ids, settings)
+        if parts is None:
             continue
-        middle = ids.index(settings.sep_token_id)
-        answer_ids = ids[middle + 1 :]
+        question_ids, answer_ids = parts
         answer = tokenizer.decode(answer_ids)
         needle = _as_text(answer_ids) if tokenizer.answer_match == "ids" else answer.lower()
         if answer.strip() and needle in haystack:
-            pairs.append(KeptPair(tokenizer.decode(ids[:middle]), answer, hypothesis))
+            pairs.append(KeptPair(tokenizer.decode(question_ids), answer, hypothesis))
     return select(pairs, max_pairs)
+
+
+def split_at_sep(
+    token_ids: Sequence[int], settings: Settings
+) -> tuple[list[int], list[int]] | None:
+    """Return the ids of question and answer, or None unless there is exactly one SEP."""
+    special = (settings.eos_token_id, settings.pad_token_id, settings.forced_bos_token_id)
+    ids = [token for token in token_ids if token not in special]
+    if ids.count(settings.sep_token_id) != 1:
+        return None
+    middle = ids.index(settings.sep_token_id)
+    return ids[:middle], ids[middle + 1 :]
 
 
 def select(pairs: Sequence[KeptPair], max_pairs: int | None) -> list[KeptPair]:

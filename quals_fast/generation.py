@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from quals_fast.batching import batches, pad
+from quals_fast.batching import pad, run_batches
 from quals_fast.config import DecodingConfig
-from quals_fast.decoding.diverse_beam import diverse_beam_search
-from quals_fast.decoding.rules import Hypotheses, Vocabulary
+from quals_fast.decoding.diverse_beam import Search
+from quals_fast.decoding.rules import Hypotheses, OnChoice, Vocabulary
 from quals_fast.models.beams import BartBeams
+from quals_fast.models.cache import SourceMemory
 from quals_fast.models.loading import QAGenerator
+from quals_fast.models.slots import DenseSlots, PackedSlots, Slots
+from quals_fast.ops import group_select_cpu
 from quals_fast.results import Hypothesis
 
 
@@ -69,19 +72,45 @@ def generate(
         config: settings of the search.
         max_batch_tokens: a summary counts as its source and all that its beams may decode.
     """
-    bart, length = generator.bart, config.max_length + 1
-    costs = [len(ids) + config.num_beams * length for ids in sources]
-    for batch in batches(costs, max_batch_tokens):
-        ids, mask = pad([sources[i] for i in batch], generator.settings.pad_token_id, bart.device)
-        found = diverse_beam_search(
-            BartBeams(bart, bart.encode(ids, mask), config.num_beams, length),
-            vocabulary(generator),
-            config,
-            len(batch),
-            bart.device,
-            stop_every=8 if ids.is_cuda else 1,
-        )
-        yield from zip(batch, read_back(found), strict=True)
+    bart, pad_token_id = generator.bart, generator.settings.pad_token_id
+
+    def run(batch: list[int]) -> Iterator[list[Hypothesis]]:
+        memory = bart.encode(*pad([sources[i] for i in batch], pad_token_id, bart.device))
+        return read_back(begin_search(generator, memory, config).run())
+
+    costs = [len(ids) + config.num_beams * (config.max_length + 1) for ids in sources]
+    return run_batches(costs, max_batch_tokens, run)
+
+
+def begin_search(
+    generator: QAGenerator,
+    memory: SourceMemory,
+    config: DecodingConfig,
+    on_choice: OnChoice | None = None,
+) -> Search:
+    """Begin to search the hypotheses of encoded sources, in the way that suits the device.
+
+    Args:
+        generator: the model.
+        memory: of the B summaries.
+        config: settings of the search.
+        on_choice: called with what the groups chose at every step.
+    """
+    slots: Slots
+    if generator.packed:
+        slots = PackedSlots(memory, config.num_beams, config.max_length + 1)
+    else:
+        slots = DenseSlots(memory, config.num_beams, config.max_length + 1, generator.kernels)
+    return Search(
+        BartBeams(generator.bart, generator.head, slots),
+        vocabulary(generator),
+        config,
+        memory.batch_size,
+        generator.bart.device,
+        group_select_cpu if generator.packed else generator.kernels.group_select,
+        generator.packed,
+        on_choice,
+    )
 
 
 def read_back(found: Hypotheses) -> Iterator[list[Hypothesis]]:

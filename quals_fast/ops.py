@@ -5,44 +5,114 @@ Sole importer of `quals_fast_kernels`.
 
 from __future__ import annotations
 
+import logging
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, get_args
 
-from quals_fast_kernels.group_select import GroupChoice
-from quals_fast_kernels.group_select import group_select_ref as group_select
-from quals_fast_kernels.linear_logprob import linear_logprob_ref as linear_logprob
-from quals_fast_kernels.lm_head_topk import lm_head_topk_ref as lm_head_topk
+import torch
+from quals_fast_kernels import (
+    beam_attention,
+    group_select,
+    linear_logprob,
+    lm_head_topk,
+    span_match,
+)
+from quals_fast_kernels._compat import HAS_TRITON, triton_version
+from quals_fast_kernels.group_select import GroupChoice, group_select_cpu
+from quals_fast_kernels.lm_head_topk import topk_lowest_id
+from torch import Tensor
 
 __all__ = [
+    "EAGER",
     "Backend",
     "BackendUnavailableError",
     "GroupChoice",
-    "group_select",
-    "linear_logprob",
-    "lm_head_topk",
+    "Kernels",
+    "group_select_cpu",
     "resolve_backend",
+    "topk_lowest_id",
 ]
 
 Backend = Literal["auto", "eager", "triton", "onnx"]
+TRITON_RANGE = ((3, 6), (3, 10))  # from, and below
 
 
 class BackendUnavailableError(RuntimeError):
     """An explicitly chosen backend or device cannot run; nothing falls back silently."""
 
 
-def resolve_backend(backend: str) -> str:
-    """Return the backend that runs.
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """One implementation of each operation; their contracts stand with the eager references."""
+
+    name: str
+    lm_head_topk: Callable[..., tuple[Tensor, Tensor]]
+    group_select: Callable[..., GroupChoice]
+    linear_logprob: Callable[..., Tensor]
+    span_match: Callable[..., Tensor]
+    beam_attention: Callable[..., Tensor]
+
+
+EAGER = Kernels(
+    "eager",
+    lm_head_topk.lm_head_topk_ref,
+    group_select.group_select_ref,
+    linear_logprob.linear_logprob_ref,
+    span_match.span_match_ref,
+    beam_attention.beam_attention_ref,
+)
+
+
+def _triton_kernels() -> Kernels:
+    return Kernels(
+        "triton",
+        lm_head_topk.lm_head_topk_triton,
+        group_select.group_select_triton,
+        linear_logprob.linear_logprob_triton,
+        span_match.span_match_triton,
+        beam_attention.beam_attention_triton,
+    )
+
+
+def resolve_backend(backend: str, device: torch.device) -> Kernels:
+    """Return the kernels that run; ``"auto"`` takes Triton's on a GPU and the eager ones elsewhere.
 
     Raises:
         ValueError: an unknown name.
-        BackendUnavailableError: a known one that this version does not have.
+        BackendUnavailableError: one that cannot run here; the message says why.
     """
     if backend not in get_args(Backend):
         raise ValueError(
             f"`backend` must be 'auto', 'eager', 'triton' or 'onnx', but got {backend!r}"
         )
-    if backend in ("triton", "onnx"):
+    if backend == "onnx":
         raise BackendUnavailableError(
-            f"backend {backend!r} is not part of this version of quals_fast; "
+            "backend 'onnx' is not part of this version of quals_fast; "
             "use backend='eager', or 'auto' to take what there is"
         )
-    return "eager"
+    if backend == "eager" or (backend == "auto" and device.type != "cuda"):
+        return EAGER
+    problem = _problem_with_triton(device)
+    if problem is None:
+        return _triton_kernels()
+    if backend == "triton":
+        raise BackendUnavailableError(f"{problem}; use backend='eager', or 'auto'")
+    logging.getLogger("quals_fast").warning("%s; going on with the eager kernels", problem)
+    return EAGER
+
+
+def _problem_with_triton(device: torch.device) -> str | None:
+    """Return why Triton kernels cannot run on a device, or None."""
+    low, high = (".".join(map(str, version)) for version in TRITON_RANGE)
+    if not HAS_TRITON:
+        return f"Triton is not installed: pip install 'triton>={low},<{high}'"
+    found = triton_version() or ""
+    number = tuple(int(part) for part in re.findall(r"\d+", found)[:2])
+    if not TRITON_RANGE[0] <= number < TRITON_RANGE[1]:
+        return f"Triton {found} is installed, but quals_fast needs >={low},<{high}"
+    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        return f"Triton kernels run on a GPU, but the device is {str(device)!r}"
+    return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from quals_fast.batching import batches, pad
+from quals_fast.batching import pad, run_batches
 from quals_fast.models.cache import SourceMemory
 from quals_fast.models.loading import QAGenerator
 from quals_fast.results import TokenLogprobs
@@ -41,14 +41,16 @@ def rescore(
         for document, group in zip(unique, joined, strict=True)
     ]
     found: list[list[TokenLogprobs]] = [[] for _ in documents]
-    bart, pad_token_id = generator.bart, generator.settings.pad_token_id
-    for batch in batches(costs, max_batch_tokens):
+    bart, pad_token_id = generator.document_bart, generator.settings.pad_token_id
+
+    def run(batch: list[int]) -> list[list[TokenLogprobs]]:
         memory = bart.encode(*pad([unique[i] for i in batch], pad_token_id, bart.device))
-        logprobs = _rescore_batch(generator, memory, [joined[i] for i in batch], max_batch_tokens)
-        for i, of_document in zip(batch, logprobs, strict=True):
-            remaining = iter(of_document)
-            for row in rows[unique[i]]:
-                found[row] = [next(remaining) for _ in targets[row]]
+        return _rescore_batch(generator, memory, [joined[i] for i in batch], max_batch_tokens)
+
+    for i, of_document in run_batches(costs, max_batch_tokens, run):
+        remaining = iter(of_document)
+        for row in rows[unique[i]]:
+            found[row] = [next(remaining) for _ in targets[row]]
     return found
 
 
@@ -56,7 +58,7 @@ def _rescore_batch(
     generator: QAGenerator, memory: SourceMemory, targets: Sequence[Targets], max_batch_tokens: int
 ) -> list[list[TokenLogprobs]]:
     """Decode the targets of B encoded documents, in slices of about the budget."""
-    bart, settings = generator.bart, generator.settings
+    bart, settings = generator.document_bart, generator.settings
     found: list[list[TokenLogprobs]] = [[] for _ in targets]
     longest = max(len(ids) for row in targets for ids in row)
     at_once = max(1, max_batch_tokens // (longest * len(targets)))
@@ -71,7 +73,8 @@ def _rescore_batch(
         inputs = labels.roll(1, 1)
         inputs[:, 0] = settings.decoder_start_token_id
         hidden = bart.decode_teacher_forced(inputs.unflatten(0, (len(rows), width)), memory)
-        logprobs = bart.logprob(hidden.flatten(0, 1)[mask], labels[mask])  # real tokens only
+        # Real tokens only.
+        logprobs = generator.head.logprob(hidden.flatten(0, 1)[mask], labels[mask])
         parts = logprobs.split([len(ids) for ids in flat])
         for index, row in enumerate(rows):
             for part in parts[index * width : index * width + len(row)]:

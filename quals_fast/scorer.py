@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from quals_fast.config import DecodingConfig, ScoringConfig
-from quals_fast.filtering import KeptPair, keep_pairs
+from quals_fast.fused import FusedPass
 from quals_fast.generation import check_fits, generate
-from quals_fast.models.loading import QAGenerator, load_generator, resolve_device, resolve_dtype
+from quals_fast.models.loading import QAGenerator, load_generator, resolve_device
+from quals_fast.models.precision import resolve_precision
 from quals_fast.models.tokenizer import Source
 from quals_fast.ops import resolve_backend
 from quals_fast.rescoring import rescore
@@ -24,6 +25,7 @@ from quals_fast.results import (
     nested_like,
 )
 from quals_fast.signature import signature
+from quals_fast.staged import Scored, StagedPass
 from quals_fast.validation import (
     check_pair,
     check_same_length,
@@ -35,27 +37,17 @@ from quals_fast.validation import (
 DEFAULT_BATCH_TOKENS = 16_384
 
 
-class _Generated(NamedTuple):
-    """A summary between generation and rescoring."""
-
-    source: Source
-    pairs: list[KeptPair]
-    n_hypotheses: int
-
-
 class QualsScorer:
     """Score summaries against their documents with QUALS (arXiv 2105.04623).
 
     Args:
         generator: a loaded model; `from_pretrained` loads one.
-        backend: as in `from_pretrained`.
         decoding: settings of the search.
         scoring: settings of the score.
         max_batch_tokens: tokens that the network holds at once; it sets peak memory.
 
     Raises:
         ValueError: the settings and the model do not fit together.
-        BackendUnavailableError: the backend is not to be had.
 
     Example:
         >>> from quals_fast import QualsScorer
@@ -70,7 +62,6 @@ class QualsScorer:
         self,
         generator: QAGenerator,
         *,
-        backend: str = "auto",
         decoding: DecodingConfig | None = None,
         scoring: ScoringConfig | None = None,
         max_batch_tokens: int = DEFAULT_BATCH_TOKENS,
@@ -79,10 +70,11 @@ class QualsScorer:
         self.decoding = decoding or DecodingConfig()
         self.scoring = scoring or ScoringConfig()
         self.max_batch_tokens = max_batch_tokens
-        self.backend = resolve_backend(backend)
         if max_batch_tokens < 1:
             raise ValueError(f"`max_batch_tokens` must be at least 1, but got {max_batch_tokens}")
         check_fits(generator, self.decoding)
+        make = StagedPass if generator.packed else FusedPass
+        self._pass = make(generator, self.decoding, self.scoring.max_pairs, max_batch_tokens)
 
     @property
     def signature(self) -> str:
@@ -92,8 +84,8 @@ class QualsScorer:
             self.scoring,
             model=self.generator.name,
             digest=self.generator.digest,
-            dtype=str(self.generator.bart.dtype).removeprefix("torch."),
-            backend=self.backend,
+            dtype=self.generator.precision.name,
+            backend=self.generator.kernels.name,
         )
 
     @classmethod
@@ -114,8 +106,10 @@ class QualsScorer:
             model: ``"qagen-mini"``, or a folder with a BART checkpoint in safetensors whose config
                 names a ``sep_token_id``. Nothing is downloaded.
             device: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
-            dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``; ``"auto"`` is float32.
-            backend: ``"auto"`` or ``"eager"``.
+            dtype: ``"float32"``, ``"mixed"`` (CPU: float32 search, LM head in pairs of 8-bit
+                integers, documents in bfloat16), ``"bfloat16"`` or ``"float16"``; ``"auto"`` takes
+                the fastest that keeps the rank correlation with float32 at 0.99 or more.
+            backend: ``"eager"``, ``"triton"``, or ``"auto"``: Triton on a GPU, eager elsewhere.
             decoding: settings of the search; the published ones by default.
             scoring: settings of the score; the published ones by default.
             max_batch_tokens: tokens that the network holds at once; it sets peak memory.
@@ -125,11 +119,12 @@ class QualsScorer:
             BackendUnavailableError: the backend or the device is not to be had.
             ValueError: an unknown name, or settings that do not fit the model.
         """
-        resolve_backend(backend)  # before the weights are read
-        generator = load_generator(model, device=resolve_device(device), dtype=resolve_dtype(dtype))
+        place = resolve_device(device)
+        kernels = resolve_backend(backend, place)
+        precision = resolve_precision(dtype, place, kernels)
+        generator = load_generator(model, device=place, precision=precision, kernels=kernels)
         return cls(
             generator,
-            backend=backend,
             decoding=decoding,
             scoring=scoring,
             max_batch_tokens=max_batch_tokens,
@@ -170,10 +165,13 @@ class QualsScorer:
         checked = [check_pair(document, summary) for document, summary in tasks]
         good = [task for task, problem in zip(tasks, checked, strict=True) if problem is None]
 
-        generated = self._generate_and_filter([summary for _, summary in good], on_progress)
-        sources = self._encode_documents([document for document, _ in good])
-        logprobs = self._rescore(sources, [_token_ids(one.pairs) for one in generated])
-        scored = map(self._aggregate, generated, sources, logprobs)
+        sources = self._encode([document for document, _ in good])
+        texts = [summary for _, summary in good]
+        sources_of_summaries = self._encode(texts)
+        found = self._pass.score(
+            sources, texts, sources_of_summaries, on_progress or (lambda n: None)
+        )
+        scored = map(self._aggregate, sources, sources_of_summaries, found)
 
         flat = [next(scored) if problem is None else problem for problem in checked]
         return QualsResult(nested_like(summaries, flat), self.signature)
@@ -186,7 +184,8 @@ class QualsScorer:
             ValueError: a summary is empty or not valid text; the message gives its index.
         """
         sources = self.generator.tokenizer.encode(require_texts("summaries", summaries))
-        found = dict(self._search(sources))
+        ids = [source.input_ids for source in sources]
+        found = dict(generate(self.generator, ids, self.decoding, self.max_batch_tokens))
         return [found[index] for index in range(len(sources))]
 
     @torch.inference_mode()
@@ -207,64 +206,35 @@ class QualsScorer:
         check_same_length("token_ids", token_ids, documents)
         shape = self.generator.bart.shape
         check_token_ids(token_ids, shape.max_position_embeddings, shape.vocab_size)
-        return self._rescore(sources, token_ids)
-
-    def _encode_documents(self, documents: list[str]) -> list[Source]:
-        """Tokenise each distinct document once."""
-        distinct = list(dict.fromkeys(documents))
-        by_text = dict(zip(distinct, self.generator.tokenizer.encode(distinct), strict=True))
-        return [by_text[document] for document in documents]
-
-    def _search(self, sources: list[Source]) -> Iterator[tuple[int, list[Hypothesis]]]:
-        ids = [source.input_ids for source in sources]
-        return generate(self.generator, ids, self.decoding, self.max_batch_tokens)
-
-    def _generate_and_filter(
-        self, summaries: list[str], on_progress: Callable[[int], None] | None
-    ) -> list[_Generated]:
-        tokenizer, settings = self.generator.tokenizer, self.generator.settings
-        sources = tokenizer.encode(summaries)
-        done: dict[int, _Generated] = {}
-        for i, hypotheses in self._search(sources):
-            text_ids, limit = sources[i].text_ids, self.scoring.max_pairs
-            pairs = keep_pairs(hypotheses, summaries[i], text_ids, tokenizer, settings, limit)
-            done[i] = _Generated(sources[i], pairs, len(hypotheses))
-            if on_progress is not None:
-                on_progress(1)
-        return [done[i] for i in range(len(summaries))]
-
-    def _rescore(
-        self, sources: list[Source], token_ids: Sequence[Sequence[Sequence[int]]]
-    ) -> list[list[TokenLogprobs]]:
         ids = [source.input_ids for source in sources]
         return rescore(self.generator, ids, token_ids, self.max_batch_tokens)
 
-    def _aggregate(
-        self, generated: _Generated, document: Source, document_logprobs: list[TokenLogprobs]
-    ) -> SummaryScore:
+    def _encode(self, texts: list[str]) -> list[Source]:
+        """Tokenise each distinct text once."""
+        distinct = list(dict.fromkeys(texts))
+        by_text = dict(zip(distinct, self.generator.tokenizer.encode(distinct), strict=True))
+        return [by_text[text] for text in texts]
+
+    def _aggregate(self, document: Source, summary: Source, found: Scored) -> SummaryScore:
         """Take the mean over pairs of the mean difference over tokens."""
         with_penalties = self.scoring.summary_logprob == "search"
         pairs = tuple(
             QAPair(
                 question=question,
                 answer=answer,
-                token_ids=found.token_ids,
-                tokens=self.generator.tokenizer.readable_tokens(found.token_ids),
-                summary_logprobs=found.search_logprobs if with_penalties else found.logprobs,
+                token_ids=chosen.token_ids,
+                tokens=self.generator.tokenizer.readable_tokens(chosen.token_ids),
+                summary_logprobs=chosen.search_logprobs if with_penalties else chosen.logprobs,
                 document_logprobs=logprobs,
             )
-            for (question, answer, found), logprobs in zip(
-                generated.pairs, document_logprobs, strict=True
+            for (question, answer, chosen), logprobs in zip(
+                found.pairs, found.document_logprobs, strict=True
             )
         )
         return SummaryScore.of_pairs(
             pairs,
             no_pairs_score=self.scoring.no_pairs_score,
-            n_hypotheses=generated.n_hypotheses,
+            n_hypotheses=found.n_hypotheses,
             num_beams=self.decoding.num_beams,
-            truncated_tokens=generated.source.truncated_tokens + document.truncated_tokens,
+            truncated_tokens=summary.truncated_tokens + document.truncated_tokens,
         )
-
-
-def _token_ids(pairs: list[KeptPair]) -> list[tuple[int, ...]]:
-    return [pair.hypothesis.token_ids for pair in pairs]

@@ -1,9 +1,14 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
-import tiny_models
 import torch
+
+if not torch.cuda.is_available():  # then kernels are interpreted; read when they are imported
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+import tiny_models
 
 from quals_fast import QualsScorer
 
@@ -24,7 +29,7 @@ def tiny_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def bundled_scorer():
-    return QualsScorer.from_pretrained("qagen-mini", device="cpu")
+    return QualsScorer.from_pretrained("qagen-mini", device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ WEIGHTS = "model.safetensors"
 
 
 def load(folder):
-    return load_generator(folder, device=CPU, dtype=torch.float32)
+    return load_generator(folder, device=CPU)
 
 
 def change_json(path, **changes):

@@ -42,10 +42,14 @@ class TableModel:
         self._t += 1
         return row
 
-    def advance(self, token_ids: Tensor, beam_idx: Tensor | None, t: int) -> Tensor:
+    def advance(
+        self, token_ids: Tensor, beam_idx: Tensor | None, live: Tensor | None, t: int
+    ) -> Tensor:
         return self.logprobs[min(t, len(self.logprobs) - 1)][token_ids]
 
-    def topk(self, hidden: Tensor, k: int, suppressed: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    def topk(
+        self, hidden: Tensor, k: int, suppressed: tuple[int, ...], *, exact_edge: bool = True
+    ) -> tuple[Tensor, Tensor]:
         masked = hidden.clone()
         masked[..., list(suppressed)] = -torch.inf
         values, ids = topk_lowest_id(masked.flatten(0, -2), k)

@@ -99,7 +99,8 @@ def train(bart: Bart, config: dict, words: list[int], steps: int = 200) -> None:
         inputs[:, 0] = config["decoder_start_token_id"]
         memory = bart.encode(source, torch.ones_like(source, dtype=torch.bool))
         hidden = bart.decode_teacher_forced(inputs[:, None], memory)[:, 0]
-        loss = -bart.logprob(hidden.flatten(0, 1), labels.flatten()).mean()
+        logits = hidden.flatten(0, 1) @ bart.model.shared.weight.T + bart.final_logits_bias
+        loss = torch.nn.functional.cross_entropy(logits, labels.flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

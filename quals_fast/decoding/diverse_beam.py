@@ -1,41 +1,51 @@
 """Diverse beam search over a batch of summaries, under both rules.
 
-All state is in tensors of fixed shape and no decision is taken on the host: a sentence that has
-finished computes on without effect until all have. Slots are interleaved: slot = rank * G + g.
+All state is in tensors of fixed shape. With `may_look` false nothing is read on the host either: a
+sentence that has finished computes on without effect. Slots are interleaved: slot = rank * G + g.
 `quals_fast.reference.diverse_beam` defines what is correct.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from quals_fast.config import DecodingConfig
-from quals_fast.decoding.rules import STATES, Hypotheses, OnChoice, Vocabulary
+from quals_fast.decoding.rules import STATES, GroupSelect, Hypotheses, OnChoice, Vocabulary
+from quals_fast.ops import EAGER, GroupChoice
+
+FEW = 16  # candidates a row and beam of a group: enough in nearly all steps, as measured
 
 
 class LanguageModel(Protocol):
     """A decoder with a memory of what each slot has decoded."""
 
-    def advance(self, token_ids: Tensor, beam_idx: Tensor | None, t: int) -> Tensor:
+    def advance(
+        self, token_ids: Tensor, beam_idx: Tensor | None, live: Tensor | None, t: int
+    ) -> Tensor:
         """Let slot k go on from slot ``beam_idx[b, k]`` and decode ``token_ids[b, k]`` at step `t`.
 
         Args:
             token_ids: last token of each slot. Shape ``(B, K')``; K' = 1 while all slots are alike.
             beam_idx: Shape ``(B, K)``; None where no slot has moved.
+            live: slots that still matter; of the others anything may come. Shape ``(B, K)``.
             t: step, from 0.
 
         Returns:
-            Hidden states. Shape ``(B, K', d)``.
+            Hidden states, for the other two methods.
         """
         ...
 
-    def topk(self, hidden: Tensor, k: int, suppressed: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    def topk(
+        self, hidden: Tensor, k: int, suppressed: tuple[int, ...], *, exact_edge: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """Return the k likeliest next tokens, log-probabilities and ids, ``(B, K', k)``.
 
-        The ids ascend in each row; `suppressed` ones have -inf, put on after the softmax.
+        The ids ascend in each row; `suppressed` ones have -inf, put on after the softmax. Of equals
+        at the edge the lowest ids are in; without `exact_edge` any may be.
         """
         ...
 
@@ -51,38 +61,117 @@ def diverse_beam_search(
     batch_size: int,
     device: torch.device,
     *,
-    stop_every: int = 1,
+    group_select: GroupSelect = EAGER.group_select,
+    may_look: bool = True,
     on_choice: OnChoice | None = None,
 ) -> Hypotheses:
     """Search `config.num_beams` hypotheses for each of B sentences.
 
     Args:
         model: the language model.
-        vocabulary: sizes and special tokens.
+        vocabulary: its tokens.
         config: rule, sizes, penalty and lengths.
         batch_size: B.
         device: where the state lives.
-        stop_every: steps between two looks at whether all have finished (a wait on a GPU).
+        group_select: the operation by which the groups choose.
+        may_look: read on the host whether all have finished and whether a few candidates were
+            enough: free on a CPU, a wait on a GPU. Without it, nothing waits: on a GPU a few steps
+            are taken too many, elsewhere all.
         on_choice: called with what the groups chose at every step.
     """
-    v, c = vocabulary, config
-    # No penalty can lift another token above so many candidates (SEMANTICS 1.1, exact shortcut).
-    width = 2 * c.num_beams if c.rule == "fairseq09" else c.num_beams + c.group_size
-    width = min(v.size, width)
-    state = STATES[c.rule](c, v, batch_size, device, on_choice)
-    tokens = torch.full((batch_size, 1), v.decoder_start_token_id, device=device)
-    beam_idx: Tensor | None = None
-    for t in range(c.max_length + 1):
-        hidden = model.advance(tokens, beam_idx, t)
+    search = Search(
+        model, vocabulary, config, batch_size, device, group_select, may_look, on_choice
+    )
+    return search.run()
+
+
+class StopTest:
+    """Learns late, but without waiting, that a flag on a GPU has become true.
+
+    Args:
+        device: of the flags; where it is no GPU, nothing is learned.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._is_gpu = device.type == "cuda"
+        self._asked: deque[tuple[torch.cuda.Event, Tensor]] = deque()
+
+    def saw_true(self, flag: Tensor) -> bool:
+        """Ask for a flag, and return whether an answer to this or an earlier one is there: true."""
+        if not self._is_gpu:
+            return False
+        answer = torch.empty((), dtype=torch.bool, pin_memory=True)
+        answer.copy_(flag, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        self._asked.append((event, answer))
+        while self._asked and self._asked[0][0].query():
+            if bool(self._asked.popleft()[1]):  # in the host's memory by now
+                return True
+        return False
+
+
+class Search:
+    """One search, step by step; the arguments are those of `diverse_beam_search`."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        vocabulary: Vocabulary,
+        config: DecodingConfig,
+        batch_size: int,
+        device: torch.device,
+        group_select: GroupSelect,
+        may_look: bool,
+        on_choice: OnChoice | None = None,
+    ) -> None:
+        self.state = STATES[config.rule](
+            config, vocabulary, batch_size, device, group_select, on_choice
+        )
+        self._model, self._vocabulary, self._config = model, vocabulary, config
+        self._device, self._may_look = device, may_look
+        start = vocabulary.decoder_start_token_id
+        self._tokens = torch.full((batch_size, 1), start, device=device)
+        self._beam_idx: Tensor | None = None
+        # No penalty can lift another token above so many (SEMANTICS 1.1, exact shortcut).
+        width = 2 * config.num_beams
+        if config.rule == "hamming":
+            width = config.num_beams + config.group_size
+        self._width = min(vocabulary.size, width)
+        self._few = min(self._width, FEW * config.group_size) if may_look else self._width
+
+    def run(self) -> Hypotheses:
+        """Take all steps that it needs."""
+        stop = StopTest(self._device)
+        for t in range(self._config.max_length + 1):
+            self.step(t)
+            done = self.state.all_done()
+            if bool(done) if self._may_look else stop.saw_true(done):
+                break
+        return self.state.sorted(t + 1)
+
+    def step(self, t: int) -> None:
+        """Decode the slots' last tokens and choose the next ones."""
+        v, c, model, state = self._vocabulary, self._config, self._model, self.state
+        hidden = model.advance(self._tokens, self._beam_idx, state.live(), t)
         if t == 0 and v.forced_bos_token_id is not None:
-            tokens = state.force_start(model.logprob_of(hidden, v.forced_bos_token_id))
-            continue
-        if t < c.max_length:
-            suppressed = (v.pad_token_id, v.eos_token_id) if t < c.min_length else (v.pad_token_id,)
-            logprobs, token_ids = model.topk(hidden, width, suppressed)
-            tokens, beam_idx = state.step(t, token_ids, logprobs)
+            self._tokens = state.force_start(model.logprob_of(hidden, v.forced_bos_token_id))
+        elif t < c.max_length:
+            choice, logprobs = self._choose(hidden, t)
+            self._tokens, self._beam_idx = state.move_on(t, choice, logprobs)
         else:
-            tokens, beam_idx = state.force_end(t, model.logprob_of(hidden, v.eos_token_id))
-        if t % stop_every == 0 and bool(state.all_done()):
-            break
-    return state.sorted()
+            state.force_end(t, model.logprob_of(hidden, v.eos_token_id))
+
+    def _choose(self, hidden: Tensor, t: int) -> tuple[GroupChoice, Tensor]:
+        """Choose among a few candidates a row if that is certain to be right, else among all."""
+        v, model, state = self._vocabulary, self._model, self.state
+        is_short = t < self._config.min_length
+        suppressed = (v.pad_token_id, v.eos_token_id) if is_short else (v.pad_token_id,)
+        # While all slots are alike the groups have to share a row, and need all it has.
+        if self._beam_idx is not None and self._few < self._width:
+            logprobs, token_ids = model.topk(hidden, self._few, suppressed, exact_edge=False)
+            choice = state.choose(token_ids, logprobs)
+            if bool(state.is_certain(choice, logprobs)):
+                return choice, logprobs
+        logprobs, token_ids = model.topk(hidden, self._width, suppressed)
+        return state.choose(token_ids, logprobs), logprobs

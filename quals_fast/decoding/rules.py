@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from quals_fast import ops
 from quals_fast.config import DecodingConfig
+from quals_fast.ops import GroupChoice
 
 
 class Vocabulary(NamedTuple):
@@ -37,7 +37,8 @@ class Hypotheses(NamedTuple):
     scores: Tensor  # (B, N) float64, sums / length ** length_penalty
 
 
-OnChoice = Callable[[ops.GroupChoice], None]
+GroupSelect = Callable[..., GroupChoice]
+OnChoice = Callable[[GroupChoice], None]
 
 
 class SearchState(ABC):
@@ -48,6 +49,7 @@ class SearchState(ABC):
         vocabulary: sizes and special tokens.
         batch_size: B.
         device: where the state lives.
+        group_select: the operation by which the groups choose.
         on_choice: called with what the groups chose at every step.
     """
 
@@ -60,9 +62,11 @@ class SearchState(ABC):
         vocabulary: Vocabulary,
         batch_size: int,
         device: torch.device,
+        group_select: GroupSelect,
         on_choice: OnChoice | None = None,
     ) -> None:
-        self.config, self.vocabulary, self._on_choice = config, vocabulary, on_choice
+        self.config, self.vocabulary = config, vocabulary
+        self._group_select, self._on_choice = group_select, on_choice
         beams, length = config.num_beams, config.max_length + 1
 
         def per_token(rows: int, fill: float, dtype: torch.dtype) -> Tensor:
@@ -102,38 +106,24 @@ class SearchState(ABC):
         token_ids = torch.tensor([v.eos_token_id, v.pad_token_id], device=logprobs.device)
         token_ids = token_ids.expand_as(only)
         if self.forced_end_is_scored:
-            return self.step(t, token_ids, only)
+            return self.move_on(t, self.choose(token_ids, only), only)
         free = torch.where(only == -torch.inf, only, 0.0)
-        return self.step(t, token_ids, only, search_logprobs=free, penalty=0.0)
+        return self.move_on(t, self.choose(token_ids, free, penalty=0.0), only)
 
-    def step(
-        self,
-        t: int,
-        token_ids: Tensor,
-        logprobs: Tensor,
-        *,
-        search_logprobs: Tensor | None = None,
-        penalty: float | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Let all groups choose, store what finishes and move the slots on.
+    def choose(
+        self, token_ids: Tensor, logprobs: Tensor, *, penalty: float | None = None
+    ) -> GroupChoice:
+        """Let the groups choose among candidates, in order.
 
         Args:
-            t: step, from 0.
             token_ids: candidates, ascending in each row. Shape ``(B, K', C)``.
-            logprobs: the model's log-probabilities of them, nats. Shape ``(B, K', C)``.
-            search_logprobs: what the search takes in their place.
+            logprobs: log-probabilities of them, nats. Shape ``(B, K', C)``.
             penalty: in place of the config's.
-
-        Returns:
-            The slots' tokens and the slots that they come from, ``(B, K)`` each.
         """
         c, v = self.config, self.vocabulary
-        beams, width = c.num_beams, token_ids.shape[2]
-        token_ids = token_ids.expand(-1, beams, -1)
-        logprobs = logprobs.expand(-1, beams, -1)
-        choice = ops.group_select(
-            logprobs if search_logprobs is None else search_logprobs.expand(-1, beams, -1),
-            token_ids,
+        return self._group_select(
+            logprobs.expand(-1, c.num_beams, -1),
+            token_ids.expand(-1, c.num_beams, -1),
             self.beam_scores,
             self.active(),
             rule=c.rule,
@@ -142,6 +132,36 @@ class SearchState(ABC):
             eos_token_id=v.eos_token_id,
             vocab_size=v.size,
         )
+
+    def is_certain(self, choice: GroupChoice, logprobs: Tensor) -> Tensor:
+        """Return whether no token outside the candidates could have been chosen. Shape ``()``.
+
+        It could not have more than the least likely candidate of its row, without penalties.
+
+        Args:
+            choice: made among the likeliest tokens of each row.
+            logprobs: of these. Shape ``(B, K', C)``.
+        """
+        groups = self.config.num_beam_groups
+        bound = logprobs.amin(2) + self.beam_scores  # (B, K)
+        best_outside = bound.unflatten(1, (-1, groups)).amax(1)  # (B, G)
+        certain = choice.scores[:, -1] > best_outside
+        return (certain | ~self.live()[:, :groups]).all()
+
+    def move_on(self, t: int, choice: GroupChoice, logprobs: Tensor) -> tuple[Tensor, Tensor]:
+        """Store what finishes and move the slots on.
+
+        Args:
+            t: step, from 0.
+            choice: what the groups chose.
+            logprobs: the model's log-probabilities of the candidates, nats. Shape ``(B, K', C)``.
+
+        Returns:
+            The slots' tokens and the slots that they come from, ``(B, K)`` each.
+        """
+        c, v = self.config, self.vocabulary
+        beams, width = c.num_beams, logprobs.shape[2]
+        logprobs = logprobs.expand(-1, beams, -1)
         if self._on_choice is not None:
             self._on_choice(choice)
         scores, tokens, beam_idx, column = (part.flatten(1) for part in choice)  # (B, 2K), by rank
@@ -177,12 +197,15 @@ class SearchState(ABC):
         """Return the scores of hypotheses that end at step `t`; float64, as ties decide order."""
         return scores.double() / (t + 1) ** self.config.length_penalty
 
-    def sorted(self) -> Hypotheses:
-        """Return the finished hypotheses in the rule's order."""
+    def sorted(self, steps: int) -> Hypotheses:
+        """Return the hypotheses that have finished in so many steps, in the rule's order."""
         order = self.ranking()
-        wide = order[:, :, None].expand(-1, -1, self.token_ids.shape[2])
+        wide = order[:, :, None].expand(-1, -1, steps)
         return Hypotheses(
-            *(part.gather(1, wide if part.ndim == 3 else order) for part in self.finished)
+            *(
+                part[:, :, :steps].gather(1, wide) if part.ndim == 3 else part.gather(1, order)
+                for part in self.finished
+            )
         )
 
     @abstractmethod
@@ -194,8 +217,12 @@ class SearchState(ABC):
         """Return which groups still search, ``(B, G)``; None for all."""
 
     @abstractmethod
+    def live(self) -> Tensor:
+        """Return which slots still matter. Shape ``(B, K)``."""
+
     def all_done(self) -> Tensor:
         """Return whether every sentence has finished. Shape ``()``."""
+        return ~self.live().any()
 
     @abstractmethod
     def finish(self, t: int, is_eos: Tensor, chosen: _Chosen) -> None:
@@ -240,8 +267,8 @@ class Fairseq09(SearchState):
     def active(self) -> None:
         return None
 
-    def all_done(self) -> Tensor:
-        return (self.n_finished >= self.config.num_beams).all()
+    def live(self) -> Tensor:
+        return (self.n_finished < self.config.num_beams).expand(-1, self.config.num_beams)
 
     def finish(self, t: int, is_eos: Tensor, chosen: _Chosen) -> None:
         beams = self.config.num_beams
@@ -275,8 +302,8 @@ class Hamming(SearchState):
     def active(self) -> Tensor:
         return self.n_finished < self.config.group_size
 
-    def all_done(self) -> Tensor:
-        return (self.n_finished >= self.config.group_size).all()
+    def live(self) -> Tensor:
+        return self.active().repeat(1, self.config.group_size)
 
     def finish(self, t: int, is_eos: Tensor, chosen: _Chosen) -> None:
         groups, size = self.config.num_beam_groups, self.config.group_size

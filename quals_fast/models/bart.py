@@ -1,4 +1,4 @@
-"""BART: an encoder, and a decoder whose beams and pairs share one set of source keys and values.
+"""BART: an encoder, and a decoder whose slots and targets share one set of source keys and values.
 
 Parameters carry the names of Hugging Face's `BartForConditionalGeneration`, so its checkpoints
 load as they are. Source: arXiv 1910.13461 (post-norm transformer, learned positions offset by 2).
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quals_fast import ops
-from quals_fast.models.cache import DecoderCache, SourceMemory
+from quals_fast.models.cache import SourceMemory
+from quals_fast.models.slots import Slots
 
 POSITION_OFFSET = 2  # BART's position table starts with two rows that are never used
 
@@ -117,32 +117,29 @@ class DecoderLayer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(d)
         self.activation = ACTIVATIONS[shape.activation_function]
 
-    def step(
-        self, x: Tensor, t: int, layer: int, cache: DecoderCache, memory: SourceMemory
-    ) -> Tensor:
-        """Decode position `t` of all slots: ``(B, K, d)`` to ``(B, K, d)``."""
-        attn = self.self_attn
-        key, value = attn.split(attn.k_proj(x)), attn.split(attn.v_proj(x))  # (B, K, H, D)
-        keys, values = cache.update(layer, t, key, value)  # (B, K, H, t+1, D)
-        query = attn.split(attn.q_proj(x))[:, :, :, None]  # (B, K, H, 1, D)
-        out = attn(query.flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1))  # (B*K, 1, d)
-        return self._rest(x, out.view_as(x), layer, memory)
+    def step(self, x: Tensor, t: int, layer: int, slots: Slots) -> Tensor:
+        """Decode position `t` of all rows: ``(R, d)`` to ``(R, d)``."""
+        attn, cross = self.self_attn, self.encoder_attn
+        q, k, v = (attn.split(project(x)) for project in (attn.q_proj, attn.k_proj, attn.v_proj))
+        out = attn.out_proj(slots.self_attention(layer, t, q, k, v).flatten(1))
+        x = self.self_attn_layer_norm(x + out)
+        out = slots.cross_attention(layer, cross.split(cross.q_proj(x))).flatten(1)
+        return self._finish(x, cross.out_proj(out))
 
     def teacher_forced(self, x: Tensor, layer: int, memory: SourceMemory) -> Tensor:
         """Decode all positions of Q targets a source at once: ``(B, Q, T, d)`` to the same."""
-        attn = self.self_attn
+        attn, cross = self.self_attn, self.encoder_attn
         flat = x.flatten(0, 1)  # (B*Q, T, d)
         out = attn(attn.query(flat), *attn.key_value(flat), is_causal=True).view_as(x)
         # Every target and position is one more query to the source that its row stands for.
-        return self._rest(x.flatten(1, 2), out.flatten(1, 2), layer, memory).view_as(x)
+        queries = self.self_attn_layer_norm(x + out).flatten(1, 2)  # (B, Q*T, d)
+        keys, values = memory.keys[layer], memory.values[layer]
+        out = cross(cross.query(queries), keys, values, memory.mask)
+        return self._finish(queries, out).view_as(x)
 
-    def _rest(self, x: Tensor, attended: Tensor, layer: int, memory: SourceMemory) -> Tensor:
-        """Finish the layer after its self-attention; ``(B, any number of queries, d)``."""
-        x = self.self_attn_layer_norm(x + attended)
-        cross = self.encoder_attn
-        x = self.encoder_attn_layer_norm(
-            x + cross(cross.query(x), memory.keys[layer], memory.values[layer], memory.mask)
-        )
+    def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Take the layer from its attention to the source to its end; ``(..., d)``."""
+        x = self.encoder_attn_layer_norm(x + attended)
         return self.final_layer_norm(x + self.fc2(self.activation(self.fc1(x))))
 
 
@@ -211,29 +208,20 @@ class Bart(nn.Module):
         pairs = [layer.encoder_attn.key_value(x) for layer in self.model.decoder.layers]  # type: ignore[union-attr,operator]
         return SourceMemory([k for k, _ in pairs], [v for _, v in pairs], mask)
 
-    def new_cache(self, batch_size: int, num_beams: int, max_length: int) -> DecoderCache:
-        """Take memory for `max_length` tokens of each of B x K slots."""
-        heads = self.shape.decoder_attention_heads
-        size = (batch_size, num_beams, heads, max_length, self.shape.d_model // heads)
-        return DecoderCache(self.shape.decoder_layers, size, self.dtype, self.device)
-
-    def decode_step(
-        self, token_ids: Tensor, t: int, cache: DecoderCache, memory: SourceMemory
-    ) -> Tensor:
-        """Decode one token of each slot.
+    def decode_step(self, token_ids: Tensor, t: int, slots: Slots) -> Tensor:
+        """Decode one token of each row.
 
         Args:
-            token_ids: the token at position `t`. Shape ``(B, K)``, int64.
+            token_ids: the token at position `t`. Shape ``(R,)``, int64.
             t: position, from 0.
-            cache: keys and values of the positions before; that of `t` is added.
-            memory: of the B sources.
+            slots: what the rows have decoded so far, and their sources; position `t` is added.
 
         Returns:
-            Hidden states for the LM head. Shape ``(B, K, d)``.
+            Hidden states for the LM head. Shape ``(R, d)``.
         """
-        x = self._embed(self.model.decoder, token_ids[:, :, None], t)[:, :, 0]
+        x = self._embed(self.model.decoder, token_ids[:, None], t)[:, 0]
         for index, layer in enumerate(self.model.decoder.layers):
-            x = layer.step(x, t, index, cache, memory)  # type: ignore[operator]
+            x = layer.step(x, t, index, slots)  # type: ignore[operator]
         return x
 
     def decode_teacher_forced(self, decoder_input_ids: Tensor, memory: SourceMemory) -> Tensor:
@@ -250,20 +238,6 @@ class Bart(nn.Module):
         for index, layer in enumerate(self.model.decoder.layers):
             x = layer.teacher_forced(x, index, memory)  # type: ignore[operator]
         return x
-
-    def topk(self, hidden: Tensor, k: int, suppressed: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Return log-probabilities and ids of the k likeliest next tokens, ``(B, K, k)``."""
-        rows = hidden.flatten(0, 1)
-        logprobs, ids = ops.lm_head_topk(
-            rows, self.model.shared.weight, self.final_logits_bias, k, suppressed
-        )
-        return logprobs.unflatten(0, hidden.shape[:2]), ids.unflatten(0, hidden.shape[:2])
-
-    def logprob(self, hidden: Tensor, target_ids: Tensor) -> Tensor:
-        """Return each row's log-probability of its token: ``(N, d)`` and ``(N,)`` to ``(N,)``."""
-        return ops.linear_logprob(
-            hidden, self.model.shared.weight, self.final_logits_bias, target_ids
-        )
 
     def _embed(self, stack: Stack, token_ids: Tensor, start: int) -> Tensor:
         """Embed ``(..., T)`` tokens that stand at positions start, start + 1, ..."""

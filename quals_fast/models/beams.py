@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from quals_fast.models.bart import Bart
-from quals_fast.models.cache import SourceMemory
+from quals_fast.models.lm_head import LMHead
+from quals_fast.models.slots import Slots
 
 
 class BartBeams:
@@ -14,28 +15,28 @@ class BartBeams:
 
     Args:
         bart: the network.
-        memory: the sources, encoded once; all slots look at the same copy.
-        num_beams: K.
-        max_length: tokens that a slot may decode.
+        head: its LM head.
+        slots: the sources and what has been decoded.
     """
 
-    def __init__(self, bart: Bart, memory: SourceMemory, num_beams: int, max_length: int) -> None:
-        self._bart = bart
-        self._memory = memory
-        self._cache = bart.new_cache(memory.batch_size, num_beams, max_length)
+    def __init__(self, bart: Bart, head: LMHead, slots: Slots) -> None:
+        self._bart, self._head, self._slots = bart, head, slots
 
-    def advance(self, token_ids: Tensor, beam_idx: Tensor | None, t: int) -> Tensor:
-        """Move the slots and decode one token of each: ``(B, K')`` to ``(B, K', d)``."""
-        if beam_idx is not None:
-            self._cache.reorder(beam_idx, t)
-        return self._bart.decode_step(token_ids, t, self._cache, self._memory)
+    def advance(
+        self, token_ids: Tensor, beam_idx: Tensor | None, live: Tensor | None, t: int
+    ) -> Tensor:
+        """Move the slots and decode one token of each row: ``(B, K')`` to ``(R, d)``."""
+        rows = self._slots.arrange(token_ids, beam_idx, live, t)
+        return self._bart.decode_step(rows, t, self._slots)
 
-    def topk(self, hidden: Tensor, k: int, suppressed: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    def topk(
+        self, hidden: Tensor, k: int, suppressed: tuple[int, ...], *, exact_edge: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """Return the k likeliest next tokens: log-probabilities and ids, ``(B, K', k)``."""
-        return self._bart.topk(hidden, k, suppressed)
+        logprobs, ids = self._head.topk(hidden, k, suppressed, exact_edge=exact_edge)
+        return self._slots.spread(logprobs), self._slots.spread(ids)
 
     def logprob_of(self, hidden: Tensor, token_id: int) -> Tensor:
         """Return one token's log-probability as the next, ``(B, K')``."""
-        rows = hidden.flatten(0, 1)
-        targets = torch.full(rows.shape[:1], token_id, device=rows.device)
-        return self._bart.logprob(rows, targets).unflatten(0, hidden.shape[:2])
+        targets = torch.full(hidden.shape[:1], token_id, device=hidden.device)
+        return self._slots.spread(self._head.logprob(hidden, targets))

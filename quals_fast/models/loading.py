@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,19 +13,14 @@ from torch import Tensor
 
 from quals_fast.models.bart import Bart, BartShape
 from quals_fast.models.checkpoint import CheckpointError, Settings, read_checkpoint, read_json
+from quals_fast.models.lm_head import CpuLMHead, LMHead
+from quals_fast.models.precision import PRECISIONS, Precision
 from quals_fast.models.storage import dequantize
 from quals_fast.models.tokenizer import QATokenizer
-from quals_fast.ops import BackendUnavailableError
+from quals_fast.ops import EAGER, BackendUnavailableError, Kernels
 
 ASSETS = Path(__file__).parent / "assets"
 BUNDLED = ("qagen-mini",)
-
-DTYPES = {
-    "auto": torch.float32,
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 
 _HASHED = ("config.json", "generation_config.json", "tokenizer.json", "vocab.json", "merges.txt")
 _SHARED = "model.shared.weight"
@@ -38,25 +34,44 @@ class QAGenerator:
     Attributes:
         name: the bundled model's name, or the folder's.
         digest: first 12 hexadecimal digits of the SHA-256 over weights, config and tokenizer.
-        bart: the network, in evaluation mode.
+        bart: the network that reads summaries and searches, in evaluation mode.
+        document_bart: the network that reads documents and rescores: the same, or a copy in a
+            shorter type.
+        head: the LM head of both.
         tokenizer: its tokenizer.
         settings: its special tokens and conventions.
+        precision: what is computed in which type.
+        kernels: what computes.
+        packed: whether to look at values and compute only what matters, as suits a CPU, or to
+            compute all in fixed shapes.
     """
 
     name: str
     digest: str
     bart: Bart
+    document_bart: Bart
+    head: LMHead
     tokenizer: QATokenizer
     settings: Settings
+    precision: Precision
+    kernels: Kernels
+    packed: bool
 
 
-def load_generator(model: str | Path, *, device: torch.device, dtype: torch.dtype) -> QAGenerator:
+def load_generator(
+    model: str | Path,
+    *,
+    device: torch.device,
+    precision: Precision = PRECISIONS["float32"],
+    kernels: Kernels = EAGER,
+) -> QAGenerator:
     """Load a bundled model by name, or a local folder with safetensors weights.
 
     Args:
         model: ``"qagen-mini"``, or a folder.
         device: where the weights go.
-        dtype: type of the weights.
+        precision: what is computed in which type.
+        kernels: what computes.
 
     Raises:
         CheckpointError: no such model, a file missing, damaged or of the wrong shape, or a family
@@ -68,11 +83,30 @@ def load_generator(model: str | Path, *, device: torch.device, dtype: torch.dtyp
     shape, settings = read_checkpoint(folder)
     tokenizer = QATokenizer.from_folder(folder, settings)
     bart = _build(shape, settings, read_weights(folder), folder)
-    bias = bart.final_logits_bias.to(device)
-    bart.to(device=device, dtype=dtype)
-    bart.final_logits_bias = bias  # float32 whatever the weights are: it is added to float32 logits
     paths = [*_weight_files(folder), *(folder / name for name in _HASHED)]
-    return QAGenerator(folder.resolve().name, _digest(paths), bart, tokenizer, settings)
+    weight, bias = bart.model.shared.weight.detach(), bart.final_logits_bias
+    head: LMHead
+    packed = device.type == "cpu" and kernels is EAGER
+    if packed:
+        head = CpuLMHead(weight, bias, kernels, integers=precision.integers)
+    else:
+        weight = weight.to(device=device, dtype=precision.search)
+        head = LMHead(weight, bias.to(device), kernels)  # the bias is added to float32 logits
+    documents = bart
+    if precision.documents != precision.search:
+        documents = copy.deepcopy(bart).to(device=device, dtype=precision.documents)
+    return QAGenerator(
+        name=folder.resolve().name,
+        digest=_digest(paths),
+        bart=bart.to(device=device, dtype=precision.search),
+        document_bart=documents.to(device=device),
+        head=head,
+        tokenizer=tokenizer,
+        settings=settings,
+        precision=precision,
+        kernels=kernels,
+        packed=packed,
+    )
 
 
 def model_folder(model: str | Path) -> Path:
@@ -232,14 +266,3 @@ def resolve_device(name: str) -> torch.device:
             "device='cpu'"
         )
     return device
-
-
-def resolve_dtype(name: str) -> torch.dtype:
-    """Return the type of the weights that is meant; ``"auto"`` is float32.
-
-    Raises:
-        ValueError: an unknown name.
-    """
-    if name not in DTYPES:
-        raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, but got {name!r}")
-    return DTYPES[name]

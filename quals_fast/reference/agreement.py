@@ -7,10 +7,9 @@ from typing import Literal
 
 import torch
 
+from quals_fast import generation
 from quals_fast.batching import pad
-from quals_fast.decoding.diverse_beam import diverse_beam_search
-from quals_fast.generation import read_back, vocabulary
-from quals_fast.models.beams import BartBeams
+from quals_fast.generation import read_back
 from quals_fast.ops import GroupChoice
 from quals_fast.reference.diverse_beam import Trace
 from quals_fast.results import Hypothesis
@@ -58,13 +57,10 @@ def compare_search(
 @torch.inference_mode()
 def search(scorer: QualsScorer, summary: str) -> tuple[list[tuple[int, ...]], list[GroupChoice]]:
     """Return the engine's sequences for one summary, and what its groups chose at each step."""
-    generator, config, device = scorer.generator, scorer.decoding, scorer.generator.bart.device
+    generator, config = scorer.generator, scorer.decoding
     (source,) = generator.tokenizer.encode([summary])
-    ids, mask = pad([source.input_ids], generator.settings.pad_token_id, device)
-    memory = generator.bart.encode(ids, mask)
-    beams = BartBeams(generator.bart, memory, config.num_beams, config.max_length + 1)
+    ids, mask = pad([source.input_ids], generator.settings.pad_token_id, generator.bart.device)
     choices: list[GroupChoice] = []
-    found = diverse_beam_search(
-        beams, vocabulary(generator), config, 1, device, on_choice=choices.append
-    )
+    memory = generator.bart.encode(ids, mask)
+    found = generation.begin_search(generator, memory, config, choices.append).run()
     return [hypothesis.token_ids for hypothesis in next(read_back(found))], choices

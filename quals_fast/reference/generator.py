@@ -32,9 +32,7 @@ class ReferenceGenerator:
             ) from error
         self._output = BaseModelOutput
         # Tokenizer and settings are the engine's; the network is not.
-        self.checkpoint: QAGenerator = load_generator(
-            model, device=torch.device("cpu"), dtype=torch.float32
-        )
+        self.checkpoint: QAGenerator = load_generator(model, device=torch.device("cpu"))
         folder = model_folder(model)
         config = BartConfig(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
         self._bart = BartForConditionalGeneration(config).float().eval()

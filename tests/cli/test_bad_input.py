@@ -202,14 +202,14 @@ WRONG_USAGE = [
     ),
     pytest.param(
         "--dtype int4",
-        "`dtype` must be one of auto, float32, bfloat16, float16, but got 'int4'",
+        "`dtype` must be one of auto, float32, mixed, bfloat16, float16, but got 'int4'",
         id="dtype",
     ),
     pytest.param(
-        "--backend triton",
-        "backend 'triton' is not part of this version of quals_fast; use backend='eager', or "
+        "--backend onnx",
+        "backend 'onnx' is not part of this version of quals_fast; use backend='eager', or "
         "'auto' to take what there is",
-        id="triton",
+        id="onnx",
     ),
     pytest.param(
         "--backend onnx", "backend 'onnx' is not part of this version of quals_fast", id="onnx"

@@ -46,7 +46,7 @@ SMALL = {"num_beams": 12, "num_beam_groups": 12, "min_length": 2, "max_length": 
 def check_equal(folder, decoding, scoring, **settings):
     reference = ReferenceScorer(folder, decoding=decoding, scoring=scoring)
     scorer = QualsScorer.from_pretrained(
-        folder, device="cpu", decoding=decoding, scoring=scoring, **settings
+        folder, device="cpu", dtype="float32", decoding=decoding, scoring=scoring, **settings
     )
     expected, found = reference.score(DOCUMENTS, SUMMARIES), scorer.score(DOCUMENTS, SUMMARIES)
     for summary, hypotheses in zip(SUMMARIES, scorer.generate(SUMMARIES), strict=True):
@@ -129,7 +129,7 @@ def test_equal_to_the_reference_for_every_kind_of_checkpoint(name, rule, folders
 def test_the_bundled_model_equals_the_reference_on_real_text(rule, example_rows):
     decoding = DecodingConfig(rule=rule)
     reference = ReferenceScorer(decoding=decoding)
-    scorer = QualsScorer.from_pretrained(device="cpu", decoding=decoding)
+    scorer = QualsScorer.from_pretrained(device="cpu", dtype="float32", decoding=decoding)
     identical = 0
     for row in example_rows[:2]:
         texts = [row["document"]], [row["summary"]]

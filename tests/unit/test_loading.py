@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from quals_fast.models import loading
 from quals_fast.models.checkpoint import CheckpointError
-from quals_fast.models.loading import load_generator, resolve_device, resolve_dtype
+from quals_fast.models.loading import load_generator, resolve_device
+from quals_fast.models.precision import PRECISIONS, resolve_precision
 from quals_fast.models.tokenizer import QATokenizer
 
 INDEX = "model.safetensors.index.json"
@@ -20,11 +21,11 @@ INDEX = "model.safetensors.index.json"
 # The weights
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
-def test_dtype_of_weights(tiny_folder, dtype):
-    bart = load_generator(tiny_folder, device=CPU, dtype=dtype).bart
-    assert {w.dtype for w in bart.parameters()} == {dtype}
-    assert bart.final_logits_bias.dtype == torch.float32
+@pytest.mark.parametrize("precision", PRECISIONS.values(), ids=PRECISIONS)
+def test_types_of_weights(tiny_folder, precision):
+    generator = load_generator(tiny_folder, device=CPU, precision=precision)
+    assert {w.dtype for w in generator.bart.parameters()} == {precision.search}
+    assert {w.dtype for w in generator.document_bart.parameters()} == {precision.documents}
 
 
 def test_no_weights(folder):
@@ -344,8 +345,8 @@ def test_no_gpu(name, monkeypatch):
 
 
 def test_dtypes():
-    assert resolve_dtype("auto") is torch.float32
-    assert resolve_dtype("bfloat16") is torch.bfloat16
-    message = "`dtype` must be one of auto, float32, bfloat16, float16, but got 'int8'"
+    assert resolve_precision("float32", CPU).search is torch.float32
+    assert resolve_precision("bfloat16", CPU).documents is torch.bfloat16
+    message = "`dtype` must be one of auto, float32, mixed, bfloat16, float16, but got 'int8'"
     with pytest.raises(ValueError, match=message):
-        resolve_dtype("int8")
+        resolve_precision("int8", CPU)

@@ -1,0 +1,240 @@
+"""The engine against the published pipeline and CTranslate2, from texts to scores.
+
+    python -m bench.end_to_end --quick
+    python -m bench.end_to_end --data ../shared/data/docsum_pairs.jsonl.gz
+
+Each arm lives in a process of its own, so that its peak memory is its own; the arms take turns,
+round by round, on the same rows, and only one runs at a time. Loading and a first row apart warm
+them up. A ratio is formed within a round. Rounds stop when the case's share of `--limit` is spent;
+one is always run. `--quick`: 5 rows (one published batch), up to 3 rounds, both workloads, the
+bundled model and BART-base; under 8 minutes on 2 cores.
+
+Agreement: the engine's float32 scores against the reference's on the rows timed, and every other
+type of the engine against its float32 on more rows. `identical_sequences` is the share of the kept
+pairs, as token ids, that both kept. CTranslate2 does less: see bench/arms.py. Its speed is
+compared with the engine's whole job.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import spearmanr
+
+from bench.arms import CTranslate2Arm, EngineArm, Kept, ReferenceArm
+from bench.common import Pair, finish, machine, spread
+from bench.floor import achieved, rates
+from bench.grow import MODELS, folder_of
+from bench.turns import Turn, Worker
+from bench.workloads import WORKLOADS, describe, load_workload
+
+WEIGHTS = {"qagen-mini": 1.0, "bart-base": 3.0, "bart-large": 8.0}  # of the time limit
+REFERENCE, CTRANSLATE2, EXACT = "reference", "ctranslate2", "float32"
+
+
+def start_workers(
+    folder: Path, dtypes: Sequence[str], device: str
+) -> tuple[dict[str, Worker], str]:
+    """Start a process for each arm: the reference, the engine in each type, CTranslate2.
+
+    Returns:
+        The arms, engines by the type that they run in, and the type that the last of `dtypes` is.
+    """
+    is_gpu = device.startswith("cuda")
+    workers = {
+        REFERENCE: Worker(
+            ReferenceArm, folder, device=device, dtype_name="float16" if is_gpu else "float32"
+        )
+    }
+    chosen = EXACT
+    for dtype in dtypes:
+        worker = Worker(EngineArm, folder, dtype, device=device)
+        chosen = str(worker.facts["dtype"])
+        if chosen in workers:
+            worker.close()  # "auto" is one of the others
+        else:
+            workers[chosen] = worker
+    if not is_gpu:
+        CTranslate2Arm(folder)  # converts here, so that the worker's peak memory is not that
+        workers[CTRANSLATE2] = Worker(CTranslate2Arm, folder)
+    return workers, chosen
+
+
+def run_case(
+    workers: dict[str, Worker], pairs: list[Pair], more: list[Pair], rounds: int, seconds: float
+) -> dict[str, Any]:
+    """Let the arms take turns on a workload's rows; report time, agreement and counted work.
+
+    Args:
+        workers: the arms; engines by their type.
+        pairs: rows that all arms score.
+        more: rows that the engines score for their agreement.
+        rounds: at most.
+        seconds: after which no round begins that would not end in time.
+    """
+    begin = time.perf_counter()
+    engines = [name for name in workers if name not in (REFERENCE, CTRANSLATE2)]
+    kept: Kept = []
+    turns: dict[str, list[Turn]] = {name: [] for name in workers}
+    while len(turns[REFERENCE]) < rounds:
+        for name, worker in workers.items():  # CTranslate2 last: it scores what an engine kept
+            turns[name].append(worker.score(pairs, kept))
+            if name in engines:
+                kept = turns[name][-1].kept
+        spent = time.perf_counter() - begin
+        if spent * (1 + 1 / len(turns[REFERENCE])) > seconds:
+            break
+    exact = EXACT if EXACT in engines else engines[0]
+    works = workers[exact].works(pairs)
+    times = {name: [turn.seconds for turn in own] for name, own in turns.items()}
+    left = seconds - (time.perf_counter() - begin)
+    a_row = sum(min(times[name]) for name in engines) / len(pairs)
+    more = more[: max(0, int(left / a_row))] if len(engines) > 1 else []
+    last = {name: own[-1] for name, own in turns.items()}
+    agreement = {f"{exact}_vs_{REFERENCE}": agree(last[exact], last[REFERENCE])}
+    for name in engines:
+        if name != exact:
+            one, other = (
+                workers[n].score(more, []) if len(more) > len(pairs) else last[n]
+                for n in (name, exact)
+            )
+            agreement[f"{name}_vs_{exact}"] = agree(one, other)
+    speedups = {
+        f"speedup_vs_{base}": {
+            name: spread([b / a for a, b in zip(times[name], times[base], strict=True)])
+            for name in engines
+        }
+        for base in (REFERENCE, CTRANSLATE2)
+        if base in workers
+    }
+    return {
+        "rows": len(pairs),
+        "rounds": len(times[REFERENCE]),
+        "sizes": describe(pairs),
+        "kept_pairs": sum(map(len, last[exact].kept)) / len(pairs),
+        "seconds_per_summary": {
+            name: spread([t / len(pairs) for t in own]) for name, own in times.items()
+        },
+        **speedups,
+        "agreement": agreement,
+        "works": works,
+    }
+
+
+def agree(one: Turn, other: Turn) -> dict[str, float | int | None]:
+    """Compare two arms' scores and kept pairs; Spearman is None where it means nothing."""
+    both = [
+        (a, b) for a, b in zip(one.scores, other.scores, strict=True) if a == a and b == b
+    ]  # NaN has no pairs
+    deltas = [abs(a - b) for a, b in both]
+    shared = sum(len({*a} & {*b}) for a, b in zip(one.kept, other.kept, strict=True))
+    most = sum(max(len({*a}), len({*b})) for a, b in zip(one.kept, other.kept, strict=True))
+    spearman = None
+    if len(both) >= 3 and all(len(set(values)) > 1 for values in zip(*both, strict=True)):
+        spearman = float(spearmanr(*zip(*both, strict=True)).statistic)
+    return {
+        "identical_sequences": shared / most if most else 1.0,
+        "identical_rows": sum(a == b for a, b in zip(one.kept, other.kept, strict=True)),
+        "max_abs_delta": max(deltas, default=None),
+        "mean_abs_delta": sum(deltas) / len(deltas) if deltas else None,
+        "spearman": spearman,
+        "rows": len(one.scores),
+    }
+
+
+def run_model(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run one model's workloads."""
+    share = arguments.limit * WEIGHTS[model] / sum(WEIGHTS[m] for m in arguments.models)
+    folder = folder_of(model)
+    begin = time.perf_counter()
+    workers, chosen = start_workers(folder, arguments.dtypes, arguments.device)
+    cases: dict[str, Any] = {}
+    try:
+        warm = load_workload("short", arguments.data, 1)
+        warm_up = {name: worker.score(warm, []).seconds for name, worker in workers.items()}
+        left = share - (time.perf_counter() - begin)
+        for workload in arguments.workloads:
+            rows = load_workload(workload, arguments.data, arguments.agreement_rows)
+            timed = rows[: arguments.rows]
+            seconds = max(0.0, left) / len(arguments.workloads)
+            cases[workload] = run_case(workers, timed, rows, arguments.rounds, seconds)
+        facts = {name: worker.close() for name, worker in workers.items()}
+    finally:
+        for worker in workers.values():
+            worker.kill()
+    measured = rates(arguments.device)
+    for case in cases.values():
+        works, times = case.pop("works"), case["seconds_per_summary"]
+        case["floor"] = {
+            name: achieved(folder, works, times[name]["median"] * len(works), name, measured)
+            for name in workers
+            if name not in (REFERENCE, CTRANSLATE2)
+        }
+    return {"arm": chosen, "warm_up_seconds": warm_up, "facts": facts, "workloads": cases}
+
+
+def summarise(models: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Put the figures of the chosen engine arm first, keyed by model and workload."""
+    figures: dict[str, Any] = {}
+    for model, found in models.items():
+        for workload, case in found["workloads"].items():
+            for figure in (f"speedup_vs_{REFERENCE}", f"speedup_vs_{CTRANSLATE2}"):
+                if figure in case:
+                    of_model = figures.setdefault(figure, {}).setdefault(model, {})
+                    of_model[workload] = case[figure][found["arm"]]
+            for figure in ("identical_sequences", "max_abs_delta", "mean_abs_delta", "spearman"):
+                of_model = figures.setdefault(figure, {}).setdefault(model, {})
+                of_model[workload] = {n: a[figure] for n, a in case["agreement"].items()}
+            figures.setdefault("rows", {}).setdefault(model, {})[workload] = case["rows"]
+        facts = found["facts"]
+        figures.setdefault("peak_mib", {})[model] = {n: f["peak_mib"] for n, f in facts.items()}
+        for what in ("dtype", "backend"):
+            figures.setdefault(what, {})[model] = facts[found["arm"]][what]
+    return figures
+
+
+def main() -> None:
+    """Run all cases."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="under 8 minutes on 2 cores")
+    parser.add_argument("--data", type=Path, help="JSON lines; the project's examples without")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=["qagen-mini", "bart-base"])
+    parser.add_argument("--workloads", nargs="+", choices=[*WORKLOADS], default=[*WORKLOADS])
+    parser.add_argument("--rows", type=int, help="rows timed (quick: 5, else 10)")
+    parser.add_argument("--rounds", type=int, help="at most (quick: 3, else 5)")
+    parser.add_argument("--agreement-rows", type=int, help="(quick: 10, else 100)")
+    parser.add_argument("--limit", type=float, help="seconds (quick: 390, else 5400)")
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "auto"], help="of the engine")
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    defaults = {"rows": 10, "rounds": 5, "agreement_rows": 100, "limit": 5400}
+    if arguments.quick:
+        defaults = {"rows": 5, "rounds": 3, "agreement_rows": 10, "limit": 390}
+    for name, value in defaults.items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
+    arguments.agreement_rows = max(arguments.agreement_rows, arguments.rows)
+    models = {model: run_model(model, arguments) for model in arguments.models}
+    is_gpu = arguments.device.startswith("cuda")
+    others = {} if is_gpu else {"ctranslate2": version("ctranslate2")}
+    finish(
+        "end_to_end",
+        {
+            **summarise(models),
+            "data": arguments.data.name if arguments.data else "examples",
+            "quick": arguments.quick,
+            "versions": machine()["versions"] | others,
+            "cases": models,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+r"""How fast could this machine do the work? FLOPs and bytes counted, rates measured.
+
+    python -m bench.floor --model qagen-mini --workload short --rows 4
+
+Counted is the least work that gives the scores, not what any program does: each text encoded once,
+its cross-attention keys and values projected once and shared by all beams and pairs. With width d,
+feed-forward width f, L layers, vocabulary V, source length S and 2 FLOPs a multiply-add:
+
+    encoder              L * S * (8 d^2 + 4 d f + 4 S d)     projections, feed-forward, attention
+    cross keys, values   L * S * 4 d^2                       for every decoder layer
+    decoder, one token   L * (12 d^2 + 4 d f + 4 t d + 4 S d)   at position t
+    LM head, one token   2 d V
+
+The search decodes `num_beams` tokens at each of its steps (the first step one), rescoring every
+token of the kept pairs. Bytes are the weights, once a decoding step for all summaries together and
+once for each other stage, and the keys and values that attention reads. A stage takes at least the
+longer of FLOPs over the matmul rate and bytes over the copy rate; the floor is the stages' sum.
+Softmax, top-k, selection, tokenising and everything else count as nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from bench.arms import EngineArm
+from bench.common import Pair
+from bench.grow import MODELS, folder_of
+from bench.workloads import WORKLOADS, load_workload
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+RATES_AS = {"int8": "bfloat16"}  # int8 is held against the bfloat16 rate: torch has no plain int8
+
+
+class Work(NamedTuple):
+    """What one summary asks for, in tokens; special tokens included."""
+
+    summary: int
+    document: int
+    steps: int  # of the search
+    pairs: tuple[int, ...]  # lengths of the kept pairs
+
+
+class Stage(NamedTuple):
+    """FLOPs and bytes of a part of the work."""
+
+    flops: float
+    bytes: float
+
+
+def count(config: dict[str, Any], works: Sequence[Work], beams: int, size: int) -> dict[str, Stage]:
+    """Count each stage of the work.
+
+    Args:
+        config: the checkpoint's ``config.json``.
+        works: one a summary.
+        beams: slots of the search.
+        size: bytes of a number.
+    """
+    d, v = config["d_model"], config["vocab_size"]
+    enc, dec = config["encoder_layers"], config["decoder_layers"]
+    f_enc, f_dec = config["encoder_ffn_dim"], config["decoder_ffn_dim"]
+    encoder_weights = enc * (4 * d * d + 2 * d * f_enc) + dec * 2 * d * d
+    decoder_weights = dec * (6 * d * d + 2 * d * f_dec)
+
+    def encode(s: int) -> float:
+        return enc * s * (8 * d * d + 4 * d * f_enc + 4 * s * d) + dec * s * 4 * d * d
+
+    def decode(t: int, s: int) -> float:
+        return dec * (12 * d * d + 4 * d * f_dec + 4 * t * d + 4 * s * d)
+
+    slots = [(t, w, beams if t else 1) for w in works for t in range(w.steps)]
+    tokens = sum(n for *_, n in slots)
+    steps = max((w.steps for w in works), default=0)
+    rescored = [(t, w.document) for w in works for length in w.pairs for t in range(length)]
+    documents = sum(w.document for w in works if w.pairs)
+    return {
+        "encode": Stage(
+            sum(encode(w.summary) + encode(w.document) for w in works), encoder_weights * size
+        ),
+        "decode": Stage(
+            sum(n * decode(t + 1, w.summary) for t, w, n in slots),
+            size
+            * (
+                steps * decoder_weights
+                + sum(2 * d * dec * (n * (t + 1) + w.summary) for t, w, n in slots)
+            ),
+        ),
+        "lm_head": Stage(tokens * 2.0 * d * v, steps * d * v * size),
+        "rescore": Stage(
+            sum(decode(t + 1, s) + 2 * d * v for t, s in rescored),
+            size * (decoder_weights + d * v + 2 * d * dec * documents),
+        ),
+    }
+
+
+def rates(device: str = "cpu") -> dict[str, float]:
+    """Measure the machine: FLOP/s of a large matmul by type, and bytes/s of a copy."""
+    n = 8192 if device == "cuda" else 2048
+    found = {}
+    for name in ("float32", "bfloat16"):
+        a = torch.randn(n, n, device=device).to(getattr(torch, name))
+        found[name] = 2 * n**3 / _best_seconds(a.matmul, a)
+    source = torch.ones(2**26, device=device)
+    target = torch.empty_like(source)
+    found["copy"] = 2 * source.nbytes / _best_seconds(target.copy_, source)
+    return found
+
+
+def floor_seconds(stages: dict[str, Stage], measured: dict[str, float], dtype: str) -> float:
+    """Return the least time for the stages, one after the other."""
+    flops = measured[RATES_AS.get(dtype, dtype)]
+    return sum(max(s.flops / flops, s.bytes / measured["copy"]) for s in stages.values())
+
+
+def achieved(
+    folder: Path,
+    works: Sequence[Work],
+    seconds: float,
+    dtype: str,
+    measured: dict[str, float],
+    beams: int = 60,
+) -> dict[str, Any]:
+    """Report what share of the floor a program reached that took so many seconds."""
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    stages = count(config, works, beams, BYTES[dtype])
+    least = floor_seconds(stages, measured, dtype)
+    return {
+        "share": least / seconds,
+        "floor_seconds": least,
+        "seconds": seconds,
+        "gflop": {name: stage.flops / 1e9 for name, stage in stages.items()},
+        "gbyte": {name: stage.bytes / 1e9 for name, stage in stages.items()},
+        "rates_per_s": measured,
+    }
+
+
+def works_of(arm: EngineArm, pairs: Sequence[Pair]) -> list[Work]:
+    """Count the tokens of the rows just scored; the search runs once more to tell its steps."""
+    encode = arm.scorer.generator.tokenizer.encode
+    summaries = [len(source.input_ids) for source in encode([p.summary for p in pairs])]
+    documents = [len(source.input_ids) for source in encode([p.document for p in pairs])]
+    found = arm.scorer.generate([p.summary for p in pairs])
+    steps = [max(len(h.token_ids) for h in hypotheses) for hypotheses in found]
+    lengths = [tuple(map(len, one)) for one in arm.kept]
+    return list(map(Work, summaries, documents, steps, lengths))
+
+
+def _best_seconds(run: Callable[..., Any], *arguments: Any, repeats: int = 5) -> float:
+    times = []
+    for _ in range(repeats + 1):  # the first one warms up
+        start = time.perf_counter()
+        run(*arguments)
+        if arguments[0].is_cuda:
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
+
+
+def main() -> None:
+    """Time the engine on a workload and hold it against the floor."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", choices=MODELS, default="qagen-mini")
+    parser.add_argument("--workload", choices=sorted(WORKLOADS), default="long")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--rows", type=int, default=16)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    pairs = load_workload(arguments.workload, arguments.data, arguments.rows)
+    texts = [p.document for p in pairs], [p.summary for p in pairs]
+    folder = folder_of(arguments.model)
+    arm = EngineArm(folder, arguments.dtype, device=arguments.device)
+    arm.score(*texts)  # warms up, and says which pairs are kept
+    works = works_of(arm, pairs)
+    start = time.perf_counter()
+    arm.score(*texts)
+    seconds = time.perf_counter() - start
+    dtype = arm.runs_as("dtype") or "float32"
+    print(json.dumps(achieved(folder, works, seconds, dtype, rates(arguments.device)), indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Time one layer's attention of a decoding step: ``python -m bench.ops.bench_beam_attention``.
+
+What it replaces is the provider "reorder": move the whole past of the slots, then plain attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from quals_fast_kernels.beam_attention import beam_attention_ref, beam_attention_triton
+from torch import Tensor
+from torch.nn import functional as F
+
+from bench.ops.common import Case, run
+
+NUM_BEAMS, ROOM = 60, 64
+MOVES = 0.2  # share of the slots that continue another one at a step
+
+
+def cases() -> Iterator[Case]:
+    """Yield heads of the models that we run, early and late in the search, in bfloat16."""
+    for batch in (1, 16, 64):
+        for heads, width in ((12, 32), (12, 64), (16, 64)):
+            shape = (batch, NUM_BEAMS, heads, ROOM, width)
+            keys, values = torch.randn(2, *shape, device="cuda", dtype=torch.bfloat16)
+            query = torch.randn_like(keys[:, :, :, 0])
+            for length in (8, 32, 60):
+                index = _index(batch, length)
+                arguments = (query, keys, values, index, length)
+                # Its own copy: moving a past changes it.
+                moved = (query, keys.clone(), values.clone(), index[:, :, -2].long(), length)
+                yield Case(
+                    name=f"B={batch} H={heads} D={width} length={length}",
+                    config=f"B={batch} K={NUM_BEAMS} H={heads} D={width} T={ROOM} length={length}",
+                    providers={
+                        "triton": partial(beam_attention_triton, *arguments),
+                        "eager": partial(beam_attention_ref, *arguments),
+                        "compile": partial(
+                            torch.compile(beam_attention_ref, dynamic=False), *arguments
+                        ),
+                        "reorder": partial(_reorder_then_attend, *moved),
+                    },
+                    agree=partial(_error, *arguments),
+                )
+
+
+def _index(batch: int, length: int) -> Tensor:
+    """Return the slots ``(B, K, length)`` that a search would have written to."""
+    own = torch.arange(NUM_BEAMS, device="cuda").expand(batch, -1)
+    index = torch.empty(batch, NUM_BEAMS, 0, dtype=torch.int64, device="cuda")
+    for _ in range(length):
+        other = torch.randint(NUM_BEAMS, (batch, NUM_BEAMS), device="cuda")
+        parent = torch.where(torch.rand(own.shape, device="cuda") < MOVES, other, own)
+        index = index.gather(1, parent[:, :, None].expand_as(index))
+        index = torch.cat([index, own[:, :, None]], -1)
+    return index.int()
+
+
+def _reorder_then_attend(
+    query: Tensor, keys: Tensor, values: Tensor, beam_idx: Tensor, length: int
+) -> Tensor:
+    """Move the past of all slots, as a cache without an index has to, then attend to it."""
+    for store in (keys, values):
+        past = store[:, :, :, :length]
+        rows = beam_idx[:, :, None, None, None].expand_as(past)
+        store[:, :, :, :length] = past.gather(1, rows)
+    attended = F.scaled_dot_product_attention(
+        query.flatten(0, 1)[:, :, None],
+        keys.flatten(0, 1)[:, :, :length],
+        values.flatten(0, 1)[:, :, :length],
+    )
+    return attended.reshape(query.shape)
+
+
+def _error(query: Tensor, keys: Tensor, values: Tensor, index: Tensor, length: int) -> float:
+    """Return the error to float64, over twice that of eager and a floor."""
+    past = (store[:, :, :, :length].double() for store in (keys, values))
+    truth = beam_attention_ref(query.double(), next(past), next(past), index, length)
+    ours, theirs = (
+        (attend(query, keys, values, index, length).double() - truth).abs().max().item()
+        for attend in (beam_attention_triton, beam_attention_ref)
+    )
+    return ours / (2 * theirs + 1e-5)
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    run("beam_attention", cases())

@@ -1,0 +1,58 @@
+"""Time the LM head's candidates on a GPU.
+
+python -m bench.ops.bench_lm_head_topk
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from quals_fast_kernels.lm_head_topk import lm_head_topk_ref, lm_head_topk_triton
+
+from bench.ops.common import Case, run
+from bench.ops.lm_heads import LmHead, lm_heads
+
+K, SUPPRESSED = 120, (1,)  # two candidates a beam; the search always rules out the pad token
+
+
+def error_of_allowed(head: LmHead) -> float:
+    """Return the kernel's largest error over what is allowed, twice eager's and 1e-5.
+
+    A choice of other tokens than the best may cost twice as much: two errors can add up.
+    """
+    found, ids = lm_head_topk_triton(*head, K, SUPPRESSED)
+    eager, eager_ids = lm_head_topk_ref(*head, K, SUPPRESSED)
+    if not bool((ids.diff() > 0).all()):
+        return torch.inf
+    error = eager_error = regret = 0.0
+    for rows, logprobs in head.truth():
+        logprobs[:, list(SUPPRESSED)] = -torch.inf
+        chosen = logprobs.gather(-1, ids[rows])
+        error = max(error, float((found[rows] - chosen).abs().max()))
+        eager_chosen = logprobs.gather(-1, eager_ids[rows])
+        eager_error = max(eager_error, float((eager[rows] - eager_chosen).abs().max()))
+        lost = logprobs.topk(K).values - chosen.sort(descending=True).values
+        regret = max(regret, float(lost.abs().max()))
+    return max(error, regret / 2) / (2 * eager_error + 1e-5)
+
+
+def cases() -> Iterator[Case]:
+    """Yield the workloads of generation."""
+    for head in lm_heads():
+        compiled = torch.compile(lm_head_topk_ref, dynamic=False)
+        yield Case(
+            name=head.config,
+            config=f"{head.config} k={K}",
+            providers={
+                "triton": partial(lm_head_topk_triton, *head, K, SUPPRESSED),
+                "eager": partial(lm_head_topk_ref, *head, K, SUPPRESSED),
+                "compile": partial(compiled, *head, K, SUPPRESSED),
+            },
+            agree=partial(error_of_allowed, head),
+        )
+
+
+if __name__ == "__main__":
+    run("lm_head_topk", cases())

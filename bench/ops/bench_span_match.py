@@ -1,0 +1,74 @@
+"""Time the look-up of answers in summaries on a GPU.
+
+    python -m bench.ops.bench_span_match
+
+Half of the answers are cut from their summary; of the others most differ in the first symbol.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from quals_fast_kernels.span_match import span_match_ref, span_match_triton
+from torch import Tensor
+
+from bench.ops.common import Case, run
+
+NUM_BEAMS = 60
+# B, S, T, the longest answer, how many symbols there are
+WORKLOADS = {
+    "ids": (64, 128, 61, 12, 30_522),
+    "letters": (64, 512, 488, 40, 64),
+    "long letters": (16, 4096, 488, 40, 64),
+}
+
+
+def inputs(
+    batch: int, width: int, longest: int, answer: int, symbols: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Draw summaries and answers, the same ones in every run."""
+    draw = torch.Generator("cuda").manual_seed(0)
+
+    def integers(low: int, high: int, *shape: int) -> Tensor:
+        return torch.randint(low, high, shape, generator=draw, device="cuda")
+
+    haystack = integers(0, symbols, batch, width)
+    lengths = integers(width // 2, width + 1, batch)
+    needles = integers(0, symbols, batch, NUM_BEAMS, longest)
+    needle_lengths = integers(1, answer + 1, batch, NUM_BEAMS)
+    start = integers(0, width // 2 - answer, batch, NUM_BEAMS, 1)
+    at = start + torch.arange(answer, device="cuda")  # (B, N, answer)
+    cut = haystack[:, None].expand(-1, NUM_BEAMS, -1).gather(-1, at)
+    is_cut = integers(0, 2, batch, NUM_BEAMS, 1).bool()
+    needles[..., :answer] = torch.where(is_cut, cut, needles[..., :answer])
+    return haystack.int(), lengths, needles.int(), needle_lengths
+
+
+def cases() -> Iterator[Case]:
+    """Yield one case for each workload."""
+    for name, sizes in WORKLOADS.items():
+        batch, width, longest, answer, symbols = sizes
+        given = inputs(*sizes)
+
+        yield Case(
+            name,
+            f"B={batch} N={NUM_BEAMS} S={width} T={longest} answer<={answer} V={symbols}",
+            {
+                "triton": partial(span_match_triton, *given),
+                "eager": partial(span_match_ref, *given),
+            },
+            partial(error, *given),
+            dtype="int32",
+        )
+
+
+def error(*given: Tensor) -> float:
+    """Return 0 where the kernel equals the reference; nothing else is allowed."""
+    return 0.0 if span_match_triton(*given).equal(span_match_ref(*given)) else math.inf
+
+
+if __name__ == "__main__":
+    run("span_match", cases())

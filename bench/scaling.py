@@ -1,0 +1,152 @@
+"""How the engine's time grows with the document's length, the number of beams, and the rows.
+
+    python -m bench.scaling           100 and 1,000 rows
+    python -m bench.scaling --full    and 5,000
+
+Writes bench/results/scaling.json and draws bench/results/scaling.svg. Lengths and beams are
+measured in turn, round by round, on workload `short` with documents cut or joined to each length;
+rows on workload `short` as it is, where a second round would cost too much: once each. More rows
+than the data holds are repeats with rotated sentences (bench/workloads.py), so give `--data`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench.arms import EngineArm
+from bench.common import RESULTS, Pair, finish, spread
+from bench.grow import MODELS, folder_of
+from bench.workloads import load_workload, token_count
+from quals_fast import DecodingConfig
+
+LENGTHS = (64, 128, 256, 512, 1024)
+BEAMS = (10, 20, 30, 60, 120)
+ROWS = (100, 1_000)
+FULL_ROWS = 5_000
+
+
+def seconds_of(arm: EngineArm, pairs: Sequence[Pair]) -> float:
+    """Time the scoring of some rows."""
+    documents, summaries = [p.document for p in pairs], [p.summary for p in pairs]
+    start = time.perf_counter()
+    arm.score(documents, summaries)
+    return time.perf_counter() - start
+
+
+def in_turn(cases: dict[int, Callable[[], float]], rounds: int, rows: int) -> dict[str, Any]:
+    """Run all cases round by round after a warm-up of each; seconds a pair, by case."""
+    for case in cases.values():
+        case()
+    found: dict[int, list[float]] = {value: [] for value in cases}
+    for _ in range(rounds):
+        for value, case in cases.items():
+            found[value].append(case() / rows)
+    return {str(value): spread(times) for value, times in found.items()}
+
+
+def with_length(pairs: Sequence[Pair], tokens: int) -> list[Pair]:
+    """Give each row a document of about so many tokens, of the words of its own and the next."""
+    found = []
+    for index, pair in enumerate(pairs):
+        others = [pairs[(index + k) % len(pairs)].document for k in range(len(pairs))]
+        words: list[str] = " ".join(others).split()
+        while token_count([" ".join(words)])[0] < tokens:
+            words += words
+        low, high = 1, min(len(words), tokens)  # a word has at least one token
+        while low < high:
+            middle = (low + high + 1) // 2
+            if token_count([" ".join(words[:middle])])[0] <= tokens:
+                low = middle
+            else:
+                high = middle - 1
+        found.append(pair._replace(document=" ".join(words[:low])))
+    return found
+
+
+def plot(panels: dict[str, dict[str, Any]], target: Path) -> None:
+    """Draw milliseconds a pair over each quantity, with the spread of the rounds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "scaling"}  # small and stable
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(4 * len(panels), 3))
+    for axis, (label, points) in zip(axes, panels.items(), strict=True):
+        x = [int(value) for value in points]
+        y, low, high = (
+            [1000 * p[key] for p in points.values()] for key in ("median", "low", "high")
+        )
+        axis.plot(x, y, "o-", color="tab:blue")
+        axis.fill_between(x, low, high, alpha=0.2, color="tab:blue")
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(x, [f"{value:,}" for value in x])
+        axis.minorticks_off()
+        axis.set(xlabel=label, ylabel="milliseconds a pair", ylim=(0, 1.15 * max(high)))
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(target, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def main() -> None:
+    """Measure, write and draw."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--model", choices=MODELS, default="qagen-mini")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--full", action="store_true", help=f"and {FULL_ROWS:,} rows")
+    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
+    parser.add_argument("--beams", type=int, nargs="+", default=BEAMS)
+    parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
+    parser.add_argument("--batch", type=int, default=20, help="rows of each length and beams case")
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    sizes = [*arguments.rows, FULL_ROWS] if arguments.full else list(arguments.rows)
+    folder = folder_of(arguments.model)
+    pairs = load_workload("short", arguments.data, max(*sizes, arguments.batch))
+    few = pairs[: arguments.batch]
+
+    def engine(beams: int) -> EngineArm:
+        config = DecodingConfig(num_beams=beams, num_beam_groups=beams)
+        return EngineArm(folder, arguments.dtype, device=arguments.device, decoding=config)
+
+    arm = engine(60)
+    longest = arm.scorer.generator.settings.max_source_tokens
+    lengths: dict[int, Callable[[], float]] = {
+        n: partial(seconds_of, arm, with_length(few, n - 2))  # room for the special tokens
+        for n in arguments.lengths
+        if n <= longest
+    }
+    by_length = in_turn(lengths, arguments.rounds, len(few))
+    beams: dict[int, Callable[[], float]] = {
+        n: partial(seconds_of, engine(n), few) for n in arguments.beams
+    }
+    by_beams = in_turn(beams, arguments.rounds, len(few))
+    by_rows = {str(n): spread([seconds_of(arm, pairs[:n]) / n]) for n in sizes}
+    medians = [point["median"] for point in by_rows.values()]
+    result = {
+        "model": arguments.model,
+        "dtype": arm.runs_as("dtype"),
+        "backend": arm.runs_as("backend"),
+        "data": arguments.data.name if arguments.data else "examples",
+        "batch": len(few),
+        "seconds_per_pair": {"document_tokens": by_length, "beams": by_beams, "rows": by_rows},
+        "rows_dearest_over_cheapest": max(medians) / min(medians),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    panels = {"document tokens": by_length, "beams": by_beams, "rows": by_rows}
+    plot(panels, RESULTS / "scaling.svg")
+    finish("scaling", result)
+
+
+if __name__ == "__main__":
+    main()

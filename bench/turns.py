@@ -1,0 +1,117 @@
+"""An arm in a process of its own, which works when it is its turn and tells its peak memory."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import torch
+
+from bench.arms import Arm, EngineArm, Kept
+from bench.common import Pair
+from bench.floor import Work, works_of
+
+
+class Turn(NamedTuple):
+    """What an arm did with some rows.
+
+    Attributes:
+        seconds: from texts to scores.
+        scores: one a row.
+        kept: token ids of each row's pairs.
+    """
+
+    seconds: float
+    scores: list[float]
+    kept: Kept
+
+
+class Worker:
+    """A process that holds one arm.
+
+    Args:
+        make: the arm's class.
+        arguments: for it.
+        settings: for it; `dtype_name` becomes a torch type under ``dtype``.
+
+    Attributes:
+        facts: the arm's name, dtype and backend.
+
+    Raises:
+        RuntimeError: the arm failed; its own process printed how.
+    """
+
+    def __init__(self, make: Callable[..., Arm], *arguments: Any, **settings: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        self._process = context.Process(
+            target=_work, args=(other, make, arguments, settings), daemon=True
+        )
+        self._process.start()
+        other.close()
+        self.facts: dict[str, Any] = self._answer()
+
+    def score(self, pairs: Sequence[Pair], kept: Kept) -> Turn:
+        """Score rows; `kept` are the pairs that an arm without a search of its own scores."""
+        self._pipe.send((list(pairs), kept))
+        turn: Turn = self._answer()
+        return turn
+
+    def works(self, pairs: Sequence[Pair]) -> list[Work]:
+        """Count the work of the rows that an engine has just scored."""
+        self._pipe.send((list(pairs), None))
+        works: list[Work] = self._answer()
+        return works
+
+    def close(self) -> dict[str, Any]:
+        """End the process; return its facts, peak memory included."""
+        self._pipe.send(None)
+        self.facts = self._answer()
+        self._process.join()
+        return self.facts
+
+    def kill(self) -> None:
+        """End the process whatever it does."""
+        if self._process.is_alive():
+            self._process.kill()
+
+    def _answer(self) -> Any:
+        try:
+            return self._pipe.recv()
+        except EOFError:
+            raise RuntimeError("an arm's process ended early; its error stands above") from None
+
+
+def _work(
+    pipe: Connection, make: Callable[..., Arm], arguments: Sequence[Any], settings: dict[str, Any]
+) -> None:
+    """Make the arm, then score what is asked for until None comes."""
+    if "dtype_name" in settings:
+        settings = settings | {"dtype": getattr(torch, settings.pop("dtype_name"))}
+    arm = make(*arguments, **settings)
+    facts: dict[str, Any] = {"name": arm.name, "dtype": None, "backend": None}
+    if isinstance(arm, EngineArm):
+        facts |= {what: arm.runs_as(what) for what in ("dtype", "backend")}
+    pipe.send(facts)
+    while (task := pipe.recv()) is not None:
+        pairs, kept = task
+        if kept is None:
+            assert isinstance(arm, EngineArm)
+            pipe.send(works_of(arm, pairs))
+            continue
+        documents, summaries = [p.document for p in pairs], [p.summary for p in pairs]
+        arm.kept = kept or [[] for _ in pairs]
+        start = time.perf_counter()
+        scores = arm.score(documents, summaries)
+        pipe.send(Turn(time.perf_counter() - start, scores, arm.kept))
+    pipe.send(facts | {"peak_mib": _peak_mib()})
+
+
+def _peak_mib() -> float:
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

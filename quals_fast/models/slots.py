@@ -1,0 +1,224 @@
+"""What the slots of a beam search have decoded, and how one decoder step attends to it.
+
+`DenseSlots` has fixed shapes and never looks at a value, for GPUs. `PackedSlots` computes each
+distinct history of a sentence once, and only of what still searches, for CPUs, where a look at the
+values costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from quals_fast.models.cache import SourceMemory
+from quals_fast.ops import Kernels
+
+
+class Slots(Protocol):
+    """Rows for the decoder: one for each slot, or one for several slots that are alike."""
+
+    def arrange(
+        self, token_ids: Tensor, beam_idx: Tensor | None, live: Tensor | None, t: int
+    ) -> Tensor:
+        """Let slot k go on from slot ``beam_idx[b, k]`` with a token; return the rows' tokens.
+
+        Args:
+            token_ids: ``(B, K')``; K' = 1 while all slots are alike.
+            beam_idx: Shape ``(B, K)``; None where no slot has moved.
+            live: slots whose hypotheses still matter. Shape ``(B, K)``; None for all.
+            t: position of the tokens, from 0.
+
+        Returns:
+            Shape ``(R,)``.
+        """
+        ...
+
+    def self_attention(self, layer: int, t: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Store position `t` and attend to all up to it: ``(R, H, D)`` each, to ``(R, H, D)``."""
+        ...
+
+    def cross_attention(self, layer: int, q: Tensor) -> Tensor:
+        """Attend to the sources, ``(R, H, D)`` to ``(R, H, D)``."""
+        ...
+
+    def spread(self, rows: Tensor) -> Tensor:
+        """Give each slot its row's values: ``(R, ...)`` to ``(B, K', ...)``."""
+        ...
+
+
+def new_store(shape: tuple[int, ...], layers: int, like: Tensor) -> list[Tensor]:
+    """Take memory for one tensor a layer, in the type and place of `like`."""
+    return [torch.empty(shape, dtype=like.dtype, device=like.device) for _ in range(layers)]
+
+
+class DenseSlots:
+    """All K slots of all B sentences, in fixed shapes.
+
+    The cache is never reordered: a table says which slot wrote what slot k reads at position s.
+
+    Args:
+        memory: of the B sources.
+        num_beams: K.
+        max_length: T, positions that a slot may decode.
+        kernels: what computes the attention.
+    """
+
+    def __init__(
+        self, memory: SourceMemory, num_beams: int, max_length: int, kernels: Kernels
+    ) -> None:
+        layers, like = len(memory.keys), memory.keys[0]
+        batch, heads, _, size = like.shape
+        shape = (batch, num_beams, heads, max_length, size)
+        self._memory, self._attend = memory, kernels.beam_attention
+        self._keys, self._values = new_store(shape, layers, like), new_store(shape, layers, like)
+        self._slots = torch.arange(num_beams, device=like.device)
+        self._index = torch.zeros(
+            batch, num_beams, max_length, dtype=torch.int64, device=like.device
+        )
+        self._width = 1
+
+    def arrange(
+        self, token_ids: Tensor, beam_idx: Tensor | None, live: Tensor | None, t: int
+    ) -> Tensor:
+        """Move the table's rows; what is not live computes on without effect."""
+        self._width = token_ids.shape[1]
+        if beam_idx is not None:
+            self._index = self._index.gather(1, beam_idx[:, :, None].expand_as(self._index))
+        if self._width > 1:
+            self._index[:, :, t] = self._slots
+        return token_ids.flatten()
+
+    def self_attention(self, layer: int, t: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Store position `t` and attend to all up to it: ``(R, H, D)`` each, to ``(R, H, D)``."""
+        keys, values = self._keys[layer], self._values[layer]
+        keys[:, : self._width, :, t] = k.unflatten(0, (-1, self._width))
+        values[:, : self._width, :, t] = v.unflatten(0, (-1, self._width))
+        query = q.unflatten(0, (-1, self._width))
+        index = self._index[:, : self._width]
+        return self._attend(query, keys, values, index, t + 1).flatten(0, 1)
+
+    def cross_attention(self, layer: int, q: Tensor) -> Tensor:
+        """Attend with a sentence's slots as one query each to its source."""
+        memory = self._memory
+        query = q.unflatten(0, (-1, self._width)).transpose(1, 2)  # (B, H, K', D)
+        out = F.scaled_dot_product_attention(
+            query, memory.keys[layer], memory.values[layer], attn_mask=memory.mask
+        )
+        return out.transpose(1, 2).flatten(0, 1)
+
+    def spread(self, rows: Tensor) -> Tensor:
+        """Give each slot its row: ``(B * K', ...)`` to ``(B, K', ...)``."""
+        return rows.unflatten(0, (-1, self._width))
+
+
+class PackedSlots:
+    """One row for each distinct history of a sentence; none for what no longer searches.
+
+    Slots with equal histories have equal distributions, and early on most slots are alike. Rows of
+    a sentence stand together. Each keeps the place in the cache that its history had, so that only
+    histories which part, or fill a gap, are copied.
+
+    Args:
+        memory: of the B sources.
+        num_beams: K.
+        max_length: T, positions that a slot may decode.
+    """
+
+    def __init__(self, memory: SourceMemory, num_beams: int, max_length: int) -> None:
+        layers, like = len(memory.keys), memory.keys[0]
+        batch, heads, _, size = like.shape
+        # Positions before heads, so that what a row has decoded is one piece of memory.
+        shape = (batch, num_beams, max_length, heads, size)
+        self._keys, self._values = new_store(shape, layers, like), new_store(shape, layers, like)
+        lengths = memory.mask.sum(-1).flatten().tolist()
+        self._sources = [
+            [(k[b : b + 1, :, :s], v[b : b + 1, :, :s]) for b, s in enumerate(lengths)]
+            for k, v in zip(memory.keys, memory.values, strict=True)
+        ]
+        self._counts = [1] * batch  # rows of each sentence
+        self._row = torch.zeros(batch, num_beams, dtype=torch.int64)  # of each slot
+        self._row += torch.arange(batch)[:, None]
+
+    def arrange(
+        self, token_ids: Tensor, beam_idx: Tensor | None, live: Tensor | None, t: int
+    ) -> Tensor:
+        """Find the distinct histories and give each a row and a place in the cache."""
+        if beam_idx is None:
+            return token_ids[:, 0]
+        alive = np.ones(beam_idx.shape, bool) if live is None else live.numpy()
+        parent, new = self._row.gather(1, beam_idx).numpy(), token_ids.numpy()
+        before = [0, *accumulate(self._counts)]
+        tokens: list[np.ndarray] = []
+        row = np.zeros(beam_idx.shape, np.int64)  # what is not live reads some row, unused
+        first = 0
+        for b, mine in enumerate(alive):
+            # A history is its parent's row and its last token; one number for both sorts faster.
+            histories = (parent[b, mine] - before[b]) << 32 | new[b, mine]
+            distinct, inverse = np.unique(histories, return_inverse=True)
+            parents = distinct >> 32
+            place = _places(parents)
+            self._copy(b, parents, place, t)
+            self._counts[b] = len(place)
+            row[b, mine] = first + place[inverse]
+            tokens.append((distinct & 0xFFFFFFFF)[np.argsort(place)])
+            first += len(place)
+        self._row = torch.from_numpy(row)
+        return torch.from_numpy(np.concatenate(tokens))
+
+    def self_attention(self, layer: int, t: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Store position `t` and attend to all up to it: ``(R, H, D)`` each, to ``(R, H, D)``."""
+        found = []
+        rows = (x.split(self._counts) for x in (q, k, v))
+        for b, (query, key, value) in enumerate(zip(*rows, strict=True)):
+            if not len(query):
+                continue
+            keys = self._keys[layer][b, : len(query), : t + 1]
+            values = self._values[layer][b, : len(query), : t + 1]
+            keys[:, t], values[:, t] = key, value
+            keys, values = keys.transpose(1, 2), values.transpose(1, 2)
+            found.append(F.scaled_dot_product_attention(query[:, :, None], keys, values)[:, :, 0])
+        return torch.cat(found)
+
+    def cross_attention(self, layer: int, q: Tensor) -> Tensor:
+        """Attend with a sentence's rows as one query each to its source."""
+        found = []
+        for query, (keys, values) in zip(q.split(self._counts), self._sources[layer], strict=True):
+            if not len(query):
+                continue
+            out = F.scaled_dot_product_attention(query.transpose(0, 1)[None], keys, values)
+            found.append(out[0].transpose(0, 1))
+        return torch.cat(found)
+
+    def spread(self, rows: Tensor) -> Tensor:
+        """Give each slot its row's values: ``(R, ...)`` to ``(B, K, ...)``."""
+        return rows[self._row]
+
+    def _copy(self, b: int, parent: np.ndarray, place: np.ndarray, t: int) -> None:
+        moved = np.flatnonzero(parent != place)
+        if len(moved):
+            source, target = torch.from_numpy(parent[moved]), torch.from_numpy(place[moved])
+            for store in (*self._keys, *self._values):
+                rows = store[b, :, :t].flatten(1)  # a view
+                rows.index_copy_(0, target, rows.index_select(0, source))
+
+
+def _places(parent: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Return the place of each new row; places of N rows are 0 to N - 1.
+
+    The first child of a parent takes its place over. Nobody else reads from there, and a place
+    that a child takes over is never one that others read, so copies may be made all at once.
+    """
+    count = len(parent)
+    place = np.full(count, -1)
+    taken = np.zeros(count, bool)
+    for row, old in enumerate(parent):
+        if old < count and not taken[old]:
+            place[row], taken[old] = old, True
+    place[place < 0] = np.flatnonzero(~taken)
+    return place

@@ -1,0 +1,116 @@
+"""The pass of a GPU, run on a CPU: equal to the staged one, without a look at a value."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import tiny_models
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from quals_fast import DecodingConfig, QualsScorer, ScoringConfig
+from quals_fast import fused as module
+from quals_fast.batching import pad
+from quals_fast.generation import begin_search
+from quals_fast.models.lm_head import LMHead
+from quals_fast.ops import EAGER
+
+TEXT = "the queen opened the stone bridge over the river in the town"
+SUMMARIES = ["queen opened bridge", "the town", "stone bridge over the river", "?"]
+DOCUMENTS = [TEXT, "the river", TEXT, "the town"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_models.write_checkpoint(tmp_path_factory.mktemp("fused") / "m", trained_on=TEXT)
+
+
+def scorers(folder, rule, *, groups=12, max_pairs=10):
+    config = DecodingConfig(
+        rule=rule, num_beams=12, num_beam_groups=groups, min_length=2, max_length=12
+    )
+    scoring = ScoringConfig(max_pairs=max_pairs)
+    staged = QualsScorer.from_pretrained(
+        folder, device="cpu", dtype="float32", decoding=config, scoring=scoring
+    )
+    bart = staged.generator.bart
+    head = LMHead(bart.model.shared.weight, bart.final_logits_bias, EAGER)
+    fixed = replace(staged.generator, packed=False, head=head)
+    return staged, QualsScorer(fixed, decoding=config, scoring=scoring)
+
+
+def check_equal(staged, fused):
+    expected = staged.score(DOCUMENTS, SUMMARIES)
+    found = fused.score(DOCUMENTS, SUMMARIES)
+    assert [row.status for row in found] == [row.status for row in expected]
+    assert any(row.pairs for row in expected)
+    for one, other in zip(found, expected, strict=True):
+        assert [p.token_ids for p in one.pairs] == [p.token_ids for p in other.pairs]
+        for mine, theirs in zip(one.pairs, other.pairs, strict=True):
+            assert mine.document_logprobs == pytest.approx(theirs.document_logprobs, abs=1e-5)
+            assert mine.summary_logprobs == pytest.approx(theirs.summary_logprobs, abs=1e-5)
+
+
+@pytest.mark.parametrize("groups", [12, 4])
+@pytest.mark.parametrize("rule", ["fairseq09", "hamming"])
+def test_equal_to_the_staged_pass(folder, rule, groups):
+    check_equal(*scorers(folder, rule, groups=groups))
+
+
+def test_more_pairs_than_there_is_room_for_are_left_to_the_host(folder, monkeypatch):
+    monkeypatch.setattr(module, "ROOM", 1)
+    check_equal(*scorers(folder, "fairseq09", max_pairs=None))
+
+
+class Counting(TorchDispatchMode):
+    """Counts what would make a GPU wait, or its data travel."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        if name in ("_local_scalar_dense", "nonzero", "item", "_to_copy", "masked_select"):
+            moved = name != "_to_copy" or "device" in (kwargs or {})
+            self.seen[name] += moved
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("rule", ["fairseq09", "hamming"])
+def test_no_step_of_the_search_reads_a_value_or_copies_between_devices(folder, rule):
+    _, fused = scorers(folder, rule)
+    generator = fused.generator
+    with torch.inference_mode():
+        sources = generator.tokenizer.encode(SUMMARIES)
+        ids = [source.input_ids for source in sources]
+        memory = generator.bart.encode(
+            *pad(ids, generator.settings.pad_token_id, torch.device("cpu"))
+        )
+        with Counting() as counting:
+            found = begin_search(generator, memory, fused.decoding).run()
+    assert sum(counting.seen.values()) == 0, counting.seen
+    assert int(found.lengths.min()) > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("rule", ["fairseq09", "hamming"])
+def test_on_a_gpu_nothing_waits_and_the_scores_are_the_cpus(folder, rule):
+    staged, _ = scorers(folder, rule)
+    fast = QualsScorer.from_pretrained(
+        folder, device="cuda", dtype="float32", decoding=staged.decoding, scoring=staged.scoring
+    )
+    check_equal(staged, fast)  # captures the graphs
+    generator = fast.generator
+    with torch.inference_mode():
+        ids = [source.input_ids for source in generator.tokenizer.encode(SUMMARIES)]
+        memory = generator.bart.encode(
+            *pad(ids, generator.settings.pad_token_id, generator.bart.device, 32)
+        )
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            fast._pass._search(memory)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    check_equal(staged, fast)  # replays them
