@@ -54,8 +54,8 @@ def resolve_precision(name: str, device: torch.device, kernels: Kernels = EAGER)
     fast = torch.cpu._is_avx512_bf16_supported() and has_fast_int8() and kernels is EAGER
     if name == "mixed" and not fast:
         raise BackendUnavailableError(
-            "dtype 'mixed' needs a processor with AVX-512 BF16 and VNNI, and the eager backend; use "
-            "dtype='float32'"
+            "dtype 'mixed' needs a processor with AVX-512 BF16 and VNNI, and the eager backend; "
+            "use dtype='float32'"
         )
     return PRECISIONS[("mixed" if fast else "float32") if name == "auto" else name]
 
