@@ -1,21 +1,20 @@
 """From decoder states to the next token: candidates of a search, or one given token.
 
-`LMHead` asks the kernels, on any device. `CpuLMHead` is the same for CPUs, in blocks of logits that
-stay in the processor's cache, and with weights and states as pairs of 8-bit integers if wanted.
+`LMHead` asks the kernels, on any device; `CpuLMHead` is the same for CPUs, and `ScreenedLMHead` for
+CPUs with fast 8-bit integers.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quals_fast.models.integers import SplitLinear
+from quals_fast.models.integers import Int8Linear
 from quals_fast.ops import Kernels, topk_lowest_id
 
 _ROWS = 64  # rows of logits at once: 64 x 30,522 float32 are 8 MB
+_MORE = 8  # candidates more than are asked for, since 8-bit integers mistake their order
 _BLOCK = 64  # columns whose maximum stands for them in the search for candidates
 
 
@@ -50,20 +49,18 @@ class LMHead:
 
 
 class CpuLMHead(LMHead):
-    """The LM head on a CPU; the same results as `LMHead` up to float32 rounding.
+    """The LM head on a CPU, in blocks of rows whose logits stay in the processor's cache.
+
+    The same results as `LMHead`, up to float32 rounding.
 
     Args:
         weight: float32. Shape ``(V, d)``.
         bias: added to the logits in float32. Shape ``(V,)``.
         kernels: of the eager backend.
-        integers: compute with 8-bit integers, two a number (`SplitLinear`).
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, kernels: Kernels, *, integers: bool) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor, kernels: Kernels) -> None:
         super().__init__(weight, bias, kernels)
-        self._project: Callable[[Tensor], Tensor] = (
-            SplitLinear(weight) if integers else lambda rows: F.linear(rows, weight)
-        )
         self._biased = bool((bias != 0).any())
 
     def topk(
@@ -71,26 +68,78 @@ class CpuLMHead(LMHead):
     ) -> tuple[Tensor, Tensor]:
         """Return log-probabilities and ids of the k likeliest next tokens, ``(N, k)`` each."""
         found = []
-        for logprobs in self._logprobs(hidden):
+        for rows in hidden.float().split(_ROWS):
+            logprobs = self._logprobs(rows)
             logprobs[:, list(suppressed)] = -torch.inf
-            values, ids = topk_lowest_id(logprobs, k) if exact_edge else _topk(logprobs, k)
-            ids, order = ids.sort(-1)
-            found.append((values.gather(-1, order), ids))
-        return torch.cat([values for values, _ in found]), torch.cat([ids for _, ids in found])
+            found.append(topk_lowest_id(logprobs, k) if exact_edge else _topk(logprobs, k))
+        return _in_order(found)
 
     def logprob(self, hidden: Tensor, target_ids: Tensor) -> Tensor:
         """Return each row's log-probability of its token: ``(N, d)`` and ``(N,)`` to ``(N,)``."""
-        targets = target_ids[:, None].split(_ROWS)
-        parts = zip(self._logprobs(hidden), targets, strict=True)
-        return torch.cat([logprobs.gather(-1, ids)[:, 0] for logprobs, ids in parts])
+        parts = zip(hidden.float().split(_ROWS), target_ids[:, None].split(_ROWS), strict=True)
+        return torch.cat([self._logprobs(rows).gather(-1, ids)[:, 0] for rows, ids in parts])
 
-    def _logprobs(self, hidden: Tensor) -> Iterator[Tensor]:
-        """Yield the log-softmax of some rows after the other, ``(_ROWS, V)``."""
+    def _logprobs(self, rows: Tensor) -> Tensor:
+        logits = F.linear(rows, self._weight)
+        return (logits.add_(self._bias) if self._biased else logits).log_softmax(-1)
+
+
+class ScreenedLMHead(CpuLMHead):
+    """The LM head on a CPU with 8-bit integers: they screen, float32 computes what was found.
+
+    The likeliest tokens and the targets have float32 logits. Of the others only the sum of their
+    probabilities is taken from the integers, which moves all log-probabilities of a row alike, by
+    about a thousandth. Which of a row's tokens is likelier, and so what a group of one beam
+    chooses, does not change.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, kernels: Kernels) -> None:
+        super().__init__(weight, bias, kernels)
+        self._screen = Int8Linear(weight)
+
+    def topk(
+        self, hidden: Tensor, k: int, suppressed: tuple[int, ...], *, exact_edge: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities and ids of the k likeliest next tokens, ``(N, k)`` each."""
+        if exact_edge or k + _MORE + len(suppressed) > self._bias.numel():
+            return super().topk(hidden, k, suppressed, exact_edge=exact_edge)
+        found = []
         for rows in hidden.float().split(_ROWS):
-            logits = self._project(rows)
-            if self._biased:
-                logits += self._bias
-            yield logits.log_softmax(-1)
+            # Suppressed tokens too: they have their share in the softmax.
+            logits, ids, lse = self._likeliest(rows, k + _MORE + len(suppressed))
+            for token in suppressed:
+                logits = logits.masked_fill(ids == token, -torch.inf)
+            best, at = logits.topk(k)
+            found.append((best - lse, ids.gather(1, at)))
+        return _in_order(found)
+
+    def logprob(self, hidden: Tensor, target_ids: Tensor) -> Tensor:
+        """Return each row's log-probability of its token: ``(N, d)`` and ``(N,)`` to ``(N,)``."""
+        found = []
+        for rows, ids in zip(
+            hidden.float().split(_ROWS), target_ids[:, None].split(_ROWS), strict=True
+        ):
+            _, _, lse = self._likeliest(rows, min(16 + _MORE, self._bias.numel()))
+            found.append((self._logits(rows, ids) - lse)[:, 0])
+        return torch.cat(found)
+
+    def _likeliest(self, rows: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return logits and ids of the k likeliest tokens, ``(N, k)``, and lse ``(N, 1)``."""
+        coarse = self._screen(rows)
+        if self._biased:
+            coarse += self._bias
+        logprobs = coarse.log_softmax(-1)
+        screened, ids = _topk(logprobs, k)
+        best = ids[:, :1]
+        coarse_lse = coarse.gather(1, best) - logprobs.gather(1, best)
+        logits = self._logits(rows, ids)
+        # What float32 says of the likeliest takes the place of what the integers say.
+        change = (logits - coarse_lse).exp() - screened.exp()
+        return logits, ids, coarse_lse + change.sum(1, keepdim=True).log1p()
+
+    def _logits(self, rows: Tensor, ids: Tensor) -> Tensor:
+        """Return the float32 logits ``(N, k)`` of tokens ``(N, k)``."""
+        return torch.bmm(self._weight[ids], rows[:, :, None])[:, :, 0] + self._bias[ids]
 
 
 def _topk(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -109,3 +158,9 @@ def _topk(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     columns = torch.cat([columns, rest], 1)
     found, at = values.gather(1, columns).topk(k)
     return found, columns.gather(1, at)
+
+
+def _in_order(found: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Join values and ids of blocks of rows, in ascending order of id."""
+    ids, order = torch.cat([ids for _, ids in found]).sort(-1)
+    return torch.cat([values for values, _ in found]).gather(-1, order), ids

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from quals_fast.models.bart import Bart, BartShape
 from quals_fast.models.checkpoint import CheckpointError, Settings, read_checkpoint, read_json
-from quals_fast.models.lm_head import CpuLMHead, LMHead
+from quals_fast.models.lm_head import CpuLMHead, LMHead, ScreenedLMHead
 from quals_fast.models.precision import PRECISIONS, Precision
 from quals_fast.models.storage import dequantize
 from quals_fast.models.tokenizer import QATokenizer
@@ -88,7 +88,8 @@ def load_generator(
     head: LMHead
     packed = device.type == "cpu" and kernels is EAGER
     if packed:
-        head = CpuLMHead(weight, bias, kernels, integers=precision.integers)
+        make = ScreenedLMHead if precision.integers else CpuLMHead
+        head = make(weight, bias, kernels)
     else:
         weight = weight.to(device=device, dtype=precision.search)
         head = LMHead(weight, bias.to(device), kernels)  # the bias is added to float32 logits

@@ -18,7 +18,7 @@ class Precision:
         name: as in `dtype=`.
         search: of the layers that read summaries and search.
         documents: of the layers that read documents and rescore, where no decision hangs on it.
-        integers: compute the LM head in pairs of 8-bit integers, which is nearly float32.
+        integers: screen the LM head's tokens with 8-bit integers.
     """
 
     name: str
