@@ -34,7 +34,7 @@ from quals_fast.validation import (
     require_texts,
 )
 
-DEFAULT_BATCH_TOKENS = 16_384
+DEFAULT_BATCH_TOKENS = 32_768
 
 
 class QualsScorer:
