@@ -1,6 +1,6 @@
 """Is the engine equal to the reference on real summaries? Both rules, identical token ids.
 
-    python -m bench.parity --data ../shared/data/docsum_pairs.jsonl.gz --rows 100
+    python -m bench.parity --data ../shared/data/docsum_pairs.jsonl.gz --rows 300
 
 "Identical" allows what two correct fp32 programs may do: a sentence may differ if, at the first
 step at which the two searches part, the reference decided with a margin under 2e-5. Such sentences
@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
+from unittest import mock
 
 from rich.progress import track
 
@@ -29,6 +31,9 @@ def compare(rule: Rule, pairs: list[Pair], model: str) -> dict[str, Any]:
     """Score all pairs with both programs under one rule."""
     config = DecodingConfig(rule=rule)
     reference = ReferenceGenerator(model)
+    # The reference encodes a document once per pair; the same document gives the same states.
+    encode = lru_cache(maxsize=2)(reference.encode)
+    mock.patch.object(reference, "encode", lambda ids: encode(tuple(ids))).start()
     scorer = QualsScorer.from_pretrained(model, device="cpu", dtype="float32", decoding=config)
     result = scorer.score([p.document for p in pairs], [p.summary for p in pairs])
     names: dict[str, list[str]] = {"identical": [], "near_tie": [], "wrong": []}
@@ -59,16 +64,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, nargs="+", default=[EXAMPLES])
-    parser.add_argument("--rows", type=int, default=100)
+    parser.add_argument("--rows", type=int, default=300)
+    parser.add_argument("--rules", nargs="+", choices=get_args(Rule), default=get_args(Rule))
     parser.add_argument("--model", default="qagen-mini")
     arguments = parser.parse_args()
     pairs = load_pairs(arguments.data, arguments.rows)
-    rules = {rule: compare(rule, pairs, arguments.model) for rule in get_args(Rule)}
-    finish("parity", {"model": arguments.model, "data": [p.name for p in arguments.data], **rules})
-    good = all(
-        not one["wrong"] and len(one["near_ties"]) <= MAX_NEAR_TIES * one["rows"]
-        for one in rules.values()
-    )
+    good = True
+    for rule in arguments.rules:
+        one = compare(rule, pairs, arguments.model)
+        names = [path.name for path in arguments.data]
+        finish(f"parity_{rule}", {"model": arguments.model, "data": names, **one})
+        good &= not one["wrong"] and len(one["near_ties"]) <= MAX_NEAR_TIES * one["rows"]
     sys.exit(0 if good else 1)
 
 

@@ -30,7 +30,6 @@ from quals_fast.staged import Scored
 
 ROOM = 16  # pairs of a summary that are rescored; ten are asked for, and rarely more come
 _MULTIPLE = 32  # lengths of sources are padded to a multiple, so that few shapes occur
-_GRAPHS = 8  # shapes whose graphs are kept
 
 
 class FusedPass:
@@ -53,6 +52,8 @@ class FusedPass:
     ) -> None:
         self._generator, self._config = generator, config
         self._max_pairs, self._max_batch_tokens = max_pairs, max_batch_tokens
+        self._beam_tokens = config.num_beams * (config.max_length + 1)
+        self._full_batch = max(1, max_batch_tokens // self._beam_tokens)
         self._device = generator.bart.device
         self._selector = PairSelector(
             generator.tokenizer, generator.settings, self._device, generator.kernels.span_match
@@ -76,10 +77,9 @@ class FusedPass:
             sources: tokens of each summary.
             on_progress: called with the number of summaries that were just scored.
         """
-        beams = self._config.num_beams * (self._config.max_length + 1)
         # Like documents together: they differ most in length.
         costs = [
-            len(d.input_ids) + len(s.input_ids) + beams
+            len(d.input_ids) + len(s.input_ids) + self._beam_tokens
             for d, s in zip(documents, sources, strict=True)
         ]
 
@@ -155,9 +155,10 @@ class FusedPass:
                 [*own.keys, *own.values, own.mask],
                 self._config.max_length + 1,
             )
-            if len(self._graphs) > _GRAPHS:
-                self._graphs.popitem(last=False)
         self._graphs.move_to_end(shape)
+        # Graphs hold their caches: keep no more than two full batches have.
+        while len(self._graphs) > 1 and sum(b for b, *_ in self._graphs) > 2 * self._full_batch:
+            self._graphs.popitem(last=False)
         return self._graphs[shape].run(inputs)
 
     def _rescore(self, memory: SourceMemory, found: Hypotheses, order: Tensor) -> Tensor:

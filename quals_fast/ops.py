@@ -9,7 +9,7 @@ import logging
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 import torch
@@ -54,6 +54,12 @@ class Kernels:
     linear_logprob: Callable[..., Tensor]
     span_match: Callable[..., Tensor]
     beam_attention: Callable[..., Tensor]
+
+    @property
+    def compiled(self) -> str:
+        """Names of the operations that are compiled kernels, joined by ``+``."""
+        names = [field.name for field in fields(self) if field.name != "name"]
+        return "+".join(names) if self.name == "triton" else "none"
 
 
 EAGER = Kernels(

@@ -86,6 +86,7 @@ class QualsScorer:
             digest=self.generator.digest,
             dtype=self.generator.precision.name,
             backend=self.generator.kernels.name,
+            kernels=self.generator.kernels.compiled,
         )
 
     @classmethod

@@ -14,6 +14,7 @@ def signature(
     digest: str,
     dtype: str,
     backend: str,
+    kernels: str = "none",
 ) -> str:
     """Return the signature: ``quals|rule:...|...|version:...``.
 
@@ -22,8 +23,9 @@ def signature(
         scoring: settings of the score.
         model: name of the checkpoint.
         digest: short hash of its weights, config and tokenizer.
-        dtype: type of the weights in memory.
+        dtype: what the network computes in.
         backend: what ran.
+        kernels: names of the compiled kernels that ran.
     """
     d, s = decoding, scoring
     missing = "nan" if s.no_pairs_score is None else f"{float(s.no_pairs_score)!r}"
@@ -39,6 +41,7 @@ def signature(
         "model": f"{model}@{digest}",
         "dtype": dtype,
         "backend": backend,
+        "kernels": kernels,
         "version": __version__,
     }
     return "|".join(["quals", *(f"{key}:{value}" for key, value in parts.items())])

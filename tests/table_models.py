@@ -52,7 +52,12 @@ class TableModel:
     ) -> tuple[Tensor, Tensor]:
         masked = hidden.clone()
         masked[..., list(suppressed)] = -torch.inf
-        values, ids = topk_lowest_id(masked.flatten(0, -2), k)
+        rows = masked.flatten(0, -2)
+        if exact_edge:
+            values, ids = topk_lowest_id(rows, k)
+        else:  # the worst that is allowed: of equals at the edge the highest ids
+            values, ids = topk_lowest_id(rows.flip(-1), k)
+            ids = rows.shape[-1] - 1 - ids
         ids, order = ids.sort(-1)
         values = values.gather(-1, order)
         return values.unflatten(0, hidden.shape[:2]), ids.unflatten(0, hidden.shape[:2])

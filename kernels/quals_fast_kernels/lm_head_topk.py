@@ -58,8 +58,8 @@ def lm_head_topk_ref(
     """
     logits = F.linear(hidden, weight).float().add_(bias)  # (N, V)
     lse = logits.logsumexp(-1, keepdim=True)  # (N, 1)
-    if suppressed:
-        logits[:, list(suppressed)] = -torch.inf
+    for token in suppressed:  # a list as index would be copied to the device
+        logits[:, token].fill_(-torch.inf)
     values, token_ids = topk_lowest_id(logits, k)
     token_ids, order = token_ids.sort(-1)
     return values.gather(-1, order) - lse, token_ids

@@ -78,7 +78,7 @@ class SearchState(ABC):
         self.search_logprobs = per_token(beams, 0.0, torch.float32)
         # All slots start alike, so only the first rank of each group may be continued at first.
         self.beam_scores = torch.zeros(batch_size, beams, device=device)
-        self.beam_scores[:, config.num_beam_groups :] = -torch.inf
+        self.beam_scores[:, config.num_beam_groups :].fill_(-torch.inf)
         # One row more than there are hypotheses: it takes what is dropped.
         self.finished = Hypotheses(
             per_token(beams + 1, pad, torch.int64),
@@ -94,7 +94,7 @@ class SearchState(ABC):
         """Put the forced first token on every slot, at no cost to the search; ``(B, 1)`` each."""
         forced = self.vocabulary.forced_bos_token_id
         assert forced is not None
-        self.token_ids[:, :, 0] = forced
+        self.token_ids[:, :, 0].fill_(forced)
         self.logprobs[:, :, 0] = logprobs
         return self.token_ids[:, :1, 0]
 
@@ -103,8 +103,8 @@ class SearchState(ABC):
         v = self.vocabulary
         # PAD at -inf stands beside it, since a group of n chooses 2n candidates.
         only = torch.stack([logprobs, torch.full_like(logprobs, -torch.inf)], -1)
-        token_ids = torch.tensor([v.eos_token_id, v.pad_token_id], device=logprobs.device)
-        token_ids = token_ids.expand_as(only)
+        token_ids = torch.full_like(only, v.eos_token_id, dtype=torch.int64)
+        token_ids[:, :, 1].fill_(v.pad_token_id)
         if self.forced_end_is_scored:
             return self.move_on(t, self.choose(token_ids, only), only)
         free = torch.where(only == -torch.inf, only, 0.0)

@@ -1,5 +1,7 @@
 """The engine's search against the reference on random models, sizes, ties and forced tokens."""
 
+from unittest import mock
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,8 +9,10 @@ from hypothesis import strategies as st
 from table_models import TableModel
 
 from quals_fast import DecodingConfig
+from quals_fast.decoding import diverse_beam
 from quals_fast.decoding.diverse_beam import diverse_beam_search
 from quals_fast.generation import read_back
+from quals_fast.ops import EAGER, group_select_cpu
 from quals_fast.reference import diverse_beam as reference
 from quals_fast.reference.agreement import TOKEN_LOGPROB, margin_where_they_part
 
@@ -36,12 +40,21 @@ def searches(draw):
     return TableModel(logits, bos=draw(st.sampled_from([None, 0]))), config
 
 
-@settings(max_examples=150, deadline=None)
-@given(searches())
-def test_equal_to_the_reference(search):
+@settings(max_examples=300, deadline=None)
+@given(searches(), st.booleans(), st.sampled_from([2, 3, 6, 16]))
+def test_equal_to_the_reference(search, may_look, few):
     model, config = search
     expected = reference.diverse_beam_search(model, config)
-    found = diverse_beam_search(model, model.vocabulary, config, 2, torch.device("cpu"))
+    with mock.patch.object(diverse_beam, "FEW", few):  # fewer are seldom certain
+        found = diverse_beam_search(
+            model,
+            model.vocabulary,
+            config,
+            2,
+            torch.device("cpu"),
+            group_select=group_select_cpu if may_look else EAGER.group_select,
+            may_look=may_look,
+        )
     for row in read_back(found):
         assert [h.token_ids for h in row] == [h.token_ids for h in expected]
         for one, other in zip(row, expected, strict=True):

@@ -1,10 +1,11 @@
 """Batches under a budget, and padding."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quals_fast.batching import batches, pad
+from quals_fast.batching import batches, pad, run_batches
 
 
 @given(st.lists(st.integers(1, 50), max_size=60), st.integers(1, 200))
@@ -25,3 +26,49 @@ def test_padding():
     ids, mask = pad([[5, 6, 7], [8]], 0, torch.device("cpu"))
     assert ids.tolist() == [[5, 6, 7], [8, 0, 0]]
     assert mask.tolist() == [[True, True, True], [True, False, False]]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=["GPU", "CPU"],
+)
+def test_out_of_memory_halves_the_budget_and_goes_on(error, caplog):
+    lengths, seen = [5, 1, 4, 2, 5, 3, 5, 1], []
+
+    def run(batch):
+        seen.append(len(batch) * max(lengths[i] for i in batch))
+        if seen[-1] > 10:
+            raise error
+        return [10 * i for i in batch]
+
+    found = dict(run_batches(lengths, 40, run))
+    assert found == {i: 10 * i for i in range(8)}
+    assert seen[0] == 40  # the first try
+    assert seen.count(40) == 1
+    assert "out of memory: going on with batches of 20 tokens" in caplog.text
+
+
+def test_what_does_not_fit_even_alone_is_an_error_that_says_so():
+    def run(batch):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(MemoryError, match=r"counts 7 tokens .* use fewer `num_beams`"):
+        list(run_batches([7, 3], 7, run))
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory():
+    def run(batch):
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        list(run_batches([1], 4, run))
+
+
+def test_padding_to_a_multiple():
+    ids, mask = pad([[5, 6, 7], [8]], 0, torch.device("cpu"), multiple_of=4)
+    assert ids.shape == mask.shape == (2, 4)
+    assert mask.sum(1).tolist() == [3, 1]

@@ -71,9 +71,9 @@ class Counting(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function.overloadpacket.__name__
-        if name in ("_local_scalar_dense", "nonzero", "item", "_to_copy", "masked_select"):
-            moved = name != "_to_copy" or "device" in (kwargs or {})
-            self.seen[name] += moved
+        if name in ("_local_scalar_dense", "nonzero", "item", "masked_select", "lift_fresh"):
+            self.seen[name] += 1  # the last is torch.tensor(), made on the host and then copied
+        self.seen["to a device"] += name == "_to_copy" and (kwargs or {}).get("device") is not None
         return function(*args, **(kwargs or {}))
 
 

@@ -1,0 +1,70 @@
+"""The LM heads of a CPU against the eager kernels."""
+
+import pytest
+import torch
+
+from quals_fast.models.integers import Int8Linear, has_fast_int8
+from quals_fast.models.lm_head import CpuLMHead, LMHead, ScreenedLMHead
+from quals_fast.ops import EAGER
+
+needs_int8 = pytest.mark.skipif(not has_fast_int8(), reason="the processor has no fast int8")
+HEADS = [
+    pytest.param(CpuLMHead, 1e-5, id="float32"),
+    pytest.param(ScreenedLMHead, 5e-3, id="screened", marks=needs_int8),
+]
+
+
+def setup(rows=70, size=1003, d=32, peak=3.0):
+    weight, bias = torch.randn(size, d) * 0.3, torch.zeros(size)
+    bias[[5, 17]] = -torch.inf
+    hidden = torch.randn(rows, d) * peak
+    return hidden, weight, bias
+
+
+@pytest.mark.parametrize(("make", "tolerance"), HEADS)
+@pytest.mark.parametrize("suppressed", [(), (3,), (3, 900)])
+def test_candidates_are_those_of_the_kernel(make, tolerance, suppressed):
+    hidden, weight, bias = setup()
+    head, kernel = make(weight, bias, EAGER), LMHead(weight, bias, EAGER)
+    for k, exact_edge in ((16, False), (120, True), (1003, True)):
+        values, ids = head.topk(hidden, k, suppressed, exact_edge=exact_edge)
+        expected, expected_ids = kernel.topk(hidden, k, suppressed)
+        assert torch.equal(ids, expected_ids)
+        torch.testing.assert_close(values, expected, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize(("make", "tolerance"), HEADS)
+def test_log_probabilities_of_targets(make, tolerance):
+    hidden, weight, bias = setup()
+    targets = torch.randint(20, 1003, (70,))
+    found = make(weight, bias, EAGER).logprob(hidden, targets)
+    expected = LMHead(weight, bias, EAGER).logprob(hidden, targets)
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
+
+
+@needs_int8
+def test_screening_leaves_the_differences_within_a_row_alone():
+    hidden, weight, bias = setup()
+    values, ids = ScreenedLMHead(weight, bias, EAGER).topk(hidden, 16, (), exact_edge=False)
+    logits = (hidden.double() @ weight.double().T).gather(1, ids)
+    differences = (values - values[:, :1]) - (logits - logits[:, :1])
+    assert differences.abs().max() < 1e-5
+
+
+@needs_int8
+@pytest.mark.parametrize("size", [20, 65, 300])
+def test_small_vocabularies(size):
+    hidden, weight, bias = setup(size=size, rows=3)
+    values, ids = ScreenedLMHead(weight, bias, EAGER).topk(hidden, 16, (3,), exact_edge=False)
+    expected, expected_ids = LMHead(weight, bias, EAGER).topk(hidden, 16, (3,))
+    assert torch.equal(ids, expected_ids)
+    torch.testing.assert_close(values, expected, atol=5e-3, rtol=0)
+
+
+@needs_int8
+def test_integer_products_err_by_about_a_hundredth():
+    hidden, weight, _ = setup()
+    expected = hidden @ weight.T
+    error = Int8Linear(weight)(hidden) - expected
+    assert 0 < error.std() < 0.02 * expected.std()
+    assert torch.equal(Int8Linear(weight)(torch.zeros(2, 32)), torch.zeros(2, 1003))
