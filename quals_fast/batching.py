@@ -47,12 +47,12 @@ def run_batches(
     Raises:
         MemoryError: an item does not fit into memory even alone.
     """
-    waiting, budget = batches(lengths, max_batch_tokens), max_batch_tokens
+    waiting = batches(lengths, max_batch_tokens)
     while waiting:
         batch = waiting.pop(0)
         try:
             results = list(run(batch))
-        except RuntimeError as error:  # torch.OutOfMemoryError is one; a CPU's has no type
+        except (RuntimeError, MemoryError) as error:  # torch's is a RuntimeError, numpy's is not
             if not _is_out_of_memory(error):
                 raise
             if len(batch) == 1:
@@ -74,15 +74,32 @@ def run_batches(
             torch.cuda.empty_cache()
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def _is_out_of_memory(error: Exception) -> bool:
+    """Tell by type or, where CUDA's libraries and the CPU have none of their own, by words."""
+    words = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        word in str(error) for word in words
+    )
 
 
 def pad(
-    sequences: Sequence[Sequence[int]], value: int, device: torch.device, multiple_of: int = 1
+    sequences: Sequence[Sequence[int]],
+    value: int,
+    device: torch.device,
+    multiple_of: int = 1,
+    at_most: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Pad sequences at the end; return ids ``(B, S)`` and True where a token stands."""
+    """Pad sequences at the end; return ids ``(B, S)`` and True where a token stands.
+
+    Args:
+        sequences: of any lengths.
+        value: padding.
+        device: where the tensors go.
+        multiple_of: S is one.
+        at_most: S all the same; no sequence is longer.
+    """
     longest = -(-max(map(len, sequences)) // multiple_of) * multiple_of
+    longest = longest if at_most is None else min(longest, at_most)
     rows = [[*sequence, *[value] * (longest - len(sequence))] for sequence in sequences]
     lengths = torch.tensor([len(sequence) for sequence in sequences])
     mask = torch.arange(longest) < lengths[:, None]

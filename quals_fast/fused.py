@@ -1,6 +1,6 @@
 """The pass of a GPU: search, filter, select and rescore a batch of pairs, and read once at the end.
 
-Shapes are fixed and nothing is read in between, so the GPU never waits for the host. What the
+Shapes are fixed and nothing is read before the end, so the GPU never waits for the host. What the
 device cannot decide (text that only the host can read, more pairs than there is room for) is done
 again by the host's own functions, which say the same.
 """
@@ -29,7 +29,8 @@ from quals_fast.selection import PairSelector
 from quals_fast.staged import Scored
 
 ROOM = 16  # pairs of a summary that are rescored; ten are asked for, and rarely more come
-_MULTIPLE = 32  # lengths of sources are padded to a multiple, so that few shapes occur
+_MULTIPLE = 128  # lengths of sources are padded to a multiple, so that few shapes occur
+_KEPT = 6  # full batches whose caches the kept graphs may hold
 
 
 class FusedPass:
@@ -60,6 +61,8 @@ class FusedPass:
         )
         is_gpu = self._device.type == "cuda"
         self._stream = torch.cuda.Stream(self._device) if is_gpu else None
+        self._capturing = torch.cuda.Stream(self._device) if is_gpu else None
+        self._seen: set[tuple[int, ...]] = set()
         self._graphs: OrderedDict[tuple[int, ...], GraphedSearch] = OrderedDict()
 
     def score(
@@ -84,11 +87,15 @@ class FusedPass:
         ]
 
         def run(batch: list[int]) -> list[Scored]:
-            return self._run(
-                [documents[i] for i in batch],
-                [summaries[i] for i in batch],
-                [sources[i] for i in batch],
-            )
+            try:
+                return self._run(
+                    [documents[i] for i in batch],
+                    [summaries[i] for i in batch],
+                    [sources[i] for i in batch],
+                )
+            except RuntimeError:  # perhaps for lack of memory, which the graphs hold much of
+                self._graphs.clear()
+                raise
 
         found: dict[int, Scored] = {}
         for i, scored in run_batches(costs, self._max_batch_tokens, run):
@@ -99,7 +106,7 @@ class FusedPass:
     def _run(
         self, documents: list[Source], summaries: list[str], sources: list[Source]
     ) -> list[Scored]:
-        """Score a batch; the device computes it from here to `_read` without a wait."""
+        """Score a batch; nothing that is computed is read before `read_back`."""
         generator = self._generator
         texts = self._selector.encode_summaries(summaries, [s.text_ids for s in sources])
         distinct = list(dict.fromkeys(tuple(d.input_ids) for d in documents))
@@ -127,8 +134,10 @@ class FusedPass:
         return results
 
     def _encode(self, bart: Bart, ids: Sequence[Sequence[int]]) -> SourceMemory:
-        pad_token_id = self._generator.settings.pad_token_id
-        return bart.encode(*pad(ids, pad_token_id, self._device, _MULTIPLE))
+        pad_token_id, most = self._generator.settings.pad_token_id, bart.shape
+        return bart.encode(
+            *pad(ids, pad_token_id, self._device, _MULTIPLE, most.max_position_embeddings)
+        )
 
     def _encode_beside(self, ids: Sequence[Sequence[int]]) -> SourceMemory:
         """Encode documents while the search goes on, where the device can do both."""
@@ -140,25 +149,31 @@ class FusedPass:
             return self._encode(self._generator.document_bart, ids)
 
     def _search(self, memory: SourceMemory) -> Hypotheses:
-        if self._stream is None:  # no GPU, no graphs
+        if self._capturing is None:  # no GPU, no graphs
             return begin_search(self._generator, memory, self._config).run()
-        inputs = [*memory.keys, *memory.values, memory.mask]
         shape = tuple(memory.keys[0].shape)
-        if shape not in self._graphs:
-            own = SourceMemory(
-                [k.clone() for k in memory.keys],
-                [v.clone() for v in memory.values],
-                memory.mask.clone(),
-            )
-            self._graphs[shape] = GraphedSearch(
-                lambda: begin_search(self._generator, own, self._config),
-                [*own.keys, *own.values, own.mask],
-                self._config.max_length + 1,
-            )
-        self._graphs.move_to_end(shape)
-        # Graphs hold their caches: keep no more than two full batches have.
-        while len(self._graphs) > 1 and sum(b for b, *_ in self._graphs) > 2 * self._full_batch:
+        inputs = [*memory.keys, *memory.values, memory.mask]
+        if shape in self._graphs:
+            self._graphs.move_to_end(shape)
+            return self._graphs[shape].run(inputs)
+        if shape not in self._seen:  # a shape that may not come again is not worth its graphs
+            self._seen.add(shape)
+            return begin_search(self._generator, memory, self._config).run()
+        # Graphs hold their caches: keep no more than a few full batches have.
+        rows = shape[0]
+        while self._graphs and rows + sum(b for b, *_ in self._graphs) > _KEPT * self._full_batch:
             self._graphs.popitem(last=False)
+        own = SourceMemory(
+            [keys.clone() for keys in memory.keys],
+            [values.clone() for values in memory.values],
+            memory.mask.clone(),
+        )
+        self._graphs[shape] = GraphedSearch(
+            lambda: begin_search(self._generator, own, self._config),
+            [*own.keys, *own.values, own.mask],
+            self._config.max_length + 1,
+            self._capturing,
+        )
         return self._graphs[shape].run(inputs)
 
     def _rescore(self, memory: SourceMemory, found: Hypotheses, order: Tensor) -> Tensor:

@@ -107,9 +107,10 @@ class QualsScorer:
             model: ``"qagen-mini"``, or a folder with a BART checkpoint in safetensors whose config
                 names a ``sep_token_id``. Nothing is downloaded.
             device: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
-            dtype: ``"float32"``, ``"mixed"`` (CPU: float32 search, LM head in pairs of 8-bit
-                integers, documents in bfloat16), ``"bfloat16"`` or ``"float16"``; ``"auto"`` takes
-                the fastest that keeps the rank correlation with float32 at 0.99 or more.
+            dtype: ``"float32"``, ``"mixed"`` (CPU: float32 search, LM head screened with
+                8-bit integers, documents in bfloat16), ``"bfloat16"`` or ``"float16"``. ``"auto"``
+                takes on a CPU the fastest that keeps the rank correlation with float32 at 0.99
+                or more, on a GPU float16, as published.
             backend: ``"eager"``, ``"triton"``, or ``"auto"``: Triton on a GPU, eager elsewhere.
             decoding: settings of the search; the published ones by default.
             scoring: settings of the score; the published ones by default.
@@ -144,8 +145,8 @@ class QualsScorer:
         Args:
             documents: texts.
             summaries: one text a document, or one list of texts a document.
-            on_progress: called with the number of summaries that questions were just generated
-                from; most of the time goes there.
+            on_progress: called with the number of summaries that were just searched (CPU) or scored
+                (GPU).
 
         Returns:
             Scores in the order and shape of `summaries`. A pair that cannot be scored has a status

@@ -31,7 +31,8 @@ class LanguageModel(Protocol):
         Args:
             token_ids: last token of each slot. Shape ``(B, K')``; K' = 1 while all slots are alike.
             beam_idx: Shape ``(B, K)``; None where no slot has moved.
-            live: slots that still matter; of the others anything may come. Shape ``(B, K)``.
+            live: slots that still matter; of the others anything may come. Shape ``(B, K)``; None
+                for all.
             t: step, from 0.
 
         Returns:
@@ -75,8 +76,8 @@ def diverse_beam_search(
         device: where the state lives.
         group_select: the operation by which the groups choose.
         may_look: read on the host whether all have finished and whether a few candidates were
-            enough: free on a CPU, a wait on a GPU. Without it, nothing waits: on a GPU a few steps
-            are taken too many, elsewhere all.
+            enough: free on a CPU, a wait on a GPU. Without it, a GPU takes a few steps too many and
+            never runs out of work; elsewhere all steps are taken.
         on_choice: called with what the groups chose at every step.
     """
     search = Search(
@@ -86,29 +87,34 @@ def diverse_beam_search(
 
 
 class StopTest:
-    """Learns late, but without waiting, that a flag on a GPU has become true.
+    """Tells that all have finished, late enough that a GPU never runs out of work.
+
+    An answer is waited for when the part of the work behind it has been launched, so where a search
+    stops does not depend on how fast the host is.
 
     Args:
         device: of the flags; where it is no GPU, nothing is learned.
+        lag: parts of the work that are under way while the host waits.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._is_gpu = device.type == "cuda"
+    def __init__(self, device: torch.device, lag: int) -> None:
+        self._is_gpu, self._lag = device.type == "cuda", lag
         self._asked: deque[tuple[torch.cuda.Event, Tensor]] = deque()
 
     def saw_true(self, flag: Tensor) -> bool:
-        """Ask for a flag, and return whether an answer to this or an earlier one is there: true."""
+        """Ask for a flag; return whether the one asked for `lag` calls ago was true."""
         if not self._is_gpu:
             return False
         answer = torch.empty((), dtype=torch.bool, pin_memory=True)
         answer.copy_(flag, non_blocking=True)
-        event = torch.cuda.Event()
-        event.record()
+        event = torch.cuda.Event(blocking=True)
+        event.record(torch.cuda.current_stream(flag.device))
         self._asked.append((event, answer))
-        while self._asked and self._asked[0][0].query():
-            if bool(self._asked.popleft()[1]):  # in the host's memory by now
-                return True
-        return False
+        if len(self._asked) <= self._lag:
+            return False
+        event, answer = self._asked.popleft()
+        event.synchronize()  # of the flag alone; the parts behind it go on
+        return bool(answer)
 
 
 class Search:
@@ -142,7 +148,7 @@ class Search:
 
     def run(self) -> Hypotheses:
         """Take all steps that it needs."""
-        stop = StopTest(self._device)
+        stop = StopTest(self._device, lag=3)
         for t in range(self._config.max_length + 1):
             self.step(t)
             done = self.state.all_done()

@@ -101,7 +101,8 @@ class SearchState(ABC):
     def force_end(self, t: int, logprobs: Tensor) -> tuple[Tensor, Tensor]:
         """Take the step in which nothing but EOS may come; `logprobs` of EOS, ``(B, K')``."""
         v = self.vocabulary
-        # PAD at -inf stands beside it, since a group of n chooses 2n candidates.
+        # PAD at -inf stands beside it, since a group of n chooses 2n candidates. (Their order does
+        # not matter: -inf never ties with what has a probability.)
         only = torch.stack([logprobs, torch.full_like(logprobs, -torch.inf)], -1)
         token_ids = torch.full_like(only, v.eos_token_id, dtype=torch.int64)
         token_ids[:, :, 1].fill_(v.pad_token_id)

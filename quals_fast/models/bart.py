@@ -165,14 +165,14 @@ class BartBody(nn.Module):
 
 
 class Bart(nn.Module):
-    """BART with the LM head tied to its embedding.
+    """BART's two stacks; its LM head, tied to the embedding, is `models.lm_head`.
 
     Args:
         shape: sizes.
 
     Attributes:
-        final_logits_bias: added to the logits in float32; -inf takes a token out of the
-            vocabulary. Shape ``(V,)``.
+        final_logits_bias: held for the LM head; -inf takes a token out of the vocabulary. Shape
+            ``(V,)``.
     """
 
     final_logits_bias: Tensor

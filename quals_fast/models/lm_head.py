@@ -89,8 +89,8 @@ class ScreenedLMHead(CpuLMHead):
 
     The likeliest tokens and the targets have float32 logits. Of the others only the sum of their
     probabilities is taken from the integers, which moves all log-probabilities of a row alike, by
-    about a thousandth. Which of a row's tokens is likelier, and so what a group of one beam
-    chooses, does not change.
+    about a thousandth, and not which of its tokens is likelier. That the likeliest are among those
+    screened is near certain, not proven: eight more than are asked for are looked at.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, kernels: Kernels) -> None:

@@ -84,15 +84,18 @@ def load_generator(
     tokenizer = QATokenizer.from_folder(folder, settings)
     bart = _build(shape, settings, read_weights(folder), folder)
     paths = [*_weight_files(folder), *(folder / name for name in _HASHED)]
-    weight, bias = bart.model.shared.weight.detach(), bart.final_logits_bias
-    head: LMHead
     packed = device.type == "cpu" and kernels is EAGER
+    if not packed and precision.documents != precision.search:
+        raise ValueError(f"`precision` {precision.name!r} is for the eager backend on a CPU")
+    head: LMHead
+    bias = bart.final_logits_bias.to(device)  # float32, before the network changes its type
     if packed:
+        weight = bart.model.shared.weight.detach()
         make = ScreenedLMHead if precision.integers else CpuLMHead
         head = make(weight, bias, kernels)
     else:
-        weight = weight.to(device=device, dtype=precision.search)
-        head = LMHead(weight, bias.to(device), kernels)  # the bias is added to float32 logits
+        bart.to(device=device, dtype=precision.search)
+        head = LMHead(bart.model.shared.weight.detach(), bias, kernels)
     documents = bart
     if precision.documents != precision.search:
         documents = copy.deepcopy(bart).to(device=device, dtype=precision.documents)

@@ -38,9 +38,9 @@ PRECISIONS = {
 def resolve_precision(name: str, device: torch.device, kernels: Kernels = EAGER) -> Precision:
     """Return the precision that is meant.
 
-    ``"auto"`` is the fastest one that keeps the rank correlation with float32 at 0.99 or more on
-    real texts (`python -m bench.precision`): on a CPU ``"mixed"`` where the processor has the
-    instructions for it, else ``"float32"``; on a GPU ``"float16"``, as published.
+    ``"auto"`` on a CPU is the fastest one that keeps the rank correlation with float32 at 0.99 or
+    more on real texts (`python -m bench.precision`): ``"mixed"`` where the processor has the
+    instructions for it, else ``"float32"``. On a GPU it is ``"float16"``, as published.
 
     Raises:
         ValueError: an unknown name.
