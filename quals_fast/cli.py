@@ -39,9 +39,12 @@ INPUT_OPTIONS = (
 MODEL_OPTIONS = (
     click.option("--model", default="qagen-mini", help="The bundled model, or a local folder."),
     click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ..."),
-    click.option("--dtype", default="auto", help="auto, float32, bfloat16 or float16."),
+    click.option("--dtype", default="auto",
+                 help="auto (the fastest that agrees with float32), float32, mixed, bfloat16 or "
+                      "float16."),
     click.option("--backend", default="auto",
-                 help="auto or eager; reference runs the slow program that defines correct."),
+                 help="auto, eager or triton (GPU); reference runs the slow program that defines "
+                      "correct."),
     click.option("--max-batch-tokens", type=int, default=None,
                  help="Tokens that the network holds at once; sets peak memory."),
     click.option("--rule", default=D.rule, help="Of the search: fairseq09 (published) or hamming."),
