@@ -15,6 +15,7 @@ from quals_fast.ops import Kernels, topk_lowest_id
 
 _ROWS = 64  # rows of logits at once: 64 x 30,522 float32 are 8 MB
 _MORE = 8  # candidates more than are asked for, since 8-bit integers mistake their order
+_USUAL = 16  # candidates where nobody says how many
 _BLOCK = 64  # columns whose maximum stands for them in the search for candidates
 
 
@@ -80,8 +81,12 @@ class CpuLMHead(LMHead):
         return torch.cat([self._logprobs(rows).gather(-1, ids)[:, 0] for rows, ids in parts])
 
     def _logprobs(self, rows: Tensor) -> Tensor:
+        """Return the log-probabilities of all tokens, ``(N, V)``."""
+        return self._all_logits(rows).log_softmax(-1)
+
+    def _all_logits(self, rows: Tensor) -> Tensor:
         logits = F.linear(rows, self._weight)
-        return (logits.add_(self._bias) if self._biased else logits).log_softmax(-1)
+        return logits.add_(self._bias) if self._biased else logits
 
 
 class ScreenedLMHead(CpuLMHead):
@@ -96,6 +101,7 @@ class ScreenedLMHead(CpuLMHead):
     def __init__(self, weight: Tensor, bias: Tensor, kernels: Kernels) -> None:
         super().__init__(weight, bias, kernels)
         self._screen = Int8Linear(weight)
+        self._usual = min(_USUAL + _MORE, len(weight))
 
     def topk(
         self, hidden: Tensor, k: int, suppressed: tuple[int, ...], *, exact_edge: bool = True
@@ -119,9 +125,14 @@ class ScreenedLMHead(CpuLMHead):
         for rows, ids in zip(
             hidden.float().split(_ROWS), target_ids[:, None].split(_ROWS), strict=True
         ):
-            _, _, lse = self._likeliest(rows, min(16 + _MORE, self._bias.numel()))
+            _, _, lse = self._likeliest(rows, self._usual)
             found.append((self._logits(rows, ids) - lse)[:, 0])
         return torch.cat(found)
+
+    def _logprobs(self, rows: Tensor) -> Tensor:
+        """Return the log-probabilities of all tokens ``(N, V)``, at the level of the screened."""
+        _, _, lse = self._likeliest(rows, self._usual)
+        return self._all_logits(rows).sub_(lse)
 
     def _likeliest(self, rows: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits and ids of the k likeliest tokens, ``(N, k)``, and lse ``(N, 1)``."""

@@ -68,3 +68,14 @@ def test_integer_products_err_by_about_a_hundredth():
     error = Int8Linear(weight)(hidden) - expected
     assert 0 < error.std() < 0.02 * expected.std()
     assert torch.equal(Int8Linear(weight)(torch.zeros(2, 32)), torch.zeros(2, 1003))
+
+
+@needs_int8
+def test_few_candidates_and_all_have_the_same_level():
+    hidden, weight, bias = setup()
+    head = ScreenedLMHead(weight, bias, EAGER)
+    few, ids = head.topk(hidden, 16, (3,), exact_edge=False)
+    everything, _ = head.topk(hidden, 1003, (3,), exact_edge=True)
+    torch.testing.assert_close(everything.gather(1, ids), few, atol=5e-4, rtol=0)
+    targets = head.logprob(hidden, ids[:, 0])
+    torch.testing.assert_close(targets, few[:, 0], atol=5e-4, rtol=0)
