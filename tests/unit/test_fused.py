@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import tiny_models
 import torch
+from quals_fast_kernels._compat import HAS_TRITON
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from quals_fast import DecodingConfig, QualsScorer, ScoringConfig
@@ -60,6 +61,22 @@ def test_equal_to_the_staged_pass(folder, rule, groups):
 def test_more_pairs_than_there_is_room_for_are_left_to_the_host(folder, monkeypatch):
     monkeypatch.setattr(module, "ROOM", 1)
     check_equal(*scorers(folder, "fairseq09", max_pairs=None))
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
+@pytest.mark.parametrize(("rule", "groups"), [("fairseq09", 6), ("hamming", 3)])
+def test_the_kernels_together_in_the_interpreter(folder, rule, groups):
+    config = DecodingConfig(
+        rule=rule, num_beams=6, num_beam_groups=groups, min_length=2, max_length=5
+    )
+    eager, triton = (
+        QualsScorer.from_pretrained(folder, dtype="float32", backend=backend, decoding=config)
+        for backend in ("eager", "triton")
+    )
+    expected, found = (one.score(DOCUMENTS[:2], SUMMARIES[:2]) for one in (eager, triton))
+    assert found.scores == pytest.approx(expected.scores, abs=1e-5)
+    assert [p.token_ids for p in found[0].pairs] == [p.token_ids for p in expected[0].pairs]
+    assert "|backend:triton|kernels:lm_head_topk+group_select+linear_logprob+" in found.signature
 
 
 class Counting(TorchDispatchMode):
