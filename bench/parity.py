@@ -21,7 +21,7 @@ from rich.progress import track
 from bench.common import EXAMPLES, Pair, finish, load_pairs
 from quals_fast.config import DecodingConfig, Rule
 from quals_fast.reference import quals
-from quals_fast.reference.agreement import MAX_NEAR_TIES, QUALS, compare_search
+from quals_fast.reference.agreement import MAX_NEAR_TIES, NEAR_TIE, QUALS, compare_search
 from quals_fast.reference.diverse_beam import Trace
 from quals_fast.reference.generator import ReferenceGenerator
 from quals_fast.scorer import QualsScorer
@@ -46,7 +46,9 @@ def compare(rule: Rule, pairs: list[Pair], model: str) -> dict[str, Any]:
             score = quals.score_hypotheses(reference, pair.document, pair.summary, expected)
             deltas.append(abs(score.score - one.score) if one.status == "ok" else 0.0)
             if one.status != score.status or not deltas[-1] <= QUALS:
-                outcome = "wrong"
+                # Alone it is equal: rounding in the batch took another decision, if one was near.
+                smallest = min(d.margin for step in trace for d in step.values())
+                outcome = "near_tie" if smallest < NEAR_TIE else "wrong"
         names[outcome].append(pair.id)
     return {
         "rows": len(pairs),

@@ -46,6 +46,8 @@ def where(result: dict[str, Any]) -> str:
 
 def spread(numbers: dict[str, float], digits: int = 2) -> str:
     """Write a median with its spread."""
+    if numbers["n"] == 1:
+        return f"{numbers['median']:.{digits}f} (n = 1)"
     low, high = (f"{numbers[key]:.{digits}f}" for key in ("low", "high"))
     return f"{numbers['median']:.{digits}f} ({low} to {high}, n = {numbers['n']})"
 
