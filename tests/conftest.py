@@ -1,5 +1,6 @@
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import tiny_models
 from quals_fast import QualsScorer
 
 ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT))  # for bench; at the end, so that quals_fast is the installed one
 torch.set_num_threads(1)  # in networks this small, more threads only wait for one another
 pytest.register_assert_rewrite("cli_helpers", "model_folders")  # so that they say what differs
 
