@@ -70,13 +70,11 @@ def _arguments() -> argparse.Namespace:
     qg = steps.add_parser("qg", help="train the question generator's adapter")
     pack = steps.add_parser("pack", help="write bench/qags_models from the checkpoints")
     measure = steps.add_parser("evaluate", help="write bench/results/qags_models.json")
-    encoder = {"type": Path, "help": "folder of all-MiniLM-L6-v2"}
-    base = {"type": Path, "default": ASSETS / "qagen-mini", "help": "folder of the base"}
-    qa.add_argument("--encoder", required=True, **encoder)
-    qg.add_argument("--base", **base)
+    for step in (qa, pack):
+        step.add_argument("--encoder", type=Path, help="folder of all-MiniLM-L6-v2")
+    for step in (qg, pack):
+        step.add_argument("--base", type=Path, default=ASSETS / "qagen-mini", help="what to adapt")
     qg.add_argument("--pack", action="store_true", help="pack the adapter when it is trained")
-    pack.add_argument("--encoder", **encoder)
-    pack.add_argument("--base", **base)
     pack.add_argument("--qa", type=Path, help="run folder; without it, what is packed stays")
     pack.add_argument("--qg", type=Path, help="run folder; without it, what is packed stays")
     for step, examples, batch_size, rate in ((qa, 52_000, 16, 1.5e-4), (qg, 60_000, 24, 8e-4)):
@@ -92,8 +90,9 @@ def _arguments() -> argparse.Namespace:
     measure.add_argument("--questions", type=int, help="of SQuAD dev; all by default")
     measure.add_argument("--round-trips", type=int, default=400)
     arguments = parser.parse_args()
-    if arguments.step == "pack" and arguments.qa is not None and arguments.encoder is None:
-        parser.error("--qa needs --encoder")
+    needs_encoder = arguments.step == "qa" or getattr(arguments, "qa", None) is not None
+    if needs_encoder and arguments.encoder is None:
+        parser.error("--encoder is needed for the question-answering network")
     return arguments
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 # Sources with many questions on few sentences, or templated ones, would crowd out the rest.
 CAPS = {"qamr": 8_000, "policyqa": 3_000}
 LONGEST_PASSAGE = 230  # words: about 300 tokens
+LONGEST_ANSWER = 50  # words
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])")
 
@@ -54,7 +55,7 @@ class Example:
 
 
 def read_corpus(path: Path, *, seed: int = 0, capped: bool = True) -> Corpus:
-    """Read a file of the shared data; answers whose place is a guess are left out."""
+    """Read a file of the shared data; without an answer or its place there is no question."""
     passages: list[str] = []
     title_of: list[str | None] = []
     titles: dict[str, list[int]] = defaultdict(list)
@@ -68,10 +69,11 @@ def read_corpus(path: Path, *, seed: int = 0, capped: bool = True) -> Corpus:
             if row["title"] is not None:
                 titles[row["title"]].append(number)
             for qa in row["qas"]:
-                if not qa.get("amb"):
-                    answers = tuple(qa.get("alts") or [qa["a"]])
+                answer = qa["a"].rstrip()
+                if 0 < len(answer.split()) <= LONGEST_ANSWER and not qa.get("amb"):
+                    answers = tuple(qa.get("alts") or [answer])
                     groups[row["source"].split("-")[0]].append(
-                        Question(qa["q"].strip(), qa["a"], qa["s"], number, answers)
+                        Question(qa["q"].strip(), answer, qa["s"], number, answers)
                     )
     questions = []
     for source, group in groups.items():

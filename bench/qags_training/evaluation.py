@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import torch
 from rich.progress import track
 from tokenizers import Tokenizer
-from torch import nn
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
@@ -80,14 +79,14 @@ def evaluate(data: Path, *, questions: int | None, round_trips: int, threads: in
     finish(RESULT, result)
 
 
-def _answering(folder: Path) -> tuple[nn.Module, Tokenizer]:
+def _answering(folder: Path) -> tuple[Any, Tokenizer]:
     config, weights, tokenizer = read_qags_weights(folder)
     network = BertForQuestionAnswering(BertConfig(**config)).eval()
     network.load_state_dict(weights)
     return network, Tokenizer.from_file(str(tokenizer))
 
 
-def _generation(folder: Path) -> tuple[nn.Module, Tokenizer]:
+def _generation(folder: Path) -> tuple[Any, Tokenizer]:
     config, weights, file = read_qags_weights(folder)
     network = BartForConditionalGeneration(BartConfig(**config)).eval()
     network.load_state_dict(weights, strict=False)
@@ -98,9 +97,7 @@ def _generation(folder: Path) -> tuple[nn.Module, Tokenizer]:
     return network, tokenizer
 
 
-def _unanswerable(
-    network: nn.Module, tokenizer: Tokenizer, corpus: Corpus, count: int
-) -> dict[str, Any]:
+def _unanswerable(network: Any, tokenizer: Tokenizer, corpus: Corpus, count: int) -> dict[str, Any]:
     """Ask questions of another passage of the same article: how often is "no answer" said?"""
     rng = random.Random(2)
     asked = []
@@ -114,9 +111,7 @@ def _unanswerable(
 
 
 @torch.inference_mode()
-def _perplexity(
-    network: nn.Module, tokenizer: Tokenizer, examples: Sequence[Example]
-) -> dict[str, Any]:
+def _perplexity(network: Any, tokenizer: Tokenizer, examples: Sequence[Example]) -> dict[str, Any]:
     pairs = [encode(tokenizer, e.text, e.answer, e.question) for e in examples]
     pairs.sort(key=len)
     losses = [token_losses(network, batch) for batch in track(_parts(pairs, 16), "reading")]
@@ -130,8 +125,8 @@ def _perplexity(
 
 @torch.inference_mode()
 def _round_trip(
-    generator: tuple[nn.Module, Tokenizer],
-    answerer: tuple[nn.Module, Tokenizer],
+    generator: tuple[Any, Tokenizer],
+    answerer: tuple[Any, Tokenizer],
     examples: list[Example],
 ) -> dict[str, Any]:
     """Generate a question for an answer, answer it on the same text, compare the answers."""
@@ -166,7 +161,7 @@ def _round_trip(
 
 
 def _compared(
-    answerer: tuple[nn.Module, Tokenizer], examples: list[Example], questions: list[str]
+    answerer: tuple[Any, Tokenizer], examples: list[Example], questions: list[str]
 ) -> dict[str, Any]:
     asked = list(zip(questions, [example.text for example in examples], strict=True))
     found = squad.answer(*answerer, asked)

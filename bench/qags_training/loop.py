@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -46,7 +46,7 @@ class Task(Protocol):
     def network(self) -> nn.Module:
         """The network whose parameters are trained where they require a gradient."""
 
-    def draw(self, question: int, rng: random.Random, progress: float) -> Sequence[int]:
+    def draw(self, question: int, rng: random.Random, progress: float) -> Any:
         """Return an encoded example; its length decides its batch."""
 
     def loss(self, batch: list[Any]) -> Tensor:
@@ -94,7 +94,7 @@ def train(task: Task, recipe: Recipe, folder: Path) -> Path:
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 loss = task.loss(batch)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 nn.utils.clip_grad_norm_(weights.values(), 1.0)
                 optimizer.step()
                 optimizer.zero_grad()

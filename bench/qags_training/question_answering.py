@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -55,7 +55,8 @@ class AnswerTask:
     @property
     def network(self) -> nn.Module:
         """The network in training."""
-        return self._network
+        module: nn.Module = self._network
+        return module
 
     def draw(self, question: int, rng: random.Random, progress: float) -> Encoded:
         """Put a question on a text, sometimes on one that does not answer it."""
@@ -106,7 +107,7 @@ def encode(tokenizer: Tokenizer, example: Example) -> Encoded:
     return Encoded(encoding.ids, encoding.type_ids, span)
 
 
-def new_network(encoder: Path) -> nn.Module:
+def new_network(encoder: Path) -> Any:
     """Return the network with MiniLM's weights, the word embedding in 4 bits and frozen.
 
     Quantised before the training, the embedding costs no accuracy after it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from tokenizers import Tokenizer
@@ -65,7 +65,8 @@ class QuestionTask:
     @property
     def network(self) -> nn.Module:
         """The network in training."""
-        return self._network
+        module: nn.Module = self._network
+        return module
 
     def draw(self, question: int, rng: random.Random, progress: float) -> Pair:
         """Put a question's answer behind a text."""
@@ -92,7 +93,7 @@ def encode(tokenizer: Tokenizer, text: str, answer: str, question: str = "") -> 
     return Pair([cls, *text_ids, sep, *answer_ids, end], [*question_ids, end])
 
 
-def token_losses(network: nn.Module, batch: list[Pair]) -> Tensor:
+def token_losses(network: Any, batch: list[Pair]) -> Tensor:
     """Return the negative log-probability of every target token of a batch, in nats."""
     source = torch.zeros(len(batch), max(map(len, batch)), dtype=torch.long)
     target = torch.full((len(batch), max(len(pair.target) for pair in batch)), -100)
@@ -113,7 +114,7 @@ def token_losses(network: nn.Module, batch: list[Pair]) -> Tensor:
     return nn.functional.cross_entropy(logits, target[kept], reduction="none")
 
 
-def adapted_network(base: Path, dtype: torch.dtype = torch.bfloat16) -> nn.Module:
+def adapted_network(base: Path, dtype: torch.dtype = torch.bfloat16) -> Any:
     """Return the base with an adapter on every linear layer of encoder and decoder."""
     config = BartConfig.from_pretrained(base)
     config.dropout = config.attention_dropout = config.activation_dropout = 0.0
