@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from rich.progress import track
@@ -22,7 +22,9 @@ from bench.common import finish
 from bench.qags_training import squad
 from bench.qags_training.data import Corpus, Example, read_corpus, sentence_window, whole_passage
 from bench.qags_training.packing import ANSWERING, GENERATION
-from bench.qags_training.question_generation import encode, token_losses
+from bench.qags_training.question_generation import encode, pad, token_losses
+from quals_fast.models.checkpoint import Settings, read_checkpoint
+from quals_fast.models.loading import model_folder
 from quals_fast.reference.qags_weights import read_qags_weights
 
 RESULT = "qags_models"
@@ -42,14 +44,12 @@ def evaluate(data: Path, *, questions: int | None, round_trips: int, threads: in
     torch.set_num_threads(threads)
     corpus = read_corpus(data / "qa_dev.jsonl.gz", capped=False)
     order = random.Random(0).sample(corpus.questions, len(corpus.questions))
-    answering, answer_tokenizer = _answering(ANSWERING)
-    generation, question_tokenizer = _generation(GENERATION)
+    answerer = _answering(ANSWERING)
+    generator = _generation(GENERATION)
     result: dict[str, Any] = {}
 
     asked = order[:questions]
-    found = squad.answer(
-        answering, answer_tokenizer, [(q.text, corpus.passages[q.passage]) for q in asked]
-    )
+    found = squad.answer(*answerer, [(q.text, corpus.passages[q.passage]) for q in asked])
     result["question_answering"] = {
         "questions": len(asked),
         "settings": "windows of 384 tokens that overlap by 128, answers of at most 30 tokens",
@@ -58,7 +58,7 @@ def evaluate(data: Path, *, questions: int | None, round_trips: int, threads: in
             ["" if f.null_margin > 0 else f.text for f in found], [q.answers for q in asked]
         ),
         "no_answer_share": _mean([float(f.null_margin > 0) for f in found]),
-        "unanswerable": _unanswerable(answering, answer_tokenizer, corpus, len(asked)),
+        "unanswerable": _unanswerable(answerer, corpus, len(asked)),
     }
 
     rng = random.Random(1)
@@ -68,12 +68,11 @@ def evaluate(data: Path, *, questions: int | None, round_trips: int, threads: in
         "passages": [whole_passage(corpus, q, rng) for q in order[: 3 * round_trips]],
     }
     result["question_generation"] = {
-        name: _perplexity(generation, question_tokenizer, examples)
-        for name, examples in shown.items()
+        name: _perplexity(generator, examples) for name, examples in shown.items()
     }
     result["question_generation"]["round_trip"] = _round_trip(
-        (generation, question_tokenizer),
-        (answering, answer_tokenizer),
+        generator,
+        answerer,
         windows[:round_trips],
     )
     finish(RESULT, result)
@@ -86,7 +85,13 @@ def _answering(folder: Path) -> tuple[Any, Tokenizer]:
     return network, Tokenizer.from_file(str(tokenizer))
 
 
-def _generation(folder: Path) -> tuple[Any, Tokenizer]:
+class _Generator(NamedTuple):
+    network: Any
+    tokenizer: Tokenizer
+    settings: Settings
+
+
+def _generation(folder: Path) -> _Generator:
     config, weights, file = read_qags_weights(folder)
     network = BartForConditionalGeneration(BartConfig(**config)).eval()
     network.load_state_dict(weights, strict=False)
@@ -94,10 +99,11 @@ def _generation(folder: Path) -> tuple[Any, Tokenizer]:
     tokenizer = Tokenizer.from_file(str(file))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return network, tokenizer
+    settings = read_checkpoint(model_folder(config["adapter"]["base"]))[1]
+    return _Generator(network, tokenizer, settings)
 
 
-def _unanswerable(network: Any, tokenizer: Tokenizer, corpus: Corpus, count: int) -> dict[str, Any]:
+def _unanswerable(answerer: tuple[Any, Tokenizer], corpus: Corpus, count: int) -> dict[str, Any]:
     """Ask questions of another passage of the same article: how often is "no answer" said?"""
     rng = random.Random(2)
     asked = []
@@ -105,16 +111,19 @@ def _unanswerable(network: Any, tokenizer: Tokenizer, corpus: Corpus, count: int
         text = corpus.passages[rng.choice(corpus.related(question.passage))]
         if not any(answer.lower() in text.lower() for answer in question.answers):
             asked.append((question.text, text))
-    found = squad.answer(network, tokenizer, asked)
+    found = squad.answer(*answerer, asked)
     share = _mean([float(f.null_margin > 0) for f in found])
     return {"questions": len(asked), "no_answer_share": share}
 
 
 @torch.inference_mode()
-def _perplexity(network: Any, tokenizer: Tokenizer, examples: Sequence[Example]) -> dict[str, Any]:
-    pairs = [encode(tokenizer, e.text, e.answer, e.question) for e in examples]
+def _perplexity(generator: _Generator, examples: Sequence[Example]) -> dict[str, Any]:
+    network, tokenizer, settings = generator
+    pairs = [encode(tokenizer, settings, e.text, e.answer, e.question) for e in examples]
     pairs.sort(key=len)
-    losses = [token_losses(network, batch) for batch in track(_parts(pairs, 16), "reading")]
+    losses = [
+        token_losses(network, settings, batch) for batch in track(_parts(pairs, 16), "reading")
+    ]
     nats = float(torch.cat(losses).mean())
     return {
         "questions": len(pairs),
@@ -125,21 +134,16 @@ def _perplexity(network: Any, tokenizer: Tokenizer, examples: Sequence[Example])
 
 @torch.inference_mode()
 def _round_trip(
-    generator: tuple[Any, Tokenizer],
-    answerer: tuple[Any, Tokenizer],
-    examples: list[Example],
+    generator: _Generator, answerer: tuple[Any, Tokenizer], examples: list[Example]
 ) -> dict[str, Any]:
     """Generate a question for an answer, answer it on the same text, compare the answers."""
-    network, tokenizer = generator
+    network, tokenizer, settings = generator
     questions = []
     for batch in track(_parts(examples, 16), "asking"):
-        pairs = [encode(tokenizer, e.text, e.answer) for e in batch]
-        source = torch.zeros(len(pairs), max(map(len, pairs)), dtype=torch.long)
-        for row, pair in enumerate(pairs):
-            source[row, : len(pair)] = torch.tensor(pair.source)
+        source = pad([encode(tokenizer, settings, e.text, e.answer) for e in batch], settings)
         written = network.generate(
             input_ids=source,
-            attention_mask=(source != 0).long(),
+            attention_mask=(source != settings.pad_token_id).long(),
             num_beams=_BEAMS,
             min_new_tokens=5,
             max_new_tokens=40,

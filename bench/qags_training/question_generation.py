@@ -12,12 +12,15 @@ from torch import Tensor, nn
 from transformers import BartConfig, BartForConditionalGeneration
 
 from bench.qags_training.data import Corpus, sentence_window, whole_passage
-from quals_fast.models.checkpoint import read_checkpoint
+from quals_fast.models.checkpoint import Settings, read_checkpoint
 from quals_fast.models.loading import read_weights
 
 RANK = 24
 SCALE = 2.0
 WHOLE_PASSAGES = 0.12
+
+_LONGEST_ANSWER = 64
+_LONGEST_QUESTION = 60
 
 
 class Pair(NamedTuple):
@@ -75,40 +78,52 @@ class QuestionTask:
             example = whole_passage(self._corpus, asked, rng)
         else:
             example = sentence_window(self._corpus, asked, rng, extra=3, longest=60)
-        return encode(self._tokenizer, example.text, example.answer, example.question)
+        return encode(
+            self._tokenizer, self._settings, example.text, example.answer, example.question
+        )
 
     def loss(self, batch: list[Pair]) -> Tensor:
         """Return the mean cross-entropy of the question's tokens."""
-        return token_losses(self._network, batch).mean()
+        return token_losses(self._network, self._settings, batch).mean()
 
 
-def encode(tokenizer: Tokenizer, text: str, answer: str, question: str = "") -> Pair:
+def encode(
+    tokenizer: Tokenizer, settings: Settings, text: str, answer: str, question: str = ""
+) -> Pair:
     """Return source ``[CLS] text SEP answer [SEP]`` and target ``question [SEP]``."""
-    cls, sep, end = 101, 1, 102
+    start = [] if settings.bos_token_id is None else [settings.bos_token_id]
+    sep, end = settings.sep_token_id, settings.eos_token_id
     text_ids, answer_ids, question_ids = (
         tokenizer.encode(part, add_special_tokens=False).ids for part in (text, answer, question)
     )
-    answer_ids, question_ids = answer_ids[:64], question_ids[:60]
-    text_ids = text_ids[: 512 - 3 - len(answer_ids)]
-    return Pair([cls, *text_ids, sep, *answer_ids, end], [*question_ids, end])
+    answer_ids, question_ids = answer_ids[:_LONGEST_ANSWER], question_ids[:_LONGEST_QUESTION]
+    text_ids = text_ids[: settings.max_source_tokens - 3 - len(answer_ids)]
+    return Pair([*start, *text_ids, sep, *answer_ids, end], [*question_ids, end])
 
 
-def token_losses(network: Any, batch: list[Pair]) -> Tensor:
-    """Return the negative log-probability of every target token of a batch, in nats."""
-    source = torch.zeros(len(batch), max(map(len, batch)), dtype=torch.long)
-    target = torch.full((len(batch), max(len(pair.target) for pair in batch)), -100)
+def pad(batch: list[Pair], settings: Settings) -> Tensor:
+    """Return the sources as one tensor ``(B, S)``."""
+    source = torch.full((len(batch), max(map(len, batch))), settings.pad_token_id)
     for row, pair in enumerate(batch):
         source[row, : len(pair)] = torch.tensor(pair.source)
+    return source
+
+
+def token_losses(network: Any, settings: Settings, batch: list[Pair]) -> Tensor:
+    """Return the negative log-probability of every target token of a batch, in nats."""
+    source = pad(batch, settings)
+    target = torch.full((len(batch), max(len(pair.target) for pair in batch)), -100)
+    for row, pair in enumerate(batch):
         target[row, : len(pair.target)] = torch.tensor(pair.target)
-    start = torch.full((len(batch), 1), 102)
-    decoder_ids = torch.cat((start, target[:, :-1].clamp_min(0)), 1)
+    start = torch.full((len(batch), 1), settings.decoder_start_token_id)
+    kept = target != -100
+    decoder_ids = torch.cat((start, target.masked_fill(~kept, settings.pad_token_id)[:, :-1]), 1)
     hidden = network.model(
         input_ids=source,
-        attention_mask=(source != 0).long(),
+        attention_mask=(source != settings.pad_token_id).long(),
         decoder_input_ids=decoder_ids,
         use_cache=False,
     ).last_hidden_state
-    kept = target != -100
     logits = nn.functional.linear(hidden[kept], network.lm_head.weight)
     logits = logits.float() + network.final_logits_bias
     return nn.functional.cross_entropy(logits, target[kept], reduction="none")
