@@ -66,6 +66,15 @@ def read_checkpoint(folder: Path) -> tuple[BartShape, Settings]:
     if (folder / "generation_config.json").is_file():
         # transformers 5 moves forced_bos_token_id and the like there; what config.json says counts.
         config = read_json(folder / "generation_config.json") | config
+    return check_config(folder, config)
+
+
+def check_config(folder: Path, config: dict[str, Any]) -> tuple[BartShape, Settings]:
+    """Check a BART's config, of which the folder is named in messages.
+
+    Raises:
+        CheckpointError: it cannot be used.
+    """
     reader = _Reader(folder, config)
     shape = BartShape(
         **{f.name: reader.integer(f.name, 1) for f in fields(BartShape) if f.type == "int"},

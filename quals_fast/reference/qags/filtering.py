@@ -1,0 +1,56 @@
+"""Which generated questions are asked (SEMANTICS 2, step 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+QUESTIONS_PER_SUMMARY = 20
+_MIN_WORDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A generated question.
+
+    Attributes:
+        text: as decoded.
+        logprob: its log-probability given summary and answer over its number of tokens, nats.
+        expected_answer: the candidate that it was generated for.
+    """
+
+    text: str
+    logprob: float
+    expected_answer: str
+
+
+def filter_questions(
+    generated: Sequence[Question], summary_answers: Sequence[str] | None = None
+) -> list[Question]:
+    """Choose the questions to ask, best first.
+
+    They are sorted by log-probability and cut after the first ``?``. Those without one, shorter
+    than three words, or equal to an earlier one are dropped. Where the published program fills up
+    with random unfiltered questions, fewer than 20 are kept.
+
+    Args:
+        generated: all questions about a summary.
+        summary_answers: what question answering finds for each in the summary; with these, only
+            questions with exactly the expected answer stay.
+
+    Returns:
+        At most 20 questions.
+
+    Source: W4ngatang/qags, qa_utils.py, filter_qsts.
+    """
+    candidates = list(generated)
+    if summary_answers is not None:
+        found = zip(generated, summary_answers, strict=True)
+        candidates = [question for question, answer in found if answer == question.expected_answer]
+    kept: dict[str, Question] = {}
+    for question in sorted(candidates, key=lambda question: -question.logprob):
+        text, mark, _ = question.text.partition("?")
+        text = (text + mark).strip()
+        if mark and len(text.split()) >= _MIN_WORDS and text not in kept:
+            kept[text] = Question(text, question.logprob, question.expected_answer)
+    return list(kept.values())[:QUESTIONS_PER_SUMMARY]
