@@ -53,6 +53,7 @@ class ReferenceArm:
         scoring: settings of the score.
         device: where to run.
         dtype: type of the weights.
+        encode_once: encode each document once for all its pairs, which was not published.
     """
 
     name = "reference"
@@ -65,9 +66,15 @@ class ReferenceArm:
         scoring: ScoringConfig | None = None,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
+        encode_once: bool = False,
     ) -> None:
         self._pipeline = PublishedPipeline(
-            model, decoding=decoding, scoring=scoring, device=device, dtype=dtype
+            model,
+            decoding=decoding,
+            scoring=scoring,
+            device=device,
+            dtype=dtype,
+            encode_once=encode_once,
         )
         self.kept: Kept = []
 

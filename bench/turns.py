@@ -94,7 +94,11 @@ def _work(
     if "dtype_name" in settings:
         settings = settings | {"dtype": getattr(torch, settings.pop("dtype_name"))}
     arm = make(*arguments, **settings)
-    facts: dict[str, Any] = {"name": arm.name, "dtype": None, "backend": None}
+    facts: dict[str, Any] = {
+        "name": arm.name,
+        "dtype": getattr(arm, "dtype", None),
+        "backend": None,
+    }
     if isinstance(arm, EngineArm):
         facts |= {what: arm.runs_as(what) for what in ("dtype", "backend")}
     pipe.send(facts)

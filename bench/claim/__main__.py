@@ -1,0 +1,276 @@
+"""Is it "55 times as fast"? QAGS, QUALS as published and the engine, in turn on the same rows.
+
+    python -m bench.claim --quick                   under 10 minutes on 2 cores
+    python -m bench.claim --data NEWS.jsonl         as many rows and rounds as --limit allows
+    python -m bench.claim --prepare ANSWERS.json    stores answer candidates, for machines
+                                                    without spaCy (--candidates ANSWERS.json)
+    python -m bench.claim --page                    writes the page anew from the last result
+
+Each arm lives in a process of its own; only one works at a time, and loading and a first row warm
+it up. Sizes: the bundled models with their trained weights; the sizes of BART-base and BERT-base
+(`bart-base`), on a GPU those of the large ones (`bart-large`). There QAGS has random weights and
+replays what the bundled networks did on the same rows, and QUALS runs the bundled model grown to
+the size (bench/grow.py). Writes bench/results/claim.json, bench/CLAIM.md and bench/claim.svg.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.claim.agreement import agreement
+from bench.claim.arms import PublishedArm, QagsArm, StagedEngineArm, Texts
+from bench.claim.page import page, plot, verdict
+from bench.common import RESULTS, ROOT, Pair, finish, machine, spread
+from bench.flops import count_flops
+from bench.grow import MODELS, folder_of
+from bench.turns import Turn, Worker
+from bench.workloads import WORKLOADS, describe, load_workload
+from quals_fast.reference.qags import GivenAnswers, Replay, SpacyAnswers
+
+WEIGHTS = {"qagen-mini": 1.0, "bart-base": 4.0, "bart-large": 8.0}  # of the time limit
+PAGE, PLOT = ROOT / "bench" / "CLAIM.md", ROOT / "bench" / "claim.svg"
+RATIOS = {  # (what it is divided by, what is asked about); the last of the arms that there are
+    "as_shipped": (("qags_as_shipped",), ("quals_fast_float32", "quals_fast")),
+    "batched": (("qags_batched", "qags_batched_half"), ("quals_fast_float32", "quals_fast")),
+    "published": (("qags_as_shipped",), ("quals_published",)),
+    "engine": (("quals_published",), ("quals_fast_float32", "quals_fast")),
+}
+
+
+def start_arms(
+    size: str, arguments: argparse.Namespace, replays: Mapping[Texts, Replay] | None
+) -> dict[str, Worker]:
+    """Start a process for each arm, by its name."""
+    device, folder = arguments.device, folder_of(size)
+    is_gpu = device.startswith("cuda")
+    given = {"device": device, "replays": replays, "candidates": arguments.candidates}
+    half = "float16" if is_gpu else "float32"
+    arms = {
+        "qags_as_shipped": Worker(QagsArm, "as_shipped", size, **given),
+        "qags_batched": Worker(QagsArm, "batched", size, half, **given),
+    }
+    if not is_gpu and torch.cpu._is_avx512_bf16_supported():
+        arms["qags_batched_half"] = Worker(QagsArm, "batched", size, "bfloat16", **given)
+    arms |= {
+        "quals_published": Worker(PublishedArm, folder, device=device),
+        "quals_once": Worker(PublishedArm, folder, device=device, encode_once=True),
+        "quals_fast_float32": Worker(StagedEngineArm, folder, "float32", device=device),
+        "quals_fast": Worker(StagedEngineArm, folder, "auto", device=device),
+    }
+    return arms
+
+
+def run_case(
+    arms: dict[str, Worker], pairs: list[Pair], rounds: int, seconds: float, *, trained: bool
+) -> dict[str, Any]:
+    """Let the arms take turns on some rows.
+
+    Args:
+        arms: by name.
+        pairs: the rows.
+        rounds: at most; one is always run.
+        seconds: after which no round begins that would not end in time.
+        trained: whether QAGS has trained weights.
+    """
+    begin = time.perf_counter()
+    turns: dict[str, list[Turn]] = {name: [] for name in arms}
+    rounds_done = 0
+    while rounds_done < rounds:
+        for name, arm in arms.items():
+            turns[name].append(arm.score(pairs, []))
+        rounds_done += 1
+        if (time.perf_counter() - begin) * (1 + 1 / rounds_done) > seconds:
+            break
+    texts = [pair.document for pair in pairs], [pair.summary for pair in pairs]
+    count = len(pairs)
+    times = {name: [turn.seconds / count for turn in own] for name, own in turns.items()}
+    found: dict[str, Any] = {}
+    for name, own in turns.items():
+        stages = own[-1].stages
+        if not stages:
+            stages = arms[name].ask(StagedEngineArm.time_stages, *texts, own[-1].seconds)
+        total, median = sum(stages.values()), spread(times[name])["median"]
+        found[name] = {
+            "seconds": spread(times[name]),
+            "speedup": _ratio(times["qags_as_shipped"], times[name]),
+            "stages": {stage: median * value / total for stage, value in stages.items()},
+        }
+    ratios = {}
+    for ratio, (bases, tops) in RATIOS.items():
+        base, top = ([name for name in names if name in times][-1] for names in (bases, tops))
+        ratios[ratio] = _ratio(times[base], times[top])
+    replayed = arms["qags_batched"].ask(QagsArm.get_replayed).values()
+    return {
+        "rows": count,
+        "rounds": rounds_done,
+        "weights": "trained" if trained else "random",
+        "sizes": describe(pairs),
+        "questions": sum(len(one.questions) for one in replayed) / count,
+        "kept_pairs": sum(map(len, turns["quals_fast"][-1].kept)) / count,
+        "ratios": ratios,
+        "arms": found,
+    }
+
+
+def add_flops(case: dict[str, Any], arms: dict[str, Worker], pairs: list[Pair]) -> None:
+    """Count what each float32 arm executes on a CPU; the others do the same work."""
+    for name, arm in arms.items():
+        is_counted = arm.facts["dtype"] == "float32"
+        flops = arm.ask(count_flops, pairs) / len(pairs) if is_counted else None
+        case["arms"][name]["tflop"] = None if flops is None else flops / 1e12
+    shipped = case["arms"]["qags_as_shipped"]["tflop"]
+    case["flops_ratio"] = {
+        f"qags_as_shipped_over_{name}": shipped / case["arms"][name]["tflop"]
+        for name in ("qags_batched", "quals_published", "quals_fast_float32")
+        if shipped and case["arms"][name]["tflop"]
+    }
+
+
+def run_size(
+    size: str,
+    arguments: argparse.Namespace,
+    rows: dict[str, list[Pair]],
+    replays: Mapping[Texts, Replay] | None,
+) -> tuple[dict[str, Any], dict[Texts, Replay]]:
+    """Run one size's workloads; return what was measured, and what QAGS did on which texts."""
+    share = arguments.limit * WEIGHTS[size] / sum(WEIGHTS[name] for name in arguments.models)
+    begin = time.perf_counter()
+    arms: dict[str, Worker] = {}
+    trained = size == "qagen-mini"
+    try:
+        arms = start_arms(size, arguments, replays)
+        first = rows[arguments.workloads[0]][:1]
+        warm_up = {name: arm.score(first, []).seconds for name, arm in arms.items()}
+        cases: dict[str, Any] = {}
+        did: dict[Texts, Replay] = {}
+        for index, workload in enumerate(arguments.workloads):
+            left = share - (time.perf_counter() - begin)
+            # Counting FLOPs takes about as long as a round.
+            seconds = max(0.0, left) / (len(arguments.workloads) - index) * 0.7
+            pairs = rows[workload]
+            case = run_case(arms, pairs, arguments.rounds, seconds, trained=trained)
+            did |= arms["qags_batched"].ask(QagsArm.get_replayed)
+            if not arguments.device.startswith("cuda"):
+                add_flops(case, arms, pairs)
+            cases[workload] = case
+        facts = {name: arm.close() for name, arm in arms.items()}
+    finally:
+        for arm in arms.values():
+            arm.kill()
+    for case in cases.values():
+        for name, arm in case["arms"].items():
+            arm.setdefault("tflop", None)
+            arm |= {what: facts[name][what] for what in ("dtype", "peak_mib")}
+    return {"warm_up_seconds": warm_up, "workloads": cases}, did
+
+
+def _ratio(base: list[float], other: list[float]) -> dict[str, float]:
+    return spread([a / b for a, b in zip(base, other, strict=True)])
+
+
+def summarise(cases: dict[str, Any]) -> dict[str, Any]:
+    """Put the figures that the claim is about first, keyed by size and workload."""
+    names = {
+        "speedup_vs_qags_as_shipped": "as_shipped",
+        "speedup_vs_qags_batched": "batched",
+        "speedup_vs_quals_published": "engine",
+        "published_vs_qags_as_shipped": "published",
+    }
+    figures: dict[str, Any] = {
+        name: {
+            size: {workload: case["ratios"][ratio] for workload, case in of["workloads"].items()}
+            for size, of in cases.items()
+        }
+        for name, ratio in names.items()
+    }
+    figures["flops_ratio"] = {
+        size: {workload: case.get("flops_ratio") for workload, case in of["workloads"].items()}
+        for size, of in cases.items()
+    }
+    return figures
+
+
+def prepare(arguments: argparse.Namespace) -> None:
+    """Store the answer candidates of the workloads' summaries, and how long spaCy took."""
+    pairs = [
+        pair
+        for name in arguments.workloads
+        for pair in load_workload(name, arguments.data, arguments.rows or 100)
+    ]
+    summaries = list(dict.fromkeys(pair.summary for pair in pairs))
+    extractor = SpacyAnswers()
+    extractor.extract(summaries[:1])
+    start = time.perf_counter()
+    found = extractor.extract(summaries)
+    seconds = time.perf_counter() - start
+    candidates = dict(zip(summaries, found, strict=True))
+    GivenAnswers(candidates, name=extractor.name).save(arguments.prepare)
+    print(json.dumps({"summaries": len(summaries), "spacy_seconds": seconds}))
+
+
+def write_page(result: dict[str, Any]) -> None:
+    """Write bench/CLAIM.md and its plot."""
+    PAGE.write_text(page(result, agreement()), "utf-8")
+    plot(result, PLOT)
+
+
+def main() -> None:
+    """Measure, write, draw."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="under 10 minutes on 2 cores")
+    parser.add_argument("--data", type=Path, help="JSON lines; the project's examples without")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=["qagen-mini", "bart-base"])
+    parser.add_argument("--workloads", nargs="+", choices=[*WORKLOADS], default=[*WORKLOADS])
+    parser.add_argument("--rows", type=int, help="of each case (quick: 2, else 5; GPU: 50)")
+    parser.add_argument("--rounds", type=int, help="at most (quick: 3, else 5)")
+    parser.add_argument("--limit", type=float, help="seconds (quick: 500, else 3600)")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--candidates", type=Path, help="what --prepare has stored")
+    parser.add_argument("--prepare", type=Path, metavar="FILE", help="store candidates, and end")
+    parser.add_argument("--page", action="store_true", help="write the page, and end")
+    arguments = parser.parse_args()
+    if arguments.prepare:
+        return prepare(arguments)
+    if arguments.page:
+        return write_page(json.loads((RESULTS / "claim.json").read_text("utf-8")))
+    is_gpu = arguments.device.startswith("cuda")
+    defaults = {"rows": 50 if is_gpu else 5, "rounds": 5, "limit": 3600}
+    if arguments.quick:
+        defaults = {"rows": 50 if is_gpu else 2, "rounds": 3, "limit": 500}
+    for name, value in defaults.items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
+    if "qagen-mini" not in arguments.models:
+        parser.error("--models must hold qagen-mini, whose run the larger sizes replay")
+    rows = {
+        name: load_workload(name, arguments.data, arguments.rows) for name in arguments.workloads
+    }
+    cases: dict[str, Any] = {}
+    replays: dict[Texts, Replay] | None = None
+    for size in sorted(arguments.models, key=MODELS.index):
+        cases[size], did = run_size(size, arguments, rows, replays)
+        replays = replays or did
+    data = arguments.data.name if arguments.data else "the project's examples"
+    found = {**summarise(cases), "data": data, "quick": arguments.quick, "cases": cases}
+    about = machine()
+    result = {
+        "verdict": verdict(found),
+        **found,
+        "device": about["gpu"] or about["cpu"],
+        "versions": about["versions"],
+    }
+    write_page({**result, "machine": about})
+    finish("claim", result)
+
+
+if __name__ == "__main__":
+    main()

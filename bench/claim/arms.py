@@ -1,0 +1,176 @@
+"""The arms of the claim's test: QAGS in two forms, QUALS as published, and the engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.arms import EngineArm, Kept, ReferenceArm
+from quals_fast.reference.qags import GivenAnswers, NetworkFiles, QagsScorer, Replay
+from quals_fast.reference.qags.results import STAGES as QAGS_STAGES
+from quals_fast.reference.qags.scorer import ANSWERING, BUNDLED_MODELS, GENERATION, Arm
+
+STAGES = (*QAGS_STAGES, "generation", "filter", "rescoring")
+
+DESCRIPTIONS = {
+    "qags_as_shipped": "the published QAGS: questions for one answer at a time, whole windows of "
+    "384 tokens, nothing shared, float32",
+    "qags_batched": "the same scores as an expert would compute them: batches sorted by length, "
+    "nothing done twice, float32 (float16 on a GPU)",
+    "qags_batched_half": "the same in bfloat16, on a CPU that has instructions for it",
+    "quals_published": "QUALS as published: batches of 5 and 30, a document encoded once for each "
+    "of its pairs, float32 (float16 on a GPU)",
+    "quals_once": "the same, but a document encoded once for all its pairs",
+    "quals_fast_float32": "the engine in float32, with the same scores as QUALS as published",
+    "quals_fast": "the engine as it comes (`dtype=auto`)",
+}
+
+# Width, layers, heads and feed-forward units of BERT, and of BART's two halves each.
+BERT = {"bart-base": (768, 12, 12, 3072), "bart-large": (1024, 24, 16, 4096)}
+BART = {"bart-base": (768, 6, 12, 3072), "bart-large": (1024, 12, 16, 4096)}
+BART_VOCABULARY = 50_265
+
+Texts = tuple[str, str]  # document and summary
+
+
+class QagsArm:
+    """QAGS.
+
+    Args:
+        arm: ``"as_shipped"`` or ``"batched"``.
+        size: ``"qagen-mini"`` takes the bundled networks; another size takes random ones, which
+            do the work that they are told to replay.
+        dtype: type of the weights.
+        device: where to run.
+        replays: what the bundled networks did, by document and summary.
+        candidates: file of answer candidates that were prepared; else spaCy finds them.
+
+    Attributes:
+        stages: seconds of each stage of the last run.
+        replayed: what the last run did, by document and summary.
+        kept: nothing; an arm of QUALS tells its pairs here.
+    """
+
+    def __init__(
+        self,
+        arm: Arm,
+        size: str = "qagen-mini",
+        dtype: str = "float32",
+        *,
+        device: str = "cpu",
+        replays: Mapping[Texts, Replay] | None = None,
+        candidates: Path | None = None,
+    ) -> None:
+        self.name = f"qags_{arm}"
+        generation, answering = networks(size)
+        if size != "qagen-mini" and replays is None:
+            raise ValueError(f"QAGS of size {size!r} has random weights and needs `replays`")
+        self._replays = replays if size != "qagen-mini" else None
+        # A replay brings its own candidates.
+        found = GivenAnswers({}) if self._replays is not None else None
+        self._scorer = QagsScorer(
+            generation,
+            answering,
+            extractor=found if candidates is None else GivenAnswers.from_file(candidates),
+            arm=arm,
+            device=device,
+            dtype=dtype,
+        )
+        self.dtype = self._scorer.dtype
+        self.stages: dict[str, float] = {}
+        self.replayed: dict[Texts, Replay] = {}
+        self.kept: Kept = []
+
+    def score(self, documents: Sequence[str], summaries: Sequence[str]) -> list[float]:
+        """Score each summary against its document; NaN without questions."""
+        texts = list(zip(documents, summaries, strict=True))
+        replay = None if self._replays is None else [self._replays[one] for one in texts]
+        result = self._scorer.score(list(documents), list(summaries), replay=replay)
+        self.stages = {stage: work.seconds for stage, work in result.work.items()}
+        self.replayed = {one: row.replay for one, row in zip(texts, result, strict=True)}
+        self.kept = [[] for _ in texts]
+        return result.scores
+
+    def get_replayed(self) -> dict[Texts, Replay]:
+        """Return `replayed`, for whoever asks from another process."""
+        return self.replayed
+
+
+class StagedEngineArm(EngineArm):
+    """The engine, which tells its stages where they follow one another.
+
+    They are timed by calls of their own behind the run that counts: the engine itself keeps no
+    clock. On a GPU search, filter and rescoring are one program, and there is one bar for them.
+    """
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.dtype = self.runs_as("dtype")
+
+    def time_stages(
+        self, documents: Sequence[str], summaries: Sequence[str], total: float
+    ) -> dict[str, float]:
+        """Return seconds of each stage of a run that has just taken `total` seconds."""
+        if not self.scorer.generator.packed:
+            return {"generation": total}
+        start = time.perf_counter()
+        self.scorer.generate(summaries)
+        generated = time.perf_counter()
+        self.scorer.rescore(documents, self.kept)
+        generation, rescoring = generated - start, time.perf_counter() - generated
+        return {
+            "generation": generation,
+            "filter": max(0.0, total - generation - rescoring),
+            "rescoring": rescoring,
+        }
+
+
+class PublishedArm(ReferenceArm):
+    """QUALS as published, with the seconds of its stages."""
+
+    def __init__(self, model: str | Path, *, device: str, encode_once: bool = False) -> None:
+        is_gpu = device.startswith("cuda")
+        super().__init__(
+            model,
+            device=device,
+            dtype=torch.float16 if is_gpu else torch.float32,
+            encode_once=encode_once,
+        )
+        self.name = "quals_once" if encode_once else "quals_published"
+        self.dtype = "float16" if is_gpu else "float32"
+
+    @property
+    def stages(self) -> dict[str, float]:
+        """Seconds of each stage of the last run."""
+        return self._pipeline.stages
+
+
+def networks(size: str) -> tuple[NetworkFiles, NetworkFiles]:
+    """Return QAGS's question generator and its question-answering network.
+
+    Args:
+        size: ``"qagen-mini"``: the bundled ones; ``"bart-base"`` and ``"bart-large"``: random ones
+            of the sizes of BART and BERT.
+    """
+    generation = NetworkFiles.read(BUNDLED_MODELS / GENERATION)
+    answering = NetworkFiles.read(BUNDLED_MODELS / ANSWERING)
+    if size == "qagen-mini":
+        return generation, answering
+    d, layers, heads, ffn = BART[size]
+    bart = dict(generation.config) | {"d_model": d, "vocab_size": BART_VOCABULARY}
+    bart |= {"max_position_embeddings": 1024}
+    for part in ("encoder", "decoder"):
+        bart |= {f"{part}_layers": layers, f"{part}_attention_heads": heads}
+        bart |= {f"{part}_ffn_dim": ffn}
+    d, layers, heads, ffn = BERT[size]
+    bert = dict(answering.config) | {"hidden_size": d, "num_hidden_layers": layers}
+    bert |= {"num_attention_heads": heads, "intermediate_size": ffn}
+    return (
+        replace(generation, name=f"random {size}", config=bart, weights=None),
+        replace(answering, name=f"random {size}", config=bert, weights=None),
+    )
