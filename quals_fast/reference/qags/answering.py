@@ -172,9 +172,7 @@ class QuestionAnswerer:
         encodings = self._tokenizer.encode_batch(distinct, add_special_tokens=False)
         return dict(zip(distinct, encodings, strict=True))
 
-    def _features(
-        self, asks: Sequence[Ask], encodings: dict[str, Encoding]
-    ) -> Iterator[_Feature]:
+    def _features(self, asks: Sequence[Ask], encodings: dict[str, Encoding]) -> Iterator[_Feature]:
         ids = {text: encoding.ids for text, encoding in encodings.items()}
         for index, ask in enumerate(asks):
             question = ids[ask.question][: self._max_question]
