@@ -28,7 +28,7 @@ from scipy.stats import spearmanr
 
 from bench.arms import CTranslate2Arm, EngineArm, Kept, ReferenceArm
 from bench.common import Pair, finish, machine, spread
-from bench.floor import achieved, rates
+from bench.floor import achieved, rates, works_of
 from bench.grow import MODELS, folder_of
 from bench.turns import Turn, Worker
 from bench.workloads import WORKLOADS, describe, load_workload
@@ -90,7 +90,7 @@ def run_case(
         if spent * (1 + 1 / len(turns[REFERENCE])) > seconds:
             break
     exact = EXACT if EXACT in engines else engines[0]
-    works = workers[exact].works(pairs)
+    works = workers[exact].ask(works_of, pairs)
     times = {name: [turn.seconds for turn in own] for name, own in turns.items()}
     left = seconds - (time.perf_counter() - begin)
     a_row = sum(min(times[name]) for name in engines) / len(pairs)

@@ -5,8 +5,9 @@
 
 Writes bench/results/scaling.json and draws bench/results/scaling.svg. Lengths and beams are
 measured in turn, round by round, on workload `short` with documents cut or joined to each length;
-rows on workload `short` as it is, where a second round would cost too much: once each. More rows
-than the data holds are repeats with rotated sentences (bench/workloads.py), so give `--data`.
+rows on workload `short` as it is, where a second round would cost too much: once each, with the
+peak memory of the process up to then. More rows than the data holds are repeats with rotated
+sentences (bench/workloads.py), so give `--data`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 from bench.arms import EngineArm
 from bench.common import RESULTS, Pair, finish, spread
 from bench.grow import MODELS, folder_of
+from bench.turns import peak_mib
 from bench.workloads import load_workload, token_count
 from quals_fast import DecodingConfig
 
@@ -120,6 +122,11 @@ def main() -> None:
         return EngineArm(folder, arguments.dtype, device=arguments.device, decoding=config)
 
     arm = engine(60)
+    seconds_of(arm, few)
+    by_rows, peaks = {}, {}
+    for n in sizes:  # first, so that the peaks are their own
+        by_rows[str(n)] = spread([seconds_of(arm, pairs[:n]) / n])
+        peaks[str(n)] = peak_mib()
     longest = arm.scorer.generator.settings.max_source_tokens
     lengths: dict[int, Callable[[], float]] = {
         n: partial(seconds_of, arm, with_length(few, n - 2))  # room for the special tokens
@@ -131,7 +138,6 @@ def main() -> None:
         n: partial(seconds_of, engine(n), few) for n in arguments.beams
     }
     by_beams = in_turn(beams, arguments.rounds, len(few))
-    by_rows = {str(n): spread([seconds_of(arm, pairs[:n]) / n]) for n in sizes}
     medians = [point["median"] for point in by_rows.values()]
     result = {
         "model": arguments.model,
@@ -140,6 +146,7 @@ def main() -> None:
         "data": arguments.data.name if arguments.data else "examples",
         "batch": len(few),
         "seconds_per_pair": {"document_tokens": by_length, "beams": by_beams, "rows": by_rows},
+        "peak_mib": peaks,
         "rows_dearest_over_cheapest": max(medians) / min(medians),
     }
     RESULTS.mkdir(exist_ok=True)

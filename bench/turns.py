@@ -7,13 +7,14 @@ import resource
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from bench.arms import Arm, EngineArm, Kept
 from bench.common import Pair
-from bench.floor import Work, works_of
+
+T = TypeVar("T")
 
 
 class Turn(NamedTuple):
@@ -23,11 +24,13 @@ class Turn(NamedTuple):
         seconds: from texts to scores.
         scores: one a row.
         kept: token ids of each row's pairs.
+        stages: seconds of each stage, where the arm tells them.
     """
 
     seconds: float
     scores: list[float]
     kept: Kept
+    stages: dict[str, float]
 
 
 class Worker:
@@ -57,15 +60,13 @@ class Worker:
 
     def score(self, pairs: Sequence[Pair], kept: Kept) -> Turn:
         """Score rows; `kept` are the pairs that an arm without a search of its own scores."""
-        self._pipe.send((list(pairs), kept))
-        turn: Turn = self._answer()
-        return turn
+        return self.ask(_timed, list(pairs), kept)
 
-    def works(self, pairs: Sequence[Pair]) -> list[Work]:
-        """Count the work of the rows that an engine has just scored."""
-        self._pipe.send((list(pairs), None))
-        works: list[Work] = self._answer()
-        return works
+    def ask(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Return ``function(arm, *arguments)``, called in the arm's process."""
+        self._pipe.send((function, arguments))
+        answer: T = self._answer()
+        return answer
 
     def close(self) -> dict[str, Any]:
         """End the process; return its facts, peak memory included."""
@@ -89,7 +90,7 @@ class Worker:
 def _work(
     pipe: Connection, make: Callable[..., Arm], arguments: Sequence[Any], settings: dict[str, Any]
 ) -> None:
-    """Make the arm, then score what is asked for until None comes."""
+    """Make the arm, then do what is asked for until None comes."""
     if "dtype_name" in settings:
         settings = settings | {"dtype": getattr(torch, settings.pop("dtype_name"))}
     arm = make(*arguments, **settings)
@@ -98,20 +99,22 @@ def _work(
         facts |= {what: arm.runs_as(what) for what in ("dtype", "backend")}
     pipe.send(facts)
     while (task := pipe.recv()) is not None:
-        pairs, kept = task
-        if kept is None:
-            assert isinstance(arm, EngineArm)
-            pipe.send(works_of(arm, pairs))
-            continue
-        documents, summaries = [p.document for p in pairs], [p.summary for p in pairs]
-        arm.kept = kept or [[] for _ in pairs]
-        start = time.perf_counter()
-        scores = arm.score(documents, summaries)
-        pipe.send(Turn(time.perf_counter() - start, scores, arm.kept))
-    pipe.send(facts | {"peak_mib": _peak_mib()})
+        function, given = task
+        pipe.send(function(arm, *given))
+    pipe.send(facts | {"peak_mib": peak_mib()})
 
 
-def _peak_mib() -> float:
+def _timed(arm: Arm, pairs: list[Pair], kept: Kept) -> Turn:
+    documents, summaries = [p.document for p in pairs], [p.summary for p in pairs]
+    arm.kept = kept or [[] for _ in pairs]
+    start = time.perf_counter()
+    scores = arm.score(documents, summaries)
+    seconds = time.perf_counter() - start
+    return Turn(seconds, scores, arm.kept, getattr(arm, "stages", {}))
+
+
+def peak_mib() -> float:
+    """Return the peak memory of this process up to now, MiB; on a GPU that of the GPU."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -56,14 +57,19 @@ class FusedPass:
         self._beam_tokens = config.num_beams * (config.max_length + 1)
         self._full_batch = max(1, max_batch_tokens // self._beam_tokens)
         self._device = generator.bart.device
-        self._selector = PairSelector(
-            generator.tokenizer, generator.settings, self._device, generator.kernels.span_match
-        )
         is_gpu = self._device.type == "cuda"
         self._stream = torch.cuda.Stream(self._device) if is_gpu else None
         self._capturing = torch.cuda.Stream(self._device) if is_gpu else None
         self._seen: set[tuple[int, ...]] = set()
         self._graphs: OrderedDict[tuple[int, ...], GraphedSearch] = OrderedDict()
+
+    @cached_property
+    def _selector(self) -> PairSelector:
+        """The selection on the device, made when it is first asked for: it takes a second."""
+        generator = self._generator
+        return PairSelector(
+            generator.tokenizer, generator.settings, self._device, generator.kernels.span_match
+        )
 
     def score(
         self,

@@ -1,43 +1,178 @@
-"""The weights of QAGS's two networks, as they lie in their folders."""
+"""Read the weights of QAGS's networks: a Hugging Face folder, a packed one, or an adapter.
+
+A folder may hold float weights as transformers saves them; int8 weights as
+`quals_fast.models.storage` stores them, with matrices in 4 bits beside them (`quantize_nibbles`);
+or ``adapter.safetensors``, a low-rank change of another model whose name and checksum stand in
+config.json. What the folder's ``SHA256SUMS`` lists is verified.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from quals_fast.models.checkpoint import CheckpointError, read_json
-from quals_fast.models.loading import read_weights
+from quals_fast.models.loading import BUNDLED, model_folder, read_weights
 
+ADAPTER = "adapter.safetensors"
+
+_GROUP = 32
+_SCALE = ".scale"
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json")
 
 
 def read_qags_weights(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
-    """Read a folder as Hugging Face saves it, its weights in safetensors or in our int8 storage.
+    """Read a network's folder.
 
     Args:
-        folder: with ``config.json``, ``model.safetensors`` and a tokenizer.
+        folder: with config.json, weights and, unless they are an adapter, a tokenizer.
 
     Returns:
-        The config (``generation_config.json`` adds what it lacks); the weights by Hugging Face's
-        names; the tokenizer's file: ``tokenizer.json``, ``vocab.txt`` (WordPiece), or
-        ``vocab.json`` with ``merges.txt`` beside it.
+        The config (``generation_config.json`` adds what it lacks); the float32 weights by the names
+        that transformers gives them, a tied embedding once, as ``model.shared.weight``; the
+        tokenizer's file: ``tokenizer.json``, ``vocab.txt`` (WordPiece), or ``vocab.json`` with
+        ``merges.txt`` beside it.
 
     Raises:
-        CheckpointError: a file is missing or cannot be read; the message says what to do.
+        CheckpointError: a file is missing or damaged, or an adapter's base has changed.
     """
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder")
+    _verify_checksums(folder)
     config = read_json(folder / "config.json")
     if (folder / "generation_config.json").is_file():
         # transformers 5 moves forced_bos_token_id and the like there; what config.json says counts.
         config = read_json(folder / "generation_config.json") | config
-    weights = read_weights(folder)
+    if "adapter" in config or (folder / ADAPTER).is_file():
+        return _read_adapter(folder, config)
+    weights = _unpack(folder, read_weights(folder))
+    for name, weight in weights.items():
+        if weight.is_floating_point():
+            weights[name] = weight.float()
+    return config, weights, _tokenizer(folder)
+
+
+def sha256(path: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def quantize_nibbles(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a matrix in 4 bits, and a float16 scale for every 32 columns of a row.
+
+    A group's number of greatest magnitude becomes level -8, so all 16 levels are of use; byte j
+    holds column 2j in its low half.
+    """
+    groups = weight.float().unflatten(1, (-1, _GROUP))
+    extreme = groups.gather(2, groups.abs().argmax(2, keepdim=True))
+    extreme = torch.where(extreme.abs() < 1e-4, 1e-4, extreme)
+    scale = (extreme / -8).half()
+    levels = ((groups / scale.float()).round().clamp(-8, 7) + 8).to(torch.uint8).flatten(1)
+    return levels[:, 0::2] | levels[:, 1::2] << 4, scale.squeeze(2)
+
+
+def dequantize_nibbles(packed: Tensor, scale: Tensor) -> Tensor:
+    """Undo `quantize_nibbles`."""
+    levels = torch.stack((packed & 15, packed >> 4), 2).flatten(1)
+    groups = (levels.float() - 8).unflatten(1, (-1, _GROUP))
+    return (groups * scale.float()[:, :, None]).flatten(1)
+
+
+def _unpack(folder: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    for name in [n for n, tensor in weights.items() if tensor.dtype == torch.uint8]:
+        packed, scale = weights[name], weights.pop(name + _SCALE, None)
+        fits = packed.ndim == 2 and packed.shape[1] * 2 % _GROUP == 0
+        shape = (packed.shape[0], packed.shape[-1] * 2 // _GROUP)
+        if scale is None or not fits or tuple(scale.shape) != shape:
+            found = "none" if scale is None else f"one of shape {tuple(scale.shape)}"
+            raise CheckpointError(
+                f"{folder}: {name} is packed to 4 bits, so {name}{_SCALE} must have a number for "
+                f"every {_GROUP} columns, but there is {found}; fetch the weights again"
+            )
+        weights[name] = dequantize_nibbles(packed, scale)
+    return weights
+
+
+def _read_adapter(
+    folder: Path, config: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
+    about = config.get("adapter")
+    fields = {"base": str, "base_sha256": str, "scale": float}
+    if not isinstance(about, dict) or not all(
+        isinstance(about.get(name), kind) for name, kind in fields.items()
+    ):
+        raise CheckpointError(
+            f"{folder / 'config.json'}: `adapter` must give {', '.join(fields)}, but got {about!r}"
+        )
+    base = model_folder(about["base"] if about["base"] in BUNDLED else folder / about["base"])
+    weights_file = base / "model.safetensors"
+    found = sha256(weights_file) if weights_file.is_file() else "nothing"
+    if found != about["base_sha256"]:
+        raise CheckpointError(
+            f"{folder} adapts {about['base']} with SHA-256 {about['base_sha256'][:12]}..., but "
+            f"{weights_file} has {found[:12]}; the base has changed: train the adapter again (see "
+            "its README.md)"
+        )
+    base_config, weights, tokenizer = read_qags_weights(base)
+    low = _read_tensors(folder / ADAPTER)
+    layers = sorted({name.rpartition(".")[0] for name in low})
+    for layer in layers:
+        a, b = low.get(f"{layer}.lora_A"), low.get(f"{layer}.lora_B")
+        weight = weights.get(f"{layer}.weight")
+        shape = None if weight is None else tuple(weight.shape)
+        if a is None or b is None or weight is None or (b.shape[0], a.shape[1]) != shape:
+            raise CheckpointError(
+                f"{folder / ADAPTER}: {layer} must have lora_A and lora_B that fit the base's "
+                f"weight of shape {shape}; train the adapter again (see its README.md)"
+            )
+        weights[f"{layer}.weight"] = weight + about["scale"] * (b.float() @ a.float())
+    own = any((folder / name).is_file() for name in _TOKENIZERS)
+    return base_config | config, weights, _tokenizer(folder) if own else tokenizer
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise CheckpointError(f"{path.parent} has no {path.name}; fetch it again")
+    try:
+        with safe_open(path, framework="pt") as stored:
+            names = stored.keys()
+            return {name: stored.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is not a readable safetensors file: {error}; it may be cut off: fetch it again"
+        ) from error
+
+
+def _tokenizer(folder: Path) -> Path:
     for name in _TOKENIZERS:
         if (folder / name).is_file():
-            return config, weights, folder / name
+            return folder / name
     raise CheckpointError(
         f"{folder} has no tokenizer: expected {', '.join(_TOKENIZERS[:-1])}, or vocab.json with "
         "merges.txt; save it there with transformers' tokenizer.save_pretrained()"
     )
+
+
+def _verify_checksums(folder: Path) -> None:
+    sums = folder / "SHA256SUMS"
+    if not sums.is_file():
+        return
+    for line in sums.read_text(encoding="ascii").splitlines():
+        expected, _, name = line.partition("  ")
+        path = folder / name
+        if not name or not path.is_file():
+            raise CheckpointError(
+                f"{sums} lists {name or line!r}, which is missing; fetch it again"
+            )
+        found = sha256(path)
+        if found != expected:
+            raise CheckpointError(
+                f"{path} is damaged: expected SHA-256 {expected[:12]}..., but got {found[:12]}...; "
+                "fetch it again"
+            )

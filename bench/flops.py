@@ -1,0 +1,29 @@
+"""FLOPs that an arm really executes: matrix products and attention, as torch sees them.
+
+Other than bench/floor.py, which counts the least work that gives the scores. Padding and what is
+thrown away count here. On a CPU in float32 only: other types run operations that hide their work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from bench.arms import Arm
+from bench.common import Pair
+
+
+def count_flops(arm: Arm, pairs: Sequence[Pair]) -> float:
+    """Let an arm score rows; return the FLOPs of it, two a multiply-add."""
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    with FlopCounterMode(display=False, custom_mapping={attention: _attention}) as counter:
+        arm.score([pair.document for pair in pairs], [pair.summary for pair in pairs])
+    return float(counter.get_total_flops())
+
+
+def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    flops: int = sdpa_flop_count(query, key, value)
+    return flops

@@ -1,0 +1,197 @@
+"""Measure the packed networks on SQuAD dev."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from rich.progress import track
+from tokenizers import Tokenizer
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BertConfig,
+    BertForQuestionAnswering,
+)
+
+from bench.common import finish
+from bench.qags_training import squad
+from bench.qags_training.data import Corpus, Example, read_corpus, sentence_window, whole_passage
+from bench.qags_training.packing import ANSWERING, GENERATION
+from bench.qags_training.question_generation import encode, pad, token_losses
+from quals_fast.models.checkpoint import Settings, read_checkpoint
+from quals_fast.models.loading import model_folder
+from quals_fast.reference.qags_weights import read_qags_weights
+
+RESULT = "qags_models"
+_BEAMS = 5
+_T = TypeVar("_T")
+
+
+def evaluate(data: Path, *, questions: int | None, round_trips: int, threads: int) -> None:
+    """Write ``bench/results/qags_models.json``.
+
+    Args:
+        data: the folder of the shared data.
+        questions: how many dev questions to answer, drawn at random; None takes all.
+        round_trips: for how many answers to generate a question and answer it.
+        threads: for torch.
+    """
+    torch.set_num_threads(threads)
+    corpus = read_corpus(data / "qa_dev.jsonl.gz", capped=False)
+    order = random.Random(0).sample(corpus.questions, len(corpus.questions))
+    answerer = _answering(ANSWERING)
+    generator = _generation(GENERATION)
+    result: dict[str, Any] = {}
+
+    asked = order[:questions]
+    found = squad.answer(*answerer, [(q.text, corpus.passages[q.passage]) for q in asked])
+    result["question_answering"] = {
+        "questions": len(asked),
+        "settings": "windows of 384 tokens that overlap by 128, answers of at most 30 tokens",
+        "no_answer_never": _scores([f.text for f in found], [q.answers for q in asked]),
+        "no_answer_threshold_0": _scores(
+            ["" if f.null_margin > 0 else f.text for f in found], [q.answers for q in asked]
+        ),
+        "no_answer_share": _mean([float(f.null_margin > 0) for f in found]),
+        "unanswerable": _unanswerable(answerer, corpus, len(asked)),
+    }
+
+    rng = random.Random(1)
+    windows = [sentence_window(corpus, q, rng, extra=2, longest=50) for q in order]
+    shown = {
+        "sentence_windows": windows[: 3 * round_trips],
+        "passages": [whole_passage(corpus, q, rng) for q in order[: 3 * round_trips]],
+    }
+    result["question_generation"] = {
+        name: _perplexity(generator, examples) for name, examples in shown.items()
+    }
+    result["question_generation"]["round_trip"] = _round_trip(
+        generator,
+        answerer,
+        windows[:round_trips],
+    )
+    finish(RESULT, result)
+
+
+def _answering(folder: Path) -> tuple[Any, Tokenizer]:
+    config, weights, tokenizer = read_qags_weights(folder)
+    network = BertForQuestionAnswering(BertConfig(**config)).eval()
+    network.load_state_dict(weights)
+    return network, Tokenizer.from_file(str(tokenizer))
+
+
+class _Generator(NamedTuple):
+    network: Any
+    tokenizer: Tokenizer
+    settings: Settings
+
+
+def _generation(folder: Path) -> _Generator:
+    config, weights, file = read_qags_weights(folder)
+    network = BartForConditionalGeneration(BartConfig(**config)).eval()
+    network.load_state_dict(weights, strict=False)
+    network.tie_weights()
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    settings = read_checkpoint(model_folder(config["adapter"]["base"]))[1]
+    return _Generator(network, tokenizer, settings)
+
+
+def _unanswerable(answerer: tuple[Any, Tokenizer], corpus: Corpus, count: int) -> dict[str, Any]:
+    """Ask questions of another passage of the same article: how often is "no answer" said?"""
+    rng = random.Random(2)
+    asked = []
+    for question in rng.sample(corpus.questions, min(count, len(corpus.questions), 1_000)):
+        text = corpus.passages[rng.choice(corpus.related(question.passage))]
+        if not any(answer.lower() in text.lower() for answer in question.answers):
+            asked.append((question.text, text))
+    found = squad.answer(*answerer, asked)
+    share = _mean([float(f.null_margin > 0) for f in found])
+    return {"questions": len(asked), "no_answer_share": share}
+
+
+@torch.inference_mode()
+def _perplexity(generator: _Generator, examples: Sequence[Example]) -> dict[str, Any]:
+    network, tokenizer, settings = generator
+    pairs = [encode(tokenizer, settings, e.text, e.answer, e.question) for e in examples]
+    pairs.sort(key=len)
+    losses = [
+        token_losses(network, settings, batch) for batch in track(_parts(pairs, 16), "reading")
+    ]
+    nats = float(torch.cat(losses).mean())
+    return {
+        "questions": len(pairs),
+        "nats_per_token": round(nats, 4),
+        "perplexity": round(math.exp(nats), 3),
+    }
+
+
+@torch.inference_mode()
+def _round_trip(
+    generator: _Generator, answerer: tuple[Any, Tokenizer], examples: list[Example]
+) -> dict[str, Any]:
+    """Generate a question for an answer, answer it on the same text, compare the answers."""
+    network, tokenizer, settings = generator
+    questions = []
+    for batch in track(_parts(examples, 16), "asking"):
+        source = pad([encode(tokenizer, settings, e.text, e.answer) for e in batch], settings)
+        written = network.generate(
+            input_ids=source,
+            attention_mask=(source != settings.pad_token_id).long(),
+            num_beams=_BEAMS,
+            min_new_tokens=5,
+            max_new_tokens=40,
+            do_sample=False,
+        )
+        for ids in written.tolist():
+            text = tokenizer.decode(ids, skip_special_tokens=True)
+            questions.append(text.split("?")[0].strip() + " ?")
+    return _compared(answerer, examples, questions) | {
+        "beams": _BEAMS,
+        "with_human_questions": _compared(
+            answerer, examples, [example.question for example in examples]
+        ),
+        "samples": [
+            {"answer": e.answer, "question": q, "human": e.question}
+            for e, q in list(zip(examples, questions, strict=True))[:8]
+        ],
+    }
+
+
+def _compared(
+    answerer: tuple[Any, Tokenizer], examples: list[Example], questions: list[str]
+) -> dict[str, Any]:
+    asked = list(zip(questions, [example.text for example in examples], strict=True))
+    found = squad.answer(*answerer, asked)
+    scores = [
+        squad.f1("" if f.null_margin > 0 else f.text, [e.answer])
+        for f, e in zip(found, examples, strict=True)
+    ]
+    return {
+        "questions": len(scores),
+        "share_f1_at_least_half": _mean([float(score >= 0.5) for score in scores]),
+        "mean_f1": _mean(scores),
+        "no_answer_share": _mean([float(f.null_margin > 0) for f in found]),
+    }
+
+
+def _scores(found: Sequence[str], right: Sequence[tuple[str, ...]]) -> dict[str, float]:
+    pairs = list(zip(found, right, strict=True))
+    return {
+        "exact_match": round(100 * _mean([squad.exact_match(*pair) for pair in pairs]), 2),
+        "f1": round(100 * _mean([squad.f1(*pair) for pair in pairs]), 2),
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return round(sum(values) / len(values), 4)
+
+
+def _parts(items: Sequence[_T], size: int) -> list[list[_T]]:
+    return [list(items[i : i + size]) for i in range(0, len(items), size)]
