@@ -98,7 +98,7 @@ class QuestionAnswerer:
         if cls is None or sep is None:
             raise CheckpointError(
                 f"{files.name}: the tokenizer must have the tokens [CLS] and [SEP], but lacks one; "
-                "give a BERT that was trained for question answering"
+                "give a BERT with its own tokenizer"
             )
         self._cls, self._sep, self._pad = cls, sep, self.bert.config.pad_token_id or 0
 

@@ -43,7 +43,7 @@ class SpacyAnswers:
 
     Raises:
         ModuleNotFoundError: spaCy or a model for it is not installed.
-        BackendUnavailableError: the model was made for another version of spaCy, or lacks a component.
+        BackendUnavailableError: the model was made for another version of spaCy, or lacks a part.
     """
 
     def __init__(self, model: str | Path | None = None) -> None:
@@ -163,7 +163,7 @@ def _check_version(spacy: Any, model: str) -> str:
         raise ModuleNotFoundError(
             f"{model!r} is neither an installed spaCy model nor the folder of one: {_GET_ONE}"
         )
-    meta = util.load_meta(folder / "meta.json")
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     wanted = meta.get("spacy_version", "")
     if util.is_compatible_version(spacy.__version__, wanted) is False:
         raise BackendUnavailableError(
