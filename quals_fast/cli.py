@@ -14,7 +14,6 @@ from quals_fast import __version__
 from quals_fast.config import DecodingConfig, ScoringConfig
 from quals_fast.files import InputError, InputRow, OutputFile, RowWriter, open_output
 from quals_fast.jobs import JobInput, Scorer, score_rows
-from quals_fast.results import SummaryScore
 
 if TYPE_CHECKING:
     from quals_fast.tables import Tally
@@ -64,6 +63,29 @@ MODEL_OPTIONS = (
     click.option("--no-pairs-score", type=float, default=None,
                  help="Score of a summary without pairs; by default it has none."),
 )  # fmt: skip
+METRIC_OPTIONS = (
+    click.option("--metric", type=click.Choice(["quals", "qags"]), default="quals",
+                 help="qags is the published baseline: three networks ask and answer questions, "
+                      "and the score, 0 to 1, is how far summary and document give the same "
+                      "answers. The options below are its own; of the others it takes --device, "
+                      "--dtype and --max-batch-tokens."),
+    click.option("--qags-models", default=None, metavar="FOLDER",
+                 help="Folder with the Hugging Face folders question_generation and "
+                      "question_answering; in a checkout, by default its small ones."),
+    click.option("--qags-arm", type=click.Choice(["batched", "as_shipped"]), default="batched",
+                 help="as_shipped generates for one answer at a time in float32, as published; "
+                      "batched gives the same scores faster."),
+    click.option("--qags-setting", type=click.Choice(["shipped", "paper"]), default="shipped",
+                 help="Of its search: beam 5 as in the published script, or beam 10."),
+    click.option("--qags-filter", is_flag=True,
+                 help="Ask only what the summary answers as expected."),
+    click.option("--seed", type=int, default=0, help="Of the draw of answers to ask about."),
+)  # fmt: skip
+# Options that say nothing to the other metric.
+ONLY_QAGS = ("qags_models", "qags_arm", "qags_setting", "qags_filter", "seed")
+ONLY_QUALS = (
+    "model", "backend", *DecodingConfig.__slots__, *ScoringConfig.__slots__,
+)  # fmt: skip
 READING = ("file_format", "encoding", "document_field", "summary_field")
 REFERENCE_OPTIONS = {
     "device": ("auto", "cpu"),
@@ -97,6 +119,7 @@ def app() -> None:
     quals-fast score pairs.jsonl -o scores.jsonl  one line a row
     quals-fast explain pairs.jsonl --html why.html
     quals-fast evaluate labelled.jsonl --label label
+    quals-fast score pairs.jsonl --metric qags    what it is compared with
     """  # noqa: D301 - click must get the character that the backslash stands for
 
 
@@ -109,7 +132,7 @@ def app() -> None:
 @click.option(
     "--rows", type=click.IntRange(1), help="Rows of the table: the lowest, by default 100."
 )
-@_with(*MODEL_OPTIONS)
+@_with(*MODEL_OPTIONS, *METRIC_OPTIONS)
 def score(output: str | None, include_pairs: bool, rows: int | None, **options: Any) -> None:
     """Score each summary of INPUT against its document.
 
@@ -185,7 +208,7 @@ def explain(html: str | None, ids: tuple[str, ...], top: int | None, **options: 
 @click.option("--positive-from", type=float, default=1.0,
               help="Labels from here up count as consistent in the AUC.")  # fmt: skip
 @click.option("--resamples", type=click.IntRange(1), default=1000, help="Of the bootstrap.")
-@_with(*MODEL_OPTIONS)
+@_with(*MODEL_OPTIONS, *METRIC_OPTIONS)
 def evaluate(
     output: str | None, label: str, positive_from: float, resamples: int, **options: Any
 ) -> None:
@@ -208,7 +231,12 @@ def evaluate(
             tally.add(row, result)
             labels.add(row, result)
         with _usage_errors(ValueError, ModuleNotFoundError):
-            found = compare(labels.rows, positive_from=positive_from, n_resamples=resamples)
+            found = compare(
+                labels.rows,
+                name=options["metric"].upper(),
+                positive_from=positive_from,
+                n_resamples=resamples,
+            )
         if file is not None:
             content = {"signature": scorer.signature, "agreement": [a.to_dict() for a in found]}
             file.write(json.dumps(content) + "\n")
@@ -229,7 +257,7 @@ def _job(
     ids: tuple[str, ...] = (),
     check: Callable[[InputRow], None] | None = None,
     prints: bool = False,
-) -> Iterator[tuple[Scorer, Iterator[tuple[InputRow, SummaryScore]]]]:
+) -> Iterator[tuple[Scorer, Iterator[tuple[InputRow, Any]]]]:
     """Load the model and score the input's rows behind a progress bar.
 
     Args:
@@ -263,6 +291,10 @@ def _job(
 
 def _scorer(options: dict[str, Any]) -> Scorer:
     """Make the scorer that the options ask for."""
+    metric = options.get("metric", "quals")
+    _refuse_options_of_the_other(metric)
+    if metric == "qags":
+        return _qags_scorer(options)
     max_pairs = options["max_pairs"]
     if max_pairs != "all" and not max_pairs.isdecimal():
         raise ValueError(f"`--max-pairs` must be a whole number or 'all', but got {max_pairs!r}")
@@ -289,6 +321,31 @@ def _scorer(options: dict[str, Any]) -> Scorer:
     if options["max_batch_tokens"] is not None:
         placement["max_batch_tokens"] = options["max_batch_tokens"]
     return QualsScorer.from_pretrained(options["model"], **placement, **settings)
+
+
+def _qags_scorer(options: dict[str, Any]) -> Scorer:
+    """Make the scorer of `--metric qags`."""
+    from quals_fast.reference.qags import QagsScorer
+
+    return QagsScorer.from_pretrained(
+        options["qags_models"],
+        arm=options["qags_arm"],
+        setting=options["qags_setting"],
+        answer_filter=options["qags_filter"],
+        **{name: options[name] for name in ("device", "dtype", "seed", "max_batch_tokens")},
+    )
+
+
+def _refuse_options_of_the_other(metric: str) -> None:
+    """Refuse what was asked for and would have no effect."""
+    context = click.get_current_context()
+    for name in ONLY_QUALS if metric == "qags" else ONLY_QAGS:
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            other = "quals" if metric == "qags" else "qags"
+            raise ValueError(
+                f"`--{name.replace('_', '-')}` is for --metric {other}, but got --metric {metric}; "
+                "leave one of them out"
+            )
 
 
 def _output(path: str | None, options: dict[str, Any]) -> AbstractContextManager[OutputFile | None]:

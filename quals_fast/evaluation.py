@@ -14,7 +14,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from quals_fast.files import InputError, InputRow
-from quals_fast.results import SummaryScore
+from quals_fast.results import RowScore
 from quals_fast.validation import check_same_length, check_texts, text_problem
 
 if TYPE_CHECKING:
@@ -188,18 +188,28 @@ class Labels:
         if row.problem is None:
             LabelledRow.of(row, self._label_field, math.nan)
 
-    def add(self, row: InputRow, result: SummaryScore) -> None:
+    def add(self, row: InputRow, result: RowScore) -> None:
         """Keep a row, unless it could not be scored."""
         if result.status != "error":
             self.rows.append(LabelledRow.of(row, self._label_field, result.score))
 
 
 def compare(
-    rows: Sequence[LabelledRow], *, positive_from: float = 1.0, n_resamples: int = 1000
+    rows: Sequence[LabelledRow],
+    *,
+    name: str = "QUALS",
+    positive_from: float = 1.0,
+    n_resamples: int = 1000,
 ) -> list[Agreement]:
-    """Return the agreement of QUALS with the labels, then that of ROUGE on the same rows.
+    """Return the agreement of a score with the labels, then that of ROUGE on the same rows.
 
-    These are the rows with a score; the others are counted as missing for QUALS.
+    These are the rows with a score; the others are counted as missing for it.
+
+    Args:
+        rows: with score and label.
+        name: of the metric that gave the scores.
+        positive_from: as for `agreement`.
+        n_resamples: as for `agreement`.
 
     Raises:
         ValueError: as `agreement`.
@@ -210,10 +220,10 @@ def compare(
         labels = [row.label for row in rows]
         return agreement(name, scores, labels, positive_from=positive_from, n_resamples=n_resamples)
 
-    quals = measure("QUALS", [row.score for row in rows], rows)
+    own = measure(name, [row.score for row in rows], rows)
     scored = [row for row in rows if not math.isnan(row.score)]
     rouge = rouge_floor([row.document for row in scored], [row.summary for row in scored])
-    return [quals, *(measure(name, scores, scored) for name, scores in rouge.items())]
+    return [own, *(measure(name, scores, scored) for name, scores in rouge.items())]
 
 
 def rouge_floor(documents: Sequence[str], summaries: Sequence[str]) -> dict[str, list[float]]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, TextIO
 
-from quals_fast.results import SummaryScore
+from quals_fast.results import RowScore
 
 FileFormat = Literal["auto", "jsonl", "csv"]
 
@@ -147,7 +147,7 @@ class RowWriter:
         if self._csv is not None:
             self._csv.writerow(CSV_COLUMNS)
 
-    def write(self, row: InputRow, result: SummaryScore, signature: str) -> None:
+    def write(self, row: InputRow, result: RowScore, signature: str) -> None:
         """Write a row's result."""
         content = {"id": row.id, **result.to_dict(include_pairs=self._include_pairs)}
         content["signature"] = signature

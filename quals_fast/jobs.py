@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from quals_fast.files import FileFormat, InputError, InputRow, read_rows
-from quals_fast.results import QualsResult, SummaryScore
+from quals_fast.results import RowScore, RowScores, SummaryScore
 from quals_fast.validation import check_pair
 
 WINDOW = 64  # rows scored together: enough to batch by length, little to lose
@@ -77,7 +77,7 @@ class JobInput:
 
 
 class Scorer(Protocol):
-    """What scores a window of rows: `QualsScorer`, or the reference."""
+    """What scores a window of rows: `QualsScorer`, its reference, or QAGS."""
 
     @property
     def signature(self) -> str:
@@ -90,7 +90,7 @@ class Scorer(Protocol):
         summaries: list[str],
         *,
         on_progress: Callable[[int], None] | None = None,
-    ) -> QualsResult:
+    ) -> RowScores:
         """Score each summary against its document."""
         ...
 
@@ -101,7 +101,7 @@ def score_rows(
     *,
     fail_fast: bool = False,
     on_progress: Callable[[int], None] | None = None,
-) -> Iterator[tuple[InputRow, SummaryScore]]:
+) -> Iterator[tuple[InputRow, RowScore]]:
     """Score rows in windows, in order; a bad row gets status ``error`` and a message.
 
     Args:
@@ -136,7 +136,7 @@ def _problem(row: InputRow) -> SummaryScore | None:
     return check_pair(row.document, row.summary)
 
 
-def _at_line(row: InputRow, result: SummaryScore) -> SummaryScore:
+def _at_line(row: InputRow, result: RowScore) -> RowScore:
     """Say in the message, if there is one, which line it is about."""
     if result.message is None:
         return result

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 TokenLogprobs: TypeAlias = tuple[float, ...]
 Status = Literal["ok", "no_pairs", "empty_summary", "empty_document", "error"]
@@ -144,6 +144,73 @@ class SummaryScore:
         if include_pairs:
             row["pairs"] = [pair.to_dict() for pair in self.pairs]
         return row
+
+
+class ScoredPair(Protocol):
+    """A question and answer of any metric."""
+
+    @property
+    def question(self) -> str:
+        """Text of the question."""
+        ...
+
+    @property
+    def answer(self) -> str:
+        """Text of the answer."""
+        ...
+
+    @property
+    def score(self) -> float:
+        """The higher, the better the document supports it."""
+        ...
+
+
+class RowScore(Protocol):
+    """The score of one summary by any metric, as commands and files take it."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def status(self) -> str:
+        """``ok``, ``error``, or what else became of the row."""
+        ...
+
+    @property
+    def score(self) -> float:
+        """NaN where there is none."""
+        ...
+
+    @property
+    def pairs(self) -> Sequence[ScoredPair]:
+        """What the score is the mean of."""
+        ...
+
+    @property
+    def truncated_tokens(self) -> int:
+        """Tokens that the model did not see."""
+        ...
+
+    @property
+    def message(self) -> str | None:
+        """What was wrong, where `status` is ``error``."""
+        ...
+
+    @property
+    def worst_pair(self) -> ScoredPair | None:
+        """The pair with the lowest score."""
+        ...
+
+    def to_dict(self, *, include_pairs: bool = True) -> dict[str, Any]:
+        """Return a dictionary that json can write."""
+        ...
+
+
+class RowScores(Protocol):
+    """What a scorer returns for a window of rows."""
+
+    def flat(self) -> Iterator[RowScore]:
+        """Yield the score of every summary."""
+        ...
 
 
 Row: TypeAlias = SummaryScore | tuple[SummaryScore, ...]

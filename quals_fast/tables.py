@@ -13,7 +13,7 @@ from rich.text import Text
 
 from quals_fast.display import LARGE_DROP, MARKS, count, level, printable, signature_line
 from quals_fast.files import InputRow
-from quals_fast.results import SummaryScore
+from quals_fast.results import RowScore
 
 if TYPE_CHECKING:
     from quals_fast.evaluation import Agreement, Estimate
@@ -60,7 +60,7 @@ class Tally:
         """Mean score of the rows that have one."""
         return self._sum / self._n_scored if self._n_scored else math.nan
 
-    def add(self, row: InputRow, result: SummaryScore) -> None:
+    def add(self, row: InputRow, result: RowScore) -> None:
         """Count a row."""
         self.statuses[result.status] += 1
         self.truncated_rows += result.truncated_tokens > 0

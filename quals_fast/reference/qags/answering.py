@@ -98,7 +98,7 @@ class QuestionAnswerer:
         if cls is None or sep is None:
             raise CheckpointError(
                 f"{files.name}: the tokenizer must have the tokens [CLS] and [SEP], but lacks one; "
-                "give a BERT that was trained for question answering"
+                "give a BERT with its own tokenizer"
             )
         self._cls, self._sep, self._pad = cls, sep, self.bert.config.pad_token_id or 0
 
@@ -172,9 +172,7 @@ class QuestionAnswerer:
         encodings = self._tokenizer.encode_batch(distinct, add_special_tokens=False)
         return dict(zip(distinct, encodings, strict=True))
 
-    def _features(
-        self, asks: Sequence[Ask], encodings: dict[str, Encoding]
-    ) -> Iterator[_Feature]:
+    def _features(self, asks: Sequence[Ask], encodings: dict[str, Encoding]) -> Iterator[_Feature]:
         ids = {text: encoding.ids for text, encoding in encodings.items()}
         for index, ask in enumerate(asks):
             question = ids[ask.question][: self._max_question]

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from quals_fast.ops import BackendUnavailableError
+
 ANSWERS_PER_SUMMARY = 10
 
 # The last is the small official model as it stands on PyPI.
@@ -41,7 +43,7 @@ class SpacyAnswers:
 
     Raises:
         ModuleNotFoundError: spaCy or a model for it is not installed.
-        RuntimeError: the model was made for another version of spaCy, or lacks a component.
+        BackendUnavailableError: the model was made for another version of spaCy, or lacks a part.
     """
 
     def __init__(self, model: str | Path | None = None) -> None:
@@ -57,7 +59,7 @@ class SpacyAnswers:
         self._nlp: Any = spacy.load(found, exclude=["lemmatizer"])
         missing = [name for name in ("parser", "ner") if name not in self._nlp.pipe_names]
         if missing:
-            raise RuntimeError(
+            raise BackendUnavailableError(
                 f"the spaCy model {found!r} must have a parser and ner, but has no {missing[0]}; "
                 f"get a whole one: {_GET_ONE}"
             )
@@ -161,10 +163,10 @@ def _check_version(spacy: Any, model: str) -> str:
         raise ModuleNotFoundError(
             f"{model!r} is neither an installed spaCy model nor the folder of one: {_GET_ONE}"
         )
-    meta = util.load_meta(folder / "meta.json")
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     wanted = meta.get("spacy_version", "")
     if util.is_compatible_version(spacy.__version__, wanted) is False:
-        raise RuntimeError(
+        raise BackendUnavailableError(
             f"the spaCy model {model!r} was made for spaCy {wanted}, but {spacy.__version__} is "
             f"installed, and would find other candidates without a word; get one that fits: "
             f"{_GET_ONE}"

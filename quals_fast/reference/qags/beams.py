@@ -2,8 +2,8 @@
 
 It finds what `generate` of transformers finds with ``early_stopping=True``, and saves what that
 spends in a batch: the source's keys and values are shared by the beams instead of copied and
-reordered for each, step 0 computes one beam, log-probabilities are those of the best tokens only,
-each source has a limit of its own, and sources that have finished leave the batch.
+reordered for each, step 0 computes one beam, each source has a limit of its own, and sources that
+have finished leave the batch.
 """
 
 from __future__ import annotations
@@ -194,12 +194,12 @@ class _Search:
     def choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Take a step; return the next tokens ``(B, K)`` and the rows ``(B * K,)`` they follow."""
         eos, beams = self._settings.eos_token_id, self._settings.num_beams
-        level = logits.logsumexp(-1, keepdim=True)
-        logits[..., self._settings.pad_token_id] = -torch.inf
+        logprobs = logits.log_softmax(-1)  # on CPUs in half the time of logsumexp
+        logprobs[..., self._settings.pad_token_id] = -torch.inf
         early = (self.t < self._least)[:, None]
-        logits[..., eos] = logits[..., eos].masked_fill(early, -torch.inf)
-        best, token_ids = logits.topk(2 * beams)  # (B, K, 2K): enough if half of them are EOS
-        sums = (best - level + self._live_sums[:, :, None]).flatten(1)
+        logprobs[..., eos] = logprobs[..., eos].masked_fill(early, -torch.inf)
+        best, token_ids = logprobs.topk(2 * beams)  # (B, K, 2K): enough if half of them are EOS
+        sums = (best + self._live_sums[:, :, None]).flatten(1)
         sums, where = sums.topk(2 * beams)  # (B, 2K)
         parents, token_ids = where // (2 * beams), token_ids.flatten(1).gather(1, where)
         ids = torch.cat([self._of(self._live_ids, parents), token_ids[:, :, None]], 2)

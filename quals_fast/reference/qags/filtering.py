@@ -49,8 +49,9 @@ def filter_questions(
         candidates = [question for question, answer in found if answer == question.expected_answer]
     kept: dict[str, Question] = {}
     for question in sorted(candidates, key=lambda question: -question.logprob):
-        text, mark, _ = question.text.partition("?")
-        text = (text + mark).strip()
-        if mark and len(text.split()) >= _MIN_WORDS and text not in kept:
+        words, mark, _ = question.text.partition("?")
+        text = (words + mark).strip()
+        # The mark is no word even where a tokenizer decodes it with a space before it.
+        if mark and len(words.split()) >= _MIN_WORDS and text not in kept:
             kept[text] = Question(text, question.logprob, question.expected_answer)
     return list(kept.values())[:QUESTIONS_PER_SUMMARY]

@@ -52,7 +52,9 @@ class NetworkFiles:
         found.update(self.tokenizer.read_bytes())
         for name in sorted(self.weights):
             found.update(name.encode())
-            found.update(self.weights[name].flatten().contiguous().view(torch.uint8).numpy())
+            found.update(
+                self.weights[name].flatten().contiguous().view(torch.uint8).numpy().tobytes()
+            )
         return found.hexdigest()[:12]
 
     def build(self, family: str, device: torch.device, dtype: torch.dtype) -> Any:
@@ -116,7 +118,9 @@ class NetworkFiles:
         """
         path = self.tokenizer
         try:
-            tokenizer = _read_tokenizer(path, lowercase=bool(self.config.get("do_lower_case", True)))
+            tokenizer = _read_tokenizer(
+                path, lowercase=bool(self.config.get("do_lower_case", True))
+            )
         except Exception as error:  # tokenizers raises plain Exception
             raise CheckpointError(f"{path} is not a tokenizer that can be read: {error}") from error
         tokenizer.no_truncation()

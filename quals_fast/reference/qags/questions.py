@@ -168,9 +168,7 @@ class QuestionGenerator:
         room = max(0, s.max_source_tokens - len(start) - 2)
         answer = answer[:room]
         seen = passage[: room - len(answer)]
-        first, second = (
-            (seen, answer) if self.layout == "passage_sep_answer" else (answer, seen)
-        )
+        first, second = (seen, answer) if self.layout == "passage_sep_answer" else (answer, seen)
         ids = [*start, *first, s.sep_token_id, *second, s.eos_token_id]
         # At most source + 1 tokens and EOS, if the decoder has that many positions.
         most = min(len(ids) + 2, self._positions)
