@@ -67,7 +67,7 @@ class QualsScorer:
         scoring: ScoringConfig | None = None,
         max_batch_tokens: int = DEFAULT_BATCH_TOKENS,
     ) -> None:
-        self.generator = generator
+        self.generator: Any = generator  # of either kind
         self.decoding = decoding or DecodingConfig()
         self.scoring = scoring or ScoringConfig()
         self.max_batch_tokens = max_batch_tokens

@@ -61,7 +61,7 @@ class OnnxBeams:
             tokens = token_ids[:, 0]
         else:
             self._store_new()
-            self._drop_finished(live.any(1))
+            self._drop_finished(np.any(live, axis=1))
             tokens = self._arrange(token_ids, beam_idx, live)
         self._outputs = {}
         self._feeds = {

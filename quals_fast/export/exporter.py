@@ -88,7 +88,7 @@ def export(
     copied = [name for name in _COPIED if (source / name).is_file()]
     for name in copied:
         shutil.copyfile(source / name, target / name)
-    facts = {
+    facts: dict[str, Any] = {
         "quals_fast": __version__,
         "model": generator.name,
         "digest": generator.digest,

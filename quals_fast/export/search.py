@@ -208,9 +208,14 @@ class _Search:
                 rank, group = divmod(int(at), self.groups)
                 total = scores[b, at]
                 score = float(total) / (t + 1) ** self.config.length_penalty
-                values = (float(x[b, at]) for x in (clean, gained))
                 ended = _Finished(
-                    t, int(beam_idx[b, at]), *values, float(total), score, t * self.beams + rank
+                    t=t,
+                    beam_idx=int(beam_idx[b, at]),
+                    logprob=float(clean[b, at]),
+                    search_logprob=float(gained[b, at]),
+                    total=float(total),
+                    score=score,
+                    serial=t * self.beams + rank,
                 )
                 self.finish(int(b), rank, group, ended)
         go_on = self.survivors(is_eos)
