@@ -31,7 +31,11 @@ def use_integers(model: ir.Model, *, only: str | None = None) -> int:
         if only is not None and weight.name != only:
             continue
         matrix = weight.const_value.numpy()  # (in, out), or (out, in) if transB
-        if node.op_type == "Gemm" and "transB" in node.attributes and node.attributes["transB"].as_int():
+        if (
+            node.op_type == "Gemm"
+            and "transB" in node.attributes
+            and node.attributes["transB"].as_int()
+        ):
             matrix = matrix.T
         if matrix.ndim != 2:
             continue
