@@ -1,4 +1,4 @@
-"""Exported graphs score as the torch path does, without torch; folders that do not fit are refused."""
+"""Exported graphs score as the torch path does, without torch; other folders are refused."""
 
 import json
 import os
@@ -256,7 +256,7 @@ def test_an_unsupported_opset(folder):
 
 
 def test_another_type_than_was_exported(folder):
-    with pytest.raises(BackendUnavailableError, match="but .* was exported as 'float32'"):
+    with pytest.raises(BackendUnavailableError, match=r"but .* was exported as 'float32'"):
         load_onnx(folder, dtype="int8")
 
 
@@ -292,7 +292,7 @@ def test_ids_out_of_range(scorer):
     with pytest.raises(ValueError, match="must hold 1 to 64 ids from 0 to "):
         scorer.rescore([TEXT], [[[9999, 4]]])
     encoder = scorer.generator.graphs["encoder"]
-    with pytest.raises(RuntimeError, match="ONNX Runtime failed: .*out of"):
+    with pytest.raises(RuntimeError, match=r"ONNX Runtime failed: .*out of"):
         encoder.run({"input_ids": np.array([[9999]]), "attention_mask": np.array([[True]])})
 
 
