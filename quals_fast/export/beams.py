@@ -14,7 +14,7 @@ import numpy as np
 
 from quals_fast.export.generator import OnnxGenerator
 
-_CAPACITY_STEP = 256  # nodes; the tree's memory grows by these
+_CAPACITY_STEP = 128  # nodes; the tree's memory grows by these
 
 
 class OnnxBeams:
