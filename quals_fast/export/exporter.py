@@ -41,6 +41,7 @@ _EMBEDDING = "head.weight"  # the LM head's matrix in step and rescore graphs
 _SMALL = 1024  # bytes; smaller tensors stay in their graph
 _COPIED = ("config.json", "generation_config.json", "tokenizer.json", "vocab.json", "merges.txt")
 _DYNAMIC = torch.export.Dim.DYNAMIC
+_SAME_SEQUENCES = 0.9  # at least, in float32; a near tie may part one text's search
 # Log-probabilities of given tokens may differ by so much at most, nats, and on average.
 _TOLERANCES = {"float32": (1e-3, 1e-4), "float16": (0.5, 0.05), "int8": (2.5, 0.2)}
 
@@ -352,6 +353,11 @@ def _check(
         "mean_abs_delta": float(deltas.mean()),
         "identical_sequences": sum(same) / max(1, len(same)),
     }
+    if dtype == "float32" and result["identical_sequences"] < _SAME_SEQUENCES:
+        raise ExportParityError(
+            f"the graphs in {folder} find other sequences than the model: only "
+            f"{100 * result['identical_sequences']:.0f} % are the same; report this"
+        )
     most, mean = _TOLERANCES[dtype]
     # NaN is not within a tolerance either.
     if not (result["max_abs_delta"] <= most and result["mean_abs_delta"] <= mean):
