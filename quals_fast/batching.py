@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import torch
-from torch import Tensor
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 T = TypeVar("T")
 
@@ -70,16 +74,15 @@ def run_batches(
         else:
             yield from zip(batch, results, strict=True)
             continue
-        if torch.cuda.is_available():  # outside `except`, whose traceback holds the tensors
-            torch.cuda.empty_cache()
+        torch = sys.modules.get("torch")  # without it there is no cache of its to empty
+        if torch is not None and torch.cuda.is_available():
+            torch.cuda.empty_cache()  # outside `except`, whose traceback holds the tensors
 
 
 def _is_out_of_memory(error: Exception) -> bool:
     """Tell by type or, where CUDA's libraries and the CPU have none of their own, by words."""
-    words = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        word in str(error) for word in words
-    )
+    words = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "Failed to allocate memory")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def pad(
@@ -98,9 +101,18 @@ def pad(
         multiple_of: S is one.
         at_most: S all the same; no sequence is longer.
     """
+    import torch
+
+    ids, mask = padded(sequences, value, multiple_of, at_most)
+    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+
+
+def padded(
+    sequences: Sequence[Sequence[int]], value: int, multiple_of: int = 1, at_most: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pad as `pad` does, without torch; ids are int64."""
     longest = -(-max(map(len, sequences)) // multiple_of) * multiple_of
     longest = longest if at_most is None else min(longest, at_most)
     rows = [[*sequence, *[value] * (longest - len(sequence))] for sequence in sequences]
-    lengths = torch.tensor([len(sequence) for sequence in sequences])
-    mask = torch.arange(longest) < lengths[:, None]
-    return torch.tensor(rows, device=device), mask.to(device)
+    lengths = np.array([len(sequence) for sequence in sequences])
+    return np.array(rows, np.int64), np.arange(longest) < lengths[:, None]

@@ -6,12 +6,14 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from quals_fast import __version__
 from quals_fast.config import DecodingConfig, ScoringConfig
+from quals_fast.errors import BackendUnavailableError
 from quals_fast.files import InputError, InputRow, OutputFile, RowWriter, open_output
 from quals_fast.jobs import JobInput, Scorer, score_rows
 
@@ -40,10 +42,10 @@ MODEL_OPTIONS = (
     click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ..."),
     click.option("--dtype", default="auto",
                  help="auto (the fastest that agrees with float32), float32, mixed, bfloat16 or "
-                      "float16."),
+                      "float16; int8 for what was exported so."),
     click.option("--backend", default="auto",
-                 help="auto, eager or triton (GPU); reference runs the slow program that defines "
-                      "correct."),
+                 help="auto, eager, triton (GPU), or onnx for a folder that export has written; "
+                      "reference runs the slow program that defines correct."),
     click.option("--max-batch-tokens", type=int, default=None,
                  help="Tokens that the network holds at once; sets peak memory."),
     click.option("--rule", default=D.rule, help="Of the search: fairseq09 (published) or hamming."),
@@ -120,6 +122,7 @@ def app() -> None:
     quals-fast explain pairs.jsonl --html why.html
     quals-fast evaluate labelled.jsonl --label label
     quals-fast score pairs.jsonl --metric qags    what it is compared with
+    quals-fast export qagen-mini exported/ --dtype int8
     """  # noqa: D301 - click must get the character that the backslash stands for
 
 
@@ -245,6 +248,40 @@ def evaluate(
     _close(tally, options)
 
 
+@app.command()
+@click.argument("model", metavar="MODEL")
+@click.argument("output", metavar="OUT")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16", "int8"]),
+    default="float32",
+    help="int8: the search stays exact but for a screen of the vocabulary.",
+)
+def export(model: str, output: str, dtype: str) -> None:
+    """Write MODEL as ONNX graphs to the new folder OUT, and check them on real texts.
+
+    MODEL is the bundled model's name or a local folder. What is written is scored with --model OUT,
+    by ONNX Runtime and without PyTorch. Exit code: 1 when the graphs differ from the model by more
+    than their type explains, 2 on wrong usage.
+    """
+    with _usage_errors(ModuleNotFoundError):
+        if find_spec("torch") is None:
+            raise ModuleNotFoundError("exporting needs PyTorch: pip install 'quals-fast[onnx]'")
+    from quals_fast.export.exporter import ExportParityError
+    from quals_fast.export.exporter import export as write
+
+    try:
+        with _usage_errors(ValueError, ModuleNotFoundError, BackendUnavailableError):
+            parity = write(model, output, dtype=dtype)
+    except ExportParityError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(
+        f"wrote {output} ({dtype}); log-probabilities differ by {parity['max_abs_delta']:.1e} at "
+        f"most and {parity['mean_abs_delta']:.1e} on average, and "
+        f"{100 * parity['identical_sequences']:.0f} % of the sequences are the same"
+    )
+
+
 def main() -> None:
     """Run the command line."""
     app(prog_name="quals-fast")
@@ -275,8 +312,6 @@ def _job(
         total = rows.survey()
         with progress_bar(hidden=hidden) as progress:
             task = progress.add_task("loading the model", total=total)
-            from quals_fast.ops import BackendUnavailableError  # imports torch
-
             with _usage_errors(ValueError, BackendUnavailableError, ModuleNotFoundError):
                 scorer = _scorer(options)
             progress.update(task, description="scoring")

@@ -31,33 +31,6 @@ def vocabulary(generator: QAGenerator) -> Vocabulary:
     )
 
 
-def check_fits(generator: QAGenerator, config: DecodingConfig) -> None:
-    """Check that a model can be searched with these settings.
-
-    Raises:
-        ValueError: too few positions, too few tokens for the groups' candidates, or no room
-            between a first token and an end that are both forced.
-    """
-    settings, positions = generator.settings, generator.bart.shape.max_position_embeddings
-    usable = settings.vocab_size - len({settings.pad_token_id, *settings.masked_token_ids})
-    if config.max_length >= positions:
-        raise ValueError(
-            f"`max_length` must be below the model's {positions} positions, but got "
-            f"{config.max_length}"
-        )
-    if usable < config.min_vocab_size:
-        raise ValueError(
-            f"groups of {config.group_size} beams need a vocabulary of at least "
-            f"{config.min_vocab_size} usable tokens, but the model has {usable}; use more "
-            "`num_beam_groups` or fewer `num_beams`"
-        )
-    if settings.forced_bos_token_id is not None and config.max_length < 2:
-        raise ValueError(
-            "`max_length` must be at least 2 for a model that forces the first token, but got "
-            f"{config.max_length}"
-        )
-
-
 def generate(
     generator: QAGenerator,
     sources: Sequence[Sequence[int]],

@@ -25,6 +25,8 @@ from quals_fast_kernels.group_select import GroupChoice, group_select_cpu
 from quals_fast_kernels.lm_head_topk import topk_lowest_id
 from torch import Tensor
 
+from quals_fast.errors import BackendUnavailableError
+
 __all__ = [
     "EAGER",
     "Backend",
@@ -38,10 +40,6 @@ __all__ = [
 
 Backend = Literal["auto", "eager", "triton", "onnx"]
 TRITON_RANGE = ((3, 6), (3, 10))  # from, and below
-
-
-class BackendUnavailableError(RuntimeError):
-    """An explicitly chosen backend or device cannot run; nothing falls back silently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +94,8 @@ def resolve_backend(backend: str, device: torch.device) -> Kernels:
         )
     if backend == "onnx":
         raise BackendUnavailableError(
-            "backend 'onnx' is not part of this version of quals_fast; "
-            "use backend='eager', or 'auto' to take what there is"
+            "backend 'onnx' runs exported graphs and needs no kernels; load its folder with "
+            "QualsScorer.from_pretrained(folder, backend='onnx')"
         )
     if backend == "eager" or (backend == "auto" and device.type != "cuda"):
         return EAGER

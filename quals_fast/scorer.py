@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from quals_fast.config import DecodingConfig, ScoringConfig
-from quals_fast.fused import FusedPass
-from quals_fast.generation import check_fits, generate
-from quals_fast.models.loading import QAGenerator, load_generator, resolve_device
-from quals_fast.models.precision import resolve_precision
+from quals_fast.export.generator import OnnxGenerator, load_onnx
+from quals_fast.export.manifest import is_exported
+from quals_fast.models.checkpoint import check_fits
 from quals_fast.models.tokenizer import Source
-from quals_fast.ops import resolve_backend
-from quals_fast.rescoring import rescore
 from quals_fast.results import (
     Hypothesis,
     QAPair,
@@ -33,6 +30,10 @@ from quals_fast.validation import (
     check_token_ids,
     require_texts,
 )
+
+if TYPE_CHECKING:
+    from quals_fast.fused import FusedPass
+    from quals_fast.models.loading import QAGenerator
 
 DEFAULT_BATCH_TOKENS = 32_768
 
@@ -60,21 +61,47 @@ class QualsScorer:
 
     def __init__(
         self,
-        generator: QAGenerator,
+        generator: QAGenerator | OnnxGenerator,
         *,
         decoding: DecodingConfig | None = None,
         scoring: ScoringConfig | None = None,
         max_batch_tokens: int = DEFAULT_BATCH_TOKENS,
     ) -> None:
-        self.generator = generator
+        self.generator: Any = generator  # of either kind
         self.decoding = decoding or DecodingConfig()
         self.scoring = scoring or ScoringConfig()
         self.max_batch_tokens = max_batch_tokens
         if max_batch_tokens < 1:
             raise ValueError(f"`max_batch_tokens` must be at least 1, but got {max_batch_tokens}")
-        check_fits(generator, self.decoding)
-        make = StagedPass if generator.packed else FusedPass
-        self._pass = make(generator, self.decoding, self.scoring.max_pairs, max_batch_tokens)
+        check_fits(generator.shape, generator.settings, self.decoding)
+        self._pass = self._make_pass()
+
+    def _make_pass(self) -> StagedPass | FusedPass:
+        """Return the pass of the model's device, and take its functions with it."""
+        generator = self.generator
+        rest = self.decoding, self.scoring.max_pairs, self.max_batch_tokens
+        # Nothing of torch is imported for a model that needs none.
+        if isinstance(generator, OnnxGenerator):
+            from quals_fast.export.engine import generate, rescore
+
+            self._generate: Callable[..., Any] = generate
+            self._rescore: Callable[..., Any] = rescore
+            return StagedPass(generator, generate, rescore, *rest)
+        from quals_fast.fused import FusedPass
+        from quals_fast.generation import generate as search
+        from quals_fast.rescoring import rescore as rescore_eagerly
+
+        self._generate, self._rescore = search, rescore_eagerly
+        if generator.packed:
+            return StagedPass(generator, search, rescore_eagerly, *rest)
+        return FusedPass(generator, *rest)
+
+    def _inference(self) -> AbstractContextManager[Any]:
+        if isinstance(self.generator, OnnxGenerator):
+            return nullcontext()
+        import torch
+
+        return torch.inference_mode()
 
     @property
     def signature(self) -> str:
@@ -84,9 +111,7 @@ class QualsScorer:
             self.scoring,
             model=self.generator.name,
             digest=self.generator.digest,
-            dtype=self.generator.precision.name,
-            backend=self.generator.kernels.name,
-            kernels=self.generator.kernels.compiled,
+            **self.generator.runs_as(),
         )
 
     @classmethod
@@ -111,7 +136,9 @@ class QualsScorer:
                 8-bit integers, documents in bfloat16), ``"bfloat16"`` or ``"float16"``. ``"auto"``
                 takes on a CPU the fastest that keeps the rank correlation with float32 at 0.99
                 or more, on a GPU float16, as published.
-            backend: ``"eager"``, ``"triton"``, or ``"auto"``: Triton on a GPU, eager elsewhere.
+            backend: ``"eager"``, ``"triton"``, ``"onnx"`` for a folder that `quals-fast export` has
+                written, or ``"auto"``: ONNX for such a folder, else Triton on a GPU and eager
+                elsewhere.
             decoding: settings of the search; the published ones by default.
             scoring: settings of the score; the published ones by default.
             max_batch_tokens: tokens that the network holds at once; it sets peak memory.
@@ -120,19 +147,26 @@ class QualsScorer:
             CheckpointError: the folder cannot be used; the message says what is missing.
             BackendUnavailableError: the backend or the device is not to be had.
             ValueError: an unknown name, or settings that do not fit the model.
+            ModuleNotFoundError: PyTorch, or ONNX Runtime, is not installed and needed.
         """
+        settings: dict[str, Any] = {
+            "decoding": decoding,
+            "scoring": scoring,
+            "max_batch_tokens": max_batch_tokens,
+        }
+        if backend == "onnx" or (backend == "auto" and is_exported(Path(model))):
+            return cls(load_onnx(model, device=device, dtype=dtype), **settings)
+        _require_torch()
+        from quals_fast.models.loading import load_generator, resolve_device
+        from quals_fast.models.precision import resolve_precision
+        from quals_fast.ops import resolve_backend
+
         place = resolve_device(device)
         kernels = resolve_backend(backend, place)
         precision = resolve_precision(dtype, place, kernels)
         generator = load_generator(model, device=place, precision=precision, kernels=kernels)
-        return cls(
-            generator,
-            decoding=decoding,
-            scoring=scoring,
-            max_batch_tokens=max_batch_tokens,
-        )
+        return cls(generator, **settings)
 
-    @torch.inference_mode()
     def score(
         self,
         documents: Sequence[str],
@@ -170,15 +204,15 @@ class QualsScorer:
         sources = self._encode([document for document, _ in good])
         texts = [summary for _, summary in good]
         sources_of_summaries = self._encode(texts)
-        found = self._pass.score(
-            sources, texts, sources_of_summaries, on_progress or (lambda n: None)
-        )
+        with self._inference():
+            found = self._pass.score(
+                sources, texts, sources_of_summaries, on_progress or (lambda n: None)
+            )
         scored = map(self._aggregate, sources, sources_of_summaries, found)
 
         flat = [next(scored) if problem is None else problem for problem in checked]
         return QualsResult(nested_like(summaries, flat), self.signature)
 
-    @torch.inference_mode()
     def generate(self, summaries: Sequence[str]) -> list[list[Hypothesis]]:
         """Generate question-answer sequences from each summary, in the rule's order.
 
@@ -187,10 +221,11 @@ class QualsScorer:
         """
         sources = self.generator.tokenizer.encode(require_texts("summaries", summaries))
         ids = [source.input_ids for source in sources]
-        found = dict(generate(self.generator, ids, self.decoding, self.max_batch_tokens))
+        with self._inference():
+            batches = self._generate(self.generator, ids, self.decoding, self.max_batch_tokens)
+            found: dict[int, list[Hypothesis]] = dict(batches)
         return [found[index] for index in range(len(sources))]
 
-    @torch.inference_mode()
     def rescore(
         self, documents: Sequence[str], token_ids: Sequence[Sequence[Sequence[int]]]
     ) -> list[list[TokenLogprobs]]:
@@ -206,10 +241,14 @@ class QualsScorer:
         """
         sources = self.generator.tokenizer.encode(require_texts("documents", documents))
         check_same_length("token_ids", token_ids, documents)
-        shape = self.generator.bart.shape
+        shape = self.generator.shape
         check_token_ids(token_ids, shape.max_position_embeddings, shape.vocab_size)
         ids = [source.input_ids for source in sources]
-        return rescore(self.generator, ids, token_ids, self.max_batch_tokens)
+        with self._inference():
+            found: list[list[TokenLogprobs]] = self._rescore(
+                self.generator, ids, token_ids, self.max_batch_tokens
+            )
+        return found
 
     def _encode(self, texts: list[str]) -> list[Source]:
         """Tokenise each distinct text once."""
@@ -239,4 +278,13 @@ class QualsScorer:
             n_hypotheses=found.n_hypotheses,
             num_beams=self.decoding.num_beams,
             truncated_tokens=summary.truncated_tokens + document.truncated_tokens,
+        )
+
+
+def _require_torch() -> None:
+    """Raise with advice where PyTorch is not installed, as in the slim install."""
+    if find_spec("torch") is None:
+        raise ModuleNotFoundError(
+            "this backend needs PyTorch: pip install quals-fast without --no-deps, or give the "
+            "folder that quals-fast export has written to --model (backend 'onnx')"
         )

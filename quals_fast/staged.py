@@ -6,14 +6,11 @@ Each stage makes its own batches of texts of like length, and reads what it need
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from quals_fast.config import DecodingConfig
 from quals_fast.filtering import KeptPair, keep_pairs
-from quals_fast.generation import generate
-from quals_fast.models.loading import QAGenerator
 from quals_fast.models.tokenizer import Source
-from quals_fast.rescoring import rescore
 from quals_fast.results import TokenLogprobs
 
 
@@ -30,6 +27,8 @@ class StagedPass:
 
     Args:
         generator: the model.
+        generate: its search, as `generation.generate`.
+        rescore: its rescoring, as `rescoring.rescore`.
         config: settings of the search.
         max_pairs: as in `ScoringConfig`.
         max_batch_tokens: tokens that the network holds at once.
@@ -37,12 +36,15 @@ class StagedPass:
 
     def __init__(
         self,
-        generator: QAGenerator,
+        generator: Any,
+        generate: Callable[..., Any],
+        rescore: Callable[..., Any],
         config: DecodingConfig,
         max_pairs: int | None,
         max_batch_tokens: int,
     ) -> None:
         self._generator, self._config = generator, config
+        self._generate, self._rescore = generate, rescore
         self._max_pairs, self._max_batch_tokens = max_pairs, max_batch_tokens
 
     def score(
@@ -62,7 +64,7 @@ class StagedPass:
         """
         generator, budget = self._generator, self._max_batch_tokens
         kept: dict[int, tuple[list[KeptPair], int]] = {}
-        for i, hypotheses in generate(
+        for i, hypotheses in self._generate(
             generator, [source.input_ids for source in sources], self._config, budget
         ):
             pairs = keep_pairs(
@@ -77,5 +79,5 @@ class StagedPass:
             on_progress(1)
         in_order = [kept[i] for i in range(len(summaries))]
         targets = [[pair.hypothesis.token_ids for pair in pairs] for pairs, _ in in_order]
-        logprobs = rescore(generator, [d.input_ids for d in documents], targets, budget)
+        logprobs = self._rescore(generator, [d.input_ids for d in documents], targets, budget)
         return [Scored(*one, of_pairs) for one, of_pairs in zip(in_order, logprobs, strict=True)]

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from quals_fast.models.bart import Bart, BartShape
+from quals_fast.models.bart import Bart
+from quals_fast.models.shape import BartShape
 
 WORDS = (
     "who what when where how many did was the a of in to by opened closed won lost queen king anne "

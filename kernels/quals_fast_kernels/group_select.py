@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from quals_fast_kernels._compat import tl, triton
 from quals_fast_kernels._launch import check_tensor, next_power_of_2, on_device_of, require_triton
+from quals_fast_kernels.group_select_host import group_select_host
 
 _RULES = ("fairseq09", "hamming")
 
@@ -99,34 +99,18 @@ def group_select_cpu(
     vocab_size: int,
 ) -> GroupChoice:
     """Choose as `group_select_ref` does, on a CPU: numpy's calls cost a fifth of torch's."""
-    batch, num_beams, width = logprobs.shape
-    groups, size = num_beam_groups, num_beams // num_beam_groups
-    # (G, B, n*C): what a group chooses from is one piece of memory.
-    by_group = (batch, size, groups, width), (2, 0, 1, 3), (groups, batch, size * width)
-    tokens = token_ids.numpy().reshape(by_group[0]).transpose(by_group[1]).reshape(by_group[2])
-    clean = logprobs.numpy().reshape(by_group[0]).transpose(by_group[1]).reshape(by_group[2])
-    gained = beam_scores.numpy().reshape(batch, size, groups).transpose(2, 0, 1).repeat(width, 2)
-    goes_on = None if active is None else active.numpy().T[:, :, None]
-    count = np.zeros((batch, vocab_size), np.float32)
-    strength, sentence = np.float32(penalty), np.arange(batch)[:, None]
-    scores = np.empty((groups, batch, 2 * size), np.float32)
-    chosen = np.empty(scores.shape, np.int64)
-    for g in range(groups):
-        penalised = clean[g] - strength * count[sentence, tokens[g]] + gained[g]
-        best = (-penalised).argsort(1, kind="stable")[:, : 2 * size]
-        scores[g], chosen[g] = penalised[sentence, best], best
-        picked = tokens[g][sentence, best]
-        if rule == "fairseq09":
-            uses = scores[g] > -np.inf
-        else:  # the n best that do not end continue the group
-            is_token = picked != eos_token_id
-            uses = is_token & (is_token.cumsum(1) <= size)
-            uses = uses if goes_on is None else uses & goes_on[g]
-        np.add.at(count, (sentence, picked), uses)
-    picked = np.take_along_axis(tokens, chosen, 2)
-    beam_idx = chosen // width * groups + np.arange(groups)[:, None, None]
-    parts = scores, picked, beam_idx, chosen % width
-    return GroupChoice(*(torch.from_numpy(part.transpose(1, 2, 0)) for part in parts))
+    parts = group_select_host(
+        logprobs.numpy(),
+        token_ids.numpy(),
+        beam_scores.numpy(),
+        None if active is None else active.numpy(),
+        rule=rule,
+        num_beam_groups=num_beam_groups,
+        penalty=penalty,
+        eos_token_id=eos_token_id,
+        vocab_size=vocab_size,
+    )
+    return GroupChoice(*map(torch.from_numpy, parts))
 
 
 @triton.jit

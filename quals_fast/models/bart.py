@@ -7,13 +7,13 @@ load as they are. Source: arXiv 1910.13461 (post-norm transformer, learned posit
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quals_fast.models.cache import SourceMemory
+from quals_fast.models.shape import BartShape
 from quals_fast.models.slots import Slots
 
 POSITION_OFFSET = 2  # BART's position table starts with two rows that are never used
@@ -23,23 +23,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
     "relu": F.relu,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BartShape:
-    """Sizes of the network, by the names of the Hugging Face config."""
-
-    vocab_size: int
-    d_model: int
-    encoder_layers: int
-    decoder_layers: int
-    encoder_attention_heads: int
-    decoder_attention_heads: int
-    encoder_ffn_dim: int
-    decoder_ffn_dim: int
-    max_position_embeddings: int
-    activation_function: str = "gelu"
-    scale_embedding: bool = False
 
 
 class Attention(nn.Module):
@@ -182,7 +165,7 @@ class Bart(nn.Module):
         self.shape = shape
         self.model = BartBody(shape)
         self.register_buffer("final_logits_bias", torch.zeros(shape.vocab_size))
-        self._embedding_scale = shape.d_model**0.5 if shape.scale_embedding else 1.0
+        self.embedding_scale = shape.d_model**0.5 if shape.scale_embedding else 1.0
 
     @property
     def device(self) -> torch.device:
@@ -243,6 +226,6 @@ class Bart(nn.Module):
         """Embed ``(..., T)`` tokens that stand at positions start, start + 1, ..."""
         first = start + POSITION_OFFSET
         positions = stack.embed_positions.weight[first : first + token_ids.shape[-1]]
-        x = self.model.shared(token_ids) * self._embedding_scale + positions
+        x = self.model.shared(token_ids) * self.embedding_scale + positions
         embedded: Tensor = stack.layernorm_embedding(x)
         return embedded

@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from quals_fast.models.bart import ACTIVATIONS, BartShape
+from quals_fast.config import DecodingConfig
+from quals_fast.models.shape import ACTIVATION_NAMES, BartShape
 
 AnswerMatch = Literal["ids", "text"]
 
@@ -81,9 +82,9 @@ def check_config(folder: Path, config: dict[str, Any]) -> tuple[BartShape, Setti
         activation_function=str(config.get("activation_function", "gelu")),
         scale_embedding=reader.boolean("scale_embedding", False),
     )
-    if shape.activation_function not in ACTIVATIONS:
+    if shape.activation_function not in ACTIVATION_NAMES:
         reader.fail(
-            f"`activation_function` must be one of {', '.join(ACTIVATIONS)}, "
+            f"`activation_function` must be one of {', '.join(ACTIVATION_NAMES)}, "
             f"but got {shape.activation_function!r}"
         )
     for part in ("encoder", "decoder"):
@@ -139,6 +140,33 @@ def _read_settings(reader: _Reader, shape: BartShape) -> Settings:
         if same:
             reader.fail(f"`{name}` {token} must be a token of its own, but is in `{same[0]}` too")
     return settings
+
+
+def check_fits(shape: BartShape, settings: Settings, config: DecodingConfig) -> None:
+    """Check that a model can be searched with these settings.
+
+    Raises:
+        ValueError: too few positions, too few tokens for the groups' candidates, or no room
+            between a first token and an end that are both forced.
+    """
+    positions = shape.max_position_embeddings
+    usable = settings.vocab_size - len({settings.pad_token_id, *settings.masked_token_ids})
+    if config.max_length >= positions:
+        raise ValueError(
+            f"`max_length` must be below the model's {positions} positions, but got "
+            f"{config.max_length}"
+        )
+    if usable < config.min_vocab_size:
+        raise ValueError(
+            f"groups of {config.group_size} beams need a vocabulary of at least "
+            f"{config.min_vocab_size} usable tokens, but the model has {usable}; use more "
+            "`num_beam_groups` or fewer `num_beams`"
+        )
+    if settings.forced_bos_token_id is not None and config.max_length < 2:
+        raise ValueError(
+            "`max_length` must be at least 2 for a model that forces the first token, but got "
+            f"{config.max_length}"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from quals_fast.models.bart import Bart, BartShape
+from quals_fast.models.bart import Bart
 from quals_fast.models.checkpoint import CheckpointError, Settings, read_checkpoint, read_json
 from quals_fast.models.lm_head import CpuLMHead, LMHead, ScreenedLMHead
 from quals_fast.models.precision import PRECISIONS, Precision
+from quals_fast.models.shape import BartShape
 from quals_fast.models.storage import dequantize
 from quals_fast.models.tokenizer import QATokenizer
 from quals_fast.ops import EAGER, BackendUnavailableError, Kernels
@@ -56,6 +57,20 @@ class QAGenerator:
     precision: Precision
     kernels: Kernels
     packed: bool
+
+    @property
+    def shape(self) -> BartShape:
+        """Sizes of the network."""
+        return self.bart.shape
+
+    def runs_as(self) -> dict[str, str]:
+        """Return what the signature says of how it runs."""
+        kernels = self.kernels
+        return {
+            "dtype": self.precision.name,
+            "backend": kernels.name,
+            "kernels": kernels.compiled,
+        }
 
 
 def load_generator(

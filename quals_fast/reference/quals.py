@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from quals_fast.config import DecodingConfig, ScoringConfig
-from quals_fast.generation import check_fits
+from quals_fast.models.checkpoint import check_fits
 from quals_fast.models.tokenizer import QATokenizer
 from quals_fast.reference.diverse_beam import Trace, diverse_beam_search
 from quals_fast.reference.generator import ReferenceGenerator
@@ -162,7 +162,8 @@ class ReferenceScorer:
     ) -> None:
         self.generator = ReferenceGenerator(model)
         self.decoding, self.scoring = decoding or DecodingConfig(), scoring or ScoringConfig()
-        check_fits(self.generator.checkpoint, self.decoding)
+        checkpoint = self.generator.checkpoint
+        check_fits(checkpoint.shape, checkpoint.settings, self.decoding)
         self.signature = signature(
             self.decoding,
             self.scoring,

@@ -206,13 +206,7 @@ WRONG_USAGE = [
         id="dtype",
     ),
     pytest.param(
-        "--backend onnx",
-        "backend 'onnx' is not part of this version of quals_fast; use backend='eager', or "
-        "'auto' to take what there is",
-        id="onnx",
-    ),
-    pytest.param(
-        "--backend onnx", "backend 'onnx' is not part of this version of quals_fast", id="onnx"
+        "--backend onnx", "has no quals_fast_onnx.json, so it is no exported model", id="onnx"
     ),
     pytest.param(
         "--backend fast",

@@ -47,7 +47,7 @@ def test_triton_on_a_cpu(monkeypatch):
 
 
 def test_onnx_and_unknown_names():
-    with pytest.raises(BackendUnavailableError, match="'onnx' is not part of this version"):
+    with pytest.raises(BackendUnavailableError, match="'onnx' runs exported graphs"):
         resolve_backend("onnx", CPU)
     with pytest.raises(ValueError, match="`backend` must be 'auto', 'eager', 'triton' or 'onnx'"):
         resolve_backend("jax", CPU)

@@ -1,0 +1,209 @@
+"""The graphs, as modules around the torch path's own network: what is traced is what it runs.
+
+All inputs may vary in batch, lengths and rows. Shapes: R rows (distinct histories) of B sentences,
+laid out as P places a sentence for attention; N nodes of a sentence's tree of histories.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from quals_fast.models.bart import POSITION_OFFSET, Bart
+from quals_fast.models.cache import SourceMemory
+
+SPARE = 8  # candidates more than are asked for, where integers screen them
+_USUAL = 24  # likeliest tokens that a screened softmax takes from float32
+
+
+def _bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return 0 where a mask is true and almost -inf elsewhere.
+
+    Adding it is faster than choosing by the mask, of which the exporter would also make a test for
+    rows that are masked altogether.
+    """
+    lowest = torch.tensor(torch.finfo(dtype).min / 2, dtype=dtype)  # half, so that sums are finite
+    return torch.where(mask, torch.zeros((), dtype=dtype), lowest)
+
+
+class EncoderGraph(nn.Module):
+    """Sources to the keys and values that every decoder layer attends to.
+
+    Args:
+        bart: the network.
+    """
+
+    def __init__(self, bart: Bart) -> None:
+        super().__init__()
+        self.bart = bart
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
+        """Map ids and mask ``(B, S)`` to keys and values ``(B, H, S, D)``, layer by layer."""
+        memory = self.bart.encode(input_ids, _bias(attention_mask, self.bart.dtype))
+        pairs = zip(memory.keys, memory.values, strict=True)
+        return [part for pair in pairs for part in pair]
+
+
+class Head(nn.Module):
+    """The LM head as graphs have it: all logits in the network's type, or screened by integers.
+
+    Args:
+        bart: the network.
+        screened: mark the product with all V tokens as one that integers may compute; what is
+            found is then computed again in float32, as `models.lm_head.ScreenedLMHead` does.
+    """
+
+    def __init__(self, bart: Bart, *, screened: bool) -> None:
+        super().__init__()
+        self.weight = bart.model.shared.weight
+        bias = bart.final_logits_bias.float()
+        self.bias = bias if bool((bias != 0).any()) else None
+        self.screened = screened
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return all logits ``(N, V)``, float32."""
+        logits = F.linear(hidden, self.weight).float()
+        return logits if self.bias is None else logits + self.bias
+
+    def logits_of(self, hidden: Tensor, ids: Tensor) -> Tensor:
+        """Return the float32 logits ``(N, C)`` of tokens ``(N, C)``."""
+        logits = (self.weight[ids].float() @ hidden.float()[:, :, None])[:, :, 0]
+        return logits if self.bias is None else logits + self.bias[ids]
+
+    def topk(self, hidden: Tensor, k: int, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return log-probabilities and ids of k tokens ``(N, k)``, and of the targets ``(N,)``."""
+        logprobs = self.logits(hidden).log_softmax(-1)
+        best, ids = logprobs.topk(k)
+        targets = targets[:, None]
+        if not self.screened:
+            return best, ids, logprobs.gather(-1, targets)[:, 0]
+        # Of the rest of V only the sum of probabilities is taken from the integers.
+        found = self.logits_of(hidden, ids)
+        shift = found[:, :1] - best[:, :1]  # about the log-sum-exp
+        change = (found - shift).exp() - best.exp()
+        lse = shift + change.sum(1, keepdim=True).log1p()
+        return found - lse, ids, (self.logits_of(hidden, targets) - lse)[:, 0]
+
+    def logprob(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Return each row's log-probability of its token: ``(N, d)`` and ``(N,)`` to ``(N,)``."""
+        if self.screened:
+            return self.topk(hidden, min(_USUAL, len(self.weight)), targets)[2]
+        return self.logits(hidden).log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+
+
+class TreeSlots:
+    """Rows that attend to their past in a tree; implements the attention of `models.slots.Slots`.
+
+    Args:
+        memory: of the B sources.
+        past_keys: of each layer's nodes. Shape ``(B, H, N, D)``.
+        past_values: likewise.
+        past_mask: which nodes are a place's past. Shape ``(B, P, N)``, bool.
+        row_of_place: Shape ``(B, P)``, int64.
+        place_of_row: Shape ``(R,)``, int64, from 0 to B * P - 1.
+    """
+
+    def __init__(
+        self,
+        memory: SourceMemory,
+        past_keys: list[Tensor],
+        past_values: list[Tensor],
+        past_mask: Tensor,
+        row_of_place: Tensor,
+        place_of_row: Tensor,
+    ) -> None:
+        self._memory, self._keys, self._values = memory, past_keys, past_values
+        dtype = memory.keys[0].dtype
+        self._past_bias = _bias(past_mask[:, None], dtype)  # (B, 1, P, N)
+        self._source_bias = _bias(memory.mask, dtype)  # (B, 1, 1, S)
+        self._row_of_place, self._place_of_row = row_of_place, place_of_row
+        self.new: list[Tensor] = []  # keys and values of the rows ``(R, H, D)``, layer by layer
+
+    def self_attention(self, layer: int, t: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend to a row's past nodes and to itself: ``(R, H, D)`` each, to ``(R, H, D)``."""
+        self.new += [k, v]
+        q = q * q.shape[-1] ** -0.5
+        itself = self._to_places((q * k).sum(-1, keepdim=True))  # (B, H, P, 1)
+        past = self._to_places(q) @ self._keys[layer].transpose(2, 3)  # (B, H, P, N)
+        weights = torch.cat([past + self._past_bias, itself], -1).softmax(-1)
+        out = weights[..., :-1] @ self._values[layer] + weights[..., -1:] * self._to_places(v)
+        return self._to_rows(out)
+
+    def cross_attention(self, layer: int, q: Tensor) -> Tensor:
+        """Attend with a sentence's rows as one query each to its source; ``(R, H, D)``."""
+        query = self._to_places(q * q.shape[-1] ** -0.5)
+        scores = query @ self._memory.keys[layer].transpose(2, 3)  # (B, H, P, S)
+        weights = (scores + self._source_bias).softmax(-1)
+        return self._to_rows(weights @ self._memory.values[layer])
+
+    def _to_places(self, rows: Tensor) -> Tensor:
+        return rows[self._row_of_place].transpose(1, 2)  # (B, H, P, ...)
+
+    def _to_rows(self, places: Tensor) -> Tensor:
+        return places.transpose(1, 2).flatten(0, 1)[self._place_of_row]
+
+
+class StepGraph(nn.Module):
+    """One decoder step of all rows, to candidates.
+
+    Args:
+        bart: the network.
+        screened: as `Head` takes it.
+    """
+
+    traced_k = 13  # candidates while tracing; the exporter makes an input of it
+
+    def __init__(self, bart: Bart, *, screened: bool) -> None:
+        super().__init__()
+        self.bart, self.head = bart, Head(bart, screened=screened)
+
+    def forward(
+        self,
+        token_ids: Tensor,  # (R,)
+        position: Tensor,  # (1,)
+        target_ids: Tensor,  # (R,)
+        row_of_place: Tensor,  # (B, P)
+        place_of_row: Tensor,  # (R,)
+        past_mask: Tensor,  # (B, P, N)
+        source_mask: Tensor,  # (B, S)
+        cross: list[Tensor],  # (B, H, S, D), keys and values layer by layer
+        past: list[Tensor],  # (B, H, N, D), likewise
+    ) -> list[Tensor]:
+        """Return candidates ``(R, k)``, the targets' log-probabilities, and new keys and values."""
+        memory = SourceMemory(cross[::2], cross[1::2], source_mask[:, None, None])
+        slots = TreeSlots(memory, past[::2], past[1::2], past_mask, row_of_place, place_of_row)
+        # `Bart.decode_step` with a position that is known only when the graph runs.
+        stack = self.bart.model.decoder
+        x = self.bart.model.shared(token_ids) * self.bart.embedding_scale
+        x = stack.layernorm_embedding(x + stack.embed_positions(position + POSITION_OFFSET))
+        for index, layer in enumerate(stack.layers):
+            x = layer.step(x, 0, index, slots)  # type: ignore[operator]
+        return [*self.head.topk(x, self.traced_k, target_ids), *slots.new]
+
+
+class RescoreGraph(nn.Module):
+    """Teacher-forced log-probabilities of given targets.
+
+    Args:
+        bart: the network.
+        screened: as `Head` takes it.
+    """
+
+    def __init__(self, bart: Bart, *, screened: bool) -> None:
+        super().__init__()
+        self.bart, self.head = bart, Head(bart, screened=screened)
+
+    def forward(
+        self,
+        decoder_input_ids: Tensor,  # (B, Q, T)
+        token_rows: Tensor,  # (M,): which of the B*Q*T positions are real tokens
+        labels: Tensor,  # (M,): their targets
+        source_mask: Tensor,  # (B, S)
+        cross: list[Tensor],  # (B, H, S, D), keys and values layer by layer
+    ) -> Tensor:
+        """Return the log-probability of each real token, nats. Shape ``(M,)``."""
+        bias = _bias(source_mask[:, None, None], self.bart.dtype)
+        memory = SourceMemory(cross[::2], cross[1::2], bias)
+        hidden = self.bart.decode_teacher_forced(decoder_input_ids, memory)
+        return self.head.logprob(hidden.flatten(0, 2)[token_rows], labels)

@@ -1,0 +1,76 @@
+"""The manifest of an exported folder: what its files are, and that they are still those.
+
+Nothing of the folder is executed but its graphs, and those only if their checksums are right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from quals_fast.models.checkpoint import CheckpointError, read_json
+
+MANIFEST = "quals_fast_onnx.json"
+FORMAT = 1  # of the folder: names, inputs and outputs of the graphs
+WEIGHTS = "weights.bin"  # external data of all graphs, which share what they have in common
+DTYPES = ("float32", "float16", "int8")
+
+
+def sha256(path: Path) -> str:
+    """Return a file's SHA-256, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path, facts: dict[str, Any], names: Iterable[str]) -> None:
+    """Write the manifest over the files that are named."""
+    files = {name: sha256(folder / name) for name in names}
+    content = {"format": FORMAT, **facts, "files": files}
+    (folder / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+
+
+def is_exported(folder: Path) -> bool:
+    """Return whether a folder says that it was exported."""
+    return (folder / MANIFEST).is_file()
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read the manifest and check every file that it names.
+
+    Raises:
+        CheckpointError: no manifest, one of another format, or a file that is missing or changed.
+    """
+    if not is_exported(folder):
+        raise CheckpointError(
+            f"{folder} has no {MANIFEST}, so it is no exported model; make one with "
+            f"quals-fast export {folder} OUT"
+        )
+    manifest = read_json(folder / MANIFEST)
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{folder} was exported in format {manifest.get('format')!r} by quals_fast "
+            f"{manifest.get('quals_fast')!r}, but this version reads format {FORMAT}; export the "
+            "model again"
+        )
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not all(_is_plain_name(name) for name in files):
+        raise CheckpointError(f"{folder / MANIFEST} must name its files; export the model again")
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            what = "the external data of its graphs" if name == WEIGHTS else "a part of the model"
+            raise CheckpointError(f"{path} is missing, {what}; export the model again")
+        found = sha256(path)
+        if found != expected:
+            raise CheckpointError(
+                f"{path} has changed or is cut off: expected SHA-256 {str(expected)[:12]}..., but "
+                f"got {found[:12]}...; export the model again"
+            )
+    return manifest
+
+
+def _is_plain_name(name: object) -> bool:
+    return isinstance(name, str) and name == Path(name).name and name not in ("", ".", "..")

@@ -1,0 +1,116 @@
+"""ONNX Runtime sessions: which provider runs, how many threads, and errors that say what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from quals_fast.errors import BackendUnavailableError
+from quals_fast.models.checkpoint import CheckpointError
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_NUMPY_TYPES: dict[str, type[np.generic]] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+}
+
+
+@cache
+def runtime() -> ModuleType:
+    """Import ONNX Runtime.
+
+    Raises:
+        ModuleNotFoundError: it is not installed.
+    """
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "backend 'onnx' needs ONNX Runtime: pip install 'quals-fast[onnx]', or "
+            "'quals-fast[onnx-gpu]' for a GPU"
+        ) from error
+    return onnxruntime
+
+
+def resolve_provider(device: str) -> tuple[str, dict[str, str]]:
+    """Return the execution provider of a device, and its options; ``"auto"`` takes a GPU's if any.
+
+    Raises:
+        ValueError: no such kind of device.
+        BackendUnavailableError: this ONNX Runtime has no such provider.
+    """
+    available = runtime().get_available_providers()
+    if device == "auto":
+        device = "cuda" if _PROVIDERS["cuda"] in available else "cpu"
+    kind, _, number = device.partition(":")
+    if kind not in _PROVIDERS or (number and not (kind == "cuda" and number.isdecimal())):
+        raise ValueError(f"`device` must be 'auto', 'cpu', 'cuda' or 'cuda:N', but got {device!r}")
+    name = _PROVIDERS[kind]
+    if name not in available:
+        raise BackendUnavailableError(
+            f"device {device!r} needs ONNX Runtime's {name}, but this one has "
+            f"{', '.join(available)}; pip install 'quals-fast[onnx-gpu]', or use device='cpu'"
+        )
+    return name, {"device_id": number} if number else {}
+
+
+class Graph:
+    """One graph of an exported folder; may be run by several threads at once.
+
+    Args:
+        path: of the graph.
+        provider: from `resolve_provider`.
+        threads: that one run uses; None takes ONNX Runtime's choice, one a core.
+
+    Raises:
+        CheckpointError: the graph cannot be read, or this ONNX Runtime is too old for it.
+        BackendUnavailableError: the provider did not load, so another would have run.
+    """
+
+    def __init__(
+        self, path: Path, provider: tuple[str, dict[str, str]], threads: int | None = None
+    ) -> None:
+        ort = runtime()
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.log_severity_level = 3  # errors; what matters of them is raised
+        # The host searches between two runs: threads that wait for work by spinning slow it down.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            self._session = ort.InferenceSession(str(path), options, providers=[provider])
+        except Exception as error:  # ONNX Runtime's own errors have no common class of theirs
+            raise CheckpointError(
+                f"ONNX Runtime {ort.__version__} cannot load {path}: {str(error)[:300]}; export "
+                "the model again, or install the version of ONNX Runtime that its manifest names"
+            ) from error
+        self.provider: str = self._session.get_providers()[0]
+        if self.provider != provider[0]:
+            raise BackendUnavailableError(
+                f"ONNX Runtime was asked for {provider[0]}, but it did not load and "
+                f"{self.provider} would have run; check the installation of its libraries, or use "
+                "device='cpu'"
+            )
+        self.types = {i.name: _NUMPY_TYPES.get(i.type) for i in self._session.get_inputs()}
+        self._outputs = [o.name for o in self._session.get_outputs()]
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Return the outputs by name.
+
+        Raises:
+            MemoryError: there is not enough memory.
+            RuntimeError: the graph failed, as it does on ids out of range.
+        """
+        try:
+            found: Sequence[np.ndarray] = self._session.run(self._outputs, dict(inputs))
+        except Exception as error:  # see above
+            if "Failed to allocate memory" in str(error):
+                raise MemoryError(str(error)) from error
+            raise RuntimeError(f"ONNX Runtime failed: {error}") from error
+        return dict(zip(self._outputs, found, strict=True))
