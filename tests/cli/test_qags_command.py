@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -114,7 +115,7 @@ def test_options_that_do_not_go_together(folder, tmp_path, monkeypatch, argument
 
 def test_no_spacy_is_one_line(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(__import__("sys").modules, "spacy", None)
+    monkeypatch.setitem(sys.modules, "spacy", None)
     write("in.jsonl", rows())
     arguments = ["score", "in.jsonl", "--metric", "qags", "--qags-models", str(folder)]
     assert_usage_error(CliRunner().invoke(app, arguments), "spaCy, which is not installed: pip")

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -102,7 +103,7 @@ def test_no_spacy_model(monkeypatch, tmp_path):
 
 
 def test_no_spacy(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "spacy", None)
+    monkeypatch.setitem(sys.modules, "spacy", None)
     with pytest.raises(ModuleNotFoundError, match=r"spaCy, which is not installed: pip install"):
         SpacyAnswers()
 

@@ -102,8 +102,8 @@ class GivenAnswers:
 
     def save(self, path: str | Path) -> None:
         """Write the candidates as JSON."""
-        content = {"name": self.name, "candidates": {k: list(v) for k, v in self._items()}}
-        Path(path).write_text(json.dumps(content, ensure_ascii=True, indent=1), encoding="utf-8")
+        content = {"name": self.name, "candidates": dict(self._candidates)}
+        Path(path).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
     def extract(self, summaries: Sequence[str]) -> list[list[str]]:
         """Return the candidates of each summary.
@@ -118,9 +118,6 @@ class GivenAnswers:
                     "but has no entry; prepare them from the same file"
                 )
         return [list(self._candidates[summary]) for summary in summaries]
-
-    def _items(self) -> list[tuple[str, Sequence[str]]]:
-        return list(self._candidates.items())
 
 
 def draw_answers(candidates: Sequence[str], summary: str, seed: int) -> list[str]:

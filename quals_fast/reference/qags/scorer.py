@@ -232,7 +232,7 @@ class QagsScorer:
             touch the others.
 
         Raises:
-            ValueError: the lists differ in length.
+            ValueError: the lists differ in length, or given candidates lack a summary.
             TypeError: an argument is not a list.
         """
         check_texts("documents", documents)
