@@ -138,7 +138,9 @@ def _decomposition(case: dict[str, Any]) -> str:
             continue
         factor = arms[before]["seconds"]["median"] / arms[after]["seconds"]["median"]
         product *= factor
-        flops = [arms[name]["tflop"] for name in (before, after)]
+        flops, types = ([arms[name][key] for name in (before, after)] for key in ("tflop", "dtype"))
+        if types[0] != types[1]:
+            what = f"{what} ({types[0]} to {types[1]})"
         fewer = "" if None in flops else f"{flops[0] / flops[1]:.2f}"
         rows.append([f"`{before}` to `{after}`", what, f"{factor:.2f}", fewer])
     rows.append(["product", "", f"{product:.1f}", ""])
