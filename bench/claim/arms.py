@@ -53,6 +53,7 @@ class QagsArm:
 
     Attributes:
         stages: seconds of each stage of the last run.
+        added_seconds: that spaCy took beforehand for the candidates of the last run.
         replayed: what the last run did, by document and summary.
         kept: nothing; an arm of QUALS tells its pairs here.
     """
@@ -74,16 +75,20 @@ class QagsArm:
         self._replays = replays if size != "qagen-mini" else None
         # A replay brings its own candidates.
         found = GivenAnswers({}) if self._replays is not None else None
+        if candidates is not None:
+            found = GivenAnswers.from_file(candidates)
+        self._spacy_seconds = 0.0 if found is None else found.seconds  # of a summary
         self._scorer = QagsScorer(
             generation,
             answering,
-            extractor=found if candidates is None else GivenAnswers.from_file(candidates),
+            extractor=found,
             arm=arm,
             device=device,
             dtype=dtype,
         )
         self.dtype = self._scorer.dtype
         self.stages: dict[str, float] = {}
+        self.added_seconds = 0.0
         self.replayed: dict[Texts, Replay] = {}
         self.kept: Kept = []
 
@@ -96,6 +101,8 @@ class QagsArm:
             if row.status == "error":  # it did less than its work
                 raise RuntimeError(f"{self.name} failed on a row: {row.message}")
         self.stages = {stage: work.seconds for stage, work in result.work.items()}
+        self.added_seconds = self._spacy_seconds * len(texts)
+        self.stages["answer_extraction"] += self.added_seconds
         self.replayed = {one: row.replay for one, row in zip(texts, result, strict=True)}
         self.kept = [[] for _ in texts]
         return result.scores
