@@ -105,9 +105,9 @@ def _sizes(case: dict[str, Any]) -> str:
         "QAGS reads them whole."
         if case["weights"] == "trained"
         else "QAGS has random weights of these sizes and replays what the trained small models did "
-        "on these rows: the answers (found beforehand: spaCy's milliseconds are not in), the number and "
-        "the lengths of questions. QUALS runs the "
-        "bundled model grown to this size, which does the real work."
+        "on these rows: the answers (found beforehand: spaCy's milliseconds are not in), the "
+        "number and the lengths of questions. QUALS runs the bundled model grown to this size, "
+        "which does the real work."
     )
     return (
         f"{case['rows']} rows, {case['rounds']} rounds; documents of {s['document_tokens'][1]:.0f} "
