@@ -22,6 +22,7 @@ from quals_fast import DecodingConfig, QualsScorer, ScoringConfig
 from quals_fast.models.checkpoint import read_checkpoint
 from quals_fast.models.loading import model_folder
 from quals_fast.models.tokenizer import QATokenizer
+from quals_fast.scorer import DEFAULT_BATCH_TOKENS
 
 Kept: TypeAlias = list[list[tuple[int, ...]]]  # for each summary its pairs' token ids
 
@@ -95,6 +96,7 @@ class EngineArm:
         device: the same.
         decoding: settings of the search.
         scoring: settings of the score.
+        max_batch_tokens: the same.
     """
 
     def __init__(
@@ -106,9 +108,16 @@ class EngineArm:
         device: str = "cpu",
         decoding: DecodingConfig | None = None,
         scoring: ScoringConfig | None = None,
+        max_batch_tokens: int = DEFAULT_BATCH_TOKENS,
     ) -> None:
         self.scorer = QualsScorer.from_pretrained(
-            model, device=device, dtype=dtype, backend=backend, decoding=decoding, scoring=scoring
+            model,
+            device=device,
+            dtype=dtype,
+            backend=backend,
+            decoding=decoding,
+            scoring=scoring,
+            max_batch_tokens=max_batch_tokens,
         )
         self.name = f"quals_fast_{dtype}"
         self.kept: Kept = []

@@ -2,7 +2,8 @@
 # All that only a GPU can tell, in under 9 minutes: tests, kernels, end to end, floor.
 # Needs the tree and torch, triton, transformers, pytest; writes bench/results/*.csv and *.json.
 #   bench/gpu.sh [DATA]      DATA: JSON lines of documents and summaries; without it, the examples
-#   CANDIDATES=FILE          answer candidates for the claim's test, from bench.claim --prepare FILE
+# The claim's test takes as long again: python -m bench.claim --quick --device cuda --candidates FILE
+# (answer candidates, prepared where spaCy is with --prepare FILE).
 # Each part has its own limit, and one that fails does not keep the others from running.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -25,10 +26,5 @@ done
 # shellcheck disable=SC2086
 part 130 python -m bench.end_to_end --quick --device cuda --models bart-large --dtypes float32 auto $data
 part 60 python -m bench.throughput --device cuda
-# Without a file of candidates (python -m bench.claim --prepare) QAGS needs spaCy, and is left out.
-if [ -n "${CANDIDATES:-}" ]; then
-  # shellcheck disable=SC2086
-  part 120 python -m bench.claim --quick --device cuda --models qagen-mini bart-large --workloads long --rows 50 --rounds 2 --limit 70 --candidates "$CANDIDATES" $data
-fi
 [ -n "${OUT:-}" ] && cp -r bench/results "$OUT"
 exit $failed

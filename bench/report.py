@@ -285,6 +285,35 @@ def headline() -> str:
     )
 
 
+def claim() -> str:
+    """Report the test of "55 times as fast"."""
+    result = load("claim")
+    names = {
+        "published_vs_qags_as_shipped": "QUALS as published against QAGS as shipped",
+        "speedup_vs_qags_as_shipped": "quals_fast against QAGS as shipped",
+        "speedup_vs_qags_batched": "quals_fast against QAGS batched",
+        "speedup_vs_quals_published": "quals_fast against QUALS as published",
+    }
+    rows = [
+        [f"{model}, {workload}", *(spread(result[name][model][workload], 1) for name in names)]
+        for model, found in result["cases"].items()
+        for workload in found["workloads"]
+    ]
+    return f"{result['verdict']}\n\n{table(['times as fast', *names.values()], rows)}"
+
+
+def qags_models() -> str:
+    """Report what QAGS's bundled networks can do."""
+    result = load("qags_models")
+    answering, asking = result["question_answering"], result["question_generation"]
+    never = answering["no_answer_never"]
+    return (
+        f"Its question-answering network: exact match {never['exact_match']:.1f}, F1 "
+        f"{never['f1']:.1f} on {answering['questions']:,} questions of SQuAD dev; its question "
+        f"generator: perplexity {asking['passages']['perplexity']:.1f} a token there."
+    )
+
+
 def _estimate(one: dict[str, float]) -> str:
     return f"{one['value']:.2f} [{one['low']:.2f}, {one['high']:.2f}]"
 
@@ -302,6 +331,8 @@ SECTIONS: dict[str, Callable[[], str]] = {
         examples,
         evaluate,
         onnx,
+        claim,
+        qags_models,
     )
 }
 

@@ -21,7 +21,7 @@ class Turn(NamedTuple):
     """What an arm did with some rows.
 
     Attributes:
-        seconds: from texts to scores.
+        seconds: from texts to scores, with what was done beforehand.
         scores: one a row.
         kept: token ids of each row's pairs.
         stages: seconds of each stage, where the arm tells them.
@@ -113,7 +113,7 @@ def _timed(arm: Arm, pairs: list[Pair], kept: Kept) -> Turn:
     arm.kept = kept or [[] for _ in pairs]
     start = time.perf_counter()
     scores = arm.score(documents, summaries)
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - start + getattr(arm, "added_seconds", 0.0)
     return Turn(seconds, scores, arm.kept, getattr(arm, "stages", {}))
 
 

@@ -15,14 +15,15 @@ from quals_fast.reference.qags import GivenAnswers, NetworkFiles, QagsScorer, Re
 from quals_fast.reference.qags.results import STAGES as QAGS_STAGES
 from quals_fast.reference.qags.scorer import ANSWERING, BUNDLED_MODELS, GENERATION, Arm
 
-STAGES = (*QAGS_STAGES, "generation", "filter", "rescoring")
+STAGES = (*QAGS_STAGES, "generation", "filter", "rescoring", "all_in_one")
 
 DESCRIPTIONS = {
     "qags_as_shipped": "the published QAGS: questions for one answer at a time, whole windows of "
     "384 tokens, nothing shared, float32",
     "qags_batched": "the same scores as an expert would compute them: batches sorted by length, "
-    "nothing done twice, float32 (float16 on a GPU)",
-    "qags_batched_half": "the same in bfloat16, on a CPU that has instructions for it",
+    "nothing done twice, float32",
+    "qags_batched_half": "the same in half precision: float16 on a GPU, bfloat16 on a CPU that has "
+    "instructions for it",
     "quals_published": "QUALS as published: batches of 5 and 30, a document encoded once for each "
     "of its pairs, float32 (float16 on a GPU)",
     "quals_once": "the same, but a document encoded once for all its pairs",
@@ -52,6 +53,7 @@ class QagsArm:
 
     Attributes:
         stages: seconds of each stage of the last run.
+        added_seconds: that spaCy took beforehand for the candidates of the last run.
         replayed: what the last run did, by document and summary.
         kept: nothing; an arm of QUALS tells its pairs here.
     """
@@ -73,16 +75,20 @@ class QagsArm:
         self._replays = replays if size != "qagen-mini" else None
         # A replay brings its own candidates.
         found = GivenAnswers({}) if self._replays is not None else None
+        if candidates is not None:
+            found = GivenAnswers.from_file(candidates)
+        self._spacy_seconds = 0.0 if found is None else found.seconds  # of a summary
         self._scorer = QagsScorer(
             generation,
             answering,
-            extractor=found if candidates is None else GivenAnswers.from_file(candidates),
+            extractor=found,
             arm=arm,
             device=device,
             dtype=dtype,
         )
         self.dtype = self._scorer.dtype
         self.stages: dict[str, float] = {}
+        self.added_seconds = 0.0
         self.replayed: dict[Texts, Replay] = {}
         self.kept: Kept = []
 
@@ -91,7 +97,12 @@ class QagsArm:
         texts = list(zip(documents, summaries, strict=True))
         replay = None if self._replays is None else [self._replays[one] for one in texts]
         result = self._scorer.score(list(documents), list(summaries), replay=replay)
+        for row in result:
+            if row.status == "error":  # it did less than its work
+                raise RuntimeError(f"{self.name} failed on a row: {row.message}")
         self.stages = {stage: work.seconds for stage, work in result.work.items()}
+        self.added_seconds = self._spacy_seconds * len(texts)
+        self.stages["answer_extraction"] += self.added_seconds
         self.replayed = {one: row.replay for one, row in zip(texts, result, strict=True)}
         self.kept = [[] for _ in texts]
         return result.scores
@@ -117,7 +128,7 @@ class StagedEngineArm(EngineArm):
     ) -> dict[str, float]:
         """Return seconds of each stage of a run that has just taken `total` seconds."""
         if not self.scorer.generator.packed:
-            return {"generation": total}
+            return {"all_in_one": total}
         start = time.perf_counter()
         self.scorer.generate(summaries)
         generated = time.perf_counter()
@@ -125,7 +136,7 @@ class StagedEngineArm(EngineArm):
         generation, rescoring = generated - start, time.perf_counter() - generated
         return {
             "generation": generation,
-            "filter": max(0.0, total - generation - rescoring),
+            "filter": max(0.0, total - generation - rescoring),  # and tokenising, and the rest
             "rescoring": rescoring,
         }
 

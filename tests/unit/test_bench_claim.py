@@ -25,6 +25,8 @@ def result(as_shipped=60.0, weights="trained"):
             "tflop": 0.1 * value,
             "dtype": "float32",
             "peak_mib": 1000.0,
+            "base": None,
+            "agreement": None,
         }
         for name, value in seconds.items()
     }
@@ -52,7 +54,7 @@ def result(as_shipped=60.0, weights="trained"):
         "dirty": False,
     }
     cases = {"qagen-mini": {"workloads": {"short": case}}}
-    return {"cases": cases, "data": "the examples", "machine": machine}
+    return {"cases": cases, "data": "the examples", "device": "some CPU", "machine": machine}
 
 
 @pytest.mark.parametrize(
@@ -60,6 +62,7 @@ def result(as_shipped=60.0, weights="trained"):
 )
 def test_verdict_follows_the_figures(value, said):
     text = verdict(result(value))
+    assert text.startswith("On some CPU, 1 rounds:")
     assert f"quals_fast against QAGS as shipped: {said}" in text
     assert "against the batched QAGS: 4.0x; 55x is not reached" in text
 

@@ -74,9 +74,10 @@ def test_given_candidates_from_a_file(tmp_path):
     assert (given.name, given.extract(["é"])) == ("words", [["a", "b"]])
     with pytest.raises(ValueError, match="the summary 'other' must have answer candidates"):
         given.extract(["é", "other"])
-    path.write_text(json.dumps(["a"]))
-    with pytest.raises(ValueError, match="must hold answer candidates with the keys"):
-        GivenAnswers.from_file(path)
+    for content in (["a"], {"name": "words", "seconds": 0.1, "candidates": {"é": "ab"}}):
+        path.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match="must hold answer candidates with the keys"):
+            GivenAnswers.from_file(path)
 
 
 def test_spacy_finds_entities_and_noun_chunks():

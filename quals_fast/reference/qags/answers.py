@@ -79,10 +79,17 @@ class GivenAnswers:
     Args:
         candidates: of each summary, by its text.
         name: what found them.
+        seconds: that it took for a summary, on average.
     """
 
-    def __init__(self, candidates: Mapping[str, Sequence[str]], *, name: str = "given") -> None:
-        self.name = name
+    def __init__(
+        self,
+        candidates: Mapping[str, Sequence[str]],
+        *,
+        name: str = "given",
+        seconds: float = 0.0,
+    ) -> None:
+        self.name, self.seconds = name, seconds
         self._candidates = candidates
 
     @classmethod
@@ -93,16 +100,27 @@ class GivenAnswers:
             ValueError: the file holds something else.
         """
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or content.keys() != {"name", "candidates"}:
+        keys = {"name", "seconds", "candidates"}
+        if (
+            not isinstance(content, dict)
+            or content.keys() != keys
+            or not isinstance(content["candidates"], dict)
+            or not all(isinstance(found, list) for found in content["candidates"].values())
+        ):
             raise ValueError(
-                f"{path} must hold answer candidates with the keys `name` and `candidates`; write "
-                "it with GivenAnswers.save()"
+                f"{path} must hold answer candidates with the keys `name`, `seconds` and "
+                "`candidates` (a list of texts for each summary); write it with "
+                "GivenAnswers.save()"
             )
-        return cls(content["candidates"], name=content["name"])
+        return cls(content["candidates"], name=content["name"], seconds=content["seconds"])
 
     def save(self, path: str | Path) -> None:
         """Write the candidates as JSON."""
-        content = {"name": self.name, "candidates": dict(self._candidates)}
+        content = {
+            "name": self.name,
+            "seconds": self.seconds,
+            "candidates": dict(self._candidates),
+        }
         Path(path).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
     def extract(self, summaries: Sequence[str]) -> list[list[str]]:

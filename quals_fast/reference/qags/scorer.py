@@ -365,7 +365,13 @@ class QagsScorer:
         for task, questions in zip(tasks, generated, strict=True):
             if task.problem is not None:
                 continue
-            found = [next(remaining) or "" for _ in questions] if self.answer_filter else None
+            found = None
+            if self.answer_filter:
+                read = [next(remaining) for _ in questions]
+                found = [answer for answer in read if answer is not None]
+                if len(found) < len(read):
+                    task.problem = f"the question-answering network {_NAN}"
+                    continue
             task.questions = filter_questions(questions, found)
             task.truncated_tokens += self._count_cut_tokens(task, task.questions)
             if task.problem is not None:
