@@ -89,8 +89,8 @@ class QagsScorer:
         setting: ``"shipped"`` (beam 5, and so 5 questions an answer) or ``"paper"`` (beam 10, 10
             questions an answer).
         device: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
-        dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"``: float32 as shipped;
-            batched, float16 on a GPU and bfloat16 on a CPU that has instructions for it.
+        dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"``: float16 in the batched
+            arm on a GPU, else float32.
         seed: of the draw of candidates.
         answer_filter: ask only questions to which the summary gives the expected answer.
         max_batch_tokens: tokens that a network holds at once in the batched arm; it sets peak
@@ -447,11 +447,7 @@ def _models_folder(models: str | Path | None) -> Path:
 def _resolve_dtype(dtype: str, arm: Arm, device: torch.device) -> str:
     if dtype != "auto":
         return dtype
-    if arm == "as_shipped":
-        return "float32"
-    if device.type == "cuda":
-        return "float16"
-    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"
+    return "float16" if arm == "batched" and device.type == "cuda" else "float32"
 
 
 def _check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
