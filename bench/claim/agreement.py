@@ -77,8 +77,8 @@ def agreement() -> str:
     return (
         f"{table(['set', 'pair of scores', 'rows', 'Pearson', 'Spearman'], rows)}\n\n"
         "With 95 % bootstrap intervals; bundled small models, QUALS and QAGS in "
-        f"{' and '.join(_types(result))}. QAGS asks {questions} questions a summary here. Published, with large models: QAGS 0.545 "
-        "(CNN/DM) and 0.175 (XSum), Pearson with people."
+        f"{' and '.join(_types(result))}. QAGS asks {questions} questions a summary here. "
+        "Published, with large models: QAGS 0.545 (CNN/DM) and 0.175 (XSum), Pearson with people."
     )
 
 
