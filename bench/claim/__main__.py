@@ -1,6 +1,6 @@
 """Is it "55 times as fast"? QAGS, QUALS as published and the engine, in turn on the same rows.
 
-    python -m bench.claim --quick                   about 10 minutes on 2 cores
+    python -m bench.claim --quick                   10 to 15 minutes on 2 cores
     python -m bench.claim --data NEWS.jsonl         as many rows and rounds as --limit allows
     python -m bench.claim --prepare ANSWERS.json    stores answer candidates, for machines
                                                     without spaCy (--candidates ANSWERS.json)
@@ -240,7 +240,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="about 10 minutes on 2 cores")
+    parser.add_argument("--quick", action="store_true", help="10 to 15 minutes on 2 cores")
     parser.add_argument("--data", type=Path, help="JSON lines; the project's examples without")
     parser.add_argument(
         "--models", nargs="+", choices=MODELS, help="(GPU: qagen-mini bart-large, else bart-base)"
