@@ -11,12 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from rich.progress import track
 from tokenizers import Tokenizer
-from transformers import (
-    BartConfig,
-    BartForConditionalGeneration,
-    BertConfig,
-    BertForQuestionAnswering,
-)
+from transformers import BartConfig, BartForConditionalGeneration
 
 from bench.common import finish
 from bench.qags_training import squad
@@ -25,10 +20,23 @@ from bench.qags_training.packing import ANSWERING, GENERATION
 from bench.qags_training.question_generation import encode, pad, token_losses
 from quals_fast.models.checkpoint import Settings, read_checkpoint
 from quals_fast.models.loading import model_folder
+from quals_fast.reference.qags.answering import (
+    MAX_ANSWER,
+    MAX_LENGTH,
+    NO_ANSWER_THRESHOLD,
+    STRIDE,
+    Ask,
+    Found,
+    QuestionAnswerer,
+)
+from quals_fast.reference.qags.networks import NetworkFiles
+from quals_fast.reference.qags.results import StageWork
 from quals_fast.reference.qags_weights import read_qags_weights
 
 RESULT = "qags_models"
 _BEAMS = 5
+_ASKED_AT_ONCE = 256
+_BATCH_TOKENS = 8_192
 _T = TypeVar("_T")
 
 
@@ -44,20 +52,19 @@ def evaluate(data: Path, *, questions: int | None, round_trips: int, threads: in
     torch.set_num_threads(threads)
     corpus = read_corpus(data / "qa_dev.jsonl.gz", capped=False)
     order = random.Random(0).sample(corpus.questions, len(corpus.questions))
-    answerer = _answering(ANSWERING)
+    answerer = QuestionAnswerer(NetworkFiles.read(ANSWERING), device=torch.device("cpu"))
     generator = _generation(GENERATION)
     result: dict[str, Any] = {}
 
     asked = order[:questions]
-    found = squad.answer(*answerer, [(q.text, corpus.passages[q.passage]) for q in asked])
+    found = _find(answerer, [Ask(q.text, corpus.passages[q.passage]) for q in asked])
     result["question_answering"] = {
         "questions": len(asked),
-        "settings": "windows of 384 tokens that overlap by 128, answers of at most 30 tokens",
+        "settings": f"windows of {MAX_LENGTH} tokens that start {STRIDE} apart, answers of at most "
+        f"{MAX_ANSWER} tokens",
         "no_answer_never": _scores([f.text for f in found], [q.answers for q in asked]),
-        "no_answer_threshold_0": _scores(
-            ["" if f.null_margin > 0 else f.text for f in found], [q.answers for q in asked]
-        ),
-        "no_answer_share": _mean([float(f.null_margin > 0) for f in found]),
+        "no_answer_threshold_0": _scores([_answer(f) for f in found], [q.answers for q in asked]),
+        "no_answer_share": _no_answer_share(found),
         "unanswerable": _unanswerable(answerer, corpus, len(asked)),
     }
 
@@ -78,11 +85,28 @@ def evaluate(data: Path, *, questions: int | None, round_trips: int, threads: in
     finish(RESULT, result)
 
 
-def _answering(folder: Path) -> tuple[Any, Tokenizer]:
-    config, weights, tokenizer = read_qags_weights(folder)
-    network = BertForQuestionAnswering(BertConfig(**config)).eval()
-    network.load_state_dict(weights)
-    return network, Tokenizer.from_file(str(tokenizer))
+def _find(answerer: QuestionAnswerer, asks: Sequence[Ask]) -> list[Found]:
+    """Put questions to texts as QAGS does.
+
+    Raises:
+        RuntimeError: the network gives NaN.
+    """
+    found = [
+        one
+        for part in track(_parts(asks, _ASKED_AT_ONCE), "answering")
+        for one in answerer.find(part, StageWork(), max_batch_tokens=_BATCH_TOKENS)
+    ]
+    if None in found:
+        raise RuntimeError("the question-answering network gives NaN; train it again")
+    return [one for one in found if one is not None]
+
+
+def _answer(found: Found) -> str:
+    return "" if found.no_answer_margin > NO_ANSWER_THRESHOLD else found.text
+
+
+def _no_answer_share(found: Sequence[Found]) -> float:
+    return _mean([float(one.no_answer_margin > NO_ANSWER_THRESHOLD) for one in found])
 
 
 class _Generator(NamedTuple):
@@ -103,17 +127,15 @@ def _generation(folder: Path) -> _Generator:
     return _Generator(network, tokenizer, settings)
 
 
-def _unanswerable(answerer: tuple[Any, Tokenizer], corpus: Corpus, count: int) -> dict[str, Any]:
+def _unanswerable(answerer: QuestionAnswerer, corpus: Corpus, count: int) -> dict[str, Any]:
     """Ask questions of another passage of the same article: how often is "no answer" said?"""
     rng = random.Random(2)
     asked = []
     for question in rng.sample(corpus.questions, min(count, len(corpus.questions), 1_000)):
         text = corpus.passages[rng.choice(corpus.related(question.passage))]
         if not any(answer.lower() in text.lower() for answer in question.answers):
-            asked.append((question.text, text))
-    found = squad.answer(*answerer, asked)
-    share = _mean([float(f.null_margin > 0) for f in found])
-    return {"questions": len(asked), "no_answer_share": share}
+            asked.append(Ask(question.text, text))
+    return {"questions": len(asked), "no_answer_share": _no_answer_share(_find(answerer, asked))}
 
 
 @torch.inference_mode()
@@ -134,7 +156,7 @@ def _perplexity(generator: _Generator, examples: Sequence[Example]) -> dict[str,
 
 @torch.inference_mode()
 def _round_trip(
-    generator: _Generator, answerer: tuple[Any, Tokenizer], examples: list[Example]
+    generator: _Generator, answerer: QuestionAnswerer, examples: list[Example]
 ) -> dict[str, Any]:
     """Generate a question for an answer, answer it on the same text, compare the answers."""
     network, tokenizer, settings = generator
@@ -165,19 +187,16 @@ def _round_trip(
 
 
 def _compared(
-    answerer: tuple[Any, Tokenizer], examples: list[Example], questions: list[str]
+    answerer: QuestionAnswerer, examples: list[Example], questions: list[str]
 ) -> dict[str, Any]:
-    asked = list(zip(questions, [example.text for example in examples], strict=True))
-    found = squad.answer(*answerer, asked)
-    scores = [
-        squad.f1("" if f.null_margin > 0 else f.text, [e.answer])
-        for f, e in zip(found, examples, strict=True)
-    ]
+    asks = [Ask(q, example.text) for q, example in zip(questions, examples, strict=True)]
+    found = _find(answerer, asks)
+    scores = [squad.f1(_answer(f), [e.answer]) for f, e in zip(found, examples, strict=True)]
     return {
         "questions": len(scores),
         "share_f1_at_least_half": _mean([float(score >= 0.5) for score in scores]),
         "mean_f1": _mean(scores),
-        "no_answer_share": _mean([float(f.null_margin > 0) for f in found]),
+        "no_answer_share": _no_answer_share(found),
     }
 
 

@@ -37,6 +37,18 @@ class Ask(NamedTuple):
     text: str
 
 
+class Found(NamedTuple):
+    """What the network finds for a question.
+
+    Attributes:
+        text: the best span as it stands in the text; empty if the text has no token.
+        no_answer_margin: by how much an empty answer scores above it.
+    """
+
+    text: str
+    no_answer_margin: float
+
+
 class _Feature(NamedTuple):
     """A window with its question: what the network reads at once."""
 
@@ -117,11 +129,31 @@ class QuestionAnswerer:
             )
         return max(0, n - self._max_question)
 
-    @torch.inference_mode()
     def answer(
         self, asks: Sequence[Ask], work: StageWork, *, max_batch_tokens: int | None
     ) -> list[str | None]:
-        """Answer questions, under inference mode.
+        """Answer questions: the spans of `find`, or an empty answer where that scores higher.
+
+        Args:
+            asks: as in `find`, like the rest.
+            work: see there.
+            max_batch_tokens: see there.
+
+        Returns:
+            For each a span of the text; an empty one if the network finds no answer; None if it
+            gives NaN.
+        """
+        found = self.find(asks, work, max_batch_tokens=max_batch_tokens)
+        return [
+            None if one is None else "" if one.no_answer_margin > NO_ANSWER_THRESHOLD else one.text
+            for one in found
+        ]
+
+    @torch.inference_mode()
+    def find(
+        self, asks: Sequence[Ask], work: StageWork, *, max_batch_tokens: int | None
+    ) -> list[Found | None]:
+        """Find each question's best span, under inference mode.
 
         Args:
             asks: questions, none of which fills a window, with the texts they are put to.
@@ -130,8 +162,7 @@ class QuestionAnswerer:
                 once in the order given, each padded to a whole window, as the published program.
 
         Returns:
-            For each a span of the text as it stands there; an empty one if the network finds no
-            answer; None if it gives NaN.
+            For each its span; None if the network gives NaN.
         """
         encodings = self._encode([text for ask in asks for text in ask])
         features = list(self._features(asks, encodings))
@@ -236,10 +267,10 @@ def _best_spans(start: Tensor, end: Tensor, may_start: Tensor, in_passage: Tenso
     return torch.stack([no_answer, score, first.float(), last.float()], 1)
 
 
-def _read(found: _Best, text: str, encoding: Encoding) -> str | None:
+def _read(found: _Best, text: str, encoding: Encoding) -> Found | None:
     if found.is_nan:
         return None
-    # A text without tokens has no window, and no first token.
-    if found.first < 0 or found.no_answer - found.score > NO_ANSWER_THRESHOLD:
-        return ""
-    return text[encoding.offsets[found.first][0] : encoding.offsets[found.last][1]]
+    if found.first < 0:  # a text without tokens has no window
+        return Found("", float("inf"))
+    span = text[encoding.offsets[found.first][0] : encoding.offsets[found.last][1]]
+    return Found(span, found.no_answer - found.score)
