@@ -27,7 +27,7 @@ from typing import Any
 from scipy.stats import spearmanr
 
 from bench.arms import CTranslate2Arm, EngineArm, Kept, ReferenceArm
-from bench.common import Pair, finish, machine, spread
+from bench.common import Pair, fill_in, finish, machine, spread
 from bench.floor import achieved, rates, works_of
 from bench.grow import MODELS, folder_of
 from bench.turns import Turn, Worker
@@ -217,9 +217,7 @@ def main() -> None:
     defaults = {"rows": 10, "rounds": 5, "agreement_rows": 100, "limit": 5400}
     if arguments.quick:
         defaults = {"rows": 5, "rounds": 3, "agreement_rows": 10, "limit": 390}
-    for name, value in defaults.items():
-        if getattr(arguments, name) is None:
-            setattr(arguments, name, value)
+    fill_in(arguments, defaults)
     arguments.agreement_rows = max(arguments.agreement_rows, arguments.rows)
     models = {model: run_model(model, arguments) for model in arguments.models}
     is_gpu = arguments.device.startswith("cuda")

@@ -6,6 +6,7 @@ import multiprocessing
 import resource
 import time
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, TypeVar
 
@@ -42,7 +43,8 @@ class Worker:
         settings: for it; `dtype_name` becomes a torch type under ``dtype``.
 
     Attributes:
-        facts: the arm's name, dtype and backend.
+        facts: the arm's name, dtype and backend; waits until the arm is made, so that several
+            can be made at the same time.
 
     Raises:
         RuntimeError: the arm failed; its own process printed how.
@@ -56,7 +58,11 @@ class Worker:
         )
         self._process.start()
         other.close()
-        self.facts: dict[str, Any] = self._answer()
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:  # noqa: D102
+        first: dict[str, Any] = self._answer()
+        return first
 
     def score(self, pairs: Sequence[Pair], kept: Kept) -> Turn:
         """Score rows; `kept` are the pairs that an arm without a search of its own scores."""
@@ -64,16 +70,18 @@ class Worker:
 
     def ask(self, function: Callable[..., T], *arguments: Any) -> T:
         """Return ``function(arm, *arguments)``, called in the arm's process."""
+        _ = self.facts  # the first thing that the process says
         self._pipe.send((function, arguments))
         answer: T = self._answer()
         return answer
 
     def close(self) -> dict[str, Any]:
         """End the process; return its facts, peak memory included."""
+        _ = self.facts
         self._pipe.send(None)
-        self.facts = self._answer()
+        facts: dict[str, Any] = self._answer()
         self._process.join()
-        return self.facts
+        return facts
 
     def kill(self) -> None:
         """End the process whatever it does."""

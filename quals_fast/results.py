@@ -133,17 +133,7 @@ class SummaryScore:
 
     def to_dict(self, *, include_pairs: bool = True) -> dict[str, Any]:
         """Return a dictionary that json can write; a NaN score becomes None."""
-        row: dict[str, Any] = {
-            "score": None if math.isnan(self.score) else self.score,
-            "status": self.status,
-            "n_pairs": len(self.pairs),
-            "truncated_tokens": self.truncated_tokens,
-        }
-        if self.message is not None:
-            row["message"] = self.message
-        if include_pairs:
-            row["pairs"] = [pair.to_dict() for pair in self.pairs]
-        return row
+        return row_to_dict(self, include_pairs=include_pairs)
 
 
 class ScoredPair(Protocol):
@@ -162,6 +152,10 @@ class ScoredPair(Protocol):
     @property
     def score(self) -> float:
         """The higher, the better the document supports it."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a dictionary that json can write."""
         ...
 
 
@@ -203,6 +197,21 @@ class RowScore(Protocol):
     def to_dict(self, *, include_pairs: bool = True) -> dict[str, Any]:
         """Return a dictionary that json can write."""
         ...
+
+
+def row_to_dict(row: RowScore, *, include_pairs: bool) -> dict[str, Any]:
+    """Return a row of any metric as a dictionary that json can write; a NaN score becomes None."""
+    content: dict[str, Any] = {
+        "score": None if math.isnan(row.score) else row.score,
+        "status": row.status,
+        "n_pairs": len(row.pairs),
+        "truncated_tokens": row.truncated_tokens,
+    }
+    if row.message is not None:
+        content["message"] = row.message
+    if include_pairs:
+        content["pairs"] = [pair.to_dict() for pair in row.pairs]
+    return content
 
 
 class RowScores(Protocol):

@@ -1,16 +1,17 @@
 """Is it "55 times as fast"? QAGS, QUALS as published and the engine, in turn on the same rows.
 
-    python -m bench.claim --quick                   10 to 15 minutes on 2 cores
+    python -m bench.claim --quick                   under 10 minutes on 2 cores
     python -m bench.claim --data NEWS.jsonl         as many rows and rounds as --limit allows
     python -m bench.claim --prepare ANSWERS.json    stores answer candidates, for machines
                                                     without spaCy (--candidates ANSWERS.json)
     python -m bench.claim --page                    writes the page anew from the last result
 
-Each arm lives in a process of its own; only one works at a time, and loading and a first row warm
-it up. Sizes: the bundled models with their trained weights; the sizes of BART-base and BERT-base
-(`bart-base`), on a GPU those of the large ones (`bart-large`). There QAGS has random weights and
-replays what the bundled networks did on the same rows, and QUALS runs the bundled model grown to
-the size (bench/grow.py). Writes bench/results/claim.json, bench/CLAIM.md and bench/claim.svg.
+Each arm lives in a process of its own; only one works at a time, and loading and a first row, whose
+FLOPs are counted, warm it up. Sizes: the bundled models with their trained weights; the sizes of
+BART-base and BERT-base (`bart-base`), on a GPU those of the large ones (`bart-large`). There QAGS
+has random weights and replays what the bundled networks did on the same rows, and QUALS runs the
+bundled model grown to the size (bench/grow.py). Writes bench/results/claim.json, bench/CLAIM.md
+and bench/claim.svg.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ import torch
 from bench.claim.agreement import agreement
 from bench.claim.arms import PublishedArm, QagsArm, StagedEngineArm, Texts
 from bench.claim.page import page, plot, verdict
-from bench.common import RESULTS, ROOT, Pair, finish, machine, spread
+from bench.common import RESULTS, ROOT, Pair, fill_in, finish, machine, spread
 from bench.end_to_end import agree
 from bench.flops import count_flops
 from bench.grow import MODELS, folder_of
+from bench.onnx import exported
 from bench.turns import Turn, Worker
 from bench.workloads import WORKLOADS, describe, load_workload
 from quals_fast.reference.qags import GivenAnswers, Replay, SpacyAnswers
@@ -43,6 +45,9 @@ BASES = {  # what an arm's scores must agree with
     "quals_once": "quals_published",
     "quals_fast_float32": "quals_published",
     "quals_fast": "quals_fast_float32",
+    "quals_fast_eager": "quals_fast",
+    "quals_fast_onnx": "quals_fast_float32",
+    "quals_fast_onnx_int8": "quals_fast_float32",
 }
 
 
@@ -67,6 +72,11 @@ def start_arms(
         "quals_fast_float32": Worker(StagedEngineArm, folder, "float32", **engine),
         "quals_fast": Worker(StagedEngineArm, folder, "auto", **engine),
     }
+    if is_gpu:
+        arms["quals_fast_eager"] = Worker(StagedEngineArm, folder, "auto", "eager", **engine)
+    elif size == "qagen-mini" or not arguments.quick:  # the export of a larger one takes minutes
+        for name, dtype in (("quals_fast_onnx", "float32"), ("quals_fast_onnx_int8", "int8")):
+            arms[name] = Worker(StagedEngineArm, exported(folder, dtype), "auto", "onnx")
     return arms
 
 
@@ -129,17 +139,27 @@ def run_case(
     }
 
 
-def add_flops(case: dict[str, Any], arms: dict[str, Worker], pairs: list[Pair]) -> None:
-    """Count what each float32 arm executes on the first row; the others do the same work."""
+def warm_up(arms: dict[str, Worker], pair: Pair) -> dict[str, float | None]:
+    """Let each arm score a row; return the TFLOPs that the float32 arms executed on it.
+
+    The other arms do the same work, but not in operations that can be counted.
+    """
+    tflop: dict[str, float | None] = {}
     for name, arm in arms.items():
-        is_counted = arm.facts["dtype"] == "float32"
-        flops = arm.ask(count_flops, pairs[:1]) if is_counted else None
-        case["arms"][name]["tflop"] = None if flops is None else flops / 1e12
-    shipped = case["arms"]["qags_as_shipped"]["tflop"]
-    case["flops_ratio"] = {
-        f"qags_as_shipped_over_{name}": shipped / case["arms"][name]["tflop"]
+        if arm.facts["dtype"] == "float32" and not name.startswith("quals_fast_onnx"):
+            tflop[name] = arm.ask(count_flops, [pair]) / 1e12
+        else:
+            arm.score([pair], [])
+    return tflop
+
+
+def flops_ratio(tflop: Mapping[str, float | None]) -> dict[str, float]:
+    """Return how many times the FLOPs of the other arms QAGS as shipped executes."""
+    shipped = tflop.get("qags_as_shipped")
+    return {
+        f"qags_as_shipped_over_{name}": shipped / other
         for name in ("qags_batched", "quals_published", "quals_fast_float32")
-        if shipped and case["arms"][name]["tflop"]
+        if shipped and (other := tflop.get(name))
     }
 
 
@@ -154,25 +174,30 @@ def run_size(
     begin = time.perf_counter()
     arms: dict[str, Worker] = {}
     trained = size == "qagen-mini"
+    is_gpu = arguments.device.startswith("cuda")
     try:
         arms = start_arms(size, arguments, replays)
-        first = rows[arguments.workloads[0]][:1]
-        warm_up = {name: arm.score(first, []).seconds for name, arm in arms.items()}
         cases: dict[str, Any] = {}
         did: dict[Texts, Replay] = {}
+        warm_up_seconds = 0.0
         for index, workload in enumerate(arguments.workloads):
-            if arguments.device.startswith("cuda"):  # graphs are captured for shapes seen twice
+            pairs = rows[workload] if trained else rows[workload][: arguments.large_rows]
+            started = time.perf_counter()
+            tflop: dict[str, float | None] = {}
+            if is_gpu:  # graphs are captured for shapes seen twice
                 for name, arm in arms.items():
                     for _ in range(2 if name.startswith("quals_fast") else 1):
-                        arm.score(rows[workload], [])
+                        arm.score(pairs, [])
+            elif trained or index == 0 or not arguments.quick:  # of a larger size it takes minutes
+                tflop = warm_up(arms, pairs[0])
+            warm_up_seconds += time.perf_counter() - started
             left = share - (time.perf_counter() - begin)
-            # Counting FLOPs takes about half as long as a round of two rows.
-            seconds = max(0.0, left) / (len(arguments.workloads) - index) * 0.8
-            pairs = rows[workload] if trained else rows[workload][: arguments.large_rows]
+            seconds = max(0.0, left) / (len(arguments.workloads) - index)
             case = run_case(arms, pairs, arguments.rounds, seconds, trained=trained)
+            for name, arm in case["arms"].items():
+                arm["tflop"] = tflop.get(name)
+            case["flops_ratio"] = flops_ratio(tflop)
             did |= arms["qags_batched"].ask(QagsArm.get_replayed)
-            if not arguments.device.startswith("cuda"):
-                add_flops(case, arms, pairs)
             cases[workload] = case
         facts = {name: arm.close() for name, arm in arms.items()}
     finally:
@@ -180,9 +205,8 @@ def run_size(
             arm.kill()
     for case in cases.values():
         for name, arm in case["arms"].items():
-            arm.setdefault("tflop", None)
             arm |= {what: facts[name][what] for what in ("dtype", "peak_mib")}
-    return {"warm_up_seconds": warm_up, "workloads": cases}, did
+    return {"warm_up_seconds": warm_up_seconds, "workloads": cases}, did
 
 
 def _ratio(base: list[float], other: list[float]) -> dict[str, float]:
@@ -205,7 +229,7 @@ def summarise(cases: dict[str, Any]) -> dict[str, Any]:
         for name, ratio in names.items()
     }
     figures["flops_ratio"] = {
-        size: {workload: case.get("flops_ratio") for workload, case in of["workloads"].items()}
+        size: {workload: case["flops_ratio"] for workload, case in of["workloads"].items()}
         for size, of in cases.items()
     }
     return figures
@@ -240,7 +264,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="10 to 15 minutes on 2 cores")
+    parser.add_argument("--quick", action="store_true", help="under 10 minutes on 2 cores")
     parser.add_argument("--data", type=Path, help="JSON lines; the project's examples without")
     parser.add_argument(
         "--models", nargs="+", choices=MODELS, help="(GPU: qagen-mini bart-large, else bart-base)"
@@ -252,7 +276,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, help="at most (quick: 3, else 5)")
     parser.add_argument(
-        "--limit", type=float, help="seconds (quick: 330, else 3600), FLOPs and loading apart"
+        "--limit", type=float, help="seconds after which no round begins (quick: 330, else 3600)"
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--candidates", type=Path, help="what --prepare has stored")
@@ -270,9 +294,7 @@ def main() -> None:
     if arguments.quick:
         defaults |= {"rows": 50 if is_gpu else 2, "rounds": 3, "limit": 330}
         defaults |= {} if is_gpu else {"large_rows": 1}
-    for option, value in defaults.items():
-        if getattr(arguments, option) is None:
-            setattr(arguments, option, value)
+    fill_in(arguments, defaults)
     if "qagen-mini" not in arguments.models:
         parser.error("--models must hold qagen-mini, whose run the larger sizes replay")
     rows = {

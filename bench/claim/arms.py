@@ -28,7 +28,10 @@ DESCRIPTIONS = {
     "of its pairs, float32 (float16 on a GPU)",
     "quals_once": "the same, but a document encoded once for all its pairs",
     "quals_fast_float32": "the engine in float32, with the same scores as QUALS as published",
-    "quals_fast": "the engine as it comes (`dtype=auto`)",
+    "quals_fast": "the engine as it comes (`dtype=auto`, `backend=auto`)",
+    "quals_fast_eager": "the engine without its kernels and graphs (`backend=eager`), on a GPU",
+    "quals_fast_onnx": "the engine on ONNX Runtime in float32, on a CPU",
+    "quals_fast_onnx_int8": "the engine on ONNX Runtime as exported with `--dtype int8`, on a CPU",
 }
 
 # Width, layers, heads and feed-forward units of BERT, and of BART's two halves each.
@@ -127,7 +130,7 @@ class StagedEngineArm(EngineArm):
         self, documents: Sequence[str], summaries: Sequence[str], total: float
     ) -> dict[str, float]:
         """Return seconds of each stage of a run that has just taken `total` seconds."""
-        if not self.scorer.generator.packed:
+        if not getattr(self.scorer.generator, "packed", True):  # an exported model always is
             return {"all_in_one": total}
         start = time.perf_counter()
         self.scorer.generate(summaries)

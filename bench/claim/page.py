@@ -88,7 +88,10 @@ def page(result: dict[str, Any], agreement: str, name: str = "claim") -> str:
 
 
 def _how(result: dict[str, Any]) -> str:
-    arms = "\n".join(f"- `{name}`: {text}" for name, text in DESCRIPTIONS.items())
+    ran = {
+        n for of in result["cases"].values() for c in of["workloads"].values() for n in c["arms"]
+    }
+    arms = "\n".join(f"- `{name}`: {text}" for name, text in DESCRIPTIONS.items() if name in ran)
     return (
         f"Texts: {result['data']}. The arms take turns on the same rows, each in a process of its "
         "own; loading and a first row are not counted. QAGS runs with its shipped setting (beam 5, "

@@ -5,6 +5,7 @@ import tiny_models
 import torch
 
 from bench.arms import EngineArm
+from bench.claim.__main__ import flops_ratio
 from bench.claim.page import page, verdict
 from bench.common import Pair
 from bench.flops import count_flops
@@ -100,3 +101,9 @@ def test_flops_of_an_arm_are_those_of_its_matrix_products(tmp_path):
             attention(torch.ones(1, 2, 3, 4), torch.ones(1, 2, 6, 4), torch.ones(1, 2, 6, 4))
 
     assert count_flops(Product(), pairs) == 2 * 3 * 5 * 7 + 2 * 2 * (2 * 3 * 6 * 4)
+
+
+def test_flops_ratio_is_of_the_arms_that_were_counted():
+    counted = {"qags_as_shipped": 4.0, "qags_batched": 2.0, "quals_published": None}
+    assert flops_ratio(counted) == {"qags_as_shipped_over_qags_batched": 2.0}
+    assert flops_ratio({}) == {}

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from time import perf_counter
 from typing import Any, Literal
 
+from quals_fast.results import row_to_dict
+
 QagsStatus = Literal["ok", "no_questions", "empty_summary", "empty_document", "error"]
 Stage = Literal[
     "answer_extraction", "question_generation", "summary_answering", "document_answering"
@@ -92,17 +94,7 @@ class QagsScore:
 
     def to_dict(self, *, include_pairs: bool = True) -> dict[str, Any]:
         """Return a dictionary that json can write, with the keys of a QUALS row."""
-        row: dict[str, Any] = {
-            "score": None if math.isnan(self.score) else self.score,
-            "status": self.status,
-            "n_pairs": len(self.pairs),
-            "truncated_tokens": self.truncated_tokens,
-        }
-        if self.message is not None:
-            row["message"] = self.message
-        if include_pairs:
-            row["pairs"] = [pair.to_dict() for pair in self.pairs]
-        return row
+        return row_to_dict(self, include_pairs=include_pairs)
 
 
 @dataclass(slots=True)
