@@ -115,7 +115,6 @@ class FusedPass:
         self, documents: list[Source], summaries: list[str], sources: list[Source]
     ) -> list[Scored]:
         """Score a batch; nothing that is computed is read before `read_back`."""
-        generator = self._generator
         texts = self._selector.encode_summaries(summaries, [s.text_ids for s in sources])
         distinct = list(dict.fromkeys(tuple(d.input_ids) for d in documents))
         row_of = {ids: row for row, ids in enumerate(distinct)}

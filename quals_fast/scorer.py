@@ -192,14 +192,15 @@ class QualsScorer:
             "max_batch_tokens": max_batch_tokens,
             "cache_bytes": cache_bytes,
         }
-        place = {"device": device, "dtype": dtype}
+        generator: QAGenerator | OnnxGenerator
         if backend == "onnx" or (backend == "auto" and is_exported(Path(model))):
-            scorer = cls(load_onnx(model, **place), **settings)
+            generator = load_onnx(model, device=device, dtype=dtype)
         else:
-            scorer = cls(_load_torch(model, **place, backend=backend), **settings)
-        folder = Path(model)
-        name = str(folder.resolve()) if folder.is_dir() else str(model)
-        scorer._origin = {"model": name, **place, "backend": backend, **settings}
+            generator = _load_torch(model, device, dtype, backend)
+        scorer = cls(generator, **settings)
+        name = str(Path(model).resolve()) if Path(model).is_dir() else str(model)
+        placement = {"device": device, "dtype": dtype, "backend": backend}
+        scorer._origin = {"model": name, **placement, **settings}
         return scorer
 
     def score(
@@ -316,7 +317,7 @@ class QualsScorer:
         )
 
 
-def _load_torch(model: str | Path, *, device: str, dtype: str, backend: str) -> QAGenerator:
+def _load_torch(model: str | Path, device: str, dtype: str, backend: str) -> QAGenerator:
     """Load a model for the eager or the Triton backend."""
     _require_torch()
     from quals_fast.models.loading import load_generator, resolve_device

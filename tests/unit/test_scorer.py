@@ -322,7 +322,9 @@ def test_a_scorer_is_pickled_by_what_it_was_loaded_from(scorer, folder):
     assert again.score(DOCUMENTS, SUMMARIES).scores == scorer.score(DOCUMENTS, SUMMARIES).scores
     assert len(pickle.dumps(scorer)) < 5000
     assert copy.deepcopy(scorer) is scorer
-    with pytest.raises(TypeError, match="only a scorer of QualsScorer.from_pretrained can be pick"):
+    with pytest.raises(
+        TypeError, match=r"only a scorer of QualsScorer\.from_pretrained can be pick"
+    ):
         pickle.dumps(QualsScorer(scorer.generator))
 
 
@@ -330,7 +332,7 @@ def test_a_pickled_scorer_does_not_come_back_as_another(folder, tmp_path):
     own = shutil.copytree(folder, tmp_path / "model")
     pickled = pickle.dumps(QualsScorer.from_pretrained(own, device="cpu"))
     tiny_models.write_checkpoint(own, seed=9)
-    with pytest.raises(RuntimeError, match="the scorer was pickled as quals.* but loads here as"):
+    with pytest.raises(RuntimeError, match=r"the scorer was pickled as quals.* but loads here as"):
         pickle.loads(pickled)
 
 
