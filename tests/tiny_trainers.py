@@ -33,7 +33,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def summariser(seed: int = 0) -> BartForConditionalGeneration:
-    """A random sequence-to-sequence model."""
+    """A random sequence-to-sequence model whose summaries are words of `TEXT`, three or more."""
     set_seed(seed)
     names = ("d_model", "encoder_layers", "decoder_layers", "encoder_attention_heads",
              "decoder_attention_heads", "encoder_ffn_dim", "decoder_ffn_dim",
@@ -47,6 +47,9 @@ def summariser(seed: int = 0) -> BartForConditionalGeneration:
     )
     model = BartForConditionalGeneration(config)
     model.model.shared.weight.data.normal_(0, 0.5)  # else its distributions are flat
+    model.final_logits_bias += -1e4
+    model.final_logits_bias[:, tokenizer()(TEXT)["input_ids"]] = 0.0
+    model.generation_config.min_new_tokens = 3
     return model
 
 

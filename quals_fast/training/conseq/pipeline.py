@@ -1,0 +1,313 @@
+"""ConSeq from end to end: sample, judge, choose, train; each step goes on where it was stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    Seq2SeqTrainingArguments,
+    TrainerCallback,
+)
+
+from quals_fast.models.loading import resolve_device
+from quals_fast.scorer import QualsScorer
+from quals_fast.training.conseq.config import ConSeqConfig
+from quals_fast.training.conseq.selection import Chosen, Judged, choose, judge_by_rouge
+from quals_fast.training.conseq.trainer import ConSeqCollator, ConSeqTrainer, encode_rows
+from quals_fast.training.rows import score_each
+from quals_fast.training.stages import OnProgress, check_header, run_stage
+from quals_fast.training.summaries import generate_summaries
+from quals_fast.validation import check_same_length, require_texts
+
+_CHUNK = 32  # documents between two writes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConSeqResult:
+    """What a run came to.
+
+    Attributes:
+        model: folder of the trained summariser.
+        n_documents: that were sampled.
+        n_judged: with a score of the reference and of a sample.
+        n_chosen: that were learnt from.
+        loss: mean over the steps of training; NaN where a run before this one had ended it.
+    """
+
+    model: Path
+    n_documents: int
+    n_judged: int
+    n_chosen: int
+    loss: float
+
+
+def run_conseq(
+    documents: Sequence[str],
+    references: Sequence[str],
+    *,
+    model: str | Path,
+    output: str | Path,
+    scorer: QualsScorer | None,
+    config: ConSeqConfig | None = None,
+    device: str = "auto",
+    on_progress: OnProgress = lambda stage, done, total: None,
+) -> ConSeqResult:
+    """Train a summariser, which has learnt the references by likelihood, with ConSeq.
+
+    The folder gets ``samples.jsonl``, and by what judges, so that both share the samples:
+    ``scores_quals.jsonl``, ``pairs_quals.jsonl``, ``checkpoints_quals`` and ``model_quals``. A
+    second call with the same arguments goes on where the first one was stopped.
+
+    Args:
+        documents: texts.
+        references: a summary of each.
+        model: folder of a sequence-to-sequence model with its tokenizer.
+        output: folder for all results.
+        scorer: judges; not needed for ``by="rouge"``.
+        config: settings.
+        device: of the summariser: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        on_progress: called with what is done, how far and of how many.
+
+    Raises:
+        ValueError: a text is empty or no text, the lists differ in length, the folder holds what
+            was made from something else, there is no scorer, or no document is left to learn from.
+        OSError: there is no model.
+    """
+    config = config or ConSeqConfig()
+    documents, references = (
+        require_texts("documents", documents),
+        require_texts("references", references),
+    )
+    check_same_length("references", references, documents)
+    if config.by == "quals" and scorer is None:
+        raise ValueError("`scorer` must be given for by='quals', but got None")
+    folder, place = Path(output), resolve_device(device)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+    summariser = AutoModelForSeq2SeqLM.from_pretrained(
+        model, local_files_only=True, use_safetensors=True, dtype=torch.float32
+    ).to(place)
+
+    header = {
+        "model": _digest_of_folder(Path(model)),
+        "data": _digest([documents, references]),
+        **{name: getattr(config, name) for name in _OF_SAMPLES},
+    }
+    samples: list[list[str]] = run_stage(
+        folder / "samples.jsonl",
+        header,
+        len(documents),
+        lambda rows: _sample(summariser, tokenizer, [documents[i] for i in rows], rows[0], config),
+        chunk=_CHUNK,
+        on_progress=on_progress,
+    )
+    judge = scorer.signature if scorer is not None and config.by == "quals" else config.by
+    judged_rows = run_stage(
+        folder / f"scores_{config.by}.jsonl",
+        {"samples": _digest([header, samples]), "judge": judge},
+        len(documents),
+        lambda rows: _judge(
+            scorer if config.by == "quals" else None,
+            *([texts[i] for i in rows] for texts in (documents, references, samples)),
+        ),
+        chunk=_CHUNK,
+        on_progress=on_progress,
+    )
+    judged = [Judged(reference=_number(r), samples=(*map(_number, s),)) for r, s in judged_rows]
+    chosen = choose(
+        judged,
+        positive_fraction=config.positive_fraction,
+        negative_fraction=config.negative_fraction,
+    )
+    n_judged = sum(one.worst is not None and not math.isnan(one.reference) for one in judged)
+    if not chosen:
+        raise ValueError(
+            f"no document is left to learn from: of {len(documents)}, {n_judged} have a score of "
+            "reference and samples, and none is among both fractions; give more documents, or "
+            "larger fractions"
+        )
+    pairs = [(documents[c.row], references[c.row], samples[c.row][c.negative]) for c in chosen]
+    _write_pairs(folder / f"pairs_{config.by}.jsonl", pairs, chosen, judged)
+    loss = _train(summariser, tokenizer, pairs, folder, config, header["model"], on_progress)
+    return ConSeqResult(
+        model=folder / f"model_{config.by}",
+        n_documents=len(documents),
+        n_judged=n_judged,
+        n_chosen=len(chosen),
+        loss=loss,
+    )
+
+
+_OF_SAMPLES = (
+    "num_samples", "top_k", "min_length", "max_length", "max_source_tokens", "batch_size", "seed",
+)  # fmt: skip
+_OF_TRAINING = (
+    "learning_rate", "epochs", "batch_size", "label_smoothing", "max_source_tokens",
+    "max_target_tokens", "seed",
+)  # fmt: skip
+
+
+def _sample(
+    model: Any, tokenizer: Any, documents: list[str], first: int, config: ConSeqConfig
+) -> list[list[str]]:
+    """Draw samples of a chunk; its seed is its own, so that it can be drawn again alone."""
+    return generate_summaries(
+        model,
+        tokenizer,
+        documents,
+        batch_size=config.batch_size,
+        max_source_tokens=config.max_source_tokens,
+        seed=config.seed * 1_000_003 + first,
+        do_sample=True,
+        num_beams=1,
+        top_k=config.top_k,
+        top_p=1.0,
+        temperature=1.0,
+        num_return_sequences=config.num_samples,
+        min_new_tokens=config.min_length,
+        max_new_tokens=config.max_length,
+    )
+
+
+def _judge(
+    scorer: QualsScorer | None,
+    documents: list[str],
+    references: list[str],
+    samples: list[list[str]],
+) -> list[tuple[float | None, list[float | None]]]:
+    """Score references and samples, by ROUGE without a scorer; None where there is no score."""
+    if scorer is None:
+        judged = judge_by_rouge(references, samples)
+        return [(one.reference, [*one.samples]) for one in judged]
+    each = [[reference, *own] for reference, own in zip(references, samples, strict=True)]
+    flat = [summary for summaries in each for summary in summaries]
+    repeated = [document for document, own in zip(documents, each, strict=True) for _ in own]
+    rows = iter(score_each(scorer, repeated, flat))
+    found = [[None if math.isnan(s := next(rows).score) else s for _ in own] for own in each]
+    return [(scores[0], scores[1:]) for scores in found]
+
+
+def _train(
+    model: Any,
+    tokenizer: Any,
+    pairs: list[tuple[str, str, str]],
+    folder: Path,
+    config: ConSeqConfig,
+    model_digest: object,
+    on_progress: OnProgress,
+) -> float:
+    """Train on the pairs, from the last whole checkpoint if there is one; return the mean loss."""
+    header = {
+        "model": model_digest,
+        "pairs": _digest(pairs),
+        **{name: getattr(config, name) for name in _OF_TRAINING},
+    }
+    record, target = folder / f"training_{config.by}.json", folder / f"model_{config.by}"
+    if record.is_file():
+        check_header(record, json.loads(record.read_text("utf-8")), header)
+        if target.is_dir():
+            return math.nan
+    _write_whole(record, json.dumps(header))
+    checkpoints = folder / f"checkpoints_{config.by}"
+    data = encode_rows(
+        tokenizer,
+        *zip(*pairs, strict=True),
+        max_source_tokens=config.max_source_tokens,
+        max_target_tokens=config.max_target_tokens,
+    )
+    trainer = ConSeqTrainer(
+        model,
+        Seq2SeqTrainingArguments(
+            output_dir=str(checkpoints),
+            learning_rate=config.learning_rate,
+            num_train_epochs=config.epochs,
+            per_device_train_batch_size=config.batch_size,
+            label_smoothing_factor=config.label_smoothing,
+            save_steps=config.save_steps,
+            save_total_limit=2,
+            seed=config.seed,
+            report_to=[],
+            disable_tqdm=True,
+            logging_steps=10,
+            use_cpu=model.device.type == "cpu",
+        ),
+        train_dataset=data,
+        data_collator=ConSeqCollator(tokenizer.pad_token_id),
+        processing_class=tokenizer,
+        callbacks=[_Progress(on_progress)],
+    )
+    loss = trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints)).training_loss
+    part = folder / f"model_{config.by}.part"
+    trainer.save_model(str(part))
+    os.replace(part, target)
+    return float(loss)
+
+
+class _Progress(TrainerCallback):  # type: ignore[misc]
+    def __init__(self, on_progress: OnProgress) -> None:
+        self._on_progress = on_progress
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._on_progress("training", state.global_step, state.max_steps)
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """Return the newest checkpoint that was written as a whole: its state is written last."""
+    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    newest = max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return None if newest is None else str(newest)
+
+
+def _write_pairs(
+    path: Path,
+    pairs: list[tuple[str, str, str]],
+    chosen: list[Chosen],
+    judged: list[Judged],
+) -> None:
+    lines = [
+        json.dumps(
+            {
+                "row": one.row,
+                "document": document,
+                "positive": positive,
+                "negative": negative,
+                "positive_score": judged[one.row].reference,
+                "negative_score": judged[one.row].samples[one.negative],
+            }
+        )
+        for (document, positive, negative), one in zip(pairs, chosen, strict=True)
+    ]
+    _write_whole(path, "\n".join(lines) + "\n")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, "utf-8")
+    os.replace(part, path)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]
+
+
+def _digest_of_folder(folder: Path) -> str:
+    """Name weights, config and tokenizer of a model's folder."""
+    found = hashlib.sha256()
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
+        with path.open("rb") as file:
+            found.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
+    return found.hexdigest()[:12]
