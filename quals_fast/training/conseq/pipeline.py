@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from transformers import (
@@ -29,7 +29,16 @@ from quals_fast.training.stages import OnProgress, check_header, run_stage
 from quals_fast.training.summaries import generate_summaries
 from quals_fast.validation import check_same_length, require_texts
 
+_Scores: TypeAlias = tuple[float | None, list[float | None]]  # of the reference, of the samples
+
 _CHUNK = 32  # documents between two writes
+_OF_SAMPLES = (
+    "num_samples", "top_k", "min_length", "max_length", "max_source_tokens", "batch_size", "seed",
+)  # fmt: skip
+_OF_TRAINING = (
+    "learning_rate", "epochs", "batch_size", "label_smoothing", "max_source_tokens",
+    "max_target_tokens", "seed",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,27 +112,36 @@ def run_conseq(
         "data": _digest([documents, references]),
         **{name: getattr(config, name) for name in _OF_SAMPLES},
     }
+
+    def draw(rows: range) -> list[list[str]]:
+        return _sample(summariser, tokenizer, documents[rows.start : rows.stop], rows.start, config)
+
     samples: list[list[str]] = run_stage(
         folder / "samples.jsonl",
         header,
         len(documents),
-        lambda rows: _sample(summariser, tokenizer, [documents[i] for i in rows], rows[0], config),
+        draw,
         chunk=_CHUNK,
         on_progress=on_progress,
     )
-    judge = scorer.signature if scorer is not None and config.by == "quals" else config.by
-    judged_rows = run_stage(
+    judge = scorer if config.by == "quals" else None
+
+    def score(rows: range) -> list[_Scores]:
+        part = slice(rows.start, rows.stop)
+        return _judge(judge, documents[part], references[part], samples[part])
+
+    scores: list[_Scores] = run_stage(
         folder / f"scores_{config.by}.jsonl",
-        {"samples": _digest([header, samples]), "judge": judge},
+        {
+            "samples": _digest([header, samples]),
+            "judge": config.by if judge is None else judge.signature,
+        },
         len(documents),
-        lambda rows: _judge(
-            scorer if config.by == "quals" else None,
-            *([texts[i] for i in rows] for texts in (documents, references, samples)),
-        ),
+        score,
         chunk=_CHUNK,
         on_progress=on_progress,
     )
-    judged = [Judged(reference=_number(r), samples=(*map(_number, s),)) for r, s in judged_rows]
+    judged = [Judged(reference=_number(r), samples=(*map(_number, s),)) for r, s in scores]
     chosen = choose(
         judged,
         positive_fraction=config.positive_fraction,
@@ -146,15 +164,6 @@ def run_conseq(
         n_chosen=len(chosen),
         loss=loss,
     )
-
-
-_OF_SAMPLES = (
-    "num_samples", "top_k", "min_length", "max_length", "max_source_tokens", "batch_size", "seed",
-)  # fmt: skip
-_OF_TRAINING = (
-    "learning_rate", "epochs", "batch_size", "label_smoothing", "max_source_tokens",
-    "max_target_tokens", "seed",
-)  # fmt: skip
 
 
 def _sample(
@@ -184,7 +193,7 @@ def _judge(
     documents: list[str],
     references: list[str],
     samples: list[list[str]],
-) -> list[tuple[float | None, list[float | None]]]:
+) -> list[_Scores]:
     """Score references and samples, by ROUGE without a scorer; None where there is no score."""
     if scorer is None:
         judged = judge_by_rouge(references, samples)

@@ -28,8 +28,8 @@ class ConSeqTrainer(Seq2SeqTrainer):  # type: ignore[misc]
 
     def _set_signature_columns_if_needed(self) -> None:
         """Keep the negatives, which the model's `forward` does not know."""
-        if self._signature_columns is None:
-            super()._set_signature_columns_if_needed()
+        super()._set_signature_columns_if_needed()
+        if "negative_labels" not in self._signature_columns:
             self._signature_columns.append("negative_labels")
 
     def compute_loss(
