@@ -44,9 +44,7 @@ def generate_summaries(
             f"`model` must be a sequence-to-sequence model, but got {type(model).__name__}; give "
             "summaries of other models to QualsScorer.score or QualsReward"
         )
-    positions = getattr(model.config, "max_position_embeddings", None)
-    limits = [max_source_tokens, tokenizer.model_max_length, positions]
-    longest = min(limit for limit in limits if limit is not None)
+    longest = longest_text(model, tokenizer, max_source_tokens)
     device = next(model.parameters()).device
     found: list[list[str]] = []
     with evaluating(model), own_random_numbers(device, seed), torch.no_grad():
@@ -64,6 +62,13 @@ def generate_summaries(
             each = len(decoded) // len(texts)
             found += [decoded[i * each : (i + 1) * each] for i in range(len(texts))]
     return found
+
+
+def longest_text(model: Any, tokenizer: Any, wanted: int | None = None) -> int:
+    """Return the tokens of a text that model and tokenizer can take, and that are wanted."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    limits = (wanted, tokenizer.model_max_length, positions)
+    return min(limit for limit in limits if limit is not None)
 
 
 @contextmanager

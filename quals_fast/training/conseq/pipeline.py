@@ -26,7 +26,7 @@ from quals_fast.training.conseq.selection import Chosen, Judged, choose, judge_b
 from quals_fast.training.conseq.trainer import ConSeqCollator, ConSeqTrainer, encode_rows
 from quals_fast.training.rows import score_each
 from quals_fast.training.stages import OnProgress, check_header, run_stage
-from quals_fast.training.summaries import generate_summaries
+from quals_fast.training.summaries import generate_summaries, longest_text
 from quals_fast.validation import check_same_length, require_texts
 
 _Scores: TypeAlias = tuple[float | None, list[float | None]]  # of the reference, of the samples
@@ -231,8 +231,8 @@ def _train(
     data = encode_rows(
         tokenizer,
         *zip(*pairs, strict=True),
-        max_source_tokens=config.max_source_tokens,
-        max_target_tokens=config.max_target_tokens,
+        max_source_tokens=longest_text(model, tokenizer, config.max_source_tokens),
+        max_target_tokens=longest_text(model, tokenizer, config.max_target_tokens),
     )
     trainer = ConSeqTrainer(
         model,
