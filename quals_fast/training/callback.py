@@ -43,7 +43,8 @@ class QualsCallback(TrainerCallback):  # type: ignore[misc]
         prefix: of the keys.
 
     Raises:
-        ValueError: no documents, `on_error` is neither, or a background with several processes.
+        ValueError: no documents, no tokenizer, `on_error` is neither, or a background with several
+            processes.
     """
 
     def __init__(
@@ -61,6 +62,8 @@ class QualsCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         if not documents:
             raise ValueError("`documents` must not be empty; give the documents to summarise")
+        if trainer.processing_class is None:
+            raise ValueError("`trainer` must have a tokenizer; give it one as processing_class=")
         self._background = scorer if isinstance(scorer, BackgroundScorer) else None
         if self._background is not None and trainer.accelerator.num_processes > 1:
             raise ValueError(

@@ -69,7 +69,7 @@ class QualsReward:
             ValueError: there is no such column, or the lengths differ; if asked for, a row could
                 not be scored.
             TypeError: `completions` or the column is not a list.
-            RuntimeError: if asked for, the model could not compute.
+            Exception: if asked for, whatever scoring raised.
         """
         if self.document_column not in columns:
             present = ", ".join(repr(name) for name in sorted(columns.keys() - _OF_THE_HOST))

@@ -58,17 +58,17 @@ def score_each(
     Raises:
         ValueError: the lists differ in length; or, if asked for, a row could not be scored.
         TypeError: an argument is not a list.
-        RuntimeError: if asked for, the model could not compute.
+        Exception: if asked for, whatever scoring raised.
     """
     check_same_length(
         "summaries", check_texts("summaries", summaries), check_texts("documents", documents)
     )
     try:
         rows = _score(scorer, documents, summaries)
-    except (RuntimeError, MemoryError) as error:
+    except Exception:  # whatever it is, it must not end a run of many hours
         if on_error == "raise":
             raise
-        _LOG.warning("scoring %d rows failed, so each is scored alone: %s", len(documents), error)
+        _LOG.warning("scoring %d rows failed; scoring each alone", len(documents), exc_info=True)
         rows = [_score_alone(scorer, *pair) for pair in zip(documents, summaries, strict=True)]
     failed = [index for index, row in enumerate(rows) if row.status == "error"]
     if failed:
@@ -91,7 +91,7 @@ def _score(
 def _score_alone(scorer: QualsScorer, document: object, summary: object) -> SummaryScore:
     try:
         return _score(scorer, [document], [summary])[0]
-    except (RuntimeError, MemoryError) as error:
+    except Exception as error:
         return SummaryScore(status="error", message=f"{type(error).__name__}: {error}")
 
 

@@ -86,6 +86,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def own_random_numbers(device: torch.device, seed: int) -> Iterator[None]:
     """Draw torch's random numbers from a seed, and go on afterwards as if nothing was drawn."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    is_gpu = device.type == "cuda"
+    with torch.random.fork_rng([device] if is_gpu else []):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed all devices
+        if is_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield

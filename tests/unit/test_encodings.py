@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 import tiny_models
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from quals_fast import DecodingConfig, QualsScorer
 from quals_fast.models.bart import Bart
-from quals_fast.models.encodings import EncodingCache
+from quals_fast.models.encodings import EncodingCache, encode_documents
 from quals_fast.models.lm_head import LMHead
 from quals_fast.ops import EAGER
 
@@ -23,9 +24,9 @@ def folder(tmp_path_factory):
     return tiny_models.write_checkpoint(tmp_path_factory.mktemp("models") / "m", trained_on=TEXT)
 
 
-def load(folder, cache_bytes=0):
+def load(folder, cache_bytes=0, device="cpu"):
     return QualsScorer.from_pretrained(
-        folder, device="cpu", dtype="float32", decoding=DECODING, cache_bytes=cache_bytes
+        folder, device=device, dtype="float32", decoding=DECODING, cache_bytes=cache_bytes
     )
 
 
@@ -115,6 +116,40 @@ def test_other_weights_find_nothing(folder, tmp_path):
     expected = second.score(DOCUMENTS, SUMMARIES).scores
     assert shared.score(DOCUMENTS, SUMMARIES).scores == pytest.approx(expected, abs=1e-6)
     assert shared.cache_stats.hits == 0
+
+
+class Reads(TorchDispatchMode):
+    """Counts what would make a GPU wait for the host."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        self.count += name in ("_local_scalar_dense", "nonzero", "item", "masked_select")
+        return function(*args, **(kwargs or {}))
+
+
+def test_no_value_is_read(folder):
+    generator = load(folder, 1 << 20).generator
+    ids = [source.input_ids for source in generator.tokenizer.encode(DOCUMENTS)]
+    with torch.inference_mode(), Reads() as reads:
+        encode_documents(generator, ids[:2], 8)
+        encode_documents(generator, ids, 8)
+    assert reads.count == 0
+    assert (generator.cache.stats.hits, generator.cache.stats.misses) == (2, 3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_on_a_gpu(folder):
+    expected = load(folder).score(DOCUMENTS * 3, SUMMARIES * 3).scores
+    scorer = load(folder, 1 << 20, device="cuda")
+    for _ in range(4):  # graphs are captured and replayed on the way
+        found = scorer.score(DOCUMENTS * 3, SUMMARIES * 3).scores
+        assert found == pytest.approx(expected, abs=1e-4)
+    assert scorer.cache_stats.misses == 3
 
 
 def test_by_default_nothing_is_kept(folder):

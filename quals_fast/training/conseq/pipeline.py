@@ -75,7 +75,7 @@ def run_conseq(
 
     The folder gets ``samples.jsonl``, and by what judges, so that both share the samples:
     ``scores_quals.jsonl``, ``pairs_quals.jsonl``, ``checkpoints_quals`` and ``model_quals``. A
-    second call with the same arguments goes on where the first one was stopped.
+    second call with the same arguments goes on where the first one was stopped. One process only.
 
     Args:
         documents: texts.
