@@ -344,10 +344,13 @@ def conseq(summariser: str, output: str, **options: Any) -> None:
     with _usage_errors(ModuleNotFoundError):
         if find_spec("accelerate") is None or find_spec("transformers") is None:
             raise ModuleNotFoundError("conseq needs the extra train: pip install '.[train]'")
+    from transformers.utils.logging import disable_progress_bar
+
     from quals_fast.scorer import QualsScorer
     from quals_fast.training.conseq.config import ConSeqConfig
     from quals_fast.training.conseq.pipeline import run_conseq
 
+    disable_progress_bar()  # of loading; it would run through ours
     with (
         _usage_errors(InputError, ValueError, OSError, BackendUnavailableError),
         progress_bar(hidden=options["quiet"]) as progress,

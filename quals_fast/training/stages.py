@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -83,3 +84,15 @@ def _read(path: Path, header: dict[str, Any], n_rows: int, chunk: int) -> tuple[
 
 def _line(value: Any) -> bytes:
     return (json.dumps(value) + "\n").encode()
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is there as a whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, "utf-8")
+    os.replace(part, path)
+
+
+def digest(value: object) -> str:
+    """Name a value that json can write by its content."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]

@@ -5,28 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from transformers import (
-    AutoModelForSeq2SeqLM,
-    AutoTokenizer,
-    Seq2SeqTrainingArguments,
-    TrainerCallback,
-)
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from quals_fast.models.loading import resolve_device
 from quals_fast.scorer import QualsScorer
 from quals_fast.training.conseq.config import ConSeqConfig
+from quals_fast.training.conseq.fit import fit
 from quals_fast.training.conseq.selection import Chosen, Judged, choose, judge_by_rouge
-from quals_fast.training.conseq.trainer import ConSeqCollator, ConSeqTrainer, encode_rows
 from quals_fast.training.rows import score_each
-from quals_fast.training.stages import OnProgress, check_header, run_stage
-from quals_fast.training.summaries import generate_summaries, longest_text
+from quals_fast.training.stages import OnProgress, digest, run_stage, write_whole
+from quals_fast.training.summaries import generate_summaries
 from quals_fast.validation import check_same_length, require_texts
 
 _Scores: TypeAlias = tuple[float | None, list[float | None]]  # of the reference, of the samples
@@ -34,10 +28,6 @@ _Scores: TypeAlias = tuple[float | None, list[float | None]]  # of the reference
 _CHUNK = 32  # documents between two writes
 _OF_SAMPLES = (
     "num_samples", "top_k", "min_length", "max_length", "max_source_tokens", "batch_size", "seed",
-)  # fmt: skip
-_OF_TRAINING = (
-    "learning_rate", "epochs", "batch_size", "label_smoothing", "max_source_tokens",
-    "max_target_tokens", "seed",
 )  # fmt: skip
 
 
@@ -101,6 +91,11 @@ def run_conseq(
     if config.by == "quals" and scorer is None:
         raise ValueError("`scorer` must be given for by='quals', but got None")
     folder, place = Path(output), resolve_device(device)
+    if place.index:
+        raise ValueError(
+            f"`device` must be 'auto', 'cpu' or 'cuda', since the Trainer takes the first GPU that "
+            f"it sees, but got {device!r}; set CUDA_VISIBLE_DEVICES"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
     summariser = AutoModelForSeq2SeqLM.from_pretrained(
@@ -109,7 +104,7 @@ def run_conseq(
 
     header = {
         "model": _digest_of_folder(Path(model)),
-        "data": _digest([documents, references]),
+        "data": digest([documents, references]),
         **{name: getattr(config, name) for name in _OF_SAMPLES},
     }
 
@@ -133,7 +128,7 @@ def run_conseq(
     scores: list[_Scores] = run_stage(
         folder / f"scores_{config.by}.jsonl",
         {
-            "samples": _digest([header, samples]),
+            "samples": digest([header, samples]),
             "judge": config.by if judge is None else judge.signature,
         },
         len(documents),
@@ -147,7 +142,7 @@ def run_conseq(
         positive_fraction=config.positive_fraction,
         negative_fraction=config.negative_fraction,
     )
-    n_judged = sum(one.worst is not None and not math.isnan(one.reference) for one in judged)
+    n_judged = sum(one.is_usable for one in judged)
     if not chosen:
         raise ValueError(
             f"no document is left to learn from: of {len(documents)}, {n_judged} have a score of "
@@ -156,7 +151,7 @@ def run_conseq(
         )
     pairs = [(documents[c.row], references[c.row], samples[c.row][c.negative]) for c in chosen]
     _write_pairs(folder / f"pairs_{config.by}.jsonl", pairs, chosen, judged)
-    loss = _train(summariser, tokenizer, pairs, folder, config, header["model"], on_progress)
+    loss = fit(summariser, tokenizer, pairs, folder, config, header["model"], on_progress)
     return ConSeqResult(
         model=folder / f"model_{config.by}",
         n_documents=len(documents),
@@ -206,77 +201,6 @@ def _judge(
     return [(scores[0], scores[1:]) for scores in found]
 
 
-def _train(
-    model: Any,
-    tokenizer: Any,
-    pairs: list[tuple[str, str, str]],
-    folder: Path,
-    config: ConSeqConfig,
-    model_digest: object,
-    on_progress: OnProgress,
-) -> float:
-    """Train on the pairs, from the last whole checkpoint if there is one; return the mean loss."""
-    header = {
-        "model": model_digest,
-        "pairs": _digest(pairs),
-        **{name: getattr(config, name) for name in _OF_TRAINING},
-    }
-    record, target = folder / f"training_{config.by}.json", folder / f"model_{config.by}"
-    if record.is_file():
-        check_header(record, json.loads(record.read_text("utf-8")), header)
-        if target.is_dir():
-            return math.nan
-    _write_whole(record, json.dumps(header))
-    checkpoints = folder / f"checkpoints_{config.by}"
-    data = encode_rows(
-        tokenizer,
-        *zip(*pairs, strict=True),
-        max_source_tokens=longest_text(model, tokenizer, config.max_source_tokens),
-        max_target_tokens=longest_text(model, tokenizer, config.max_target_tokens),
-    )
-    trainer = ConSeqTrainer(
-        model,
-        Seq2SeqTrainingArguments(
-            output_dir=str(checkpoints),
-            learning_rate=config.learning_rate,
-            num_train_epochs=config.epochs,
-            per_device_train_batch_size=config.batch_size,
-            label_smoothing_factor=config.label_smoothing,
-            save_steps=config.save_steps,
-            save_total_limit=2,
-            seed=config.seed,
-            report_to=[],
-            disable_tqdm=True,
-            logging_steps=10,
-            use_cpu=model.device.type == "cpu",
-        ),
-        train_dataset=data,
-        data_collator=ConSeqCollator(tokenizer.pad_token_id),
-        processing_class=tokenizer,
-        callbacks=[_Progress(on_progress)],
-    )
-    loss = trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints)).training_loss
-    part = folder / f"model_{config.by}.part"
-    trainer.save_model(str(part))
-    os.replace(part, target)
-    return float(loss)
-
-
-class _Progress(TrainerCallback):  # type: ignore[misc]
-    def __init__(self, on_progress: OnProgress) -> None:
-        self._on_progress = on_progress
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._on_progress("training", state.global_step, state.max_steps)
-
-
-def _last_checkpoint(folder: Path) -> str | None:
-    """Return the newest checkpoint that was written as a whole: its state is written last."""
-    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
-    newest = max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-    return None if newest is None else str(newest)
-
-
 def _write_pairs(
     path: Path,
     pairs: list[tuple[str, str, str]],
@@ -296,21 +220,11 @@ def _write_pairs(
         )
         for (document, positive, negative), one in zip(pairs, chosen, strict=True)
     ]
-    _write_whole(path, "\n".join(lines) + "\n")
-
-
-def _write_whole(path: Path, text: str) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, "utf-8")
-    os.replace(part, path)
+    write_whole(path, "\n".join(lines) + "\n")
 
 
 def _number(value: float | None) -> float:
     return math.nan if value is None else value
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]
 
 
 def _digest_of_folder(folder: Path) -> str:

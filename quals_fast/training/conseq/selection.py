@@ -28,6 +28,11 @@ class Judged:
         scored = [i for i, score in enumerate(self.samples) if not math.isnan(score)]
         return min(scored, key=lambda i: self.samples[i], default=None)
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether the reference has a score, and a sample."""
+        return self.worst is not None and not math.isnan(self.reference)
+
 
 class Chosen(NamedTuple):
     """A document to learn from: its reference is S+, one of its samples S-."""
@@ -61,19 +66,19 @@ def choose(
     ):
         if not 0 < fraction <= 1:
             raise ValueError(f"`{name}` must be above 0 and at most 1, but got {fraction}")
-    usable: list[tuple[int, int, float, float]] = []
-    for row, judged in enumerate(rows):
-        worst = judged.worst
-        if worst is not None and not math.isnan(judged.reference):
-            usable.append((row, worst, judged.reference, judged.samples[worst]))
+    usable = [
+        (Chosen(row, worst), -judged.reference, judged.samples[worst])
+        for row, judged in enumerate(rows)
+        if judged.is_usable and (worst := judged.worst) is not None
+    ]
     if not usable:
         return []
-    best = _edge([-reference for _, _, reference, _ in usable], positive_fraction)
+    best = _edge([reference for _, reference, _ in usable], positive_fraction)
     worst_of_all = _edge([sample for *_, sample in usable], negative_fraction)
     return [
-        Chosen(row, worst)
-        for row, worst, reference, sample in usable
-        if -reference <= best and sample <= worst_of_all
+        chosen
+        for chosen, reference, sample in usable
+        if reference <= best and sample <= worst_of_all
     ]
 
 
