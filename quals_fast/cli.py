@@ -83,6 +83,29 @@ METRIC_OPTIONS = (
                  help="Ask only what the summary answers as expected."),
     click.option("--seed", type=int, default=0, help="Of the draw of answers to ask about."),
 )  # fmt: skip
+CONSEQ_OPTIONS = (
+    click.option("--summariser", required=True, metavar="FOLDER",
+                 help="Sequence-to-sequence model that has learnt the summaries by likelihood."),
+    click.option("-o", "--output", required=True, metavar="FOLDER",
+                 help="For samples, scores, pairs and the trained model; a run that was stopped "
+                      "goes on from there."),
+    click.option("--by", type=click.Choice(["quals", "rouge"]), default="quals",
+                 help="What judges the samples; rouge is the baseline."),
+    click.option("--samples", "num_samples", type=int, default=6, help="Of each document."),
+    click.option("--top-k", type=int, default=50, help="Tokens that a sample draws from."),
+    click.option("--sample-min-length", type=int, default=10, help="Tokens."),
+    click.option("--sample-max-length", type=int, default=60, help="Tokens."),
+    click.option("--positive-fraction", type=float, default=0.3,
+                 help="Documents with the best summaries to learn from."),
+    click.option("--negative-fraction", type=float, default=0.3,
+                 help="Documents with the worst samples to learn from."),
+    click.option("--learning-rate", type=float, default=3e-6, help="Of Adam."),
+    click.option("--epochs", type=int, default=2, help="Over the chosen documents."),
+    click.option("--batch-size", type=int, default=8, help="Documents at once."),
+    click.option("--label-smoothing", type=float, default=0.1, help="Of the loss."),
+    click.option("--max-source-tokens", type=int, default=1024, help="Of a document."),
+    click.option("--seed", type=int, default=0, help="Of samples and training."),
+)  # fmt: skip
 # Options that say nothing to the other metric.
 ONLY_QAGS = ("qags_models", "qags_arm", "qags_setting", "qags_filter", "seed")
 ONLY_QUALS = (
@@ -289,48 +312,7 @@ def export(model: str, output: str, dtype: str) -> None:
 
 @app.command()
 @_with(*INPUT_OPTIONS)
-@click.option(
-    "--summariser",
-    required=True,
-    metavar="FOLDER",
-    help="Sequence-to-sequence model that has learnt the summaries by likelihood.",
-)
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    metavar="FOLDER",
-    help="For samples, scores, pairs and the trained model; a run that was stopped goes "
-    "on from there.",
-)
-@click.option(
-    "--by",
-    type=click.Choice(["quals", "rouge"]),
-    default="quals",
-    help="What judges the samples; rouge is the baseline.",
-)
-@click.option("--samples", "num_samples", type=int, default=6, help="Of each document.")
-@click.option("--top-k", type=int, default=50, help="Likeliest tokens that a sample draws from.")
-@click.option("--sample-min-length", type=int, default=10, help="Tokens.")
-@click.option("--sample-max-length", type=int, default=60, help="Tokens.")
-@click.option(
-    "--positive-fraction",
-    type=float,
-    default=0.3,
-    help="Documents with the best summaries to learn from.",
-)
-@click.option(
-    "--negative-fraction",
-    type=float,
-    default=0.3,
-    help="Documents with the worst samples to learn from.",
-)
-@click.option("--learning-rate", type=float, default=3e-6, help="Of Adam.")
-@click.option("--epochs", type=int, default=2, help="Over the chosen documents.")
-@click.option("--batch-size", type=int, default=8, help="Documents at once.")
-@click.option("--label-smoothing", type=float, default=0.1, help="Of the loss.")
-@click.option("--max-source-tokens", type=int, default=1024, help="Of a document.")
-@click.option("--seed", type=int, default=0, help="Of samples and training.")
+@_with(*CONSEQ_OPTIONS)
 @_with(*MODEL_OPTIONS)
 def conseq(summariser: str, output: str, **options: Any) -> None:
     """Train a summariser with ConSeq on the documents and summaries of INPUT.
