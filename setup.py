@@ -19,7 +19,7 @@ TRAIN = [
     "accelerate>=1.10,<2",
     "datasets>=4,<6",
     "torchmetrics>=1.8,<2",
-    "trl>=1.16,<2",  # None from the only reward: no advantage; before, it counted as 0
+    "trl>=1.16,<2",  # there, None from the only reward means no advantage
 ]
 TRITON = "triton>=3.6,<3.10; platform_system == 'Linux'"
 EXPORT = ["onnx>=1.20,<2", "onnxscript>=0.5,<1"]

@@ -1,7 +1,7 @@
 """Documents encoded once for many calls: a cache bounded in bytes, least recently used out first.
 
 What is kept is the encoder's last hidden state and not the keys and values made from it, which
-take 2 * L times the room for a decoder of L layers and are a tenth of the work.
+take 2 * L times the room for a decoder of L layers and are about a tenth of the work.
 """
 
 from __future__ import annotations
