@@ -13,6 +13,14 @@ assert VERSION is not None
 
 EVALUATE = ["scipy>=1.15,<2", "scikit-learn>=1.5,<2", "rouge-score>=0.1.2,<0.2"]
 TRANSFORMERS = ["transformers>=5.13,<5.24"]
+TRAIN = [
+    *TRANSFORMERS,
+    *EVALUATE,
+    "accelerate>=1.10,<2",
+    "datasets>=4,<6",
+    "torchmetrics>=1.8,<2",
+    "trl>=1.16,<2",  # there, None from the only reward means no advantage
+]
 TRITON = "triton>=3.6,<3.10; platform_system == 'Linux'"
 EXPORT = ["onnx>=1.20,<2", "onnxscript>=0.5,<1"]
 MEASURE = ["ctranslate2>=4.8,<5", "matplotlib>=3.10,<4"]
@@ -49,6 +57,7 @@ setup(
         "evaluate": EVALUATE,
         "reference": [*TRANSFORMERS, *SPACY],
         "bench": [*BENCH, *EVALUATE, *MEASURE],
+        "train": TRAIN,
         "triton": [TRITON],
         "onnx": [*EXPORT, "onnxruntime>=1.30,<2"],
         "onnx-gpu": [*EXPORT, "onnxruntime-gpu>=1.30,<2"],
@@ -57,6 +66,7 @@ setup(
             *EVALUATE,
             *MEASURE,
             *EXPORT,
+            *TRAIN,
             "onnxruntime>=1.30,<2",
             TRITON,  # its interpreter runs the kernels where there is no GPU
             "hypothesis>=6.130,<7",

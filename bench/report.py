@@ -269,6 +269,30 @@ def onnx() -> str:
     )
 
 
+def training_cost() -> str:
+    """Report what scoring costs in a training, where it has been measured."""
+    if not (RESULTS / "training_cost.json").is_file():
+        return "Not measured yet: `python -m bench.training_cost` does it."
+    result = load("training_cost")
+    rows = [
+        [
+            f"{result['policy']}, {workload}",
+            what,
+            arm.replace("_", ", cache "),
+            spread({k: v if k == "n" else 100 * v for k, v in share.items()}, 0),
+        ]
+        for what in ("step", "evaluation")
+        for workload, shares in result[f"share_of_{what}"][result["policy"]].items()
+        for arm, share in shares.items()
+    ]
+    header = ["trained model, workload", "of a", "scoring", "% of its time"]
+    return (
+        f"{table(header, rows)}\n\nStep: {result['documents']} documents with "
+        f"{result['completions']} completions each. Evaluation: {result['summaries']} summaries. "
+        f"{where(result)}"
+    )
+
+
 def headline() -> str:
     """Say in a sentence how fast and how equal."""
     result = load("end_to_end")
@@ -331,6 +355,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
         examples,
         evaluate,
         onnx,
+        training_cost,
         claim,
         qags_models,
     )

@@ -15,7 +15,7 @@ from quals_fast import __version__
 from quals_fast.config import DecodingConfig, ScoringConfig
 from quals_fast.errors import BackendUnavailableError
 from quals_fast.files import InputError, InputRow, OutputFile, RowWriter, open_output
-from quals_fast.jobs import JobInput, Scorer, score_rows
+from quals_fast.jobs import JobInput, Scorer, score_rows, usable_rows
 
 if TYPE_CHECKING:
     from quals_fast.tables import Tally
@@ -83,10 +83,37 @@ METRIC_OPTIONS = (
                  help="Ask only what the summary answers as expected."),
     click.option("--seed", type=int, default=0, help="Of the draw of answers to ask about."),
 )  # fmt: skip
+CONSEQ_OPTIONS = (
+    click.option("--summariser", required=True, metavar="FOLDER",
+                 help="Sequence-to-sequence model that has learnt the summaries by likelihood."),
+    click.option("-o", "--output", required=True, metavar="FOLDER",
+                 help="For samples, scores, pairs and the trained model; a run that was stopped "
+                      "goes on from there."),
+    click.option("--by", type=click.Choice(["quals", "rouge"]), default="quals",
+                 help="What judges the samples; rouge is the baseline."),
+    click.option("--samples", "num_samples", type=int, default=6, help="Of each document."),
+    click.option("--top-k", type=int, default=50, help="Tokens that a sample draws from."),
+    click.option("--sample-min-length", type=int, default=10, help="Tokens."),
+    click.option("--sample-max-length", type=int, default=60, help="Tokens."),
+    click.option("--positive-fraction", type=float, default=0.3,
+                 help="Documents with the best summaries to learn from."),
+    click.option("--negative-fraction", type=float, default=0.3,
+                 help="Documents with the worst samples to learn from."),
+    click.option("--learning-rate", type=float, default=3e-6, help="Of Adam."),
+    click.option("--epochs", type=int, default=2, help="Over the chosen documents."),
+    click.option("--batch-size", type=int, default=8, help="Documents at once."),
+    click.option("--label-smoothing", type=float, default=0.1, help="Of the loss."),
+    click.option("--max-source-tokens", type=int, default=1024, help="Of a document."),
+    click.option("--seed", type=int, default=0, help="Of samples and training."),
+)  # fmt: skip
 # Options that say nothing to the other metric.
 ONLY_QAGS = ("qags_models", "qags_arm", "qags_setting", "qags_filter", "seed")
 ONLY_QUALS = (
     "model", "backend", *DecodingConfig.__slots__, *ScoringConfig.__slots__,
+)  # fmt: skip
+CONSEQ = (
+    "by", "num_samples", "top_k", "positive_fraction", "negative_fraction", "learning_rate",
+    "epochs", "batch_size", "label_smoothing", "max_source_tokens", "seed",
 )  # fmt: skip
 READING = ("file_format", "encoding", "document_field", "summary_field")
 REFERENCE_OPTIONS = {
@@ -123,6 +150,7 @@ def app() -> None:
     quals-fast evaluate labelled.jsonl --label label
     quals-fast score pairs.jsonl --metric qags    what it is compared with
     quals-fast export qagen-mini exported/ --dtype int8
+    quals-fast conseq pairs.jsonl --summariser model/ -o trained/
     """  # noqa: D301 - click must get the character that the backslash stands for
 
 
@@ -282,6 +310,68 @@ def export(model: str, output: str, dtype: str) -> None:
     )
 
 
+@app.command()
+@_with(*INPUT_OPTIONS)
+@_with(*CONSEQ_OPTIONS)
+@_with(*MODEL_OPTIONS)
+def conseq(summariser: str, output: str, **options: Any) -> None:
+    """Train a summariser with ConSeq on the documents and summaries of INPUT.
+
+    Draws samples, scores them and the summaries, keeps the documents with a good summary and a bad
+    sample, and trains: likelier summaries, unlikelier samples. --device is for both models; the
+    options from --model on are the scorer's.
+    """
+    from quals_fast.display import count, progress_bar
+
+    with _usage_errors(ModuleNotFoundError):
+        if find_spec("accelerate") is None or find_spec("transformers") is None:
+            raise ModuleNotFoundError("conseq needs the extra train: pip install '.[train]'")
+    from transformers.utils.logging import disable_progress_bar
+
+    from quals_fast.scorer import QualsScorer
+    from quals_fast.training.conseq.config import ConSeqConfig
+    from quals_fast.training.conseq.pipeline import run_conseq
+
+    disable_progress_bar()  # of loading; it would run through ours
+    with (
+        _usage_errors(InputError, ValueError, OSError, BackendUnavailableError),
+        progress_bar(hidden=options["quiet"]) as progress,
+    ):
+        own = {name: options[name] for name in CONSEQ}
+        lengths = {f"{end}_length": options[f"sample_{end}_length"] for end in ("min", "max")}
+        config = ConSeqConfig(**own, **lengths)
+        reading = {name: options[name] for name in READING}
+        rows, left_out = usable_rows(
+            JobInput(path=options["input"], **reading), fail_fast=options["fail_fast"]
+        )
+        scorer = _scorer(options) if config.by == "quals" else None
+        if scorer is not None and not isinstance(scorer, QualsScorer):
+            raise ValueError("conseq takes no --backend reference; leave it out")
+        tasks: dict[str, Any] = {}
+
+        def show_progress(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(stage, total=total)
+            progress.update(tasks[stage], completed=done)
+
+        found = run_conseq(
+            [row.document for row in rows],
+            [row.summary for row in rows],
+            model=summariser,
+            output=output,
+            scorer=scorer,
+            config=config,
+            device=options["device"],
+            on_progress=show_progress,
+        )
+    if not options["quiet"]:
+        click.echo(
+            f"wrote {found.model}: trained on {found.n_chosen} of {found.n_documents} documents, "
+            f"of which {found.n_judged} had scores; left out {count(left_out, 'row')} of no use",
+            err=True,
+        )
+
+
 def main() -> None:
     """Run the command line."""
     app(prog_name="quals-fast")
@@ -327,7 +417,8 @@ def _job(
 def _scorer(options: dict[str, Any]) -> Scorer:
     """Make the scorer that the options ask for."""
     metric = options.get("metric", "quals")
-    _refuse_options_of_the_other(metric)
+    if "metric" in options:
+        _refuse_options_of_the_other(metric)
     if metric == "qags":
         return _qags_scorer(options)
     max_pairs = options["max_pairs"]

@@ -10,22 +10,25 @@ Rule = Literal["fairseq09", "hamming"]
 SummaryLogprob = Literal["model", "search"]
 
 
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise `ValueError` unless a setting is one of its choices."""
     if value not in choices:
         expected = " or ".join(repr(choice) for choice in choices)
         raise ValueError(f"`{name}` must be {expected}, but got {value!r}")
 
 
-def _check_integer(name: str, value: object, least: int) -> None:
+def check_integer(name: str, value: object, least: int) -> None:
+    """Raise `TypeError` or `ValueError` unless a setting is an integer of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"`{name}` must be an integer, but got {type(value).__name__} {value!r}")
     if value < least:
         raise ValueError(f"`{name}` must be at least {least}, but got {value}")
 
 
-def _check_number(
+def check_number(
     name: str, value: object, least: float = -math.inf, most: float = math.inf
 ) -> None:
+    """Raise `TypeError` or `ValueError` unless a setting is a finite number within bounds."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"`{name}` must be a number, but got {type(value).__name__} {value!r}")
     if not math.isfinite(value) or not least <= value <= most:
@@ -68,19 +71,19 @@ class DecodingConfig:
     max_length: int = 60
 
     def __post_init__(self) -> None:
-        _check_choice("rule", self.rule, get_args(Rule))
-        _check_integer("num_beams", self.num_beams, 1)
-        _check_integer("num_beam_groups", self.num_beam_groups, 1)
+        check_choice("rule", self.rule, get_args(Rule))
+        check_integer("num_beams", self.num_beams, 1)
+        check_integer("num_beam_groups", self.num_beam_groups, 1)
         if self.num_beams % self.num_beam_groups:
             divisors = [n for n in range(1, self.num_beams + 1) if self.num_beams % n == 0]
             raise ValueError(
                 f"`num_beam_groups` must divide `num_beams`, but got {self.num_beam_groups} groups "
                 f"for {self.num_beams} beams; use one of {', '.join(map(str, divisors))}"
             )
-        _check_number("diversity_penalty", self.diversity_penalty, 0.0)
-        _check_number("length_penalty", self.length_penalty, -10.0, 10.0)
-        _check_integer("min_length", self.min_length, 0)
-        _check_integer("max_length", self.max_length, 1)
+        check_number("diversity_penalty", self.diversity_penalty, 0.0)
+        check_number("length_penalty", self.length_penalty, -10.0, 10.0)
+        check_integer("min_length", self.min_length, 0)
+        check_integer("max_length", self.max_length, 1)
         if self.max_length < self.min_length:
             raise ValueError(
                 f"`max_length` must be at least `min_length`, but got {self.max_length} "
@@ -119,8 +122,8 @@ class ScoringConfig:
     no_pairs_score: float | None = None
 
     def __post_init__(self) -> None:
-        _check_choice("summary_logprob", self.summary_logprob, get_args(SummaryLogprob))
+        check_choice("summary_logprob", self.summary_logprob, get_args(SummaryLogprob))
         if self.max_pairs is not None:
-            _check_integer("max_pairs", self.max_pairs, 1)
+            check_integer("max_pairs", self.max_pairs, 1)
         if self.no_pairs_score is not None:
-            _check_number("no_pairs_score", self.no_pairs_score)
+            check_number("no_pairs_score", self.no_pairs_score)

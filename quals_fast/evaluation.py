@@ -258,6 +258,25 @@ def rouge_floor(documents: Sequence[str], summaries: Sequence[str]) -> dict[str,
     }
 
 
+def mean_interval(values: Sequence[float], *, n_resamples: int = 1000, seed: int = 0) -> Estimate:
+    """Return the mean with its 95 % bootstrap interval; all NaN without values.
+
+    Args:
+        values: finite.
+        n_resamples: draws of the values, with replacement.
+        seed: of the draws, which leave numpy's global state alone.
+    """
+    import numpy as np
+
+    if not values:
+        return Estimate(math.nan, math.nan, math.nan)
+    numbers = np.asarray(values, np.float64)
+    generator = np.random.default_rng(seed)
+    means = [generator.choice(numbers, numbers.size).mean() for _ in range(n_resamples)]
+    low, high = np.percentile(means, [2.5, 97.5]).tolist()
+    return Estimate(float(numbers.mean()), low, high)
+
+
 def _missing_extra(what: str, package: str) -> ModuleNotFoundError:
     return ModuleNotFoundError(f'{what} needs {package}: pip install ".[evaluate]" in the checkout')
 

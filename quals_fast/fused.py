@@ -20,8 +20,8 @@ from quals_fast.decoding.graph import GraphedSearch
 from quals_fast.decoding.rules import Hypotheses
 from quals_fast.filtering import KeptPair, keep_pairs, split_at_sep
 from quals_fast.generation import begin_search, read_back
-from quals_fast.models.bart import Bart
 from quals_fast.models.cache import SourceMemory
+from quals_fast.models.encodings import encode_documents
 from quals_fast.models.loading import QAGenerator
 from quals_fast.models.tokenizer import Source
 from quals_fast.rescoring import rescore
@@ -99,8 +99,10 @@ class FusedPass:
                     [summaries[i] for i in batch],
                     [sources[i] for i in batch],
                 )
-            except RuntimeError:  # perhaps for lack of memory, which the graphs hold much of
+            except RuntimeError:  # perhaps for lack of memory, which these hold much of
                 self._graphs.clear()
+                if self._generator.cache is not None:
+                    self._generator.cache.clear()
                 raise
 
         found: dict[int, Scored] = {}
@@ -113,13 +115,12 @@ class FusedPass:
         self, documents: list[Source], summaries: list[str], sources: list[Source]
     ) -> list[Scored]:
         """Score a batch; nothing that is computed is read before `read_back`."""
-        generator = self._generator
         texts = self._selector.encode_summaries(summaries, [s.text_ids for s in sources])
         distinct = list(dict.fromkeys(tuple(d.input_ids) for d in documents))
         row_of = {ids: row for row, ids in enumerate(distinct)}
         rows = torch.tensor([row_of[tuple(d.input_ids)] for d in documents], device=self._device)
         memory_of_documents = self._encode_beside(distinct)
-        found = self._search(self._encode(generator.bart, [s.input_ids for s in sources]))
+        found = self._search(self._encode([s.input_ids for s in sources]))
         kept = self._selector.select(found, texts, self._max_pairs)
         if self._stream is not None:
             torch.cuda.current_stream(self._device).wait_stream(self._stream)
@@ -139,20 +140,19 @@ class FusedPass:
             results.append(Scored(pairs, len(mine), of_pairs))
         return results
 
-    def _encode(self, bart: Bart, ids: Sequence[Sequence[int]]) -> SourceMemory:
-        pad_token_id, most = self._generator.settings.pad_token_id, bart.shape
-        return bart.encode(
-            *pad(ids, pad_token_id, self._device, _MULTIPLE, most.max_position_embeddings)
-        )
+    def _encode(self, ids: Sequence[Sequence[int]]) -> SourceMemory:
+        bart, pad_token_id = self._generator.bart, self._generator.settings.pad_token_id
+        positions = bart.shape.max_position_embeddings
+        return bart.encode(*pad(ids, pad_token_id, self._device, _MULTIPLE, positions))
 
     def _encode_beside(self, ids: Sequence[Sequence[int]]) -> SourceMemory:
         """Encode documents while the search goes on, where the device can do both."""
         if self._stream is None:
-            return self._encode(self._generator.document_bart, ids)
+            return encode_documents(self._generator, ids, _MULTIPLE)
         # Waiting for the batch before also makes its memory safe to take again.
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
-            return self._encode(self._generator.document_bart, ids)
+            return encode_documents(self._generator, ids, _MULTIPLE)
 
     def _search(self, memory: SourceMemory) -> Hypotheses:
         if self._capturing is None:  # no GPU, no graphs

@@ -129,6 +129,23 @@ def score_rows(
                 return
 
 
+def usable_rows(rows: Iterable[InputRow], *, fail_fast: bool = False) -> tuple[list[InputRow], int]:
+    """Return the rows that can be scored, and how many can not.
+
+    Raises:
+        InputError: one can not, and `fail_fast` asks for that.
+    """
+    good, n_bad = [], 0
+    for row in rows:
+        problem = _problem(row)
+        if problem is None:
+            good.append(row)
+        elif fail_fast:
+            raise InputError(f"line {row.line}: {problem.message or problem.status}")
+        n_bad += problem is not None
+    return good, n_bad
+
+
 def _problem(row: InputRow) -> SummaryScore | None:
     """Return the result of a row that need not go to the model."""
     if row.problem is not None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from quals_fast.batching import pad, run_batches
 from quals_fast.models.cache import SourceMemory
+from quals_fast.models.encodings import encode_documents
 from quals_fast.models.loading import QAGenerator
 from quals_fast.results import TokenLogprobs
 
@@ -48,12 +49,9 @@ def rescore(
     found: list[list[TokenLogprobs]] = [[] for _ in documents]
     if generator.packed:
         max_batch_tokens = min(max_batch_tokens, _CPU_TOKENS)
-    bart, pad_token_id = generator.document_bart, generator.settings.pad_token_id
-    positions = bart.shape.max_position_embeddings
 
     def run(batch: list[int]) -> list[list[TokenLogprobs]]:
-        sources = [unique[i] for i in batch]
-        memory = bart.encode(*pad(sources, pad_token_id, bart.device, _SOURCE_MULTIPLE, positions))
+        memory = encode_documents(generator, [unique[i] for i in batch], _SOURCE_MULTIPLE)
         # After a failure batches are smaller than the budget, and so must their slices be.
         budget = min(max_batch_tokens, len(batch) * costs[batch[0]])
         return _rescore_batch(generator, memory, [joined[i] for i in batch], budget)

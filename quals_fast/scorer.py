@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ from quals_fast.validation import (
 
 if TYPE_CHECKING:
     from quals_fast.fused import FusedPass
+    from quals_fast.models.encodings import CacheStats
     from quals_fast.models.loading import QAGenerator
 
 DEFAULT_BATCH_TOKENS = 32_768
@@ -46,9 +48,16 @@ class QualsScorer:
         decoding: settings of the search.
         scoring: settings of the score.
         max_batch_tokens: tokens that the network holds at once; it sets peak memory.
+        cache_bytes: room for encoded documents that later calls will ask for again, as epochs of
+            a training do; 0 keeps none. The least recently used go first, so what is gone through
+            again and again must fit as a whole. Not for the ONNX backend.
 
     Raises:
         ValueError: the settings and the model do not fit together.
+
+    Scoring leaves random numbers, autograd and autocast as they are, and takes nothing from them:
+    it may be done in the midst of a training step. One of `from_pretrained` can be pickled, by the
+    arguments that it was loaded with; its deep copy is itself.
 
     Example:
         >>> from quals_fast import QualsScorer
@@ -66,8 +75,12 @@ class QualsScorer:
         decoding: DecodingConfig | None = None,
         scoring: ScoringConfig | None = None,
         max_batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        cache_bytes: int = 0,
     ) -> None:
+        if cache_bytes:
+            generator = _with_cache(generator, cache_bytes)
         self.generator: Any = generator  # of either kind
+        self._origin: dict[str, Any] | None = None
         self.decoding = decoding or DecodingConfig()
         self.scoring = scoring or ScoringConfig()
         self.max_batch_tokens = max_batch_tokens
@@ -96,12 +109,34 @@ class QualsScorer:
             return StagedPass(generator, search, rescore_eagerly, *rest)
         return FusedPass(generator, *rest)
 
-    def _inference(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        """Compute without autograd, and in the model's own types under the caller's autocast."""
         if isinstance(self.generator, OnnxGenerator):
-            return nullcontext()
+            yield
+            return
         import torch
 
-        return torch.inference_mode()
+        device = self.generator.bart.device.type
+        with torch.inference_mode(), torch.autocast(device, enabled=False):
+            yield
+
+    @property
+    def cache_stats(self) -> CacheStats | None:
+        """Hits and misses of the cache of encoded documents, and its size; None without one."""
+        cache = getattr(self.generator, "cache", None)
+        return None if cache is None else cache.stats
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> QualsScorer:
+        return self  # nothing in it changes but its cache, and a model is large
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._origin is None:
+            raise TypeError(
+                "only a scorer of QualsScorer.from_pretrained can be pickled, since it is loaded "
+                "again on the other side; make this one with it"
+            )
+        return _load_again, (self._origin, self.signature)
 
     @property
     def signature(self) -> str:
@@ -125,6 +160,7 @@ class QualsScorer:
         decoding: DecodingConfig | None = None,
         scoring: ScoringConfig | None = None,
         max_batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        cache_bytes: int = 0,
     ) -> QualsScorer:
         """Load a model: the bundled one by name, or a local Hugging Face folder.
 
@@ -142,6 +178,7 @@ class QualsScorer:
             decoding: settings of the search; the published ones by default.
             scoring: settings of the score; the published ones by default.
             max_batch_tokens: tokens that the network holds at once; it sets peak memory.
+            cache_bytes: room for encoded documents, as in the constructor.
 
         Raises:
             CheckpointError: the folder cannot be used; the message says what is missing.
@@ -153,19 +190,18 @@ class QualsScorer:
             "decoding": decoding,
             "scoring": scoring,
             "max_batch_tokens": max_batch_tokens,
+            "cache_bytes": cache_bytes,
         }
+        generator: QAGenerator | OnnxGenerator
         if backend == "onnx" or (backend == "auto" and is_exported(Path(model))):
-            return cls(load_onnx(model, device=device, dtype=dtype), **settings)
-        _require_torch()
-        from quals_fast.models.loading import load_generator, resolve_device
-        from quals_fast.models.precision import resolve_precision
-        from quals_fast.ops import resolve_backend
-
-        place = resolve_device(device)
-        kernels = resolve_backend(backend, place)
-        precision = resolve_precision(dtype, place, kernels)
-        generator = load_generator(model, device=place, precision=precision, kernels=kernels)
-        return cls(generator, **settings)
+            generator = load_onnx(model, device=device, dtype=dtype)
+        else:
+            generator = _load_torch(model, device, dtype, backend)
+        scorer = cls(generator, **settings)
+        name = str(Path(model).resolve()) if Path(model).is_dir() else str(model)
+        placement = {"device": device, "dtype": dtype, "backend": backend}
+        scorer._origin = {"model": name, **placement, **settings}
+        return scorer
 
     def score(
         self,
@@ -279,6 +315,42 @@ class QualsScorer:
             num_beams=self.decoding.num_beams,
             truncated_tokens=summary.truncated_tokens + document.truncated_tokens,
         )
+
+
+def _load_torch(model: str | Path, device: str, dtype: str, backend: str) -> QAGenerator:
+    """Load a model for the eager or the Triton backend."""
+    _require_torch()
+    from quals_fast.models.loading import load_generator, resolve_device
+    from quals_fast.models.precision import resolve_precision
+    from quals_fast.ops import resolve_backend
+
+    place = resolve_device(device)
+    kernels = resolve_backend(backend, place)
+    precision = resolve_precision(dtype, place, kernels)
+    return load_generator(model, device=place, precision=precision, kernels=kernels)
+
+
+def _with_cache(generator: QAGenerator | OnnxGenerator, cache_bytes: int) -> QAGenerator:
+    """Give a model a cache of encoded documents."""
+    if isinstance(generator, OnnxGenerator):
+        raise ValueError(
+            f"`cache_bytes` must be 0 for the onnx backend, but got {cache_bytes}; encoded "
+            "documents are kept by the eager and triton backends only"
+        )
+    from quals_fast.models.encodings import EncodingCache
+
+    return replace(generator, cache=EncodingCache(cache_bytes))
+
+
+def _load_again(origin: dict[str, Any], signature: str) -> QualsScorer:
+    """Unpickle a scorer: load it as it was loaded before."""
+    scorer = QualsScorer.from_pretrained(**origin)
+    if scorer.signature != signature:
+        raise RuntimeError(
+            f"the scorer was pickled as {signature}, but loads here as {scorer.signature}; their "
+            "scores are not comparable, so make a new one with QualsScorer.from_pretrained"
+        )
+    return scorer
 
 
 def _require_torch() -> None:

@@ -184,11 +184,20 @@ class Bart(nn.Module):
             input_ids: Shape ``(B, S)``, int64.
             attention_mask: True where a token stands. Shape ``(B, S)``, bool.
         """
+        return self.project(self.encode_hidden(input_ids, attention_mask), attention_mask)
+
+    def encode_hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return the encoder's last hidden states ``(B, S, d)``; arguments as for `encode`."""
         mask = attention_mask[:, None, None, :]
         x = self._embed(self.model.encoder, input_ids, 0)
         for layer in self.model.encoder.layers:
             x = layer(x, mask)
-        pairs = [layer.encoder_attn.key_value(x) for layer in self.model.decoder.layers]  # type: ignore[union-attr,operator]
+        return x
+
+    def project(self, hidden: Tensor, attention_mask: Tensor) -> SourceMemory:
+        """Project hidden states ``(B, S, d)`` to keys and values of every decoder layer."""
+        pairs = [layer.encoder_attn.key_value(hidden) for layer in self.model.decoder.layers]  # type: ignore[union-attr,operator]
+        mask = attention_mask[:, None, None, :]
         return SourceMemory([k for k, _ in pairs], [v for _, v in pairs], mask)
 
     def decode_step(self, token_ids: Tensor, t: int, slots: Slots) -> Tensor:

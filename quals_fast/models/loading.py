@@ -13,6 +13,7 @@ from torch import Tensor
 
 from quals_fast.models.bart import Bart
 from quals_fast.models.checkpoint import CheckpointError, Settings, read_checkpoint, read_json
+from quals_fast.models.encodings import EncodingCache
 from quals_fast.models.lm_head import CpuLMHead, LMHead, ScreenedLMHead
 from quals_fast.models.precision import PRECISIONS, Precision
 from quals_fast.models.shape import BartShape
@@ -45,6 +46,7 @@ class QAGenerator:
         kernels: what computes.
         packed: whether to look at values and compute only what matters, as suits a CPU, or to
             compute all in fixed shapes.
+        cache: of encoded documents, or None.
     """
 
     name: str
@@ -57,6 +59,7 @@ class QAGenerator:
     precision: Precision
     kernels: Kernels
     packed: bool
+    cache: EncodingCache | None = None
 
     @property
     def shape(self) -> BartShape:

@@ -27,7 +27,7 @@ from quals_fast import __version__
 from quals_fast.cli import app
 
 
-@pytest.mark.parametrize("command", ["score", "explain", "evaluate"])
+@pytest.mark.parametrize("command", ["score", "explain", "evaluate", "conseq"])
 def test_help_mentions_every_option_and_its_default(command):
     result = CliRunner().invoke(app, [command, "--help"], prog_name="quals-fast")
     assert result.exit_code == 0

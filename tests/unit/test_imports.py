@@ -23,6 +23,7 @@ LAYERS = [
     {"fused"},
     {"scorer"},
     {"jobs", "tables", "explain", "evaluation", "reference"},
+    {"training"},
     {"cli"},
 ]
 WITHOUT_TORCH = {

@@ -1,7 +1,12 @@
 """The scorer's promises beyond parity: shape, order, batch mates, bad rows, one encoding."""
 
+import copy
 import math
+import pickle
+import random
+import shutil
 
+import numpy as np
 import pytest
 import tiny_models
 import torch
@@ -265,11 +270,70 @@ def test_progress_adds_up_to_the_good_rows(scorer):
     assert sum(seen) == len(SUMMARIES)
 
 
-def test_scoring_leaves_autograd_and_random_numbers_alone(scorer):
-    state = torch.random.get_rng_state()
+def test_scoring_leaves_the_random_numbers_alone(scorer):
+    def states():
+        _, numbers, *rest = np.random.get_state()
+        return random.getstate(), numbers.tolist(), rest, torch.random.get_rng_state().tolist()
+
+    before = states()
     scorer.score(DOCUMENTS[:1], SUMMARIES[:1])
-    assert torch.equal(torch.random.get_rng_state(), state)
-    assert torch.is_grad_enabled()
+    assert states() == before
+
+
+def test_scoring_in_the_midst_of_a_training_step_changes_nothing_of_it(scorer):
+    def step(in_between):
+        torch.manual_seed(5)
+        model = torch.nn.Sequential(
+            torch.nn.Linear(4, 4), torch.nn.Dropout(), torch.nn.Linear(4, 1)
+        )
+        model.train()
+        hidden = model(torch.ones(3, 4))
+        in_between()
+        loss = hidden.square().sum() + model(torch.ones(2, 4)).sum()
+        loss.backward()
+        assert model.training and torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        return [parameter.grad for parameter in model.parameters()]
+
+    expected = step(lambda: None)
+    found = step(lambda: scorer.score(DOCUMENTS[:1], SUMMARIES[:1]))
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+CONTEXTS = {
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("context", CONTEXTS.values(), ids=CONTEXTS)
+def test_scores_are_the_same_inside_of(scorer, context):
+    expected = scorer.score(DOCUMENTS, SUMMARIES)
+    with context():
+        found = scorer.score(DOCUMENTS, SUMMARIES)
+        hypotheses = scorer.generate(SUMMARIES[:1])
+    assert found.scores == expected.scores
+    assert hypotheses == scorer.generate(SUMMARIES[:1])
+
+
+def test_a_scorer_is_pickled_by_what_it_was_loaded_from(scorer, folder):
+    again = pickle.loads(pickle.dumps(scorer))
+    assert again.signature == scorer.signature
+    assert again.score(DOCUMENTS, SUMMARIES).scores == scorer.score(DOCUMENTS, SUMMARIES).scores
+    assert len(pickle.dumps(scorer)) < 5000
+    assert copy.deepcopy(scorer) is scorer
+    with pytest.raises(
+        TypeError, match=r"only a scorer of QualsScorer\.from_pretrained can be pick"
+    ):
+        pickle.dumps(QualsScorer(scorer.generator))
+
+
+def test_a_pickled_scorer_does_not_come_back_as_another(folder, tmp_path):
+    own = shutil.copytree(folder, tmp_path / "model")
+    pickled = pickle.dumps(QualsScorer.from_pretrained(own, device="cpu"))
+    tiny_models.write_checkpoint(own, seed=9)
+    with pytest.raises(RuntimeError, match=r"the scorer was pickled as quals.* but loads here as"):
+        pickle.loads(pickled)
 
 
 def test_the_bundled_model_tells_a_supported_fact_from_an_invented_one(bundled_scorer):

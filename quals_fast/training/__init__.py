@@ -1,0 +1,53 @@
+"""QUALS inside training: a metric, a reward, a callback, and ConSeq; needs the extra ``train``.
+
+The public names are loaded on first use, so that each needs only its own host library.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__all__ = [
+    "BackgroundScorer",
+    "ConSeqConfig",
+    "ConSeqTrainer",
+    "QualsCallback",
+    "QualsMetric",
+    "QualsModule",
+    "QualsReward",
+    "conseq_loss",
+    "quals_compute_metrics",
+    "run_conseq",
+]
+
+_HOME = {
+    "BackgroundScorer": "quals_fast.training.background",
+    "ConSeqConfig": "quals_fast.training.conseq.config",
+    "ConSeqTrainer": "quals_fast.training.conseq.trainer",
+    "QualsCallback": "quals_fast.training.callback",
+    "QualsMetric": "quals_fast.training.metric",
+    "QualsModule": "quals_fast.training.module",
+    "QualsReward": "quals_fast.training.reward",
+    "conseq_loss": "quals_fast.training.conseq.loss",
+    "quals_compute_metrics": "quals_fast.training.callback",
+    "run_conseq": "quals_fast.training.conseq.pipeline",
+}
+
+if TYPE_CHECKING:
+    from quals_fast.training.background import BackgroundScorer
+    from quals_fast.training.callback import QualsCallback, quals_compute_metrics
+    from quals_fast.training.conseq.config import ConSeqConfig
+    from quals_fast.training.conseq.loss import conseq_loss
+    from quals_fast.training.conseq.pipeline import run_conseq
+    from quals_fast.training.conseq.trainer import ConSeqTrainer
+    from quals_fast.training.metric import QualsMetric
+    from quals_fast.training.module import QualsModule
+    from quals_fast.training.reward import QualsReward
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'quals_fast.training' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
