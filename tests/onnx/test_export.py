@@ -21,8 +21,8 @@ from quals_fast.errors import BackendUnavailableError
 from quals_fast.export import exporter, session
 from quals_fast.export.exporter import ExportParityError, export
 from quals_fast.export.generator import load_onnx
-from quals_fast.export.manifest import MANIFEST, WEIGHTS, sha256
-from quals_fast.models.checkpoint import CheckpointError
+from quals_fast.export.manifest import MANIFEST, WEIGHTS
+from quals_fast.models.checkpoint import CheckpointError, sha256
 
 TEXT = "queen anne opened the tower by the river in 1969 , forty won"
 DOCUMENTS = [TEXT, "the king closed the game", TEXT + " . " + TEXT, "who was the queen ?"]
