@@ -125,6 +125,7 @@ class QualsScorer:
         decoding: DecodingConfig | None = None,
         scoring: ScoringConfig | None = None,
         max_batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        threads: int | None = None,
     ) -> QualsScorer:
         """Load a model: the bundled one by name, or a local Hugging Face folder.
 
@@ -142,6 +143,8 @@ class QualsScorer:
             decoding: settings of the search; the published ones by default.
             scoring: settings of the score; the published ones by default.
             max_batch_tokens: tokens that the network holds at once; it sets peak memory.
+            threads: of the CPU that compute; by default as many as PyTorch or ONNX Runtime take. Of
+                PyTorch they are the whole process's, of ONNX Runtime this scorer's.
 
         Raises:
             CheckpointError: the folder cannot be used; the message says what is missing.
@@ -154,9 +157,13 @@ class QualsScorer:
             "scoring": scoring,
             "max_batch_tokens": max_batch_tokens,
         }
+        if threads is not None and threads < 1:
+            raise ValueError(f"`threads` must be at least 1, but got {threads}")
         if backend == "onnx" or (backend == "auto" and is_exported(Path(model))):
-            return cls(load_onnx(model, device=device, dtype=dtype), **settings)
+            return cls(load_onnx(model, device=device, dtype=dtype, threads=threads), **settings)
         _require_torch()
+        import torch
+
         from quals_fast.models.loading import load_generator, resolve_device
         from quals_fast.models.precision import resolve_precision
         from quals_fast.ops import resolve_backend
@@ -165,6 +172,8 @@ class QualsScorer:
         kernels = resolve_backend(backend, place)
         precision = resolve_precision(dtype, place, kernels)
         generator = load_generator(model, device=place, precision=precision, kernels=kernels)
+        if threads is not None:
+            torch.set_num_threads(threads)
         return cls(generator, **settings)
 
     def score(
