@@ -6,13 +6,13 @@ python -m bench.bundle ../shared/models/qagen-mini-v0
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from pathlib import Path
 
 from safetensors.torch import save_file
 
 from quals_fast.models.bart import POSITION_OFFSET
+from quals_fast.models.checkpoint import sha256
 from quals_fast.models.loading import ASSETS, read_weights
 from quals_fast.models.storage import quantize
 
@@ -40,7 +40,7 @@ def main() -> None:
     save_file(quantize(weights), target / "model.safetensors")
     (target / "model.safetensors").chmod(0o644)
     files = [*COPIED, "model.safetensors"]
-    sums = [f"{hashlib.sha256((target / name).read_bytes()).hexdigest()}  {name}" for name in files]
+    sums = [f"{sha256(target / name)}  {name}" for name in files]
     (target / "SHA256SUMS").write_text("\n".join(sums) + "\n", "ascii")
     total = sum(path.stat().st_size for path in target.iterdir())
     print(f"{target}: {total / 2**20:.2f} MiB")

@@ -30,6 +30,7 @@ from bench.net2net import Growth, Statistics, deepen, widen
 from bench.published import PublishedPipeline
 from bench.workloads import token_count
 from quals_fast import QualsScorer
+from quals_fast.models.checkpoint import sha256
 from quals_fast.models.loading import model_folder, read_weights
 
 MODELS = ("qagen-mini", "bart-base", "bart-large")
@@ -67,7 +68,7 @@ def cached(name: str, parts: list[Path], make: Callable[[Path], None]) -> Path:
         parts: files that the content depends on; the folder's name ends with their hash.
         make: fills a folder that it is given and that does not exist yet.
     """
-    key = hashlib.sha256("".join(map(_sha256, parts)).encode()).hexdigest()[:12]
+    key = hashlib.sha256("".join(map(sha256, parts)).encode()).hexdigest()[:12]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     target = cache / "quals_fast" / "bench" / f"{name}-{key}"
     if not target.is_dir():
@@ -77,11 +78,6 @@ def cached(name: str, parts: list[Path], make: Callable[[Path], None]) -> Path:
             make(made)
             made.rename(target)
     return target
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write(source: Path, growth: Growth, target: Path) -> None:

@@ -48,6 +48,9 @@ MODEL_OPTIONS = (
                       "reference runs the slow program that defines correct."),
     click.option("--max-batch-tokens", type=int, default=None,
                  help="Tokens that the network holds at once; sets peak memory."),
+    click.option("--threads", type=int, default=None,
+                 help="Of the CPU that compute; by default as many as PyTorch or ONNX Runtime "
+                      "take."),
     click.option("--rule", default=D.rule, help="Of the search: fairseq09 (published) or hamming."),
     click.option("--num-beams", type=int, default=D.num_beams, help="Hypotheses a summary."),
     click.option("--num-beam-groups", type=int, default=D.num_beam_groups,
@@ -109,7 +112,7 @@ CONSEQ_OPTIONS = (
 # Options that say nothing to the other metric.
 ONLY_QAGS = ("qags_models", "qags_arm", "qags_setting", "qags_filter", "seed")
 ONLY_QUALS = (
-    "model", "backend", *DecodingConfig.__slots__, *ScoringConfig.__slots__,
+    "model", "backend", "threads", *DecodingConfig.__slots__, *ScoringConfig.__slots__,
 )  # fmt: skip
 CONSEQ = (
     "by", "num_samples", "top_k", "positive_fraction", "negative_fraction", "learning_rate",
@@ -120,6 +123,7 @@ REFERENCE_OPTIONS = {
     "device": ("auto", "cpu"),
     "dtype": ("auto", "float32"),
     "max_batch_tokens": (None,),
+    "threads": (None,),
 }
 
 
@@ -443,7 +447,7 @@ def _scorer(options: dict[str, Any]) -> Scorer:
         return ReferenceScorer(options["model"], **settings)
     from quals_fast.scorer import QualsScorer
 
-    placement = {name: options[name] for name in ("device", "dtype", "backend")}
+    placement = {name: options[name] for name in ("device", "dtype", "backend", "threads")}
     if options["max_batch_tokens"] is not None:
         placement["max_batch_tokens"] = options["max_batch_tokens"]
     return QualsScorer.from_pretrained(options["model"], **placement, **settings)

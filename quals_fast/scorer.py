@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from importlib.util import find_spec
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quals_fast.backends import Generator, functions_of, inference, load, make_pass, with_cache
 from quals_fast.config import DecodingConfig, ScoringConfig
-from quals_fast.export.generator import OnnxGenerator, load_onnx
-from quals_fast.export.manifest import is_exported
 from quals_fast.models.checkpoint import check_fits
 from quals_fast.models.tokenizer import Source
 from quals_fast.results import (
@@ -23,7 +19,7 @@ from quals_fast.results import (
     nested_like,
 )
 from quals_fast.signature import signature
-from quals_fast.staged import Scored, StagedPass
+from quals_fast.staged import Scored
 from quals_fast.validation import (
     check_pair,
     check_same_length,
@@ -33,9 +29,7 @@ from quals_fast.validation import (
 )
 
 if TYPE_CHECKING:
-    from quals_fast.fused import FusedPass
     from quals_fast.models.encodings import CacheStats
-    from quals_fast.models.loading import QAGenerator
 
 DEFAULT_BATCH_TOKENS = 32_768
 
@@ -70,16 +64,14 @@ class QualsScorer:
 
     def __init__(
         self,
-        generator: QAGenerator | OnnxGenerator,
+        generator: Generator,
         *,
         decoding: DecodingConfig | None = None,
         scoring: ScoringConfig | None = None,
         max_batch_tokens: int = DEFAULT_BATCH_TOKENS,
         cache_bytes: int = 0,
     ) -> None:
-        if cache_bytes:
-            generator = _with_cache(generator, cache_bytes)
-        self.generator: Any = generator  # of either kind
+        self.generator: Any = with_cache(generator, cache_bytes)  # of either kind
         self._origin: dict[str, Any] | None = None
         self.decoding = decoding or DecodingConfig()
         self.scoring = scoring or ScoringConfig()
@@ -87,39 +79,10 @@ class QualsScorer:
         if max_batch_tokens < 1:
             raise ValueError(f"`max_batch_tokens` must be at least 1, but got {max_batch_tokens}")
         check_fits(generator.shape, generator.settings, self.decoding)
-        self._pass = self._make_pass()
-
-    def _make_pass(self) -> StagedPass | FusedPass:
-        """Return the pass of the model's device, and take its functions with it."""
-        generator = self.generator
-        rest = self.decoding, self.scoring.max_pairs, self.max_batch_tokens
-        # Nothing of torch is imported for a model that needs none.
-        if isinstance(generator, OnnxGenerator):
-            from quals_fast.export.engine import generate, rescore
-
-            self._generate: Callable[..., Any] = generate
-            self._rescore: Callable[..., Any] = rescore
-            return StagedPass(generator, generate, rescore, *rest)
-        from quals_fast.fused import FusedPass
-        from quals_fast.generation import generate as search
-        from quals_fast.rescoring import rescore as rescore_eagerly
-
-        self._generate, self._rescore = search, rescore_eagerly
-        if generator.packed:
-            return StagedPass(generator, search, rescore_eagerly, *rest)
-        return FusedPass(generator, *rest)
-
-    @contextmanager
-    def _inference(self) -> Iterator[None]:
-        """Compute without autograd, and in the model's own types under the caller's autocast."""
-        if isinstance(self.generator, OnnxGenerator):
-            yield
-            return
-        import torch
-
-        device = self.generator.bart.device.type
-        with torch.inference_mode(), torch.autocast(device, enabled=False):
-            yield
+        self._functions = functions_of(self.generator)
+        self._pass = make_pass(
+            self.generator, self.decoding, self.scoring.max_pairs, max_batch_tokens
+        )
 
     @property
     def cache_stats(self) -> CacheStats | None:
@@ -161,6 +124,7 @@ class QualsScorer:
         scoring: ScoringConfig | None = None,
         max_batch_tokens: int = DEFAULT_BATCH_TOKENS,
         cache_bytes: int = 0,
+        threads: int | None = None,
     ) -> QualsScorer:
         """Load a model: the bundled one by name, or a local Hugging Face folder.
 
@@ -179,6 +143,8 @@ class QualsScorer:
             scoring: settings of the score; the published ones by default.
             max_batch_tokens: tokens that the network holds at once; it sets peak memory.
             cache_bytes: room for encoded documents, as in the constructor.
+            threads: of the CPU that compute; by default as many as PyTorch or ONNX Runtime take. Of
+                PyTorch they are the whole process's, of ONNX Runtime this scorer's.
 
         Raises:
             CheckpointError: the folder cannot be used; the message says what is missing.
@@ -192,14 +158,10 @@ class QualsScorer:
             "max_batch_tokens": max_batch_tokens,
             "cache_bytes": cache_bytes,
         }
-        generator: QAGenerator | OnnxGenerator
-        if backend == "onnx" or (backend == "auto" and is_exported(Path(model))):
-            generator = load_onnx(model, device=device, dtype=dtype)
-        else:
-            generator = _load_torch(model, device, dtype, backend)
-        scorer = cls(generator, **settings)
+        placement: dict[str, Any] = {"device": device, "dtype": dtype, "backend": backend}
+        placement["threads"] = threads
+        scorer = cls(load(model, **placement), **settings)
         name = str(Path(model).resolve()) if Path(model).is_dir() else str(model)
-        placement = {"device": device, "dtype": dtype, "backend": backend}
         scorer._origin = {"model": name, **placement, **settings}
         return scorer
 
@@ -240,7 +202,7 @@ class QualsScorer:
         sources = self._encode([document for document, _ in good])
         texts = [summary for _, summary in good]
         sources_of_summaries = self._encode(texts)
-        with self._inference():
+        with inference(self.generator):
             found = self._pass.score(
                 sources, texts, sources_of_summaries, on_progress or (lambda n: None)
             )
@@ -257,8 +219,10 @@ class QualsScorer:
         """
         sources = self.generator.tokenizer.encode(require_texts("summaries", summaries))
         ids = [source.input_ids for source in sources]
-        with self._inference():
-            batches = self._generate(self.generator, ids, self.decoding, self.max_batch_tokens)
+        with inference(self.generator):
+            batches = self._functions.generate(
+                self.generator, ids, self.decoding, self.max_batch_tokens
+            )
             found: dict[int, list[Hypothesis]] = dict(batches)
         return [found[index] for index in range(len(sources))]
 
@@ -280,8 +244,8 @@ class QualsScorer:
         shape = self.generator.shape
         check_token_ids(token_ids, shape.max_position_embeddings, shape.vocab_size)
         ids = [source.input_ids for source in sources]
-        with self._inference():
-            found: list[list[TokenLogprobs]] = self._rescore(
+        with inference(self.generator):
+            found: list[list[TokenLogprobs]] = self._functions.rescore(
                 self.generator, ids, token_ids, self.max_batch_tokens
             )
         return found
@@ -317,31 +281,6 @@ class QualsScorer:
         )
 
 
-def _load_torch(model: str | Path, device: str, dtype: str, backend: str) -> QAGenerator:
-    """Load a model for the eager or the Triton backend."""
-    _require_torch()
-    from quals_fast.models.loading import load_generator, resolve_device
-    from quals_fast.models.precision import resolve_precision
-    from quals_fast.ops import resolve_backend
-
-    place = resolve_device(device)
-    kernels = resolve_backend(backend, place)
-    precision = resolve_precision(dtype, place, kernels)
-    return load_generator(model, device=place, precision=precision, kernels=kernels)
-
-
-def _with_cache(generator: QAGenerator | OnnxGenerator, cache_bytes: int) -> QAGenerator:
-    """Give a model a cache of encoded documents."""
-    if isinstance(generator, OnnxGenerator):
-        raise ValueError(
-            f"`cache_bytes` must be 0 for the onnx backend, but got {cache_bytes}; encoded "
-            "documents are kept by the eager and triton backends only"
-        )
-    from quals_fast.models.encodings import EncodingCache
-
-    return replace(generator, cache=EncodingCache(cache_bytes))
-
-
 def _load_again(origin: dict[str, Any], signature: str) -> QualsScorer:
     """Unpickle a scorer: load it as it was loaded before."""
     scorer = QualsScorer.from_pretrained(**origin)
@@ -351,12 +290,3 @@ def _load_again(origin: dict[str, Any], signature: str) -> QualsScorer:
             "scores are not comparable, so make a new one with QualsScorer.from_pretrained"
         )
     return scorer
-
-
-def _require_torch() -> None:
-    """Raise with advice where PyTorch is not installed, as in the slim install."""
-    if find_spec("torch") is None:
-        raise ModuleNotFoundError(
-            "this backend needs PyTorch: pip install quals-fast without --no-deps, or give the "
-            "folder that quals-fast export has written to --model (backend 'onnx')"
-        )

@@ -14,10 +14,10 @@ from torch import Tensor
 from bench.common import ROOT
 from bench.qags_training.question_answering import EMBEDDING, LONGEST
 from bench.qags_training.question_generation import RANK, SCALE
-from quals_fast.models.checkpoint import read_json
+from quals_fast.models.checkpoint import read_json, sha256
 from quals_fast.models.loading import BUNDLED
 from quals_fast.models.storage import quantize
-from quals_fast.reference.qags_weights import ADAPTER, quantize_nibbles, sha256
+from quals_fast.reference.qags_weights import ADAPTER, quantize_nibbles
 
 MODELS = ROOT / "bench" / "qags_models"
 ANSWERING = MODELS / "question_answering"

@@ -1,20 +1,20 @@
 """The step graph as the language model that `export.search` asks.
 
 Keys and values are stored once for each distinct history, as one more node of its sentence's tree,
-and never moved: a mask says which nodes are a row's past. So the cache is read where it lies, and a
-step returns only what is new.
+and slots that move leave them where they are: a mask says which nodes are a row's past. So the
+cache is read as it lies, and a step returns only what is new.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 
 from quals_fast.export.generator import OnnxGenerator
-
-_CAPACITY_STEP = 128  # nodes; the tree's memory grows by these
+from quals_fast.export.store import make_store
 
 
 class OnnxBeams:
@@ -32,26 +32,23 @@ class OnnxBeams:
     def __init__(
         self,
         generator: OnnxGenerator,
-        memory: Mapping[str, np.ndarray],
+        memory: Mapping[str, Any],
         mask: np.ndarray,
         num_beams: int,
     ) -> None:
         self._graph, self._settings = generator.graphs["step"], generator.settings
         self._spare = generator.spare_candidates
-        self._sources = {**memory, "source_mask": mask}
-        batch, heads, _, size = memory["cross_key_0"].shape
-        layers = range(generator.shape.decoder_layers)
-        names = [f"{what}_{layer}" for layer in layers for what in ("key", "value")]
-        self._store = {
-            name: np.zeros((batch, heads, 64, size), memory["cross_key_0"].dtype) for name in names
-        }
-        self._held = np.arange(batch)  # sentences that the arrays above are of
+        batch = len(mask)
+        self._store, self._mask = make_store(generator, memory, batch), mask
+        self._held = np.arange(batch)  # sentences that these two are of
         self._counts = [1] * batch  # rows of each held sentence
         self._nodes = [0] * batch  # of each held sentence's tree, without the newest rows'
-        self._past = [np.zeros((1, 64), bool) for _ in range(batch)]  # nodes of each row's past
+        self._past = [
+            np.zeros((1, self._store.capacity), bool) for _ in range(batch)
+        ]  # nodes of each row's past
         self._row = np.repeat(np.arange(batch)[:, None], num_beams, 1)  # of each slot
-        self._feeds: dict[str, np.ndarray] = {}
-        self._outputs: dict[str, np.ndarray] = {}
+        self._feeds: dict[str, Any] = {}
+        self._outputs: dict[str, Any] = {}
         self._t = -1
 
     def advance(self, token_ids: np.ndarray, beam_idx: np.ndarray, live: np.ndarray) -> None:
@@ -68,8 +65,8 @@ class OnnxBeams:
             "token_ids": tokens,
             "position": np.array([self._t], np.int64),
             **self._places(),
-            **self._sources,
-            **{f"past_{name}": nodes for name, nodes in self._store.items()},
+            "source_mask": self._mask,
+            **self._store.tensors,
         }
 
     def topk(self, k: int, suppressed: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -101,19 +98,10 @@ class OnnxBeams:
 
     def _store_new(self) -> None:
         """Append what the last step decoded to the sentences' trees."""
-        needed = max(n + count for n, count in zip(self._nodes, self._counts, strict=True))
-        (capacity,) = {nodes.shape[2] for nodes in self._store.values()}
-        if needed > capacity:
-            room = -(-needed // _CAPACITY_STEP) * _CAPACITY_STEP - capacity
-            widen = (0, 0), (0, 0), (0, room), (0, 0)
-            self._store = {name: np.pad(nodes, widen) for name, nodes in self._store.items()}
+        before = self._store.capacity
+        self._store.append(self._outputs, self._nodes, self._counts)
+        if room := self._store.capacity - before:
             self._past = [np.pad(past, ((0, 0), (0, room))) for past in self._past]
-        for name, nodes in self._store.items():
-            new, first = self._outputs[f"new_{name}"], 0  # (R, H, D)
-            for b, (start, count) in enumerate(zip(self._nodes, self._counts, strict=True)):
-                rows = new[first : first + count].transpose(1, 0, 2)
-                nodes[b, :, start : start + count] = rows
-                first += count
 
     def _drop_finished(self, is_live: np.ndarray) -> None:
         """Forget sentences that have finished, once they are half of those held."""
@@ -130,8 +118,8 @@ class OnnxBeams:
         for name in ("_counts", "_nodes", "_past"):
             values = getattr(self, name)
             setattr(self, name, [values[i] for i in kept])
-        self._sources = {name: part[kept] for name, part in self._sources.items()}
-        self._store = {name: nodes[kept] for name, nodes in self._store.items()}
+        self._mask = self._mask[kept]
+        self._store.keep(kept)
 
     def _arrange(self, token_ids: np.ndarray, beam_idx: np.ndarray, live: np.ndarray) -> np.ndarray:
         """Give each distinct history a row; return the rows' tokens."""

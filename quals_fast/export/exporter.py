@@ -28,7 +28,14 @@ from quals_fast import __version__
 from quals_fast.config import DecodingConfig
 from quals_fast.export import engine
 from quals_fast.export.generator import load_onnx
-from quals_fast.export.graphs import SPARE, EncoderGraph, RescoreGraph, StepGraph
+from quals_fast.export.graphs import (
+    MODULES,
+    SPARE,
+    EncoderGraph,
+    GrowGraph,
+    RescoreGraph,
+    StepGraph,
+)
 from quals_fast.export.manifest import DTYPES, MANIFEST, WEIGHTS, write_manifest
 from quals_fast.export.session import runtime
 from quals_fast.generation import generate
@@ -38,6 +45,8 @@ from quals_fast.rescoring import rescore
 
 OPSET = 18
 _EMBEDDING = "head.weight"  # the LM head's matrix in step and rescore graphs
+# Layers of the documents' encoder whose rounding moves scores most: in float32, although int8.
+_KEPT = ("self_attn.v_proj", "fc2")
 _SMALL = 1024  # bytes; smaller tensors stay in their graph
 _COPIED = ("config.json", "generation_config.json", "tokenizer.json", "vocab.json", "merges.txt")
 _DYNAMIC = torch.export.Dim.DYNAMIC
@@ -152,9 +161,10 @@ def _write_graphs(bart: Bart, folder: Path, dtype: str) -> dict[str, str]:
 
             use_integers(step, only=_EMBEDDING)
             use_integers(rescoring)
-            use_integers(encoder)
+            use_integers(encoder, skip=_KEPT)
             names["document_encoder"] = store.save(encoder, folder, "document_encoder")
         names["step"] = store.save(step, folder, "step")
+        names["grow"] = store.save(_trace(GrowGraph(), inputs, ("grown",)), folder, "grow")
         names["rescore"] = store.save(rescoring, folder, "rescore")
     return names
 
@@ -188,6 +198,9 @@ def _inputs(bart: Bart) -> dict[str, Any]:
         "labels": ids(real),
         "cross": floats(source),
         "past": floats(nodes),
+        "source": ids(batch, nodes + 2),
+        "old": floats(nodes),
+        "new": [part[0].transpose(0, 1) for part in floats(rows)],
     }
 
 
@@ -199,7 +212,8 @@ def _trace(module: nn.Module, inputs: Mapping[str, Any], outputs: Sequence[str])
     for name in taken:
         value = inputs[name]
         if isinstance(value, list):
-            shapes[name] = [{0: _DYNAMIC, 2: _DYNAMIC}] * len(value)
+            varying = (0, 2) if value[0].ndim == 4 else (0,)
+            shapes[name] = [dict.fromkeys(varying, _DYNAMIC)] * len(value)
         else:
             shapes[name] = {
                 axis: _DYNAMIC for axis in range(value.ndim) if name != "position"
@@ -216,6 +230,10 @@ def _trace(module: nn.Module, inputs: Mapping[str, Any], outputs: Sequence[str])
             verbose=False,
         )
     assert program is not None
+    for node in program.model.graph:  # the rest are stack traces, with paths of this machine
+        modules = node.metadata_props.get(MODULES, "[]")
+        node.metadata_props.clear()
+        node.metadata_props[MODULES] = modules
     return program.model
 
 
@@ -225,7 +243,7 @@ def _flat_names(names: Sequence[str], layers: int) -> list[str]:
         for name in names
         for full in (
             [f"{name}_{part}_{i}" for i in range(layers) for part in ("key", "value")]
-            if name in ("cross", "past", "new")
+            if name in ("cross", "past", "new", "old", "grown")
             else [name]
         )
     ]

@@ -12,7 +12,7 @@ from quals_fast.models.checkpoint import CheckpointError, Settings, read_checkpo
 from quals_fast.models.shape import BartShape
 from quals_fast.models.tokenizer import QATokenizer
 
-GRAPHS = ("encoder", "document_encoder", "step", "rescore")
+GRAPHS = ("encoder", "document_encoder", "step", "grow", "rescore")
 
 
 @dataclass(frozen=True, slots=True)

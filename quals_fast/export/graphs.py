@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from quals_fast.models.bart import POSITION_OFFSET, Bart
 from quals_fast.models.cache import SourceMemory
 
+MODULES = "pkg.torch.onnx.name_scopes"  # where torch's exporter notes which modules a node is of
 SPARE = 8  # candidates more than are asked for, where integers screen them
 _USUAL = 24  # likeliest tokens that a screened softmax takes from float32
 
@@ -180,6 +181,21 @@ class StepGraph(nn.Module):
         for index, layer in enumerate(stack.layers):
             x = layer.step(x, 0, index, slots)  # type: ignore[operator]
         return [*self.head.topk(x, self.traced_k, target_ids), *slots.new]
+
+
+class GrowGraph(nn.Module):
+    """Keys and values gathered anew, for what stays on a device that the host cannot write to."""
+
+    def forward(
+        self,
+        source: Tensor,  # (B', N'): places among B * N old nodes, behind them R new ones
+        old: list[Tensor],  # (B, H, N, D), keys and values layer by layer
+        new: list[Tensor],  # (R, H, D), likewise
+    ) -> list[Tensor]:
+        """Return what stands at these places, ``(B', H, N', D)`` each."""
+        pairs = zip(old, new, strict=True)
+        nodes = [torch.cat([nodes.transpose(1, 2).flatten(0, 1), rows]) for nodes, rows in pairs]
+        return [part[source].transpose(1, 2) for part in nodes]
 
 
 class RescoreGraph(nn.Module):

@@ -2,33 +2,38 @@
 
     x ~ a X,  W ~ b Q,  X and Q in [-127, 127];  x W^T ~ a (X Q^T) b
 
-ONNX Runtime's `quantize_dynamic` uses the same products, but one scale for all rows of x: then a
-score would depend on what else is in its batch.
+ARCHITECTURE.md says why this is not left to ONNX Runtime's `quantize_dynamic`.
 """
 
 from __future__ import annotations
 
+from ast import literal_eval
+
 import numpy as np
 import onnx_ir as ir
+
+from quals_fast.export.graphs import MODULES
 
 _FUSED = "com.microsoft"  # domain of the product that applies its columns' scales as it is written
 
 
-def use_integers(model: ir.Model, *, only: str | None = None) -> int:
+def use_integers(model: ir.Model, *, only: str | None = None, skip: tuple[str, ...] = ()) -> int:
     """Let integers compute a graph's linear layers; return how many.
 
     Args:
         model: whose linear layers are Gemm or MatMul with a constant matrix; changed in place.
         only: name of the one weight that this is about.
+        skip: ends of the names of torch's modules that are left as they are.
     """
-    graph, done = model.graph, 0
-    for node in list(graph):
+    builder, done = _Builder(model.graph), 0
+    for node in list(model.graph):
         if node.op_type not in ("Gemm", "MatMul"):
             continue
         x, weight = node.inputs[0], node.inputs[1]
         if x is None or weight is None or weight.const_value is None:
             continue
-        if only is not None and weight.name != only:
+        modules = literal_eval(node.metadata_props.get(MODULES, "[]"))
+        if only not in (None, weight.name) or any(name.endswith(skip) for name in modules):
             continue
         matrix = weight.const_value.numpy()  # (in, out), or (out, in) if transB
         if (
@@ -40,56 +45,77 @@ def use_integers(model: ir.Model, *, only: str | None = None) -> int:
         if matrix.ndim != 2:
             continue
         bias = node.inputs[2] if len(node.inputs) > 2 else None
-        nodes, result = _integer_product(graph, x, matrix, bias, f"{weight.name}.integers")
-        graph.insert_before(node, nodes)
+        result = builder.product(node, x, matrix, bias, f"{weight.name}.integers")
         output = node.outputs[0]
         result.shape, result.type, result.name = output.shape, output.type, output.name
         output.name = None
         ir.convenience.replace_all_uses_with(output, result, replace_graph_outputs=True)
-        graph.remove(node, safe=True)
+        model.graph.remove(node, safe=True)
         done += 1
     model.opset_imports[_FUSED] = 1
     return done
 
 
-def _integer_product(
-    graph: ir.Graph, x: ir.Value, matrix: np.ndarray, bias: ir.Value | None, name: str
-) -> tuple[list[ir.Node], ir.Value]:
-    """Return nodes that compute about ``x @ matrix + bias``, and their result."""
-    tiny = np.finfo(np.float32).tiny
-    scale = np.maximum(np.abs(matrix).max(0), tiny).astype(np.float32) / 127
-    whole = np.round(matrix / scale).astype(np.int8)
+class _Builder:
+    """Adds the nodes; layers with the same input share its integers.
 
-    def constant(part: str, value: np.ndarray) -> ir.Value:
-        full = f"{name}.{part}"
-        if full not in graph.initializers:
-            graph.register_initializer(ir.Value(name=full, const_value=ir.tensor(value, name=full)))
-        return graph.initializers[full]
+    Args:
+        graph: changed in place.
+    """
 
-    nodes: list[ir.Node] = []
+    def __init__(self, graph: ir.Graph) -> None:
+        self._graph = graph
+        self._rows: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
 
-    def apply(op: str, *inputs: ir.Value | None, domain: str = "", **attributes: int) -> ir.Value:
-        made = ir.node(op, list(inputs), attributes or None, domain=domain)
-        made.outputs[0].name = f"{name}.{len(graph)}.{len(nodes)}"
-        nodes.append(made)
-        return made.outputs[0]
+    def product(
+        self, before: ir.Node, x: ir.Value, matrix: np.ndarray, bias: ir.Value | None, name: str
+    ) -> ir.Value:
+        """Return about ``x @ matrix + bias``, computed before a node."""
+        scale = np.maximum(np.abs(matrix).max(0), np.finfo(np.float32).tiny) / 127
+        if x not in self._rows:
+            self._rows[x] = self._quantized(before, x)
+        rows, step = self._rows[x]
+        product = self._apply(
+            before,
+            "MatMulIntegerToFloat",
+            rows,
+            self._constant(f"{name}.weight", np.round(matrix / scale).astype(np.int8)),
+            self._constant("integers.one", np.array(1, np.float32)),
+            self._constant(f"{name}.scale", scale.astype(np.float32)),
+            self._constant("integers.zero_point", np.array(128, np.uint8)),
+            domain=_FUSED,
+        )
+        result = self._apply(before, "Mul", product, step)
+        return result if bias is None else self._apply(before, "Add", result, bias)
 
-    largest = apply(
-        "ReduceMax", apply("Abs", x), constant("axes", np.array([-1], np.int64)), keepdims=1
-    )
-    step = apply("Mul", largest, constant("per_step", np.array(1 / 127, np.float32)))
-    step = apply("Max", step, constant("tiny", np.array(tiny, np.float32)))
-    shifted = apply(
-        "Add", apply("Round", apply("Div", x, step)), constant("zero", np.array(128, np.float32))
-    )
-    product = apply(
-        "MatMulIntegerToFloat",
-        apply("Cast", shifted, to=int(ir.DataType.UINT8)),
-        constant("weight", whole),
-        constant("one", np.array(1, np.float32)),
-        constant("scale", scale),
-        constant("zero_point", np.array(128, np.uint8)),
-        domain=_FUSED,
-    )
-    result = apply("Mul", product, step)
-    return nodes, result if bias is None else apply("Add", result, bias)
+    def _quantized(self, before: ir.Node, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Return rows as integers from 1 to 255, of which 128 is zero, and the step of each."""
+        axes = self._constant("integers.last_axis", np.array([-1], np.int64))
+        largest = self._apply(before, "ReduceMax", self._apply(before, "Abs", x), axes, keepdims=1)
+        steps = self._constant("integers.steps", np.array(1 / 127, np.float32))
+        least = self._constant("integers.least", np.array(np.finfo(np.float32).tiny, np.float32))
+        step = self._apply(before, "Max", self._apply(before, "Mul", largest, steps), least)
+        whole = self._apply(before, "Round", self._apply(before, "Div", x, step))
+        zero = self._constant("integers.zero", np.array(128, np.float32))
+        shifted = self._apply(before, "Add", whole, zero)
+        return self._apply(before, "Cast", shifted, to=int(ir.DataType.UINT8)), step
+
+    def _constant(self, name: str, value: np.ndarray) -> ir.Value:
+        known = self._graph.initializers
+        if name not in known:
+            tensor = ir.tensor(value, name=name)
+            self._graph.register_initializer(ir.Value(name=name, const_value=tensor))
+        return known[name]
+
+    def _apply(
+        self,
+        before: ir.Node,
+        op: str,
+        *inputs: ir.Value,
+        domain: str = "",
+        **attributes: int,
+    ) -> ir.Value:
+        """Insert a node and return its output."""
+        node = ir.node(op, list(inputs), attributes or None, domain=domain)
+        self._graph.insert_before(before, node)
+        return node.outputs[0]

@@ -5,24 +5,17 @@ Nothing of the folder is executed but its graphs, and those only if their checks
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from quals_fast.models.checkpoint import CheckpointError, read_json
+from quals_fast.models.checkpoint import CheckpointError, read_json, sha256
 
 MANIFEST = "quals_fast_onnx.json"
-FORMAT = 1  # of the folder: names, inputs and outputs of the graphs
+FORMAT = 2  # of the folder: names, inputs and outputs of the graphs
 WEIGHTS = "weights.bin"  # external data of all graphs, which share what they have in common
 DTYPES = ("float32", "float16", "int8")
-
-
-def sha256(path: Path) -> str:
-    """Return a file's SHA-256, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_manifest(folder: Path, facts: dict[str, Any], names: Iterable[str]) -> None:

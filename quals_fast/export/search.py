@@ -7,6 +7,7 @@ stores which slot every slot came from, and a hypothesis is read backwards when 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -84,7 +85,7 @@ def host_search(
     return [search.hypotheses(b) for b in range(batch_size)]
 
 
-class _Search:
+class _Search(ABC):
     """What the rules share; the arguments are those of `host_search`."""
 
     #: Whether a forced EOS counts in the search with its own log-probability and penalty.
@@ -109,25 +110,25 @@ class _Search:
         self._few = min(self._width, FEW * config.group_size)
         self._are_alike = True
 
+    @abstractmethod
     def live(self) -> np.ndarray:
         """Return which slots still matter. Shape ``(B, K)``, bool."""
-        raise NotImplementedError
 
+    @abstractmethod
     def active(self) -> np.ndarray | None:
         """Return which groups still search, ``(B, G)``; None for all."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finish(self, b: int, rank: int, group: int, ended: _Finished) -> None:
         """Take an EOS candidate of rank < n; called in candidate order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def survivors(self, is_eos: np.ndarray) -> np.ndarray:
         """Return the candidates of ``(B, 2K)`` that fill the slots next. Shape ``(B, K)``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ranked(self, b: int) -> list[_Finished]:
         """Return a sentence's hypotheses, best first."""
-        raise NotImplementedError
 
     def step(self, t: int) -> None:
         """Decode the slots' last tokens and choose the next ones."""

@@ -67,6 +67,12 @@ class Graph:
         provider: from `resolve_provider`.
         threads: that one run uses; None takes ONNX Runtime's choice, one a core.
 
+    Attributes:
+        provider: what runs.
+        is_bound: keys and values come from and stay with the provider's device, as `OrtValue`; what
+            else comes out is an array of the host. So it is on a GPU; on a CPU all are arrays.
+        types: of the inputs that are floating-point numbers.
+
     Raises:
         CheckpointError: the graph cannot be read, or this ONNX Runtime is too old for it.
         BackendUnavailableError: the provider did not load, so another would have run.
@@ -97,20 +103,52 @@ class Graph:
                 f"{self.provider} would have run; check the installation of its libraries, or use "
                 "device='cpu'"
             )
-        self.types = {i.name: _NUMPY_TYPES.get(i.type) for i in self._session.get_inputs()}
+        self.is_bound = provider[0] != _PROVIDERS["cpu"]
+        self._device = "cpu", 0
+        if self.is_bound:
+            self._device = "cuda", int(provider[1].get("device_id", 0))
+        self.types = {
+            i.name: _NUMPY_TYPES[i.type]
+            for i in self._session.get_inputs()
+            if i.type in _NUMPY_TYPES
+        }
         self._outputs = [o.name for o in self._session.get_outputs()]
 
-    def run(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the outputs by name.
+
+        Args:
+            inputs: arrays, or where the graph is bound also what an earlier run left on the device.
 
         Raises:
             MemoryError: there is not enough memory.
             RuntimeError: the graph failed, as it does on ids out of range.
         """
         try:
+            if self.is_bound:
+                return self._run_bound(inputs)
             found: Sequence[np.ndarray] = self._session.run(self._outputs, dict(inputs))
         except Exception as error:  # see above
             if "Failed to allocate memory" in str(error):
                 raise MemoryError(str(error)) from error
             raise RuntimeError(f"ONNX Runtime failed: {error}") from error
         return dict(zip(self._outputs, found, strict=True))
+
+    def _run_bound(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Run without copying keys and values between device and host."""
+        binding = self._session.io_binding()
+        for name, value in inputs.items():
+            if isinstance(value, np.ndarray):
+                binding.bind_cpu_input(name, value)
+            else:
+                binding.bind_ortvalue_input(name, value)
+        for name in self._outputs:
+            binding.bind_output(name, *(self._device if _stays(name) else ()))
+        self._session.run_with_iobinding(binding)
+        outputs = zip(self._outputs, binding.get_outputs(), strict=True)
+        return {name: one if _stays(name) else one.numpy() for name, one in outputs}
+
+
+def _stays(output: str) -> bool:
+    """Return whether an output is keys or values."""
+    return output.startswith(("cross_", "new_", "grown_"))

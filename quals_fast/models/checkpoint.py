@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -195,6 +196,12 @@ class _Reader:
 
     def fail(self, problem: str) -> NoReturn:
         raise CheckpointError(f"{self.folder / 'config.json'}: {problem}")
+
+
+def sha256(path: Path) -> str:
+    """Return a file's SHA-256, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -12,7 +12,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from quals_fast.models.bart import Bart
-from quals_fast.models.checkpoint import CheckpointError, Settings, read_checkpoint, read_json
+from quals_fast.models.checkpoint import (
+    CheckpointError,
+    Settings,
+    read_checkpoint,
+    read_json,
+    sha256,
+)
 from quals_fast.models.encodings import EncodingCache
 from quals_fast.models.lm_head import CpuLMHead, LMHead, ScreenedLMHead
 from quals_fast.models.precision import PRECISIONS, Precision
@@ -189,7 +195,7 @@ def _verify_checksums(folder: Path) -> None:
         path = folder / name
         if not path.is_file():
             raise CheckpointError(f"bundled file {path} is missing; reinstall quals_fast")
-        found = _sha256(path)
+        found = sha256(path)
         if found != expected:
             raise CheckpointError(
                 f"bundled file {path} is damaged: expected SHA-256 {expected[:12]}..., but got "
@@ -197,13 +203,8 @@ def _verify_checksums(folder: Path) -> None:
             )
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _digest(paths: list[Path]) -> str:
-    parts = [f"{path.name} {_sha256(path)}" for path in paths if path.is_file()]
+    parts = [f"{path.name} {sha256(path)}" for path in paths if path.is_file()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 

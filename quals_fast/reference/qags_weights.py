@@ -8,7 +8,6 @@ config.json. What the folder's ``SHA256SUMS`` lists is verified.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from quals_fast.models.checkpoint import CheckpointError, read_json
+from quals_fast.models.checkpoint import CheckpointError, read_json, sha256
 from quals_fast.models.loading import BUNDLED, model_folder, read_weights
 
 ADAPTER = "adapter.safetensors"
@@ -55,12 +54,6 @@ def read_qags_weights(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], 
         if weight.is_floating_point():
             weights[name] = weight.float()
     return config, weights, _tokenizer(folder)
-
-
-def sha256(path: Path) -> str:
-    """Return a file's SHA-256 in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def quantize_nibbles(weight: Tensor) -> tuple[Tensor, Tensor]:

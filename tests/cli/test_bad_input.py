@@ -183,6 +183,7 @@ WRONG_USAGE = [
         "`max_batch_tokens` must be at least 1, but got 0",
         id="max-batch-tokens",
     ),
+    pytest.param("--threads 0", "`threads` must be at least 1, but got 0", id="threads"),
     pytest.param(
         "--model bart-maxi",
         "model 'bart-maxi' is neither bundled (qagen-mini) nor a local folder; nothing is "
@@ -223,6 +224,9 @@ WRONG_USAGE = [
         "--backend reference --max-batch-tokens 5",
         "but got --max-batch-tokens 5; leave it out",
         id="reference-batch",
+    ),
+    pytest.param(
+        "--backend reference --threads 2", "but got --threads 2; leave it out", id="reference-cores"
     ),
     pytest.param(
         "--backend reference --device cuda", "but got --device cuda; leave it out", id="reference"

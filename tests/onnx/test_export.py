@@ -10,19 +10,23 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import tiny_models
 from cli_helpers import assert_usage_error
 from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
 
 from quals_fast import DecodingConfig, QualsScorer
 from quals_fast.cli import app
 from quals_fast.errors import BackendUnavailableError
-from quals_fast.export import exporter, session
+from quals_fast.export import exporter, session, store
 from quals_fast.export.exporter import ExportParityError, export
 from quals_fast.export.generator import load_onnx
-from quals_fast.export.manifest import MANIFEST, WEIGHTS, sha256
-from quals_fast.models.checkpoint import CheckpointError
+from quals_fast.export.integers import use_integers
+from quals_fast.export.manifest import MANIFEST, WEIGHTS
+from quals_fast.export.store import BoundStore, HostStore
+from quals_fast.models.checkpoint import CheckpointError, sha256
 
 TEXT = "queen anne opened the tower by the river in 1969 , forty won"
 DOCUMENTS = [TEXT, "the king closed the game", TEXT + " . " + TEXT, "who was the queen ?"]
@@ -125,6 +129,39 @@ def test_the_check_of_an_export_is_recorded(exported):
     assert exported["float32"][1]["identical_sequences"] == 1.0
 
 
+def test_large_tensors_stand_once_outside_the_graphs(exported):
+    """So that none of them comes near protobuf's 2 GB."""
+    folder, _ = exported["int8"]
+    weights, places = (folder / WEIGHTS).read_bytes(), {}
+    for path in folder.glob("*.onnx"):
+        for tensor in onnx.load(path, load_external_data=False).graph.initializer:
+            if tensor.data_location != onnx.TensorProto.EXTERNAL:
+                assert tensor.ByteSize() < 2048
+                continue
+            where = {entry.key: entry.value for entry in tensor.external_data}
+            assert where["location"] == WEIGHTS
+            start, length = int(where["offset"]), int(where["length"])
+            places.setdefault(weights[start : start + length], set()).add(start)
+    assert places
+    assert all(len(starts) == 1 for starts in places.values())
+
+
+def test_graphs_hold_no_paths_of_the_machine_that_wrote_them(exported):
+    for path in exported["float32"][0].glob("*.onnx"):
+        assert b".py" not in path.read_bytes()
+
+
+def test_layers_that_integers_leave_alone(exported):
+    model = ir.load(exported["float32"][0] / "encoder.onnx")
+    ir.external_data.load_to_model(model)
+    # Two layers of six, and two matrices for each of the decoder's two.
+    assert use_integers(model, skip=("self_attn.v_proj", "fc2")) == 2 * 6 - 2 * 2 + 4
+    names = [node.op_type for node in model.graph]
+    assert names.count("MatMulIntegerToFloat") == 12
+    # The products with a layer's input share its integers, and all that read the sources do.
+    assert names.count("Cast") == 2 * 3 + 1
+
+
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 def test_scores_do_not_depend_on_batch_mates_or_order(exported, dtype):
     scorer = QualsScorer.from_pretrained(exported[dtype][0], decoding=ONE)  # auto takes ONNX
@@ -140,6 +177,66 @@ def test_threads_may_share_a_scorer(scorer):
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: scorer.score(DOCUMENTS, SUMMARIES).scores, range(8)))
     assert all(scores == pytest.approx(expected, abs=1e-5) for scores in found)
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory):
+    """A model whose searches end at different steps, some of them late, and its export."""
+    folder = tmp_path_factory.mktemp("uneven")
+    model = tiny_models.write_checkpoint(folder / "model")
+    weights = load_file(model / "model.safetensors")
+    weights["final_logits_bias"][0, tiny_models.CONFIG["eos_token_id"]] = 3.0
+    save_file(weights, model / "model.safetensors")
+    export(model, folder / "exported")
+    return model, folder / "exported"
+
+
+@pytest.mark.parametrize("rule", ["fairseq09", "hamming"])
+@pytest.mark.parametrize("is_bound", [False, True], ids=["arrays", "bound"])
+def test_sentences_that_end_at_different_steps(uneven, rule, is_bound, monkeypatch):
+    """With CUDA keys and values stay on the device; here the CPU's own memory stands for it."""
+    kind = BoundStore if is_bound else HostStore
+    shrunk, keep = [], kind.keep
+    monkeypatch.setattr(kind, "keep", lambda self, kept: shrunk.append(kept) or keep(self, kept))
+    monkeypatch.setattr(store, "_FIRST_CAPACITY", 8)  # it has to grow
+    model, folder = uneven
+    config = DecodingConfig(
+        rule=rule, num_beams=12, num_beam_groups=12, min_length=2, max_length=20
+    )
+    found = load_onnx(folder, device="cpu")
+    for graph in found.graphs.values():
+        graph.is_bound = is_bound
+    eager = QualsScorer.from_pretrained(model, device="cpu", dtype="float32", decoding=config)
+    expected = eager.generate(SUMMARIES)
+    sequences = QualsScorer(found, decoding=config).generate(SUMMARIES)
+    for one, other in zip(expected, sequences, strict=True):
+        assert [h.token_ids for h in one] == [h.token_ids for h in other]
+        for a, b in zip(one, other, strict=True):
+            assert a.logprobs == pytest.approx(b.logprobs, abs=1e-5)
+    assert shrunk
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_scores_are_the_same_where_keys_and_values_are_bound(exported, dtype):
+    arrays, bound = (load_onnx(exported[dtype][0], device="cpu") for _ in range(2))
+    for graph in bound.graphs.values():
+        graph.is_bound = True
+    ids, mask = np.full((1, 4), 5), np.ones((1, 4), bool)
+    memory = bound.graphs["encoder"].run({"input_ids": ids, "attention_mask": mask})
+    assert {type(part) for part in memory.values()} == {session.runtime().OrtValue}
+    expected = QualsScorer(arrays, decoding=ONE).score(DOCUMENTS, SUMMARIES)
+    found = QualsScorer(bound, decoding=ONE).score(DOCUMENTS, SUMMARIES)
+    assert found.to_dict() == expected.to_dict()
+
+
+def test_threads(exported, model, monkeypatch):
+    scorer = QualsScorer.from_pretrained(exported["int8"][0], threads=1, decoding=ONE)
+    for graph in scorer.generator.graphs.values():
+        assert graph._session.get_session_options().intra_op_num_threads == 1
+    of_torch = []
+    monkeypatch.setattr("torch.set_num_threads", of_torch.append)
+    QualsScorer.from_pretrained(model, threads=3, decoding=ONE)
+    assert of_torch == [3]
 
 
 def test_teacher_forcing_agrees_with_the_search(scorer):
@@ -174,7 +271,7 @@ def test_nothing_of_torch_is_imported(exported, tmp_path):
 
 
 def test_without_torch_other_backends_say_what_to_do(monkeypatch):
-    monkeypatch.setattr("quals_fast.scorer.find_spec", lambda name: None)
+    monkeypatch.setattr("quals_fast.backends.find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="this backend needs PyTorch"):
         QualsScorer.from_pretrained("qagen-mini")
 
@@ -212,7 +309,7 @@ def test_a_folder_that_was_not_exported(model, tmp_path):
 
 def test_a_folder_of_another_version(folder):
     rewrite_manifest(folder, format=99, quals_fast="7.0")
-    refused(folder, "exported in format 99 by quals_fast '7.0', but this version reads format 1;")
+    refused(folder, "exported in format 99 by quals_fast '7.0', but this version reads format 2;")
 
 
 def test_a_manifest_that_leads_elsewhere(folder):

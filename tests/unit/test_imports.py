@@ -21,6 +21,7 @@ LAYERS = [
     {"textkeys", "selection"},
     {"staged", "export"},
     {"fused"},
+    {"backends"},
     {"scorer"},
     {"jobs", "tables", "explain", "evaluation", "reference"},
     {"training"},

@@ -1,0 +1,130 @@
+"""What a backend brings: a model loaded for it, its functions, and how they must be called.
+
+Nothing of torch is imported for an exported model, which needs none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from quals_fast.config import DecodingConfig
+from quals_fast.export.generator import OnnxGenerator, load_onnx
+from quals_fast.export.manifest import is_exported
+from quals_fast.staged import StagedPass
+
+if TYPE_CHECKING:
+    from quals_fast.fused import FusedPass
+    from quals_fast.models.loading import QAGenerator
+
+Generator: TypeAlias = "QAGenerator | OnnxGenerator"
+
+
+class Functions(NamedTuple):
+    """What can be asked of a loaded model; either function takes the model first."""
+
+    generate: Callable[..., Any]
+    rescore: Callable[..., Any]
+
+
+def load(
+    model: str | Path, *, device: str, dtype: str, backend: str, threads: int | None
+) -> Generator:
+    """Load a model for the backend that runs; arguments as for `QualsScorer.from_pretrained`.
+
+    Raises:
+        CheckpointError: the folder cannot be used; the message says what is missing.
+        BackendUnavailableError: an explicit backend, device or precision cannot run here.
+        ModuleNotFoundError: PyTorch is not installed and the backend needs it.
+        ValueError: an unknown name, or fewer threads than one.
+    """
+    if threads is not None and threads < 1:
+        raise ValueError(f"`threads` must be at least 1, but got {threads}")
+    if backend == "onnx" or (backend == "auto" and is_exported(Path(model))):
+        return load_onnx(model, device=device, dtype=dtype, threads=threads)
+    _require_torch()
+    import torch
+
+    from quals_fast.models.loading import load_generator, resolve_device
+    from quals_fast.models.precision import resolve_precision
+    from quals_fast.ops import resolve_backend
+
+    place = resolve_device(device)
+    kernels = resolve_backend(backend, place)
+    precision = resolve_precision(dtype, place, kernels)
+    generator = load_generator(model, device=place, precision=precision, kernels=kernels)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return generator
+
+
+def with_cache(generator: Generator, cache_bytes: int) -> Generator:
+    """Give a model a cache of encoded documents; 0 gives none.
+
+    Raises:
+        ValueError: the model is an exported one, or the number is negative.
+    """
+    if not cache_bytes:
+        return generator
+    if isinstance(generator, OnnxGenerator):
+        raise ValueError(
+            f"`cache_bytes` must be 0 for the onnx backend, but got {cache_bytes}; encoded "
+            "documents are kept by the eager and triton backends only"
+        )
+    from quals_fast.models.encodings import EncodingCache
+
+    return replace(generator, cache=EncodingCache(cache_bytes))
+
+
+def functions_of(generator: Generator) -> Functions:
+    """Return a model's functions."""
+    if isinstance(generator, OnnxGenerator):
+        from quals_fast.export import engine
+
+        return Functions(engine.generate, engine.rescore)
+    from quals_fast.generation import generate
+    from quals_fast.rescoring import rescore
+
+    return Functions(generate, rescore)
+
+
+def make_pass(
+    generator: Generator,
+    decoding: DecodingConfig,
+    max_pairs: int | None,
+    max_batch_tokens: int,
+) -> StagedPass | FusedPass:
+    """Return what takes a batch from texts to scores: stage by stage on a CPU, else fused."""
+    rest = decoding, max_pairs, max_batch_tokens
+    if isinstance(generator, OnnxGenerator) or generator.packed:
+        generate, rescore = functions_of(generator)
+        return StagedPass(generator, generate, rescore, *rest)
+    from quals_fast.fused import FusedPass
+
+    return FusedPass(generator, *rest)
+
+
+@contextmanager
+def inference(generator: Generator) -> Iterator[None]:
+    """Compute without autograd, and in the model's own types under the caller's autocast."""
+    if isinstance(generator, OnnxGenerator):
+        yield
+        return
+    import torch
+
+    device = generator.bart.device.type
+    with torch.inference_mode(), torch.autocast(device, enabled=False):
+        yield
+
+
+def _require_torch() -> None:
+    """Raise with advice where PyTorch is not installed, as in the slim install."""
+    if find_spec("torch") is None:
+        raise ModuleNotFoundError(
+            "this backend needs PyTorch: pip install quals-fast without --no-deps, or give the "
+            "folder that quals-fast export has written to --model (backend 'onnx')"
+        )
