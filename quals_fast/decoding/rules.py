@@ -6,7 +6,7 @@ What they share (slots, histories, one step) is in `SearchState`; a rule adds fo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -56,6 +56,10 @@ class SearchState(ABC):
 
     #: Whether a forced EOS counts in the search with its own log-probability and penalty.
     forced_end_is_scored: bool
+    #: Tensors that change from step to step, beside `finished`.
+    changing: tuple[str, ...] = (
+        "token_ids", "logprobs", "search_logprobs", "beam_scores", "n_finished",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -90,6 +94,16 @@ class SearchState(ABC):
             torch.full((batch_size, beams + 1), -torch.inf, dtype=torch.float64, device=device),
         )
         self.begin(batch_size, device)
+
+    def tensors(self) -> list[Tensor]:
+        """Return all that changes from step to step, for loops that carry tensors only."""
+        return [*(getattr(self, name) for name in self.changing), *self.finished]
+
+    def restore(self, tensors: Sequence[Tensor]) -> None:
+        """Take over what `tensors` has returned; some of it is then written to in place."""
+        for name, value in zip(self.changing, tensors, strict=False):
+            setattr(self, name, value)
+        self.finished = Hypotheses(*tensors[len(self.changing) :])
 
     def force_start(self, logprobs: Tensor) -> Tensor:
         """Put the forced first token on every slot, at no cost to the search; ``(B, 1)`` each."""
@@ -303,6 +317,7 @@ class Hamming(SearchState):
     """
 
     forced_end_is_scored = False
+    changing = (*SearchState.changing, "serial")
 
     def begin(self, batch_size: int, device: torch.device) -> None:
         groups = self.config.num_beam_groups
