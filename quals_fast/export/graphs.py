@@ -6,13 +6,14 @@ laid out as P places a sentence for attention; N nodes of a sentence's tree of h
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quals_fast.models.bart import POSITION_OFFSET, Bart
 from quals_fast.models.cache import SourceMemory
-from quals_fast.models.slots import Slots
 
 SPARE = 8  # candidates more than are asked for, where integers screen them
 _USUAL = 24  # likeliest tokens that a screened softmax takes from float32
@@ -145,8 +146,11 @@ class TreeSlots:
         return places.transpose(1, 2).flatten(0, 1)[self._place_of_row]
 
 
-def decode_step(bart: Bart, token_ids: Tensor, position: Tensor, slots: Slots) -> Tensor:
-    """`Bart.decode_step` with a position ``(1,)`` that is known only when the graph runs."""
+def decode_step(bart: Bart, token_ids: Tensor, position: Tensor, slots: Any) -> Tensor:
+    """`Bart.decode_step` with a position ``(1,)`` that is known only when the graph runs.
+
+    Of `models.slots.Slots`, `slots` needs the two methods of attention.
+    """
     stack = bart.model.decoder
     x = bart.model.shared(token_ids) * bart.embedding_scale
     x = stack.layernorm_embedding(x + stack.embed_positions(position + POSITION_OFFSET))

@@ -28,7 +28,7 @@ from quals_fast.export.exporter import (
     require_onnx,
 )
 from quals_fast.export.session import Graph, resolve_provider
-from quals_fast.export.single_graph import STATUSES, Scores, SingleGraph
+from quals_fast.export.single_graph import STATUSES, SingleGraph
 from quals_fast.generation import generate
 from quals_fast.models.checkpoint import CheckpointError, check_fits
 from quals_fast.models.loading import QAGenerator, load_generator
@@ -48,16 +48,16 @@ _INPUTS = {
     "summary_ids": "(B, S') int64: likewise, of the summaries.",
     "summary_lengths": "(B,) int64: likewise.",
 }
-_OUTPUTS = Scores(
-    score="(B,) float32: QUALS, nats a token; NaN where status is not 0.",
-    status="(B,) int64: " + ", ".join(f"{i} {name}" for i, name in enumerate(STATUSES)) + ".",
-    n_pairs="(B,) int64: question-answer pairs that were kept.",
-    truncated_tokens="(B,) int64: tokens of both texts that the model did not see.",
-    pair_ids="(B, Q, T) int64: question SEP answer EOS of each pair, in the order of selection.",
-    pair_lengths="(B, Q) int64: tokens of each pair; 0 where there is none.",
-    summary_logprobs="(B, Q, T) float32: log-probabilities given the summary, nats; 0 behind.",
-    document_logprobs="(B, Q, T) float32: likewise, given the document.",
-)
+_OUTPUTS = {
+    "score": "(B,) float32: QUALS, nats a token; NaN where there is none.",
+    "status": "(B,) int64: " + ", ".join(f"{i} {name}" for i, name in enumerate(STATUSES)) + ".",
+    "n_pairs": "(B,) int64: question-answer pairs that were kept.",
+    "truncated_tokens": "(B,) int64: tokens of both texts that the model did not see.",
+    "pair_ids": "(B, Q, T) int64: question SEP answer EOS of each pair, in the order of selection.",
+    "pair_lengths": "(B, Q) int64: tokens of each pair; 0 where there is none.",
+    "summary_logprobs": "(B, Q, T) float32: log-probabilities given the summary, nats; 0 behind.",
+    "document_logprobs": "(B, Q, T) float32: likewise, given the document.",
+}
 
 
 def export_single_file(
@@ -157,7 +157,7 @@ def _trace(module: SingleGraph) -> Any:
             opset_version=OPSET,
             dynamic_shapes=({0: _DYNAMIC, 1: _DYNAMIC}, {0: _DYNAMIC}) * 2,
             input_names=list(_INPUTS),
-            output_names=list(Scores._fields),
+            output_names=list(_OUTPUTS),
             custom_translation_table=TRANSLATIONS,
             optimize=False,
             verbose=False,
@@ -168,7 +168,7 @@ def _trace(module: SingleGraph) -> Any:
     ClearMetadataAndDocStringPass()(graph)  # the exporter notes a stack trace for each node
     for value, text in zip(graph.graph.inputs, _INPUTS.values(), strict=True):
         value.doc_string = text
-    for value, text in zip(graph.graph.outputs, _OUTPUTS, strict=True):
+    for value, text in zip(graph.graph.outputs, _OUTPUTS.values(), strict=True):
         value.doc_string = text
     return graph
 
@@ -253,7 +253,7 @@ def _check(
     return result
 
 
-_Pair = tuple[tuple[int, ...], Sequence[float], Sequence[float]]  # ids, given summary, document
+_Pair = tuple[tuple[int, ...], Any, Any]  # ids, given summary, document
 
 
 def _pairs(found: Mapping[str, np.ndarray], b: int) -> list[_Pair]:

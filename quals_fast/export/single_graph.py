@@ -24,16 +24,16 @@ STATUSES = ("ok", "no_pairs", "empty_summary", "empty_document", "error")  # by 
 
 
 class Scores(NamedTuple):
-    """What the graph returns; Q is the largest number of pairs in the batch, at least 1."""
+    """What the graph returns; `single_file` says what it means."""
 
-    score: Tensor  # (B,) float32, nats a token; NaN where status is not 0
-    status: Tensor  # (B,) int64, index into STATUSES
+    score: Tensor  # (B,) float32
+    status: Tensor  # (B,) int64
     n_pairs: Tensor  # (B,) int64
-    truncated_tokens: Tensor  # (B,) int64, of both texts
-    pair_ids: Tensor  # (B, Q, T) int64: question SEP answer EOS, then PAD
-    pair_lengths: Tensor  # (B, Q) int64, 0 behind the last pair
-    summary_logprobs: Tensor  # (B, Q, T) float32 nats, 0 behind the end
-    document_logprobs: Tensor  # (B, Q, T) float32 nats, 0 behind the end
+    truncated_tokens: Tensor  # (B,) int64
+    pair_ids: Tensor  # (B, Q, T) int64
+    pair_lengths: Tensor  # (B, Q) int64
+    summary_logprobs: Tensor  # (B, Q, T) float32
+    document_logprobs: Tensor  # (B, Q, T) float32
 
 
 class SingleGraph(nn.Module):

@@ -7,10 +7,11 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
-from onnxscript import BOOL, FLOAT, INT64, graph, script, values
-from onnxscript import opset18 as op
+from onnxscript import BOOL, FLOAT, INT64, graph, opset18, script, values
 
 import quals_fast.export.loop_parts  # noqa: F401 - registers quals_fast::choose_in_turn
+
+op: Any = opset18  # its annotations do not fit its own scripts
 
 
 @script(values.Opset("quals_fast", 1), default_opset=op)
