@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -37,20 +37,7 @@ INPUT_OPTIONS = (
     click.option("--fail-fast", is_flag=True, help="Stop at the first row with status error."),
     click.option("--quiet", is_flag=True, help="No progress bar and no closing line."),
 )
-MODEL_OPTIONS = (
-    click.option("--model", default="qagen-mini", help="The bundled model, or a local folder."),
-    click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ..."),
-    click.option("--dtype", default="auto",
-                 help="auto (the fastest that agrees with float32), float32, mixed, bfloat16 or "
-                      "float16; int8 for what was exported so."),
-    click.option("--backend", default="auto",
-                 help="auto, eager, triton (GPU), or onnx for a folder that export has written; "
-                      "reference runs the slow program that defines correct."),
-    click.option("--max-batch-tokens", type=int, default=None,
-                 help="Tokens that the network holds at once; sets peak memory."),
-    click.option("--threads", type=int, default=None,
-                 help="Of the CPU that compute; by default as many as PyTorch or ONNX Runtime "
-                      "take."),
+SETTING_OPTIONS = (
     click.option("--rule", default=D.rule, help="Of the search: fairseq09 (published) or hamming."),
     click.option("--num-beams", type=int, default=D.num_beams, help="Hypotheses a summary."),
     click.option("--num-beam-groups", type=int, default=D.num_beam_groups,
@@ -67,6 +54,22 @@ MODEL_OPTIONS = (
                  help="Pairs at which selection stops after its round, or all."),
     click.option("--no-pairs-score", type=float, default=None,
                  help="Score of a summary without pairs; by default it has none."),
+)  # fmt: skip
+MODEL_OPTIONS = (
+    click.option("--model", default="qagen-mini", help="The bundled model, or a local folder."),
+    click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ..."),
+    click.option("--dtype", default="auto",
+                 help="auto (the fastest that agrees with float32), float32, mixed, bfloat16 or "
+                      "float16; int8 for what was exported so."),
+    click.option("--backend", default="auto",
+                 help="auto, eager, triton (GPU), or onnx for a folder that export has written; "
+                      "reference runs the slow program that defines correct."),
+    click.option("--max-batch-tokens", type=int, default=None,
+                 help="Tokens that the network holds at once; sets peak memory."),
+    click.option("--threads", type=int, default=None,
+                 help="Of the CPU that compute; by default as many as PyTorch or ONNX Runtime "
+                      "take."),
+    *SETTING_OPTIONS,
 )  # fmt: skip
 METRIC_OPTIONS = (
     click.option("--metric", type=click.Choice(["quals", "qags"]), default="quals",
@@ -289,7 +292,15 @@ def evaluate(
     default="float32",
     help="int8: the search stays exact but for a screen of the vocabulary.",
 )
-def export(model: str, output: str, dtype: str) -> None:
+@click.option(
+    "--single-file",
+    is_flag=True,
+    help="Write all of the score as one graph, the file OUT, in float32 and with the settings "
+    "below, for any program with ONNX Runtime: token ids in, scores and kept pairs out. The "
+    "model's tokenizer must be WordPiece.",
+)
+@_with(*SETTING_OPTIONS)
+def export(model: str, output: str, dtype: str, single_file: bool, **options: Any) -> None:
     """Write MODEL as ONNX graphs to the new folder OUT, and check them on real texts.
 
     MODEL is the bundled model's name or a local folder. What is written is scored with --model OUT,
@@ -300,18 +311,13 @@ def export(model: str, output: str, dtype: str) -> None:
         if find_spec("torch") is None:
             raise ModuleNotFoundError("exporting needs PyTorch: pip install 'quals-fast[onnx]'")
     from quals_fast.export.exporter import ExportParityError
-    from quals_fast.export.exporter import export as write
 
+    run = _export_single_file if single_file else _export_folder
     try:
-        with _usage_errors(ValueError, ModuleNotFoundError, BackendUnavailableError):
-            parity = write(model, output, dtype=dtype)
+        with _usage_errors(ValueError, TypeError, ModuleNotFoundError, BackendUnavailableError):
+            click.echo(run(model, output, dtype, options))
     except ExportParityError as error:
         raise click.ClickException(str(error)) from error
-    click.echo(
-        f"wrote {output} ({dtype}); log-probabilities differ by {parity['max_abs_delta']:.1e} at "
-        f"most and {parity['mean_abs_delta']:.1e} on average, and "
-        f"{100 * parity['identical_sequences']:.0f} % of the sequences are the same"
-    )
 
 
 @app.command()
@@ -425,16 +431,7 @@ def _scorer(options: dict[str, Any]) -> Scorer:
         _refuse_options_of_the_other(metric)
     if metric == "qags":
         return _qags_scorer(options)
-    max_pairs = options["max_pairs"]
-    if max_pairs != "all" and not max_pairs.isdecimal():
-        raise ValueError(f"`--max-pairs` must be a whole number or 'all', but got {max_pairs!r}")
-    scoring = ScoringConfig(
-        summary_logprob=options["summary_logprob"],
-        max_pairs=None if max_pairs == "all" else int(max_pairs),
-        no_pairs_score=options["no_pairs_score"],
-    )
-    decoding = DecodingConfig(**{name: options[name] for name in DecodingConfig.__slots__})
-    settings: dict[str, Any] = {"decoding": decoding, "scoring": scoring}
+    settings = _settings(options)
     if options["backend"] == "reference":
         from quals_fast.reference.quals import ReferenceScorer
 
@@ -453,6 +450,48 @@ def _scorer(options: dict[str, Any]) -> Scorer:
     return QualsScorer.from_pretrained(options["model"], **placement, **settings)
 
 
+def _settings(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of search and score that the options ask for."""
+    max_pairs = options["max_pairs"]
+    if max_pairs != "all" and not max_pairs.isdecimal():
+        raise ValueError(f"`--max-pairs` must be a whole number or 'all', but got {max_pairs!r}")
+    scoring = ScoringConfig(
+        summary_logprob=options["summary_logprob"],
+        max_pairs=None if max_pairs == "all" else int(max_pairs),
+        no_pairs_score=options["no_pairs_score"],
+    )
+    decoding = DecodingConfig(**{name: options[name] for name in DecodingConfig.__slots__})
+    return {"decoding": decoding, "scoring": scoring}
+
+
+def _export_folder(model: str, output: str, dtype: str, options: dict[str, Any]) -> str:
+    """Export graphs and say what was found."""
+    from quals_fast.export.exporter import export as write
+
+    for option in _given(options):
+        raise ValueError(f"`{option}` is for --single-file; without it, give it to score")
+    parity = write(model, output, dtype=dtype)
+    return (
+        f"wrote {output} ({dtype}); log-probabilities differ by {parity['max_abs_delta']:.1e} at "
+        f"most and {parity['mean_abs_delta']:.1e} on average, and "
+        f"{100 * parity['identical_sequences']:.0f} % of the sequences are the same"
+    )
+
+
+def _export_single_file(model: str, output: str, dtype: str, options: dict[str, Any]) -> str:
+    """Export one graph and say what was found."""
+    from quals_fast.export.single_file import export_single_file
+
+    if dtype != "float32":
+        raise ValueError(f"`--single-file` is for --dtype float32, but got {dtype}")
+    parity = export_single_file(model, output, **_settings(options))
+    return (
+        f"wrote {output}; {100 * parity['identical_pairs']:.0f} % of {parity['pairs']} pairs are "
+        f"the model's, and log-probabilities and scores differ by {parity['max_abs_delta']:.1e} at "
+        "most"
+    )
+
+
 def _qags_scorer(options: dict[str, Any]) -> Scorer:
     """Make the scorer of `--metric qags`."""
     from quals_fast.reference.qags import QagsScorer
@@ -468,14 +507,18 @@ def _qags_scorer(options: dict[str, Any]) -> Scorer:
 
 def _refuse_options_of_the_other(metric: str) -> None:
     """Refuse what was asked for and would have no effect."""
-    context = click.get_current_context()
-    for name in ONLY_QUALS if metric == "qags" else ONLY_QAGS:
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            other = "quals" if metric == "qags" else "qags"
-            raise ValueError(
-                f"`--{name.replace('_', '-')}` is for --metric {other}, but got --metric {metric}; "
-                "leave one of them out"
-            )
+    other = "quals" if metric == "qags" else "qags"
+    for option in _given(ONLY_QUALS if metric == "qags" else ONLY_QAGS):
+        raise ValueError(
+            f"`{option}` is for --metric {other}, but got --metric {metric}; leave one of them out"
+        )
+
+
+def _given(names: Iterable[str]) -> list[str]:
+    """Return the options among these parameters that stand on the command line."""
+    source = click.get_current_context().get_parameter_source
+    on_line = click.core.ParameterSource.COMMANDLINE
+    return [f"--{name.replace('_', '-')}" for name in names if source(name) is on_line]
 
 
 def _output(path: str | None, options: dict[str, Any]) -> AbstractContextManager[OutputFile | None]:

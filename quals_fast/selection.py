@@ -152,8 +152,8 @@ def take_turns(
     if max_pairs is not None:
         added = (is_taken[:, None] & (turn[:, None] == index[:, None])).sum(-1)  # (B, N): by round
         goes_on = (added > 0) & (added.cumsum(-1) < max_pairs)
-        is_reached = F.pad(goes_on.long().cumprod(-1), (1, -1), value=1)
-        is_taken = is_taken & (is_reached.gather(-1, turn) > 0)
+        stops_before = F.pad((~goes_on).long().cumsum(-1), (1, -1))
+        is_taken = is_taken & (stops_before.gather(-1, turn) == 0)
     # Within a round the answers come in the order in which their best pairs stand.
     position = is_before.sum(-1)
     first = torch.where(same_answer & is_pair[:, None], position[:, None], n).amin(-1)

@@ -6,7 +6,7 @@ What they share (slots, histories, one step) is in `SearchState`; a rule adds fo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -37,6 +37,7 @@ class Hypotheses(NamedTuple):
     scores: Tensor  # (B, N) float64, sums / length ** length_penalty
 
 
+Step = int | Tensor  # from 0; a tensor without dimensions where a graph's loop counts
 GroupSelect = Callable[..., GroupChoice]
 OnChoice = Callable[[GroupChoice], None]
 
@@ -55,6 +56,10 @@ class SearchState(ABC):
 
     #: Whether a forced EOS counts in the search with its own log-probability and penalty.
     forced_end_is_scored: bool
+    #: Tensors that change from step to step, beside `finished`.
+    changing: tuple[str, ...] = (
+        "token_ids", "logprobs", "search_logprobs", "beam_scores", "n_finished",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -89,6 +94,16 @@ class SearchState(ABC):
             torch.full((batch_size, beams + 1), -torch.inf, dtype=torch.float64, device=device),
         )
         self.begin(batch_size, device)
+
+    def tensors(self) -> list[Tensor]:
+        """Return all that changes from step to step, for loops that carry tensors only."""
+        return [*(getattr(self, name) for name in self.changing), *self.finished]
+
+    def restore(self, tensors: Sequence[Tensor]) -> None:
+        """Take over what `tensors` has returned; some of it is then written to in place."""
+        for name, value in zip(self.changing, tensors, strict=False):
+            setattr(self, name, value)
+        self.finished = Hypotheses(*tensors[len(self.changing) :])
 
     def force_start(self, logprobs: Tensor) -> Tensor:
         """Put the forced first token on every slot, at no cost to the search; ``(B, 1)`` each."""
@@ -149,7 +164,7 @@ class SearchState(ABC):
         certain = choice.scores[:, -1] > best_outside
         return (certain | ~self.live()[:, :groups]).all()
 
-    def move_on(self, t: int, choice: GroupChoice, logprobs: Tensor) -> tuple[Tensor, Tensor]:
+    def move_on(self, t: Step, choice: GroupChoice, logprobs: Tensor) -> tuple[Tensor, Tensor]:
         """Store what finishes and move the slots on.
 
         Args:
@@ -169,7 +184,7 @@ class SearchState(ABC):
         clean = logprobs.flatten(1).gather(1, beam_idx * width + column)
         gained = scores - self.beam_scores.gather(1, beam_idx)
         is_eos = tokens == v.eos_token_id
-        if t >= c.min_length:
+        if isinstance(t, Tensor) or t >= c.min_length:  # before, EOS has no probability anyway
             finishing = is_eos & (scores > -torch.inf)
             self.finish(t, finishing[:, :beams], _Chosen(scores, beam_idx, clean, gained))
         go_on = self.survivors(is_eos)
@@ -180,7 +195,7 @@ class SearchState(ABC):
         self.search_logprobs = _extend(self.search_logprobs, beam_idx, t, gained.gather(1, go_on))
         return tokens, beam_idx
 
-    def store(self, t: int, row: Tensor, chosen: _Chosen) -> None:
+    def store(self, t: Step, row: Tensor, chosen: _Chosen) -> None:
         """Write hypotheses that end at step `t` to rows of `finished`; all ``(B, M)``."""
         eos = torch.full_like(row, self.vocabulary.eos_token_id)
         token_ids = _extend(self.token_ids, chosen.beam_idx, t, eos)
@@ -190,13 +205,14 @@ class SearchState(ABC):
         self.finished.token_ids.scatter_(1, wide, token_ids)
         self.finished.logprobs.scatter_(1, wide, logprobs)
         self.finished.search_logprobs.scatter_(1, wide, search)
-        self.finished.lengths.scatter_(1, row, torch.full_like(row, t + 1))
+        self.finished.lengths.scatter_(1, row, _filled(row, t + 1))
         self.finished.sums.scatter_(1, row, chosen.scores)
         self.finished.scores.scatter_(1, row, self.normalised(chosen.scores, t))
 
-    def normalised(self, scores: Tensor, t: int) -> Tensor:
+    def normalised(self, scores: Tensor, t: Step) -> Tensor:
         """Return the scores of hypotheses that end at step `t`; float64, as ties decide order."""
-        return scores.double() / (t + 1) ** self.config.length_penalty
+        length = (t + 1).double() if isinstance(t, Tensor) else t + 1
+        return scores.double() / length**self.config.length_penalty
 
     def sorted(self, steps: int) -> Hypotheses:
         """Return the hypotheses that have finished in so many steps, in the rule's order."""
@@ -226,7 +242,7 @@ class SearchState(ABC):
         return ~self.live().any()
 
     @abstractmethod
-    def finish(self, t: int, is_eos: Tensor, chosen: _Chosen) -> None:
+    def finish(self, t: Step, is_eos: Tensor, chosen: _Chosen) -> None:
         """Store the candidates of rank < n ``(B, K)`` that end in EOS at step `t`."""
 
     @abstractmethod
@@ -247,9 +263,17 @@ class _Chosen(NamedTuple):
     search_logprobs: Tensor
 
 
-def _extend(history: Tensor, beam_idx: Tensor, t: int, last: Tensor) -> Tensor:
+def _filled(like: Tensor, value: Step) -> Tensor:
+    """Return a tensor of the shape of `like` that holds the value everywhere."""
+    return value.expand_as(like) if isinstance(value, Tensor) else torch.full_like(like, value)
+
+
+def _extend(history: Tensor, beam_idx: Tensor, t: Step, last: Tensor) -> Tensor:
     """Return the histories ``(B, M, T)`` of the slots `beam_idx`, with `last` at position `t`."""
     extended = history.gather(1, beam_idx[:, :, None].expand(-1, -1, history.shape[2]))
+    if isinstance(t, Tensor):
+        last = last[:, :, None]
+        return extended.scatter(2, t.expand_as(last), last)
     extended[:, :, t] = last
     return extended
 
@@ -271,7 +295,7 @@ class Fairseq09(SearchState):
     def live(self) -> Tensor:
         return (self.n_finished < self.config.num_beams).expand(-1, self.config.num_beams)
 
-    def finish(self, t: int, is_eos: Tensor, chosen: _Chosen) -> None:
+    def finish(self, t: Step, is_eos: Tensor, chosen: _Chosen) -> None:
         beams = self.config.num_beams
         row = self.n_finished + is_eos.cumsum(1) - 1
         row = torch.where(is_eos, row, beams).clamp(max=beams)  # what comes too late is dropped
@@ -293,6 +317,7 @@ class Hamming(SearchState):
     """
 
     forced_end_is_scored = False
+    changing = (*SearchState.changing, "serial")
 
     def begin(self, batch_size: int, device: torch.device) -> None:
         groups = self.config.num_beam_groups
@@ -306,7 +331,7 @@ class Hamming(SearchState):
     def live(self) -> Tensor:
         return self.active().repeat(1, self.config.group_size)
 
-    def finish(self, t: int, is_eos: Tensor, chosen: _Chosen) -> None:
+    def finish(self, t: Step, is_eos: Tensor, chosen: _Chosen) -> None:
         groups, size = self.config.num_beam_groups, self.config.group_size
         first = torch.arange(groups, device=is_eos.device) * size  # of each group's pool
         active = self.active()
@@ -322,7 +347,7 @@ class Hamming(SearchState):
             row = first + torch.where(is_full, oldest.argmin(2), self.n_finished)
             row = torch.where(enters, row, self.config.num_beams)
             self.store(t, row, _Chosen(*(part[:, at] for part in chosen)))
-            self.serial.scatter_(1, row, torch.full_like(row, t * size + rank))
+            self.serial.scatter_(1, row, _filled(row, t * size + rank))
             self.n_finished = self.n_finished + (enters & ~is_full)
 
     def survivors(self, is_eos: Tensor) -> Tensor:

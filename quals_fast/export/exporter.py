@@ -88,7 +88,7 @@ def export(
     """
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` must be {' or '.join(DTYPES)}, but got {dtype!r}")
-    _require_onnx()
+    require_onnx()
     source, target = model_folder(model), Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"`folder` must be empty or not exist, but {target} is not; name another")
@@ -121,7 +121,7 @@ def export(
     return parity
 
 
-def _require_onnx() -> None:
+def require_onnx() -> None:
     """Raise unless the libraries that write graphs are installed."""
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
@@ -218,7 +218,7 @@ def _trace(module: nn.Module, inputs: Mapping[str, Any], outputs: Sequence[str])
             shapes[name] = {
                 axis: _DYNAMIC for axis in range(value.ndim) if name != "position"
             } or None
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             module.eval(),
             tuple(inputs[name] for name in taken),
@@ -250,7 +250,7 @@ def _flat_names(names: Sequence[str], layers: int) -> list[str]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence the exporter's remarks about libraries that this project does not use."""
     log = logging.getLogger("torch.onnx")
     before = log.level

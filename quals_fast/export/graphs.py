@@ -6,6 +6,8 @@ laid out as P places a sentence for attention; N nodes of a sentence's tree of h
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -145,6 +147,19 @@ class TreeSlots:
         return places.transpose(1, 2).flatten(0, 1)[self._place_of_row]
 
 
+def decode_step(bart: Bart, token_ids: Tensor, position: Tensor, slots: Any) -> Tensor:
+    """`Bart.decode_step` with a position ``(1,)`` that is known only when the graph runs.
+
+    Of `models.slots.Slots`, `slots` needs the two methods of attention.
+    """
+    stack = bart.model.decoder
+    x = bart.model.shared(token_ids) * bart.embedding_scale
+    x = stack.layernorm_embedding(x + stack.embed_positions(position + POSITION_OFFSET))
+    for index, layer in enumerate(stack.layers):
+        x = layer.step(x, 0, index, slots)  # type: ignore[operator]
+    return x
+
+
 class StepGraph(nn.Module):
     """One decoder step of all rows, to candidates.
 
@@ -174,12 +189,7 @@ class StepGraph(nn.Module):
         """Return candidates ``(R, k)``, the targets' log-probabilities, and new keys and values."""
         memory = SourceMemory(cross[::2], cross[1::2], source_mask[:, None, None])
         slots = TreeSlots(memory, past[::2], past[1::2], past_mask, row_of_place, place_of_row)
-        # `Bart.decode_step` with a position that is known only when the graph runs.
-        stack = self.bart.model.decoder
-        x = self.bart.model.shared(token_ids) * self.bart.embedding_scale
-        x = stack.layernorm_embedding(x + stack.embed_positions(position + POSITION_OFFSET))
-        for index, layer in enumerate(stack.layers):
-            x = layer.step(x, 0, index, slots)  # type: ignore[operator]
+        x = decode_step(self.bart, token_ids, position, slots)
         return [*self.head.topk(x, self.traced_k, target_ids), *slots.new]
 
 

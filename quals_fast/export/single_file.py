@@ -1,0 +1,274 @@
+"""Export all of QUALS as one ONNX file: token ids in, scores and kept pairs out.
+
+A program in any language can then score with ONNX Runtime alone. Settings are part of the graph;
+they stand in its `metadata_props`, with the model's hash and this package's version.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from quals_fast import __version__
+from quals_fast.batching import padded
+from quals_fast.config import DecodingConfig, ScoringConfig
+from quals_fast.export.exporter import (
+    OPSET,
+    ExportParityError,
+    built_in_texts,
+    quiet,
+    require_onnx,
+)
+from quals_fast.export.session import Graph, resolve_provider
+from quals_fast.export.single_graph import STATUSES, SingleGraph
+from quals_fast.generation import generate
+from quals_fast.models.checkpoint import CheckpointError, check_fits
+from quals_fast.models.loading import QAGenerator, load_generator
+from quals_fast.rescoring import rescore
+from quals_fast.signature import signature
+from quals_fast.staged import Scored, StagedPass
+
+_DYNAMIC = torch.export.Dim.DYNAMIC
+_LARGEST = 2**31 - 2**20  # bytes; protobuf takes less than 2 GiB
+_SAME_PAIRS = 0.9  # at least; a near tie may part one text's search
+_TOLERANCE = 1e-3  # nats, of a token's log-probability and of a score
+_BATCH_TOKENS = 32_768
+_INPUTS = {
+    "document_ids": "(B, S) int64: tokens of the documents, uncut and without special tokens. "
+    "What stands behind a length does not matter.",
+    "document_lengths": "(B,) int64: tokens of each document, from 0 to S.",
+    "summary_ids": "(B, S') int64: likewise, of the summaries.",
+    "summary_lengths": "(B,) int64: likewise.",
+}
+_OUTPUTS = {
+    "score": "(B,) float32: QUALS, nats a token; NaN where there is none.",
+    "status": "(B,) int64: " + ", ".join(f"{i} {name}" for i, name in enumerate(STATUSES)) + ".",
+    "n_pairs": "(B,) int64: question-answer pairs that were kept.",
+    "truncated_tokens": "(B,) int64: tokens of both texts that the model did not see.",
+    "pair_ids": "(B, Q, T) int64: question SEP answer EOS of each pair, in the order of selection.",
+    "pair_lengths": "(B, Q) int64: tokens of each pair; 0 where there is none.",
+    "summary_logprobs": "(B, Q, T) float32: log-probabilities given the summary, nats; 0 behind.",
+    "document_logprobs": "(B, Q, T) float32: likewise, given the document.",
+}
+
+
+def export_single_file(
+    model: str | Path,
+    path: str | Path,
+    *,
+    decoding: DecodingConfig | None = None,
+    scoring: ScoringConfig | None = None,
+    texts: Sequence[tuple[str, str]] | None = None,
+) -> dict[str, Any]:
+    """Write a model's whole QUALS score as one ONNX graph in float32, and check it.
+
+    Args:
+        model: as for `QualsScorer.from_pretrained`; its tokenizer must be WordPiece, whose
+            answers are matched by ids.
+        path: of the file to write; must not exist.
+        decoding: settings of the search, which become part of the graph.
+        scoring: settings of the score, likewise.
+        texts: documents and summaries to check with; by default two built-in ones.
+
+    Returns:
+        What the check found: texts, pairs, the share of pairs that are the same, and the largest
+        difference of a log-probability or score, nats.
+
+    Raises:
+        ExportParityError: the graph does not score as the model does. The file is left under the
+            name ``path.failed``.
+        CheckpointError: the model cannot be loaded, or is none that one graph can hold.
+        ValueError: the file exists, or the settings do not fit the model.
+        ModuleNotFoundError: onnx, onnxscript or ONNX Runtime is not installed.
+    """
+    require_onnx()
+    import onnx_ir as ir
+
+    target, decoding, scoring = Path(path), decoding or DecodingConfig(), scoring or ScoringConfig()
+    if target.exists():
+        raise ValueError(f"`path` must not exist, but {target} does; name another")
+    generator = load_generator(model, device=torch.device("cpu"))
+    check_fits(generator.shape, generator.settings, decoding)
+    _check_kind(generator)
+    graph = _trace(SingleGraph(generator, decoding, scoring))
+    graph.metadata_props.update(_metadata(generator, decoding, scoring))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    failed = target.with_name(target.name + ".failed")
+    ir.save(graph, failed)
+    parity = _check(generator, failed, decoding, scoring, texts or built_in_texts())
+    failed.rename(target)
+    return parity
+
+
+def feeds(
+    documents: Sequence[Sequence[int]], summaries: Sequence[Sequence[int]]
+) -> dict[str, np.ndarray]:
+    """Return the graph's inputs for pairs of texts, as token ids without special tokens."""
+    found = {}
+    for name, texts in (("document", documents), ("summary", summaries)):
+        found[f"{name}_ids"] = padded(texts, 0)[0]
+        found[f"{name}_lengths"] = np.array([len(ids) for ids in texts])
+    return found
+
+
+def _check_kind(generator: QAGenerator) -> None:
+    """Raise unless the graph can hold the model and read what it generates."""
+    from tokenizers import decoders
+
+    tokenizer = generator.tokenizer
+    if tokenizer.answer_match != "ids" or not isinstance(
+        tokenizer._tokenizer.decoder, decoders.WordPiece
+    ):
+        raise CheckpointError(
+            f"one graph can look up answers by the ids of WordPiece tokens only, but "
+            f"{generator.name} matches answers by text; export it without --single-file"
+        )
+    size = sum(p.numel() for p in generator.bart.parameters()) * 4
+    if size > _LARGEST:
+        raise CheckpointError(
+            f"a file of ONNX holds up to 2 GB, but {generator.name} has {size / 1e9:.1f} GB of "
+            "float32 weights; export it without --single-file"
+        )
+
+
+def _trace(module: SingleGraph) -> Any:
+    """Return the graph, with its inputs and outputs described."""
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+    from onnxscript import optimizer
+
+    from quals_fast.export.translations import TRANSLATIONS
+
+    def example(length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros(2, length, dtype=torch.int64), torch.tensor([length, length])
+
+    with quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            (*example(7), *example(5)),
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=({0: _DYNAMIC, 1: _DYNAMIC}, {0: _DYNAMIC}) * 2,
+            input_names=list(_INPUTS),
+            output_names=list(_OUTPUTS),
+            custom_translation_table=TRANSLATIONS,
+            optimize=False,
+            verbose=False,
+        )
+        assert program is not None
+        graph = program.model
+        optimizer.optimize_ir(graph, num_iterations=1)  # torch's own two take twice the time
+    ClearMetadataAndDocStringPass()(graph)  # the exporter notes a stack trace for each node
+    for value, text in zip(graph.graph.inputs, _INPUTS.values(), strict=True):
+        value.doc_string = text
+    for value, text in zip(graph.graph.outputs, _OUTPUTS.values(), strict=True):
+        value.doc_string = text
+    return graph
+
+
+def _metadata(
+    generator: QAGenerator, decoding: DecodingConfig, scoring: ScoringConfig
+) -> Mapping[str, str]:
+    line = signature(
+        decoding,
+        scoring,
+        model=generator.name,
+        digest=generator.digest,
+        dtype="float32",
+        backend="onnx-single-file",
+    )
+    return {
+        "quals_fast": __version__,
+        "model": generator.name,
+        "digest": generator.digest,
+        "signature": line,
+        "decoding": json.dumps(asdict(decoding)),
+        "scoring": json.dumps(asdict(scoring)),
+        "tokens": json.dumps(asdict(generator.settings)),
+        "statuses": json.dumps(STATUSES),
+    }
+
+
+def _check(
+    generator: QAGenerator,
+    path: Path,
+    decoding: DecodingConfig,
+    scoring: ScoringConfig,
+    texts: Sequence[tuple[str, str]],
+) -> dict[str, Any]:
+    """Compare the graph with the model on real texts.
+
+    Raises:
+        ExportParityError: they differ by more than rounding explains.
+    """
+    documents, summaries = (list(column) for column in zip(*texts, strict=True))
+    sources = [generator.tokenizer.encode(column) for column in (documents, summaries)]
+    found = Graph(path, resolve_provider("cpu")).run(
+        feeds(*([source.text_ids for source in column] for column in sources))
+    )
+    model = StagedPass(generator, generate, rescore, decoding, scoring.max_pairs, _BATCH_TOKENS)
+    with torch.inference_mode():
+        expected = model.score(sources[0], summaries, sources[1], lambda n: None)
+    same: list[bool] = []
+    deltas = [0.0]
+    for b, row in enumerate(expected):
+        mine, theirs = _pairs(found, b), _expected_pairs(row, scoring)
+        are_same = [x[0] == y[0] for x, y in zip_longest(mine, theirs, fillvalue=(None,))]
+        same += are_same
+        deltas += [
+            float(np.abs(np.subtract(x[1:], y[1:])).max())
+            for x, y in zip(mine, theirs, strict=False)
+            if x[0] == y[0]
+        ]
+        if found["status"][b] > 1:
+            deltas.append(math.nan)
+        elif theirs and all(are_same):
+            score = np.mean(
+                [np.mean(document) - np.mean(summary) for _, summary, document in theirs]
+            )
+            deltas.append(float(abs(score - found["score"][b])))
+    result = {
+        "texts": len(texts),
+        "pairs": len(same),
+        "identical_pairs": sum(same) / max(1, len(same)),
+        "max_abs_delta": float(np.max(deltas)),
+    }
+    if same and result["identical_pairs"] < _SAME_PAIRS:
+        raise ExportParityError(
+            f"the graph {path} keeps other pairs than the model: only "
+            f"{100 * result['identical_pairs']:.0f} % are the same; report this"
+        )
+    if not result["max_abs_delta"] <= _TOLERANCE:  # NaN is not within a tolerance either
+        raise ExportParityError(
+            f"the graph {path} differs from the model by up to {result['max_abs_delta']:.2g} nats "
+            f"in a log-probability or a score, but may by {_TOLERANCE:g}; report this"
+        )
+    return result
+
+
+_Pair = tuple[tuple[int, ...], Any, Any]  # ids, given summary, document
+
+
+def _pairs(found: Mapping[str, np.ndarray], b: int) -> list[_Pair]:
+    """Return the pairs of one text that a graph has kept."""
+    names = "pair_ids", "summary_logprobs", "document_logprobs"
+    lengths = found["pair_lengths"][b, : found["n_pairs"][b]]
+    rows = ((found[name][b, i, :n] for name in names) for i, n in enumerate(lengths))
+    return [(tuple(ids.tolist()), summary, document) for ids, summary, document in rows]
+
+
+def _expected_pairs(row: Scored, scoring: ScoringConfig) -> list[_Pair]:
+    """Return the pairs of one text that the model has kept."""
+    chosen = [pair.hypothesis for pair in row.pairs]
+    with_penalties = scoring.summary_logprob == "search"
+    return [
+        (h.token_ids, h.search_logprobs if with_penalties else h.logprobs, given_document)
+        for h, given_document in zip(chosen, row.document_logprobs, strict=True)
+    ]

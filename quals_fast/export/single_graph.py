@@ -1,0 +1,225 @@
+"""QUALS of a batch as one module: ids in, scores and kept pairs out, with the search as a loop.
+
+It is traced, never run: `torch.onnx.export` makes an ONNX Loop of the search. Rules, filter and
+selection are the torch path's own; `loop_parts` has what a loop needs in another form.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._higher_order_ops import while_loop
+
+from quals_fast.config import DecodingConfig, ScoringConfig
+from quals_fast.decoding.rules import STATES, Hypotheses, SearchState
+from quals_fast.export.graphs import EncoderGraph, RescoreGraph, decode_step
+from quals_fast.export.loop_parts import LoopSlots, contains, group_select
+from quals_fast.generation import vocabulary
+from quals_fast.models.loading import QAGenerator
+from quals_fast.selection import PairSelector, Summaries
+
+STATUSES = ("ok", "no_pairs", "empty_summary", "empty_document", "error")  # by number
+
+
+class Scores(NamedTuple):
+    """What the graph returns; `single_file` says what it means."""
+
+    score: Tensor  # (B,) float32
+    status: Tensor  # (B,) int64
+    n_pairs: Tensor  # (B,) int64
+    truncated_tokens: Tensor  # (B,) int64
+    pair_ids: Tensor  # (B, Q, T) int64
+    pair_lengths: Tensor  # (B, Q) int64
+    summary_logprobs: Tensor  # (B, Q, T) float32
+    document_logprobs: Tensor  # (B, Q, T) float32
+
+
+class SingleGraph(nn.Module):
+    """Everything between token ids and scores.
+
+    Args:
+        generator: the model, in float32.
+        decoding: settings of the search.
+        scoring: settings of the score.
+    """
+
+    def __init__(
+        self, generator: QAGenerator, decoding: DecodingConfig, scoring: ScoringConfig
+    ) -> None:
+        super().__init__()
+        self._settings, self._vocabulary = generator.settings, vocabulary(generator)
+        self._decoding, self._scoring = decoding, scoring
+        self.encoder = EncoderGraph(generator.bart)
+        self.rescorer = RescoreGraph(generator.bart, screened=False)
+        self._selector = PairSelector(
+            generator.tokenizer, generator.settings, torch.device("cpu"), contains
+        )
+        width = 2 * decoding.num_beams
+        if decoding.rule == "hamming":
+            width = decoding.num_beams + decoding.group_size
+        self._width = min(self._vocabulary.size, width)  # SEMANTICS 1.1, exact shortcut
+
+    def forward(
+        self,
+        document_ids: Tensor,  # (B, S)
+        document_lengths: Tensor,  # (B,)
+        summary_ids: Tensor,  # (B, S')
+        summary_lengths: Tensor,  # (B,)
+    ) -> Scores:
+        """Score summaries against their documents.
+
+        Args:
+            document_ids: as the tokenizer gives them, without special tokens and uncut. What
+                stands behind a length does not matter.
+            document_lengths: tokens of each document.
+            summary_ids: likewise.
+            summary_lengths: likewise.
+        """
+        pad = self._settings.pad_token_id
+        summary, summary_mask = self._source(summary_ids, summary_lengths)
+        found = self._search(self.encoder(summary, summary_mask), summary_mask)
+        summaries = Summaries(summary_ids.int(), summary_lengths)
+        kept = self._selector.select(found, summaries, self._scoring.max_pairs)
+
+        most = _size(kept.n_kept.max(), 1, found.token_ids.shape[1])
+        order = kept.order[:, :most]  # (B, Q)
+        is_pair = torch.arange(most) < kept.n_kept[:, None]
+        lengths = torch.where(is_pair, found.lengths.gather(1, order), 0)
+        longest = _size(lengths.max(), 2, found.token_ids.shape[2])
+        is_token = torch.arange(longest) < lengths[:, :, None]  # (B, Q, T)
+        wide = order[:, :, None].expand(-1, -1, found.token_ids.shape[2])
+
+        def of_pairs(values: Tensor, fill: float) -> Tensor:
+            return torch.where(is_token, values.gather(1, wide)[:, :, :longest], fill)
+
+        ids = of_pairs(found.token_ids, pad)
+        is_penalised = self._scoring.summary_logprob == "search"
+        given_summary = of_pairs(found.search_logprobs if is_penalised else found.logprobs, 0.0)
+        given_document = self._rescore(ids, is_token, document_ids, document_lengths)
+
+        gained = (given_document.double() - given_summary.double()).sum(-1) / lengths.clamp(min=1)
+        score = gained.sum(-1) / kept.n_kept.clamp(min=1)
+        is_broken = (found.lengths == 0).any(1) | kept.unsure | (score != score)
+        status = torch.where(kept.n_kept == 0, 1, 0)
+        status = torch.where(is_broken, 4, status)
+        status = torch.where(document_lengths == 0, 3, status)
+        status = torch.where(summary_lengths == 0, 2, status)
+        missing = self._scoring.no_pairs_score
+        score = torch.where(status == 1, torch.nan if missing is None else missing, score)
+        return Scores(
+            score=torch.where(status > 1, torch.nan, score).float(),
+            status=status,
+            n_pairs=kept.n_kept,
+            truncated_tokens=self._cut(document_lengths) + self._cut(summary_lengths),
+            pair_ids=ids,
+            pair_lengths=lengths,
+            summary_logprobs=given_summary,
+            document_logprobs=given_document,
+        )
+
+    @property
+    def _room(self) -> int:
+        """Tokens of a text that the model can see."""
+        return self._settings.max_source_tokens - 1 - (self._settings.bos_token_id is not None)
+
+    def _cut(self, lengths: Tensor) -> Tensor:
+        return (lengths - self._room).clamp(min=0)
+
+    def _source(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Cut texts and add special tokens: ``(B, S)`` to ids and mask of the encoder.
+
+        Ids or lengths out of range become ids that no embedding has, at which the graph fails:
+        negative ones would otherwise be read from the table's end.
+        """
+        s, size = self._settings, ids.shape[1]
+        first = 0 if s.bos_token_id is None else 1
+        end = first + lengths[:, None].clamp(min=0, max=self._room).clamp(max=size)  # (B, 1)
+        at = torch.arange(torch.sym_min(size, self._room) + first + 1)
+        token = ids[:, (at - first).clamp(min=0, max=size - 1)]
+        token = torch.where(token < 0, s.vocab_size, token)
+        token = torch.where(at == end, s.eos_token_id, token)
+        has_wrong_length = ((lengths < 0) | (lengths > size))[:, None]
+        token = torch.where(has_wrong_length, s.vocab_size, token)
+        if s.bos_token_id is not None:
+            token = torch.where(at == 0, s.bos_token_id, token)
+        return torch.where(at <= end, token, s.pad_token_id), at <= end
+
+    def _search(self, cross: list[Tensor], source_mask: Tensor) -> Hypotheses:
+        """Search the hypotheses of encoded summaries, in the rule's order."""
+        c, batch = self._decoding, source_mask.shape[0]
+        state, t = self._new_state(batch), torch.zeros((), dtype=torch.int64)
+        tokens = torch.full((batch, c.num_beams), self._vocabulary.decoder_start_token_id)
+        beam_idx = torch.arange(c.num_beams).repeat(batch, 1)
+        shape = batch * c.num_beams, cross[0].shape[1], c.max_length + 1, cross[0].shape[3]
+        past = tuple(torch.zeros(shape) for _ in cross)
+        forced = self._vocabulary.forced_bos_token_id
+        if forced is not None:
+            slots = LoopSlots(cross, source_mask, past, beam_idx, t)
+            state.force_start(self._decode(tokens, t, slots)[:, :, forced])
+            tokens, past, t = torch.full_like(tokens, forced), tuple(slots.caches), t + 1
+        first = (t, t >= 0, tokens, beam_idx, *past, *state.tensors())
+
+        def goes_on(t: Tensor, is_live: Tensor, *_: Tensor) -> Tensor:
+            return is_live & (t <= c.max_length)
+
+        def step(
+            t: Tensor, is_live: Tensor, tokens: Tensor, beam_idx: Tensor, *rest: Tensor
+        ) -> tuple[Tensor, ...]:
+            past, of_state = rest[: len(cross)], rest[len(cross) :]
+            state = self._new_state(tokens.shape[0])
+            # A loop's body may not write to what it is given, as the state does.
+            state.restore([x.clone() for x in of_state])
+            slots = LoopSlots(cross, source_mask, past, beam_idx, t)
+            tokens, beam_idx = self._choose(state, self._decode(tokens, t, slots), t)
+            return t + 1, ~state.all_done(), tokens, beam_idx, *slots.caches, *state.tensors()
+
+        state.restore(while_loop(goes_on, step, first)[4 + len(cross) :])
+        return state.sorted(c.max_length + 1)
+
+    def _new_state(self, batch: int) -> SearchState:
+        kind = STATES[self._decoding.rule]
+        return kind(self._decoding, self._vocabulary, batch, torch.device("cpu"), group_select)
+
+    def _decode(self, tokens: Tensor, t: Tensor, slots: LoopSlots) -> Tensor:
+        """Return the log-probabilities of all tokens as the next of each slot, ``(B, K, V)``."""
+        hidden = decode_step(self.rescorer.bart, tokens.flatten(), t[None], slots)
+        return self.rescorer.head.logits(hidden).log_softmax(-1).view(*tokens.shape, -1)
+
+    def _choose(self, state: SearchState, logprobs: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Let the groups choose among all tokens' log-probabilities ``(B, K, V)``."""
+        c, v = self._decoding, self._vocabulary
+        ids = torch.arange(v.size)
+        is_eos = ids == v.eos_token_id
+        barred = (ids == v.pad_token_id) | is_eos & (t < c.min_length)
+        logprobs = torch.where(barred | ~is_eos & (t == c.max_length), -torch.inf, logprobs)
+        # ONNX's TopK takes the lowest ids of equals, as the rules ask.
+        candidates = logprobs.topk(self._width).indices.sort(dim=-1).values
+        clean = logprobs.gather(-1, candidates)
+        searched = clean
+        if not state.forced_end_is_scored:
+            is_free = (t == c.max_length) & (clean > -torch.inf)
+            searched = torch.where(is_free, 0.0, clean)
+        return state.move_on(t, state.choose(candidates, searched), clean)
+
+    def _rescore(
+        self, ids: Tensor, is_token: Tensor, document_ids: Tensor, document_lengths: Tensor
+    ) -> Tensor:
+        """Return the log-probabilities of the pairs' tokens given the documents, ``(B, Q, T)``."""
+        document, mask = self._source(document_ids, document_lengths)
+        inputs = ids.roll(1, 2)
+        start = torch.arange(ids.shape[2]) == 0
+        inputs = torch.where(start, self._settings.decoder_start_token_id, inputs)
+        rows = is_token.flatten().nonzero()[:, 0]  # real tokens only
+        found = self.rescorer(inputs, rows, ids.flatten()[rows], mask, self.encoder(document, mask))
+        flat = torch.zeros(ids.shape).flatten()
+        return flat.scatter(0, rows, found).view_as(ids)
+
+
+def _size(value: Tensor, least: int, most: int) -> int:
+    """Return a tensor's value as a size that is known when the graph runs."""
+    size = value.clamp(min=least).item()
+    torch._check(size >= least)
+    torch._check(size <= most)
+    return size  # type: ignore[return-value]
