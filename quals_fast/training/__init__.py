@@ -1,0 +1,1 @@
+"""Fine-tune a question-answer generator: `quals-fast train-qagen`. Needs the extra ``train``."""
