@@ -163,11 +163,10 @@ def _place(context: str, answer: str, start: int | None) -> int:
     """Return where the answer stands, nearest to where it is said to; -1 if nowhere."""
     if start is None:
         return context.find(answer)
-    if context.startswith(answer, max(start, 0)):
-        return max(start, 0)
-    before, after = context.rfind(answer, 0, max(start, 0)), context.find(answer, max(start, 0))
-    found = [place for place in (before, after) if place >= 0]
-    return min(found, key=lambda place: abs(place - start), default=-1)
+    near = max(start, 0)
+    before = context.rfind(answer, 0, near + len(answer))
+    found = [place for place in (before, context.find(answer, near)) if place >= 0]
+    return min(found, key=lambda place: abs(place - near), default=-1)
 
 
 def _valid(

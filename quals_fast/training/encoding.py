@@ -83,7 +83,9 @@ class PairEncoder:
         return ids
 
     def _part(self, text: str) -> list[int]:
-        return self._ids(text)[: self._longest_part]
+        # What is outside the vocabulary has no probability, and would make the loss infinite.
+        masked = self.settings.masked_token_ids
+        return [i for i in self._ids(text) if i not in masked][: self._longest_part]
 
     def _text(self, example: Example, room: int, rng: random.Random) -> list[int]:
         encoding = self.tokenizer.encode(example.text, add_special_tokens=False)

@@ -16,7 +16,9 @@ IGNORED = -100  # label of padding
 _LONGEST_EAGER = 100  # tokens of a source
 
 
-class BartForConditionalGeneration(transformers.BartForConditionalGeneration):
+class BartForConditionalGeneration(  # type: ignore[misc]
+    transformers.BartForConditionalGeneration
+):
     """transformers' own, under its own name, which goes into config.json.
 
     The LM head sees real target tokens only: of a batch's targets a third is padding, and the

@@ -93,6 +93,7 @@ def train(settings: TrainingSettings, report: Callable[[str], None] = print) -> 
     run |= {
         "questions": len(corpus.questions),
         "counts": dict(corpus.counts),
+        "steps": steps,
         "steps_done": trainer.state.global_step,
         "examples": sum(map(len, plan)),
         "evaluations": [log for log in trainer.state.log_history if "eval_loss" in log],

@@ -145,11 +145,10 @@ def _separator(
     """Choose a separator, or add one to the tokenizer; return what becomes of the config."""
     known = [token for token in _SEPARATORS if tokenizer.token_to_id(token) is not None]
     token = wanted or (known[0] if known else _NEW_SEPARATOR)
-    number = tokenizer.token_to_id(token)
-    is_added = number is None
+    is_added = tokenizer.token_to_id(token) is None
     if is_added:
         tokenizer.add_special_tokens([token])
-        number = tokenizer.token_to_id(token)
+    number = tokenizer.get_vocab()[token]
     special = {"bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"}
     taken = [name for name in sorted(special) if config.get(name) == number]
     if taken:

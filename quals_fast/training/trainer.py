@@ -22,13 +22,14 @@ from transformers import (
 from quals_fast.training import checkpoints
 from quals_fast.training.batches import Examples, Plan, group
 from quals_fast.training.network import Collator
-from quals_fast.training.settings import Views
+from quals_fast.training.settings import TrainingError, Views
 from quals_fast.training.starting_point import StartingPoint, save_folder
 
 _EVALUATION_TOKENS = 8_000  # of a batch
+_LARGEST_EXPONENT = 700  # math.exp raises beyond
 
 
-class QagenTrainer(Seq2SeqTrainer):
+class QagenTrainer(Seq2SeqTrainer):  # type: ignore[misc]
     """Trains a starting point on a plan of batches.
 
     Args:
@@ -83,12 +84,13 @@ class QagenTrainer(Seq2SeqTrainer):
         self.model.train()
         pairs = [(nats, tokens) for view, (nats, tokens) in sums.items() if view != "answer_given"]
         nats, tokens = (sum(column) for column in zip(*(pairs or sums.values()), strict=True))
-        metrics = {"eval_loss": nats / tokens, "eval_perplexity": math.exp(nats / tokens)}
+        mean = nats / tokens
+        perplexity = math.inf if mean > _LARGEST_EXPONENT else math.exp(mean)
+        metrics = {"eval_loss": mean, "eval_perplexity": perplexity}
         metrics |= {f"eval_{view}_loss": nats / tokens for view, (nats, tokens) in sums.items()}
         self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics
-        )
+        control: TrainerControl = self.control  # type: ignore[has-type]
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, control, metrics)
         return metrics
 
     def _nats(self, examples: Examples) -> tuple[float, float]:
@@ -110,6 +112,12 @@ class QagenTrainer(Seq2SeqTrainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if not all(bool(weight.isfinite().all()) for weight in self.model.parameters()):
+            raise TrainingError(
+                f"the weights are no longer finite at step {self.state.global_step}, so they are "
+                "not saved; checkpoints before it are whole: begin anew with a lower "
+                "--learning-rate, or with --init one of them"
+            )
         with checkpoints.writing(folder, removes=self.args.should_save):
             super()._save_checkpoint(model, trial)
 

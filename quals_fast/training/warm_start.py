@@ -135,10 +135,8 @@ def _plain(name: str) -> str:
 
 
 def _special_tokens(tokenizer: Tokenizer) -> dict[str, int]:
-    ids = {token: tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]", "[PAD]")}
-    for token, number in ids.items():
-        if number is None:
-            raise KeyError(token)
+    vocabulary = tokenizer.get_vocab()
+    ids = {token: vocabulary[token] for token in ("[CLS]", "[SEP]", "[PAD]")}
     end = ids["[SEP]"]
     return {
         "bos_token_id": ids["[CLS]"],

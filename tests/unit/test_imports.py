@@ -22,7 +22,7 @@ LAYERS = [
     {"staged", "export"},
     {"fused"},
     {"scorer"},
-    {"jobs", "tables", "explain", "evaluation", "reference"},
+    {"jobs", "tables", "explain", "evaluation", "reference", "training"},
     {"cli"},
 ]
 WITHOUT_TORCH = {
