@@ -20,8 +20,9 @@ from quals_fast.training import batches, checkpoints
 from quals_fast.training.batches import Examples, Plan
 from quals_fast.training.corpus import read_corpus
 from quals_fast.training.encoding import PairEncoder
+from quals_fast.training.network import BartForConditionalGeneration as Network
 from quals_fast.training.qagen import train
-from quals_fast.training.settings import TrainingError, Views
+from quals_fast.training.settings import TrainingError, TrainingSettings, Views
 from quals_fast.training.starting_point import load_starting_point
 
 WEIGHTS = "model.safetensors"
@@ -55,13 +56,12 @@ def test_the_perplexity_is_that_of_the_engine(run, settings):
     examples = Examples(read_corpus(settings.train), encoder, settings, "passage")
     pairs = [examples[place] for place in range(len(examples))]
     scorer = QualsScorer(generator)
-    documents = [tokenizer.decode(pair.source) for pair in pairs]
     with torch.inference_mode():
         found_by_engine = scorer._rescore(
             generator, [p.source for p in pairs], [[tuple(p.target)] for p in pairs], 4096
         )
     nats = [-value for (row,) in found_by_engine for value in row]
-    assert len(documents) == 12
+    assert len(found_by_engine) == 12
     assert sum(nats) / len(nats) == pytest.approx(found["evaluations"][-1]["eval_loss"], abs=1e-5)
 
 
@@ -90,8 +90,6 @@ DAMAGE = {
 
 @pytest.fixture(scope="module")
 def whole_run(base, questions, tmp_path_factory):
-    from quals_fast.training.settings import TrainingSettings
-
     settings = TrainingSettings(
         train=(questions,), init=str(base), output=tmp_path_factory.mktemp("runs") / "whole",
         epochs=1, batch_tokens=110, warmup_steps=1, learning_rate=1e-2, dropout=0.1, every=2,
@@ -129,10 +127,9 @@ def test_without_a_whole_checkpoint_a_run_begins_anew(whole_run, tmp_path):
 
 @pytest.mark.parametrize("failing", ["optimizer", "weights"])
 def test_a_full_disk_leaves_the_last_checkpoint(settings, whole_run, monkeypatch, failing):
-    save, calls = torch.save, []
+    save, save_network = torch.save, Network.save_pretrained
 
     def full(content, path, *more, **named):
-        calls.append(path)
         if "checkpoint-4" in str(path):
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         return save(content, path, *more, **named)
@@ -140,15 +137,12 @@ def test_a_full_disk_leaves_the_last_checkpoint(settings, whole_run, monkeypatch
     def full_too(network, folder, *more, **named):
         if "checkpoint-4" in str(folder):
             raise OSError(errno.ENOSPC, "No space left on device", str(folder))
-        return saved(network, folder, *more, **named)
+        return save_network(network, folder, *more, **named)
 
     with monkeypatch.context() as patch:
         if failing == "optimizer":
             patch.setattr(torch, "save", full)
         else:
-            from quals_fast.training.network import BartForConditionalGeneration as Network
-
-            saved = Network.save_pretrained
             patch.setattr(Network, "save_pretrained", full_too)
         with pytest.raises(TrainingError) as raised:
             train(settings, lambda line: None)
