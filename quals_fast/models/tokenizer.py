@@ -59,6 +59,10 @@ class QATokenizer:
             )
         return cls(tokenizer, settings)
 
+    def with_settings(self, settings: Settings) -> QATokenizer:
+        """Return one for other settings of the same checkpoint, such as shorter sources."""
+        return QATokenizer(self._tokenizer, settings)
+
     def encode(self, texts: list[str]) -> list[Source]:
         """Tokenise texts, add special tokens, cut what does not fit and count it."""
         s = self._settings

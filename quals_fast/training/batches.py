@@ -97,6 +97,10 @@ class Plan(torch.utils.data.Sampler[list[int]]):
         batch_tokens: budget of source tokens, padding included, and weighted target tokens.
         seed: of the batches' order.
         multiple_of: number of batches to divide evenly among processes; the rest is left out.
+
+    Attributes:
+        source_tokens: of all examples, without padding.
+        target_tokens: the same.
     """
 
     def __init__(
@@ -107,9 +111,12 @@ class Plan(torch.utils.data.Sampler[list[int]]):
         multiple_of: int = 1,
     ) -> None:
         self._batches: list[list[int]] = []
+        self.source_tokens = self.target_tokens = 0
         for first in range(0, len(examples), _POOL):
             last = min(first + _POOL, len(examples))
             pairs = {place: examples[place] for place in range(first, last)}
+            self.source_tokens += sum(len(pair.source) for pair in pairs.values())
+            self.target_tokens += sum(len(pair.target) for pair in pairs.values())
             batches = group(pairs, batch_tokens)
             random.Random(f"pool {seed} {first}").shuffle(batches)
             self._batches += batches

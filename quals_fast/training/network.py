@@ -16,8 +16,8 @@ IGNORED = -100  # label of padding
 _LONGEST_EAGER = 100  # tokens of a source
 
 
-class BartForConditionalGeneration(  # type: ignore[misc]
-    transformers.BartForConditionalGeneration
+class BartForConditionalGeneration(
+    transformers.BartForConditionalGeneration  # type: ignore[misc]
 ):
     """transformers' own, under its own name, which goes into config.json.
 

@@ -30,6 +30,7 @@ from transformers import EarlyStoppingCallback, Seq2SeqTrainingArguments
 from quals_fast.training import checkpoints
 from quals_fast.training.batches import Examples, Plan
 from quals_fast.training.corpus import Corpus, read_corpus
+from quals_fast.training.cost import training_flops
 from quals_fast.training.encoding import PairEncoder
 from quals_fast.training.starting_point import load_starting_point, save_folder
 from quals_fast.training.trainer import QagenTrainer
@@ -79,7 +80,12 @@ def train(settings: TrainingSettings, report: Callable[[str], None] = print) -> 
     arguments.warmup_steps = min(settings.warmup_steps, steps)
     decay_steps = min(round(settings.decay * steps), steps - arguments.warmup_steps)
     arguments.lr_scheduler_kwargs = {"num_decay_steps": decay_steps, "decay_type": "linear"}
-    say(f"{len(examples):,} examples in {len(plan):,} batches, {steps:,} steps")
+    flops = training_flops(start.network.config, plan.source_tokens, plan.target_tokens)
+    say(
+        f"{len(examples):,} examples in {len(plan):,} batches, {steps:,} steps; "
+        f"{plan.source_tokens / 1e6:.2f} M source and {plan.target_tokens / 1e6:.2f} M target "
+        f"tokens, about {flops:.1e} FLOP"
+    )
 
     resumed = checkpoints.last_whole(settings.output, say)
     trainer = QagenTrainer(start, arguments, examples, plan, dev, say)
