@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+import huggingface_hub
 import pytest
 import tiny_models
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file
 from transformers import BertConfig, BertModel
 
@@ -100,6 +102,28 @@ def test_what_is_no_encoder_is_refused(encoder, tmp_path, change, message):
 def test_layers_that_there_are_not_are_refused(encoder, tmp_path):
     with pytest.raises(CheckpointError, match=r"must be from 0 to 2, the encoder's, but got \[1"):
         write_bart(encoder[0], tmp_path / "bart", (1, 3, 5))
+
+
+def test_names_on_the_hub_are_fetched(settings, base, monkeypatch):
+    asked = []
+
+    def fetch(name, allow_patterns):
+        asked.append((name, allow_patterns))
+        return str(base)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    hub = replace(settings, init="facebook/bart-large")
+    assert load_starting_point(hub, print).settings.sep_token_id == 1
+    assert asked[0][0] == "facebook/bart-large"
+    assert not any(pattern.endswith((".bin", "*")) for pattern in asked[0][1])  # no pickles
+
+    def fail(name, allow_patterns):
+        raise LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    message = "is no local folder, and cannot be fetched from the Hugging Face hub: no network;"
+    with pytest.raises(TrainingError, match=message):
+        load_starting_point(hub, print)
 
 
 def test_an_encoder_without_the_prefix_is_explained(encoder, settings):
