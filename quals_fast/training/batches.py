@@ -12,7 +12,7 @@ import torch
 
 from quals_fast.training.corpus import Corpus, Question
 from quals_fast.training.encoding import Pair, PairEncoder
-from quals_fast.training.settings import TrainingSettings, Views
+from quals_fast.training.settings import TrainingError, TrainingSettings, Views
 from quals_fast.training.views import sentence_window, whole_passage, with_distractors
 
 _POOL = 2_048  # examples that are sorted by length together
@@ -101,6 +101,9 @@ class Plan(torch.utils.data.Sampler[list[int]]):
     Attributes:
         source_tokens: of all examples, without padding.
         target_tokens: the same.
+
+    Raises:
+        TrainingError: there are fewer batches than processes.
     """
 
     def __init__(
@@ -121,7 +124,12 @@ class Plan(torch.utils.data.Sampler[list[int]]):
             random.Random(f"pool {seed} {first}").shuffle(batches)
             self._batches += batches
         whole = len(self._batches) // multiple_of * multiple_of
-        self._batches = self._batches[: max(whole, min(multiple_of, len(self._batches)))]
+        if whole == 0:
+            raise TrainingError(
+                f"{multiple_of} processes need a batch each, but there are {len(self._batches)}; "
+                "use fewer processes, or a smaller `batch_tokens`"
+            )
+        self._batches = self._batches[:whole]
 
     def __len__(self) -> int:
         return len(self._batches)

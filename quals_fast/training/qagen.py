@@ -238,10 +238,13 @@ def _dev(
 
 
 def _write_run(output: Path, run: Mapping[str, Any]) -> None:
-    output.mkdir(parents=True, exist_ok=True)
     temporary = output / f"{RUN_FILE}.tmp"
-    temporary.write_text(json.dumps(run, indent=1) + "\n", "utf-8")
-    os.replace(temporary, output / RUN_FILE)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(run, indent=1) + "\n", "utf-8")
+        os.replace(temporary, output / RUN_FILE)
+    except OSError as error:
+        raise TrainingError(f"cannot write {output / RUN_FILE}: {error.strerror}") from error
 
 
 def _silent(_: str) -> None:

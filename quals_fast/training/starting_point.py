@@ -16,6 +16,7 @@ from quals_fast.models.checkpoint import CheckpointError, Settings, check_config
 from quals_fast.models.loading import model_folder, read_weights
 from quals_fast.models.tokenizer import read_tokenizer
 from quals_fast.training import warm_start
+from quals_fast.training.checkpoints import writing
 from quals_fast.training.network import BartForConditionalGeneration
 from quals_fast.training.settings import TrainingError, TrainingSettings
 
@@ -112,7 +113,8 @@ def _folder(settings: TrainingSettings) -> Path:
     if init.startswith(warm_start.PREFIX):
         folder = settings.output / "init"
         encoder = Path(init.removeprefix(warm_start.PREFIX))
-        warm_start.write_bart(encoder, folder, settings.decoder_layers)
+        with writing(folder, removes=True):
+            warm_start.write_bart(encoder, folder, settings.decoder_layers)
         return folder
     try:
         return model_folder(init)

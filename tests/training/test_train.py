@@ -175,6 +175,12 @@ def test_a_folder_of_another_run_is_refused(run, settings, tmp_path):
         run(output=other)
 
 
+def test_a_folder_that_cannot_be_written_is_named(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrainingError, match=r"cannot write .*file/run/run.json: Not a directory"):
+        run(output=tmp_path / "file" / "run")
+
+
 def test_a_run_stops_early_and_takes_the_best(run, settings):
     lines, found = run(dev=settings.train[0], patience=1, learning_rate=10.0, every=1)
     assert found["steps_done"] < found["steps"]
@@ -196,14 +202,14 @@ def test_a_longer_run_begins_as_the_shorter_one(settings, monkeypatch):
     start = load_starting_point(settings, lambda line: None)
     encoder = PairEncoder(start.tokenizer, start.settings, 64)
     corpus = read_corpus(settings.train)
-    plans = [
-        list(Plan(Examples(corpus, encoder, replace(settings, examples=n)), 110, 0))
-        for n in (8, 20)
-    ]
+    runs = [Examples(corpus, encoder, replace(settings, examples=n)) for n in (8, 20)]
+    plans = [list(Plan(examples, 110, 0)) for examples in runs]
     assert plans[1][: len(plans[0])] == plans[0]
     assert sorted(place for batch in plans[1] for place in batch) == list(range(20))
-    even = Plan(Examples(corpus, encoder, settings), 110, 0, multiple_of=4)
-    assert len(even) % 4 == 0
+    even = Plan(runs[0], 110, 0, multiple_of=2)
+    assert len(even) % 2 == 0
+    with pytest.raises(TrainingError, match=r"99 processes need a batch each, but there are \d"):
+        Plan(runs[0], 110, 0, multiple_of=99)
 
 
 def test_weights_that_are_not_finite_are_not_saved(run, settings):
