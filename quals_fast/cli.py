@@ -16,6 +16,9 @@ from quals_fast.config import DecodingConfig, ScoringConfig
 from quals_fast.errors import BackendUnavailableError
 from quals_fast.files import InputError, InputRow, OutputFile, RowWriter, open_output
 from quals_fast.jobs import JobInput, Scorer, score_rows, usable_rows
+from quals_fast.models.checkpoint import CheckpointError
+from quals_fast.training.options import TRAINING_OPTIONS, training_settings
+from quals_fast.training.settings import TrainingError
 
 if TYPE_CHECKING:
     from quals_fast.tables import Tally
@@ -158,6 +161,7 @@ def app() -> None:
     quals-fast score pairs.jsonl --metric qags    what it is compared with
     quals-fast export qagen-mini exported/ --dtype int8
     quals-fast conseq pairs.jsonl --summariser model/ -o trained/
+    quals-fast train-qagen --train squad.json --init facebook/bart-large -o qagen-large
     """  # noqa: D301 - click must get the character that the backslash stands for
 
 
@@ -380,6 +384,24 @@ def conseq(summariser: str, output: str, **options: Any) -> None:
             f"of which {found.n_judged} had scores; left out {count(left_out, 'row')} of no use",
             err=True,
         )
+
+
+@app.command("train-qagen")
+@_with(*TRAINING_OPTIONS)
+def train_qagen(**options: Any) -> None:
+    """Fine-tune a BART to generate question-answer pairs, and write a folder for --model.
+
+    The same command again goes on from the last whole checkpoint. On several GPUs: torchrun
+    --nproc-per-node N --no-python quals-fast train-qagen ... . Exit code: 2 on wrong usage or data,
+    and when a checkpoint cannot be written.
+    """
+    with _usage_errors(ValueError):
+        settings = training_settings(options)
+    with _usage_errors(ModuleNotFoundError):
+        from quals_fast.training.qagen import train
+
+    with _usage_errors(TrainingError, CheckpointError):
+        train(settings, click.echo)
 
 
 def main() -> None:

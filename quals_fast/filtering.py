@@ -43,6 +43,17 @@ def keep_pairs(
     Returns:
         The kept pairs in the order of selection.
     """
+    return select(pairs_about(hypotheses, summary, summary_ids, tokenizer, settings), max_pairs)
+
+
+def pairs_about(
+    hypotheses: Sequence[Hypothesis],
+    summary: str,
+    summary_ids: Sequence[int],
+    tokenizer: QATokenizer,
+    settings: Settings,
+) -> list[KeptPair]:
+    """Drop what is no pair about the summary; arguments as for `keep_pairs`."""
     # Token ids as characters: a run of ids is then a substring.
     haystack = _as_text(summary_ids) if tokenizer.answer_match == "ids" else summary.lower()
     pairs = []
@@ -55,7 +66,7 @@ def keep_pairs(
         needle = _as_text(answer_ids) if tokenizer.answer_match == "ids" else answer.lower()
         if answer.strip() and needle in haystack:
             pairs.append(KeptPair(tokenizer.decode(question_ids), answer, hypothesis))
-    return select(pairs, max_pairs)
+    return pairs
 
 
 def split_at_sep(

@@ -28,7 +28,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from bench.qags_training import cards
-from bench.qags_training.data import read_corpus
+from bench.qags_training.data import read_training_data
 from bench.qags_training.evaluation import evaluate
 from bench.qags_training.loop import Recipe, Task, train
 from bench.qags_training.packing import pack_answering, pack_generation
@@ -44,12 +44,12 @@ def main() -> None:
     a = _arguments()
     if a.step == "qa":
         tokenizer = Tokenizer.from_file(str(a.encoder / "tokenizer.json"))
-        corpus = read_corpus(a.data / TRAINING_FILE, seed=a.seed)
+        corpus = read_training_data(a.data / TRAINING_FILE, seed=a.seed)
         train(AnswerTask(corpus, tokenizer, a.encoder), _recipe(a), a.run)
     elif a.step == "qg":
         tokenizer = Tokenizer.from_file(str(a.base / "tokenizer.json"))
         tokenizer.no_truncation()
-        corpus = read_corpus(a.data / TRAINING_FILE, seed=a.seed)
+        corpus = read_training_data(a.data / TRAINING_FILE, seed=a.seed)
         task: Task = QuestionTask(corpus, tokenizer, a.base)
         checkpoint = train(task, _recipe(a), a.run)
         if a.pack:

@@ -15,9 +15,9 @@ from transformers import BartConfig, BartForConditionalGeneration
 
 from bench.common import finish
 from bench.qags_training import squad
-from bench.qags_training.data import Corpus, Example, read_corpus, sentence_window, whole_passage
 from bench.qags_training.packing import ANSWERING, GENERATION
-from bench.qags_training.question_generation import encode, pad, token_losses
+from bench.qags_training.question_generation import encode, token_losses
+from quals_fast.batching import pad
 from quals_fast.models.checkpoint import Settings, read_checkpoint
 from quals_fast.models.loading import model_folder
 from quals_fast.reference.qags.answering import (
@@ -32,6 +32,8 @@ from quals_fast.reference.qags.answering import (
 from quals_fast.reference.qags.networks import NetworkFiles
 from quals_fast.reference.qags.results import StageWork
 from quals_fast.reference.qags_weights import read_qags_weights
+from quals_fast.training.corpus import Corpus, read_corpus
+from quals_fast.training.views import Example, sentence_window, whole_passage
 
 RESULT = "qags_models"
 _BEAMS = 5
@@ -50,7 +52,7 @@ def evaluate(data: Path, *, questions: int | None, round_trips: int, threads: in
         threads: for torch.
     """
     torch.set_num_threads(threads)
-    corpus = read_corpus(data / "qa_dev.jsonl.gz", capped=False)
+    corpus = read_corpus([data / "qa_dev.jsonl.gz"])
     order = random.Random(0).sample(corpus.questions, len(corpus.questions))
     answerer = QuestionAnswerer(NetworkFiles.read(ANSWERING), device=torch.device("cpu"))
     generator = _generation(GENERATION)
@@ -162,10 +164,11 @@ def _round_trip(
     network, tokenizer, settings = generator
     questions = []
     for batch in track(_parts(examples, 16), "asking"):
-        source = pad([encode(tokenizer, settings, e.text, e.answer) for e in batch], settings)
+        sources = [encode(tokenizer, settings, e.text, e.answer).source for e in batch]
+        source, mask = pad(sources, settings.pad_token_id, torch.device("cpu"))
         written = network.generate(
             input_ids=source,
-            attention_mask=(source != settings.pad_token_id).long(),
+            attention_mask=mask.long(),
             num_beams=_BEAMS,
             min_new_tokens=5,
             max_new_tokens=40,

@@ -12,14 +12,10 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import BertConfig, BertForQuestionAnswering
 
-from bench.qags_training.data import (
-    Corpus,
-    Example,
-    sentence_window,
-    unanswerable,
-    whole_passage,
-)
+from bench.qags_training.data import unanswerable
 from quals_fast.reference.qags_weights import dequantize_nibbles, quantize_nibbles
+from quals_fast.training.corpus import Corpus
+from quals_fast.training.views import Example, sentence_window, whole_passage
 
 EMBEDDING = "bert.embeddings.word_embeddings.weight"
 LONGEST = 384

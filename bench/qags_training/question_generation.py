@@ -4,33 +4,23 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import BartConfig, BartForConditionalGeneration
 
-from bench.qags_training.data import Corpus, sentence_window, whole_passage
 from quals_fast.models.checkpoint import Settings, read_checkpoint
 from quals_fast.models.loading import read_weights
+from quals_fast.training.corpus import Corpus
+from quals_fast.training.encoding import Pair, PairEncoder
+from quals_fast.training.network import Collator, token_nats
+from quals_fast.training.views import Example, sentence_window, whole_passage
 
 RANK = 24
 SCALE = 2.0
 WHOLE_PASSAGES = 0.12
-
-_LONGEST_ANSWER = 64
-_LONGEST_QUESTION = 60
-
-
-class Pair(NamedTuple):
-    """Source and target tokens of one example."""
-
-    source: list[int]
-    target: list[int]
-
-    def __len__(self) -> int:
-        return len(self.source)
 
 
 class LowRank(nn.Module):
@@ -91,42 +81,13 @@ def encode(
     tokenizer: Tokenizer, settings: Settings, text: str, answer: str, question: str = ""
 ) -> Pair:
     """Return source ``[CLS] text SEP answer [SEP]`` and target ``question [SEP]``."""
-    start = [] if settings.bos_token_id is None else [settings.bos_token_id]
-    sep, end = settings.sep_token_id, settings.eos_token_id
-    text_ids, answer_ids, question_ids = (
-        tokenizer.encode(part, add_special_tokens=False).ids for part in (text, answer, question)
-    )
-    answer_ids, question_ids = answer_ids[:_LONGEST_ANSWER], question_ids[:_LONGEST_QUESTION]
-    text_ids = text_ids[: settings.max_source_tokens - 3 - len(answer_ids)]
-    return Pair([*start, *text_ids, sep, *answer_ids, end], [*question_ids, end])
-
-
-def pad(batch: list[Pair], settings: Settings) -> Tensor:
-    """Return the sources as one tensor ``(B, S)``."""
-    source = torch.full((len(batch), max(map(len, batch))), settings.pad_token_id)
-    for row, pair in enumerate(batch):
-        source[row, : len(pair)] = torch.tensor(pair.source)
-    return source
+    encoder = PairEncoder(tokenizer, settings, settings.max_source_tokens, "start")
+    return encoder.answer_given(Example(question, text, answer, -1), random.Random(0))
 
 
 def token_losses(network: Any, settings: Settings, batch: list[Pair]) -> Tensor:
     """Return the negative log-probability of every target token of a batch, in nats."""
-    source = pad(batch, settings)
-    target = torch.full((len(batch), max(len(pair.target) for pair in batch)), -100)
-    for row, pair in enumerate(batch):
-        target[row, : len(pair.target)] = torch.tensor(pair.target)
-    start = torch.full((len(batch), 1), settings.decoder_start_token_id)
-    kept = target != -100
-    decoder_ids = torch.cat((start, target.masked_fill(~kept, settings.pad_token_id)[:, :-1]), 1)
-    hidden = network.model(
-        input_ids=source,
-        attention_mask=(source != settings.pad_token_id).long(),
-        decoder_input_ids=decoder_ids,
-        use_cache=False,
-    ).last_hidden_state
-    logits = nn.functional.linear(hidden[kept], network.lm_head.weight)
-    logits = logits.float() + network.final_logits_bias
-    return nn.functional.cross_entropy(logits, target[kept], reduction="none")
+    return token_nats(network, **Collator(settings.pad_token_id)(batch))
 
 
 def adapted_network(base: Path, dtype: torch.dtype = torch.bfloat16) -> Any:

@@ -50,27 +50,7 @@ class QATokenizer:
         Raises:
             CheckpointError: there is no tokenizer, it cannot be read, or it does not fit the model.
         """
-        path = folder / "tokenizer.json"
-        vocab, merges = folder / "vocab.json", folder / "merges.txt"
-        if path.is_file():
-            try:
-                tokenizer = Tokenizer.from_file(str(path))
-            except Exception as error:  # tokenizers raises plain Exception
-                raise CheckpointError(
-                    f"{path} is not a tokenizer of the tokenizers library: {error}"
-                ) from error
-        elif vocab.is_file() and merges.is_file():
-            try:
-                tokenizer = Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
-            except Exception as error:  # tokenizers raises plain Exception
-                raise CheckpointError(f"{vocab} and {merges.name} are no BPE: {error}") from error
-            tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-            tokenizer.decoder = decoders.ByteLevel()
-        else:
-            raise CheckpointError(
-                f"{folder} has no tokenizer: expected tokenizer.json, or vocab.json with "
-                "merges.txt; save it there with transformers' tokenizer.save_pretrained()"
-            )
+        tokenizer = read_tokenizer(folder)
         size = max(tokenizer.get_vocab().values(), default=-1) + 1  # ids may have gaps
         if size > settings.vocab_size:
             raise CheckpointError(
@@ -78,6 +58,10 @@ class QATokenizer:
                 f"{settings.vocab_size}; the two do not belong together"
             )
         return cls(tokenizer, settings)
+
+    def with_settings(self, settings: Settings) -> QATokenizer:
+        """Return one for other settings of the same checkpoint, such as shorter sources."""
+        return QATokenizer(self._tokenizer, settings)
 
     def encode(self, texts: list[str]) -> list[Source]:
         """Tokenise texts, add special tokens, cut what does not fit and count it."""
@@ -108,3 +92,33 @@ class QATokenizer:
         if isinstance(self._tokenizer.decoder, decoders.ByteLevel):
             return self.decode((token_id,))
         return piece
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """Read ``tokenizer.json``, or a byte-level BPE from ``vocab.json`` and ``merges.txt``.
+
+    Raises:
+        CheckpointError: there is no tokenizer, or it cannot be read.
+    """
+    path = folder / "tokenizer.json"
+    vocab, merges = folder / "vocab.json", folder / "merges.txt"
+    if path.is_file():
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises plain Exception
+            raise CheckpointError(
+                f"{path} is not a tokenizer of the tokenizers library: {error}"
+            ) from error
+    elif vocab.is_file() and merges.is_file():
+        try:
+            tokenizer = Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
+        except Exception as error:  # tokenizers raises plain Exception
+            raise CheckpointError(f"{vocab} and {merges.name} are no BPE: {error}") from error
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+    else:
+        raise CheckpointError(
+            f"{folder} has no tokenizer: expected tokenizer.json, or vocab.json with "
+            "merges.txt; save it there with transformers' tokenizer.save_pretrained()"
+        )
+    return tokenizer

@@ -1,6 +1,7 @@
-"""QUALS inside training: a metric, a reward, a callback, and ConSeq; needs the extra ``train``.
+"""QUALS inside training (metric, reward, callback, ConSeq), and the training of its generator.
 
-The public names are loaded on first use, so that each needs only its own host library.
+Needs the extra ``train``. The public names are loaded on first use, so that each needs only its
+own host library.
 """
 
 from __future__ import annotations

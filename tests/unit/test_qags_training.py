@@ -11,17 +11,18 @@ from tokenizers import processors
 from transformers import BartConfig, BartForConditionalGeneration
 
 from bench.qags_training import loop, packing, question_answering, squad
-from bench.qags_training.data import (
-    LONGEST_PASSAGE,
-    read_corpus,
-    sentence_window,
-    sentences,
-    unanswerable,
-    whole_passage,
-)
+from bench.qags_training.data import unanswerable
 from bench.qags_training.question_generation import QuestionTask, adapted_network, encode
 from quals_fast.models.checkpoint import read_checkpoint
 from quals_fast.reference.qags_weights import read_qags_weights
+from quals_fast.training.corpus import read_corpus
+from quals_fast.training.views import (
+    LONGEST_PASSAGE,
+    Example,
+    sentence_window,
+    sentences,
+    whole_passage,
+)
 
 BRIDGE = "The bridge was opened by Queen Anne. It cost forty four lives! A tower closed in 1969."
 RIVER = "The river of the town was closed in 1962. " + "A king won a game. " * 80
@@ -46,7 +47,7 @@ def corpus(tmp_path):
     path = tmp_path / "qa.jsonl.gz"
     with gzip.open(path, "wt", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
-    return read_corpus(path)
+    return read_corpus([path])
 
 
 def test_questions_without_a_place_are_left_out(corpus):
@@ -97,7 +98,7 @@ def test_spans_and_no_answer_in_tokens(corpus):
     first, last = encoded.span
     tokens = [tokenizer.id_to_token(i) for i in encoded.input_ids]
     assert tokens[first : last + 1] == ["queen", "anne"]
-    nothing = question_answering.Example("who ?", "the tower", "", -1)
+    nothing = Example("who ?", "the tower", "", -1)
     assert question_answering.encode(tokenizer, nothing).span == (0, 0)
 
 

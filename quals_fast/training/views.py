@@ -1,0 +1,108 @@
+"""The views of a question's passage that a generator is trained on."""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass
+
+from quals_fast.training.corpus import Corpus, Question
+
+LONGEST_PASSAGE = 230  # words: about 300 tokens
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A question on a text; `start` is -1 where the answer does not stand in it."""
+
+    question: str
+    text: str
+    answer: str
+    start: int
+
+
+def sentences(text: str) -> list[tuple[int, int]]:
+    """Return where each sentence starts and ends."""
+    starts = [0, *(match.end() for match in _SENTENCE_END.finditer(text))]
+    ends = [*starts[1:], len(text)]
+    return [(a, b) for a, b in zip(starts, ends, strict=True) if text[a:b].strip()]
+
+
+def sentence_window(
+    corpus: Corpus, question: Question, rng: random.Random, *, extra: int, longest: int
+) -> Example:
+    """Show only the sentences of the answer and up to `extra` neighbours, `longest` words.
+
+    Of a passage without the answer, show it whole.
+    """
+    if question.start < 0:
+        return whole_passage(corpus, question, rng)
+    text = corpus.passages[question.passage]
+    spans = sentences(text)
+    end = question.start + len(question.answer)
+    touched = [i for i, (a, b) in enumerate(spans) if a < end and b > question.start]
+    first, last = touched[0], touched[-1]
+    for _ in range(rng.randint(0, extra)):
+        sides = [(first - 1, last)] * (first > 0) + [(first, last + 1)] * (last + 1 < len(spans))
+        if not sides:
+            break
+        a, b = rng.choice(sides)
+        if len(text[spans[a][0] : spans[b][1]].split()) > longest:
+            break
+        first, last = a, b
+    return _cut(text, question, spans[first][0], spans[last][1], rng, LONGEST_PASSAGE)
+
+
+def whole_passage(
+    corpus: Corpus, question: Question, rng: random.Random, *, longest: int = LONGEST_PASSAGE
+) -> Example:
+    """Show the passage, or `longest` words of it around the answer at a random place."""
+    text = corpus.passages[question.passage]
+    return _cut(text, question, 0, len(text), rng, longest)
+
+
+def with_distractors(
+    corpus: Corpus, question: Question, rng: random.Random, *, longest: int, passage_words: int
+) -> Example:
+    """Show the passage at a random place among others of its article, `longest` words or half.
+
+    Args:
+        corpus: of the question.
+        question: what is asked.
+        rng: draws which others, how many words and the place.
+        longest: words of all together.
+        passage_words: to which the passage itself is cut.
+    """
+    own = whole_passage(corpus, question, rng, longest=min(passage_words, longest))
+    words, room = len(own.text.split()), rng.randint(longest // 2, longest)
+    related = corpus.related(question.passage)
+    rng.shuffle(related)
+    others: list[str] = []
+    while words < room and related:
+        other = corpus.passages[related.pop()].split()[: longest - words]
+        words += len(other)
+        others.append(" ".join(other))
+    place = rng.randint(0, len(others))
+    before = "".join(f"{other} " for other in others[:place])
+    after = "".join(f" {other}" for other in others[place:])
+    start = own.start + len(before) if own.start >= 0 else -1
+    return Example(own.question, f"{before}{own.text}{after}", own.answer, start)
+
+
+def _cut(
+    text: str, question: Question, start: int, end: int, rng: random.Random, longest: int
+) -> Example:
+    words = [match.span() for match in re.finditer(r"\S+", text[start:end])]
+    at, stop = question.start - start, question.start + len(question.answer) - start
+    inside = [i for i, (a, b) in enumerate(words) if a < stop and b > at] or [0]
+    if len(words) > longest:
+        earliest = max(0, inside[-1] + 1 - longest)
+        latest = min(inside[0], len(words) - longest)
+        first = rng.randint(min(earliest, latest), latest)
+        last = min(first + longest, len(words)) - 1
+        start, end = start + words[first][0], start + words[last][1]
+    shown = text[start:end].rstrip()
+    place = question.start - start if question.start >= 0 else -1
+    return Example(question.text, shown, question.answer, place)
