@@ -16,7 +16,7 @@ LAYERS = [
     {"quals_fast_kernels"},
     {"errors"},
     {"ops"},
-    {"config", "results", "signature", "validation", "files", "display"},
+    {"config", "results", "signature", "validation", "files", "display", "options"},
     {"models", "batching", "decoding", "generation", "filtering", "rescoring"},
     {"textkeys", "selection"},
     {"staged", "export"},
