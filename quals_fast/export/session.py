@@ -87,6 +87,8 @@ class Graph:
         options.log_severity_level = 3  # errors; what matters of them is raised
         # The host searches between two runs: threads that wait for work by spinning slow it down.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Without VNNI, sums of two 8-bit products overflow 16 bits unless exactness is asked for.
+        options.add_session_config_entry("session.x64quantprecision", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
         try:

@@ -16,6 +16,7 @@ from quals_fast import DecodingConfig, QualsScorer
 from quals_fast.cli import app
 from quals_fast.models.checkpoint import read_checkpoint
 from quals_fast.models.loading import load_generator
+from quals_fast.rescoring import rescore
 from quals_fast.training import batches, checkpoints
 from quals_fast.training.batches import Examples, Plan
 from quals_fast.training.corpus import read_corpus
@@ -55,9 +56,8 @@ def test_the_perplexity_is_that_of_the_engine(run, settings):
     encoder = PairEncoder(tokenizer, generator.settings, 64)
     examples = Examples(read_corpus(settings.train), encoder, settings, "passage")
     pairs = [examples[place] for place in range(len(examples))]
-    scorer = QualsScorer(generator)
     with torch.inference_mode():
-        found_by_engine = scorer._rescore(
+        found_by_engine = rescore(
             generator, [p.source for p in pairs], [[tuple(p.target)] for p in pairs], 4096
         )
     nats = [-value for (row,) in found_by_engine for value in row]
