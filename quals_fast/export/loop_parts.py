@@ -86,9 +86,9 @@ def group_select(
     def by_group(x: Tensor) -> Tensor:
         return x.view(batch, size, groups, width).permute(2, 0, 1, 3).flatten(2)  # (G, B, n*C)
 
-    if active is None:
-        active = torch.ones(batch, groups, dtype=torch.bool)
     is_fairseq09 = rule == "fairseq09"
+    if active is None or is_fairseq09:  # its groups never rest
+        active = torch.ones(batch, groups, dtype=torch.bool)
     scores, tokens, place = choose_in_turn(
         torch.zeros(batch, vocab_size),
         by_group(logprobs),

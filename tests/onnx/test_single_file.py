@@ -24,7 +24,13 @@ from quals_fast.ops import EAGER
 TEXT = "queen anne opened the tower by the river in 1969 , forty won"
 LONG = f"{TEXT} . " * 6  # more than the model's 64 positions
 DOCUMENTS = [TEXT, "the king closed the game", LONG, "who was the queen ?", TEXT]
-SUMMARIES = ["anne opened the tower", "the queen won in 1969", TEXT, LONG, "who ? , -"]
+SUMMARIES = [
+    "anne opened the tower",
+    "the queen won in 1969",
+    TEXT,
+    LONG,
+    "[PAD]",  # no answer can be that
+]
 TEXTS = list(zip(DOCUMENTS, SUMMARIES, strict=True))
 SMALL = {"num_beams": 12, "min_length": 2, "max_length": 12}
 KINDS = {
