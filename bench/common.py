@@ -20,6 +20,7 @@ from quals_fast.files import read_rows
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
 EXAMPLES = ROOT / "examples" / "pairs.jsonl"
+_INSTRUCTIONS = ("avx2", "avx_vnni", "avx512_f", "avx512_vnni", "avx512_bf16", "amx_bf16")
 PACKAGES = ("quals-fast", "torch", "transformers", "tokenizers", "numpy", "triton", "ctranslate2")
 
 
@@ -65,6 +66,7 @@ def machine() -> dict[str, Any]:
     )
     return {
         "cpu": cpu,
+        "instructions": [name for name in _INSTRUCTIONS if torch.cpu.get_capabilities()[name]],
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

@@ -38,8 +38,9 @@ def where(result: dict[str, Any]) -> str:
     m = result["machine"]
     v = m["versions"]
     dirty = " with uncommitted changes" if m["dirty"] else ""
+    instructions = f" ({', '.join(m['instructions'])})" if "instructions" in m else ""
     return (
-        f"{m['cpu']}, {m['threads']} threads; Python {m['python']}, torch {v['torch']}, "
+        f"{m['cpu']}{instructions}, {m['threads']} threads; Python {m['python']}, torch {v['torch']}, "
         f"transformers {v['transformers']}; commit {m['commit']}{dirty}."
     )
 
