@@ -229,7 +229,7 @@ def flat(scores: list[Any]) -> list[float]:
 def take_turns(
     arms: list[tuple[str, Arm]], batch: Batch, rounds: int, bases: dict[str, str]
 ) -> dict[str, Any]:
-    """Run the arms in turn, after a round that only warms up; form shares within a round.
+    """Run the arms in turn; form shares within a round.
 
     Args:
         arms: by name.
@@ -238,11 +238,9 @@ def take_turns(
         bases: the arm without scoring that each other one is compared with.
     """
     seconds: dict[str, list[float]] = {name: [] for name, _ in arms}
-    for turn in range(rounds + 1):
+    for _ in range(rounds):
         for name, run in arms:
-            spent = run(batch)
-            if turn:
-                seconds[name].append(spent)
+            seconds[name].append(run(batch))
     return {
         "seconds": {name: spread(own) for name, own in seconds.items()},
         "share": {
@@ -280,6 +278,9 @@ def run_case(arguments: argparse.Namespace, workload: str) -> dict[str, Any]:
         }
         arms = Arms(policy, scorer, background)
         of_step = list(arms.steps())
+        for _, run in of_step:  # a first document warms up
+            run(Batch(step.documents[:1], step.completions[:1]))
+        arms.scoring.clear()
         bases = {name: "none" for name, _ in of_step if name != "none"}
         found = {"step": take_turns(of_step, step, arguments.rounds, bases)}
         # As many steps as the scoring of the evaluation lasts, by what a step's scoring took.

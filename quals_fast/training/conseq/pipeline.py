@@ -103,7 +103,7 @@ def run_conseq(
     ).to(place)
 
     header = {
-        "model": _digest_of_folder(Path(model)),
+        "model": digest_of_folder(Path(model)),
         "data": digest([documents, references]),
         **{name: getattr(config, name) for name in _OF_SAMPLES},
     }
@@ -227,7 +227,7 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _digest_of_folder(folder: Path) -> str:
+def digest_of_folder(folder: Path) -> str:
     """Name weights, config and tokenizer of a model's folder."""
     found = hashlib.sha256()
     for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
