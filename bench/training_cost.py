@@ -32,6 +32,7 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -241,6 +242,7 @@ def take_turns(
     for _ in range(rounds):
         for name, run in arms:
             seconds[name].append(run(batch))
+            print(f"{name}: {seconds[name][-1]:.1f} s", file=sys.stderr, flush=True)
     return {
         "seconds": {name: spread(own) for name, own in seconds.items()},
         "share": {

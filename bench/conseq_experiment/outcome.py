@@ -8,8 +8,6 @@ from dataclasses import asdict
 from itertools import combinations
 from typing import Any
 
-import numpy as np
-
 from bench.conseq_experiment.measures import Column
 from quals_fast.evaluation import agreement, mean_interval
 
@@ -95,7 +93,7 @@ def _quals_with_qags(arms: Mapping[str, Runs]) -> dict[str, Any]:
     quals, qags = zip(*known, strict=True)
     return {
         "spearman": agreement("QUALS", quals, qags).spearman.to_dict(),
-        "of_pairs": float(np.mean(orders)),
+        "of_pairs": sum(orders) / max(1, len(orders)),
         "pairs": len(orders),
         "n": len(known),
     }

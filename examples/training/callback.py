@@ -38,7 +38,8 @@ def main() -> None:
             data_collator=DataCollatorForSeq2Seq(tokenizer, model),
             processing_class=tokenizer,
         )
-        generate = {"max_new_tokens": 24}
+        # A random model would end at once.
+        generate = {"min_new_tokens": 12, "max_new_tokens": 24}
         trainer.add_callback(QualsCallback(trainer, documents, background, generate=generate))
         trainer.train()
     for log in trainer.state.log_history:

@@ -2,6 +2,8 @@
 
 import logging
 import math
+import os
+import socket
 
 import pytest
 import torch
@@ -88,6 +90,37 @@ def test_in_the_background_the_scores_come_later_with_their_step(scorer, tmp_pat
     other.add_callback(QualsCallback(other, DOCUMENTS, scorer, generate=GENERATE))
     other.train()
     assert [x["eval_quals"] for x in logs] == [x["eval_quals"] for x in with_scores(other)]
+
+
+def on_rank(rank, port, scorer, results):
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in place.items()}
+    os.environ["MASTER_ADDR"] = "localhost"
+    torch.set_num_threads(1)
+    found = []
+    for count in (1, 3):
+        host = trainer(results)
+        host.add_callback(QualsCallback(host, DOCUMENTS[:count], scorer, generate=GENERATE))
+        found.append(host.evaluate())
+    torch.save(found, f"{results}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_processes_share_the_documents_and_one_may_have_none(scorer, tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(on_rank, (port, scorer, str(tmp_path)), nprocs=2)
+    for place, count in enumerate((1, 3)):
+        host = trainer(tmp_path)
+        host.add_callback(QualsCallback(host, DOCUMENTS[:count], scorer, generate=GENERATE))
+        expected = host.evaluate()
+        assert expected["eval_quals_scored"] == count
+        for rank in range(2):
+            found = torch.load(tmp_path / f"{rank}.pt")[place]
+            assert {k: found[k] for k in found if "quals" in k} == pytest.approx(
+                {k: expected[k] for k in expected if "quals" in k}, abs=1e-6
+            )
 
 
 class Failing:
