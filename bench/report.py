@@ -40,8 +40,8 @@ def where(result: dict[str, Any]) -> str:
     dirty = " with uncommitted changes" if m["dirty"] else ""
     instructions = f" ({', '.join(m['instructions'])})" if "instructions" in m else ""
     return (
-        f"{m['cpu']}{instructions}, {m['threads']} threads; Python {m['python']}, torch {v['torch']}, "
-        f"transformers {v['transformers']}; commit {m['commit']}{dirty}."
+        f"{m['cpu']}{instructions}, {m['threads']} threads; Python {m['python']}, torch "
+        f"{v['torch']}, transformers {v['transformers']}; commit {m['commit']}{dirty}."
     )
 
 
@@ -294,6 +294,17 @@ def training_cost() -> str:
     )
 
 
+def conseq_experiment() -> str:
+    """Report what ConSeq with QUALS came to, where it has been tried."""
+    if not (RESULTS / "conseq_experiment.json").is_file():
+        return "Not measured yet: `python -m bench.conseq_experiment --data FILE` does it."
+    result = load("conseq_experiment")
+    return (
+        f"{result['verdict']} Trained on {result['selection']['quals']['chosen']} documents, "
+        f"measured on {result['texts']['held_out']}."
+    )
+
+
 def headline() -> str:
     """Say in a sentence how fast and how equal."""
     result = load("end_to_end")
@@ -357,6 +368,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
         evaluate,
         onnx,
         training_cost,
+        conseq_experiment,
         claim,
         qags_models,
     )

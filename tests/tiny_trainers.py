@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import tiny_models
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
+    DataCollatorForSeq2Seq,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
     set_seed,
 )
 
@@ -68,4 +75,27 @@ def causal_model(seed: int = 0) -> LlamaForCausalLM:
             bos_token_id=3,
             eos_token_id=4,
         )
+    )
+
+
+def seq2seq_trainer(
+    folder: Path, compute_metrics: Callable[..., Any] | None = None, **settings: Any
+) -> Seq2SeqTrainer:
+    """A trainer of `summariser` on four pairs, which evaluates after each of two steps."""
+    model, words = summariser(), tokenizer()
+    sources, labels = (words(texts)["input_ids"] for texts in (DOCUMENTS, SUMMARIES))
+    rows = [{"input_ids": s, "labels": t} for s, t in zip(sources, labels, strict=True)]
+    defaults = {
+        "max_steps": 2, "eval_strategy": "steps", "eval_steps": 1, "report_to": [],
+        "use_cpu": True, "disable_tqdm": True, "save_strategy": "no",
+        "per_device_train_batch_size": 2, "generation_max_length": 10,
+    }  # fmt: skip
+    return Seq2SeqTrainer(
+        model,
+        Seq2SeqTrainingArguments(output_dir=str(folder), **defaults | settings),
+        train_dataset=rows,
+        eval_dataset=rows,
+        data_collator=DataCollatorForSeq2Seq(words, model),
+        processing_class=words,
+        compute_metrics=compute_metrics,
     )

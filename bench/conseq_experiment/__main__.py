@@ -32,7 +32,7 @@ from bench.conseq_experiment.contrast import train_by_contrast
 from bench.conseq_experiment.likelihood import train_by_likelihood
 from bench.conseq_experiment.measures import GENERATE, Measures, write_summaries
 from bench.conseq_experiment.outcome import Runs, summarise
-from bench.conseq_experiment.page import page, plot
+from bench.conseq_experiment.page import page, plot, verdict
 from bench.conseq_experiment.texts import SOURCE_TOKENS, read_texts
 from bench.qags_training.loop import Recipe
 from quals_fast.training import ConSeqConfig
@@ -104,7 +104,7 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         "reference": [measures.of(measures.references)],
         **{arm: [measures.of(one) for one in each] for arm, each in summaries.items()},
     }
-    return {
+    result = {
         "data": arguments.data.name,
         "texts": {
             "source_tokens": SOURCE_TOKENS,
@@ -125,6 +125,7 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         },
         "examples": _examples({arm: models[0] for arm, models in summarisers.items()}),
     }
+    return {"verdict": verdict(result), **result}
 
 
 def _examples(summarisers: dict[str, Path]) -> list[dict[str, str]]:
@@ -158,11 +159,11 @@ def _arguments() -> argparse.Namespace:
     step.add_argument("--learning-rate", type=float, default=2e-4)
     step.add_argument("--dropout", type=float, default=0.1)
     step = parser.add_argument_group("ConSeq")
-    step.add_argument("--documents", type=int, default=1000, help="that samples are drawn of")
+    step.add_argument("--documents", type=int, default=384, help="that samples are drawn of")
     step.add_argument("--beams", type=int, default=10, help="of QUALS when it judges samples")
     step.add_argument("--positive-fraction", type=float, default=0.5)
     step.add_argument("--negative-fraction", type=float, default=0.5)
-    step.add_argument("--conseq-rate", type=float, default=5e-5, help="learning rate")
+    step.add_argument("--conseq-rate", type=float, default=1e-4, help="learning rate")
     arguments = parser.parse_args()
     if arguments.data is None and not arguments.page:
         parser.error("--data is needed: the project holds no news text")

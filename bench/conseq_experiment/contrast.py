@@ -16,6 +16,7 @@ from quals_fast import DecodingConfig, QualsScorer
 from quals_fast.training import ConSeqConfig, run_conseq
 from quals_fast.training.conseq.config import By
 from quals_fast.training.conseq.fit import fit
+from quals_fast.training.conseq.pipeline import digest_of_folder
 from quals_fast.training.stages import OnProgress
 
 
@@ -102,7 +103,7 @@ def _train_again(
         [(pair["document"], pair["positive"], pair["negative"]) for pair in pairs],
         folder,
         config,
-        str(summariser),
+        digest_of_folder(summariser),
         on_progress,
     )
     return folder / f"model_{config.by}"

@@ -12,7 +12,6 @@ from bench.conseq_experiment.measures import Column
 from quals_fast.evaluation import agreement, mean_interval
 
 Runs = Sequence[Mapping[str, Column]]  # the measures of an arm, one run a seed
-RESAMPLES = 4000
 COMPARED = (("ConSeq-QUALS", "MLE"), ("ConSeq-ROUGE", "MLE"), ("ConSeq-QUALS", "ConSeq-ROUGE"))
 
 
@@ -65,7 +64,7 @@ def _subtract(one: Column, other: Column) -> Column:
 
 def _interval(values: Column) -> dict[str, Any]:
     known = [value for value in values if value is not None]
-    return asdict(mean_interval(known, n_resamples=RESAMPLES)) | {"n": len(known)}
+    return asdict(mean_interval(known)) | {"n": len(known)}
 
 
 def _quals_with_qags(arms: Mapping[str, Runs]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One training loop for both networks: length-sorted batches, linear decay, checkpoints, resume."""
+"""The training loop of the benchmarks' small networks: length-sorted batches, decay, resume."""
 
 from __future__ import annotations
 

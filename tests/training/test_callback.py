@@ -2,46 +2,17 @@
 
 import logging
 import math
-import os
-import socket
 
 import pytest
 import torch
-from tiny_trainers import DOCUMENTS, SUMMARIES, summariser, tokenizer
-from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
+from tiny_trainers import DOCUMENTS, seq2seq_trainer, tokenizer
 
 from quals_fast.training import BackgroundScorer, QualsCallback, quals_compute_metrics
 from quals_fast.training.summaries import generate_summaries
 
-WORDS = tokenizer()
 GENERATE = {"max_new_tokens": 8, "min_new_tokens": 3}
+WORDS = tokenizer()
 KEYS = {"", "_low", "_high", "_scored", "_no_pairs", "_empty", "_error"}
-
-
-def rows():
-    labels = WORDS(SUMMARIES)["input_ids"]
-    return [
-        {"input_ids": ids, "labels": target}
-        for ids, target in zip(WORDS(DOCUMENTS)["input_ids"], labels, strict=True)
-    ]
-
-
-def trainer(tmp_path, compute_metrics=None, **settings):
-    model = summariser()
-    defaults = {
-        "max_steps": 2, "eval_strategy": "steps", "eval_steps": 1, "report_to": [],
-        "use_cpu": True, "disable_tqdm": True, "save_strategy": "no",
-        "per_device_train_batch_size": 2, "generation_max_length": 10,
-    }  # fmt: skip
-    return Seq2SeqTrainer(
-        model,
-        Seq2SeqTrainingArguments(output_dir=str(tmp_path), **defaults | settings),
-        train_dataset=rows(),
-        eval_dataset=rows(),
-        data_collator=DataCollatorForSeq2Seq(WORDS, model),
-        processing_class=WORDS,
-        compute_metrics=compute_metrics,
-    )
 
 
 def with_scores(host):
@@ -49,7 +20,7 @@ def with_scores(host):
 
 
 def test_each_evaluation_logs_the_mean_with_its_interval(scorer, tmp_path):
-    host = trainer(tmp_path)
+    host = seq2seq_trainer(tmp_path)
     host.add_callback(QualsCallback(host, DOCUMENTS, scorer, generate=GENERATE))
     host.train()
     logs = with_scores(host)
@@ -67,7 +38,7 @@ def test_each_evaluation_logs_the_mean_with_its_interval(scorer, tmp_path):
 
 def test_it_changes_nothing_of_the_training(scorer, tmp_path):
     def weights(documents):
-        host = trainer(tmp_path, max_steps=3)
+        host = seq2seq_trainer(tmp_path, max_steps=3)
         if documents:
             sampled = {**GENERATE, "do_sample": True}
             host.add_callback(QualsCallback(host, documents, scorer, generate=sampled))
@@ -80,47 +51,16 @@ def test_it_changes_nothing_of_the_training(scorer, tmp_path):
 
 
 def test_in_the_background_the_scores_come_later_with_their_step(scorer, tmp_path):
-    host = trainer(tmp_path)
+    host = seq2seq_trainer(tmp_path)
     with BackgroundScorer(scorer) as background:
         host.add_callback(QualsCallback(host, DOCUMENTS, background, generate=GENERATE))
         host.train()
     logs = with_scores(host)
     assert [log["eval_quals_step"] for log in logs] == [1, 2]
-    other = trainer(tmp_path)
+    other = seq2seq_trainer(tmp_path)
     other.add_callback(QualsCallback(other, DOCUMENTS, scorer, generate=GENERATE))
     other.train()
     assert [x["eval_quals"] for x in logs] == [x["eval_quals"] for x in with_scores(other)]
-
-
-def on_rank(rank, port, scorer, results):
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
-    os.environ |= {name: str(value) for name, value in place.items()}
-    os.environ["MASTER_ADDR"] = "localhost"
-    torch.set_num_threads(1)
-    found = []
-    for count in (1, 3):
-        host = trainer(results)
-        host.add_callback(QualsCallback(host, DOCUMENTS[:count], scorer, generate=GENERATE))
-        found.append(host.evaluate())
-    torch.save(found, f"{results}/{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-def test_processes_share_the_documents_and_one_may_have_none(scorer, tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(on_rank, (port, scorer, str(tmp_path)), nprocs=2)
-    for place, count in enumerate((1, 3)):
-        host = trainer(tmp_path)
-        host.add_callback(QualsCallback(host, DOCUMENTS[:count], scorer, generate=GENERATE))
-        expected = host.evaluate()
-        assert expected["eval_quals_scored"] == count
-        for rank in range(2):
-            found = torch.load(tmp_path / f"{rank}.pt")[place]
-            assert {k: found[k] for k in found if "quals" in k} == pytest.approx(
-                {k: expected[k] for k in expected if "quals" in k}, abs=1e-6
-            )
 
 
 class Failing:
@@ -132,7 +72,7 @@ class Failing:
 
 def test_an_exception_in_the_background_is_logged_or_raised(tmp_path, caplog):
     for on_error in ("skip", "raise"):
-        host = trainer(tmp_path)
+        host = seq2seq_trainer(tmp_path)
         with BackgroundScorer(Failing()) as background:
             callback = QualsCallback(
                 host, DOCUMENTS, background, generate=GENERATE, on_error=on_error
@@ -152,20 +92,22 @@ def test_an_exception_in_the_background_is_logged_or_raised(tmp_path, caplog):
 def test_compute_metrics(scorer, tmp_path, inputs):
     compute = quals_compute_metrics(WORDS, scorer, documents=None if inputs else DOCUMENTS)
     more = {"include_for_metrics": ["inputs"]} if inputs else {}
-    host = trainer(tmp_path, compute, predict_with_generate=True, **more)
+    host = seq2seq_trainer(tmp_path, compute, predict_with_generate=True, **more)
     found = host.evaluate()
     assert {f"eval_quals{key}" for key in KEYS} <= set(found)
-    predicted = host.predict(rows()).predictions
+    predicted = host.predict(host.eval_dataset).predictions
     summaries = WORDS.batch_decode(predicted, skip_special_tokens=True)
     scores = [s for s in scorer.score(DOCUMENTS, summaries).scores if not math.isnan(s)]
     assert scores and found["eval_quals"] == pytest.approx(sum(scores) / len(scores), abs=1e-6)
 
 
 def test_wrong_settings_are_refused(scorer, tmp_path):
-    host = trainer(tmp_path, quals_compute_metrics(WORDS, scorer), predict_with_generate=True)
+    host = seq2seq_trainer(
+        tmp_path, quals_compute_metrics(WORDS, scorer), predict_with_generate=True
+    )
     with pytest.raises(ValueError, match="got no `documents` and the Trainer passes no inputs"):
         host.evaluate()
-    few = trainer(
+    few = seq2seq_trainer(
         tmp_path, quals_compute_metrics(WORDS, scorer, documents=["a"]), predict_with_generate=True
     )
     with pytest.raises(ValueError, match="must have the same length, but got 1 and 4"):

@@ -6,8 +6,6 @@ import math
 import pickle
 
 import pytest
-import torch
-import torch.distributed as dist
 from tiny_trainers import DOCUMENTS, SUMMARIES
 
 from quals_fast.training import QualsMetric
@@ -75,29 +73,3 @@ def test_the_model_is_no_part_of_its_state_and_pickles_are_small(scorer):
     for one in (metric, again):
         one.update(SUMMARIES[2:], DOCUMENTS[2:])
     assert again.compute() == metric.compute()
-
-
-ROWS = [slice(0, 3), slice(3, 3)], [slice(0, 1), slice(1, 4)]
-
-
-def on_rank(rank, store, scorer, results):
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    torch.set_num_threads(1)
-    found = []
-    for case in ROWS:
-        metric = QualsMetric(scorer)
-        own = case[rank]
-        if SUMMARIES[own]:
-            metric.update(SUMMARIES[own], DOCUMENTS[own])
-        found.append(metric.compute().item())
-    torch.save(found, f"{results}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-def test_processes_with_uneven_rows_and_without_any_agree_on_the_mean_of_all(scorer, tmp_path):
-    arguments = (str(tmp_path / "store"), scorer, str(tmp_path))
-    torch.multiprocessing.spawn(on_rank, arguments, nprocs=2)
-    scores = scorer.score(DOCUMENTS, SUMMARIES).scores
-    expected = [sum(scores[:3]) / 3, sum(scores) / 4]
-    for rank in range(2):
-        assert torch.load(tmp_path / f"{rank}.pt") == pytest.approx(expected, abs=1e-6)
