@@ -159,7 +159,7 @@ def _arguments() -> argparse.Namespace:
     step.add_argument("--learning-rate", type=float, default=2e-4)
     step.add_argument("--dropout", type=float, default=0.1)
     step = parser.add_argument_group("ConSeq")
-    step.add_argument("--documents", type=int, default=384, help="that samples are drawn of")
+    step.add_argument("--documents", type=int, default=256, help="that samples are drawn of")
     step.add_argument("--beams", type=int, default=10, help="of QUALS when it judges samples")
     step.add_argument("--positive-fraction", type=float, default=0.5)
     step.add_argument("--negative-fraction", type=float, default=0.5)

@@ -67,13 +67,13 @@ def verdict(result: dict[str, Any]) -> str:
         if one == "ConSeq-QUALS"
     }
     came_out = all(found[JUDGE]["low"] > 0 for found in against.values())
-    moved = " and ".join(f"{_moved(found[JUDGE])} {other}" for other, found in against.items())
+    moved = " and ".join(_moved(found[JUDGE], other) for other, found in against.items())
     of_mle = against["MLE"]
     return (
         f"The article's direction, QUALS-trained above both baselines in QAGS, "
         f"{'came out' if came_out else 'did not come out'}: ConSeq with QUALS is {moved}. "
-        f"In QUALS, which it was trained for, it is {_moved(of_mle['QUALS'])} MLE. The share of "
-        f"trigrams copied from the document changed by "
+        f"In QUALS, which it was trained for, it is {_moved(of_mle['QUALS'], 'MLE')}. "
+        f"Against MLE, the share of trigrams copied from the document changed by "
         f"{interval(of_mle['copied trigrams'], 3, signed=True)}, the length by "
         f"{interval(of_mle['words'], 1, signed=True)} words."
     )
@@ -85,15 +85,15 @@ def interval(one: dict[str, float], digits: int, *, signed: bool = False) -> str
     return f"{one['value']:{form}} [{one['low']:{form}}, {one['high']:{form}}]"
 
 
-def _moved(difference: dict[str, float]) -> str:
-    """Say how a difference stands to 0."""
+def _moved(difference: dict[str, float], other: str) -> str:
+    """Say how something stands to another by their difference."""
     if difference["low"] > 0:
         where_to = "above"
     elif difference["high"] < 0:
         where_to = "below"
     else:
         where_to = "not to be told from"
-    return f"({interval(difference, 3, signed=True)}) {where_to}"
+    return f"{where_to} {other} ({interval(difference, 3, signed=True)})"
 
 
 def _table(title: str, rows: dict[str, Any], *, signed: bool = False) -> str:
