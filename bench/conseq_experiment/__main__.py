@@ -33,7 +33,7 @@ from bench.conseq_experiment.likelihood import train_by_likelihood
 from bench.conseq_experiment.measures import GENERATE, Measures, write_summaries
 from bench.conseq_experiment.outcome import Runs, summarise
 from bench.conseq_experiment.page import page, plot, verdict
-from bench.conseq_experiment.texts import SOURCE_TOKENS, read_texts
+from bench.conseq_experiment.texts import SOURCE_TOKENS, Cutter, read_texts
 from bench.qags_training.loop import Recipe
 from quals_fast.training import ConSeqConfig
 from quals_fast.training.conseq.config import By
@@ -130,7 +130,8 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _examples(summarisers: dict[str, Path]) -> list[dict[str, str]]:
     """Summarise documents that the project may show."""
-    documents = list(dict.fromkeys(pair.document for pair in load_pairs([EXAMPLES])))[:SHOWN]
+    cut = Cutter().document
+    documents = list(dict.fromkeys(cut(pair.document) for pair in load_pairs([EXAMPLES])))[:SHOWN]
     columns = {arm: write_summaries(model, documents) for arm, model in summarisers.items()}
     return [
         {"document": document, **{arm: column[row] for arm, column in columns.items()}}

@@ -54,7 +54,7 @@ def read_texts(path: Path, held_out: int, limit: int | None = None) -> Texts:
         held_out: how many documents to report on.
         limit: of the references and of the others, for trials.
     """
-    cut = _Cutter()
+    cut = Cutter()
     references: dict[str, Text] = {}
     systems: dict[str, Text] = {}
     leads: list[Text] = []
@@ -79,13 +79,13 @@ def read_texts(path: Path, held_out: int, limit: int | None = None) -> Texts:
     )
 
 
-def _add(texts: dict[str, Text], cut: _Cutter, row: InputRow) -> None:
+def _add(texts: dict[str, Text], cut: Cutter, row: InputRow) -> None:
     """Take a row unless its document is there; sources spell the same one differently later on."""
     key = "".join(row.document.split()).lower()[:150]
     texts.setdefault(key, Text(cut.document(row.document), row.summary))
 
 
-class _Cutter:
+class Cutter:
     """Cuts texts by tokens of the bundled model, whose vocabulary the summariser has."""
 
     def __init__(self) -> None:
