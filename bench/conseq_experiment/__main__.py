@@ -13,7 +13,7 @@ Three steps, each of which goes on where it was stopped when the same command is
 
 Results go to bench/results/conseq_experiment.json, examples/conseq_report.md and its plot; what is
 made on the way into the folder of --run. The defaults take about an hour and a half on two cores.
-A trial: --texts 60 --examples 64 --held-out 10 --documents 30 --seeds 0 1 --run runs/trial
+A trial: --texts 60 --examples 64 --measured 10 --documents 30 --seeds 0 1 --run runs/trial
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         "MLE": [likelihood / "summariser"],
         **{ARMS[by]: [*of_seeds.values()] for by, of_seeds in contrast.models.items()},
     }
-    measures = Measures(texts.held_out, folder / "measures", _say)
+    measured = texts.held_out[: arguments.measured]
+    measures = Measures(measured, folder / "measures", _say)
     summaries = {
         arm: [measures.summarise(model) for model in models] for arm, models in summarisers.items()
     }
@@ -108,7 +109,9 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         "data": arguments.data.name,
         "texts": {
             "source_tokens": SOURCE_TOKENS,
-            **{part: len(getattr(texts, part)) for part in ("references", "others", "held_out")},
+            "references": len(texts.references),
+            "others": len(texts.others),
+            "held_out": len(measured),
         },
         "likelihood": made["header"] | {"seen": made["seen"]},
         "conseq": asdict(config) | {"seeds": arguments.seeds, "beams": arguments.beams},
@@ -151,7 +154,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="JSON lines like docsum_pairs")
     parser.add_argument("--run", type=Path, default=ROOT / "runs" / "conseq", help="folder")
     parser.add_argument("--texts", type=int, help="of each kind to learn from; all by default")
-    parser.add_argument("--held-out", type=int, default=210, help="documents to report on")
+    parser.add_argument("--held-out", type=int, default=210, help="documents kept from training")
+    parser.add_argument("--measured", type=int, default=120, help="of these are reported on")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of ConSeq")
     step = parser.add_argument_group("by likelihood")
@@ -160,7 +164,7 @@ def _arguments() -> argparse.Namespace:
     step.add_argument("--learning-rate", type=float, default=2e-4)
     step.add_argument("--dropout", type=float, default=0.1)
     step = parser.add_argument_group("ConSeq")
-    step.add_argument("--documents", type=int, default=256, help="that samples are drawn of")
+    step.add_argument("--documents", type=int, default=192, help="that samples are drawn of")
     step.add_argument("--beams", type=int, default=10, help="of QUALS when it judges samples")
     step.add_argument("--positive-fraction", type=float, default=0.5)
     step.add_argument("--negative-fraction", type=float, default=0.5)
