@@ -12,7 +12,7 @@ Three steps, each of which goes on where it was stopped when the same command is
    settings, by QAGS with the bundled networks, by ROUGE, length, and what was copied.
 
 Results go to bench/results/conseq_experiment.json, examples/conseq_report.md and its plot; what is
-made on the way into the folder of --run. The defaults take about an hour and a half on two cores.
+made on the way into the folder of --run. The defaults take about an hour on two idle cores.
 A trial: --texts 60 --examples 64 --measured 10 --documents 30 --seeds 0 1 --run runs/trial
 """
 
