@@ -72,7 +72,8 @@ def result(gain):
         "texts": {"source_tokens": 160, "references": 20, "others": 10, "held_out": 4},
         "likelihood": {"seen": 60, "learning_rate": 2e-4},
         "conseq": {"num_samples": 6, "beams": 10, "positive_fraction": 0.5,
-                   "negative_fraction": 0.5, "epochs": 2, "learning_rate": 5e-5, "seeds": [0, 1]},
+                   "negative_fraction": 0.5, "epochs": 2, "batch_size": 8, "learning_rate": 5e-5,
+                   "seeds": [0, 1]},
         "selection": {"quals": selection, "rouge": selection},
         "selection_shared": 2,
         "generate": {"num_beams": 4},
@@ -101,7 +102,7 @@ def test_page_and_plot(tmp_path):
     assert "| people | 0.000 [0.000, 0.000] | 1.000 [1.000, 1.000] | 0.500" in text
     assert "| ConSeq-QUALS - MLE | +0.200 [+0.200, +0.200] |" in text
     assert "60 examples, 2.0 passes, rate 0.0002" in text
-    assert "QAGS, seed by seed: MLE 0.250; ConSeq-QUALS 0.450, 0.450;" in text
+    assert "QAGS of each seed: MLE 0.250; ConSeq-QUALS 0.450, 0.450;" in text
     assert "ConSeq-QUALS 1, 2; ConSeq-ROUGE 3, 4." in text
     assert "> A text.\n\n- MLE: One.\n- ConSeq-QUALS: Two.\n" in text
     plot(result(0.2), tmp_path / "plot.svg")
