@@ -40,8 +40,8 @@ def where(result: dict[str, Any]) -> str:
     dirty = " with uncommitted changes" if m["dirty"] else ""
     instructions = f" ({', '.join(m['instructions'])})" if "instructions" in m else ""
     return (
-        f"{m['cpu']}{instructions}, {m['threads']} threads; Python {m['python']}, torch {v['torch']}, "
-        f"transformers {v['transformers']}; commit {m['commit']}{dirty}."
+        f"{m['cpu']}{instructions}, {m['threads']} threads; Python {m['python']}, "
+        f"torch {v['torch']}, transformers {v['transformers']}; commit {m['commit']}{dirty}."
     )
 
 
