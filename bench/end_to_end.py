@@ -33,7 +33,7 @@ from bench.grow import MODELS, folder_of
 from bench.turns import Turn, Worker
 from bench.workloads import WORKLOADS, describe, load_workload
 
-WEIGHTS = {"qagen-mini": 1.0, "bart-base": 3.0, "bart-large": 8.0}  # of the time limit
+WEIGHTS = {"qagen-mini": 1.0, "bart-base": 2.0, "bart-large": 8.0}  # of the time limit
 ROWS = {"qagen-mini": 10, "bart-base": 5, "bart-large": 5}  # timed with --quick
 REFERENCE, CTRANSLATE2, EXACT = "reference", "ctranslate2", "float32"
 
