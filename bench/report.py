@@ -196,6 +196,21 @@ def memory() -> str:
     return f"Peak resident memory of `quals-fast score`: {', '.join(peaks)}."
 
 
+def scaling() -> str:
+    """Report time and memory by rows, with the plot over lengths and beams beside it."""
+    result = load("scaling")
+    rows = ", ".join(
+        f"{1000 * seconds['median']:.0f} ms a pair and {result['peak_mib'][n]:.0f} MiB at most in "
+        f"{int(n):,} rows"
+        for n, seconds in result["seconds_per_pair"]["rows"].items()
+    )
+    return (
+        f"With {result['row_beams']} beams: {rows} (one run of each; the dearest pair costs "
+        f"{result['rows_dearest_over_cheapest']:.2f} times the cheapest).\n\n"
+        "![milliseconds a pair over document tokens, beams and rows](bench/results/scaling.svg)"
+    )
+
+
 def examples() -> str:
     """Report the examples."""
     result = load("examples")
@@ -353,6 +368,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
         parity,
         storage,
         memory,
+        scaling,
         examples,
         evaluate,
         onnx,
