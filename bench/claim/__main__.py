@@ -140,9 +140,7 @@ def run_round(arms: dict[str, Worker], pairs: list[Pair], *, times_stages: bool)
         if turn.stages:
             found["stages"][name] = turn.stages
         elif times_stages:
-            found["stages"][name] = arm.ask(
-                StagedEngineArm.time_stages, documents, summaries, turn.seconds
-            )
+            found["stages"][name] = arm.ask(StagedEngineArm.time_stages, documents, summaries)
     replayed = arms["qags_batched"].ask(QagsArm.get_replayed)
     texts = zip(documents, summaries, strict=True)
     found["questions"] = [len(replayed[one].questions) for one in texts]

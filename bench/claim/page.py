@@ -42,7 +42,7 @@ STAGE_TITLES = {
     "summary_answering": "QAGS: answering on the summary",
     "document_answering": "QAGS: answering on the document",
     "generation": "QUALS: generation",
-    "filter": "QUALS: filter, and the rest",
+    "filter": "QUALS: filter (milliseconds)",
     "rescoring": "QUALS: rescoring",
     "all_in_one": "QUALS in one pass",
 }
@@ -154,10 +154,9 @@ def _conditions(result: dict[str, Any]) -> str:
     )
     if not result["machine"]["gpu"]:
         lines.append(
-            "- **The processor.** The article's figure is one of a GPU and large models. Neither "
-            "was measured here: on a GPU, one answer at a time costs QAGS as shipped more, and the "
-            "engine has kernels and graphs that do not run on a CPU. "
-            "`python -m bench.claim --quick --device cuda` tells."
+            "- **The processor.** The published programs run large models on a GPU. Neither was "
+            "measured here, and the engine's kernels and graphs, which need a GPU, are in no "
+            "figure. Where there is one, `python -m bench.claim --quick --device cuda` measures it."
         )
     return "\n".join(lines)
 
@@ -165,7 +164,11 @@ def _conditions(result: dict[str, Any]) -> str:
 def _how(result: dict[str, Any]) -> str:
     ran = {name for _, _, case in each_case(result["cases"]) for name in case["facts"]}
     arms = "\n".join(f"- `{name}`: {text}" for name, text in DESCRIPTIONS.items() if name in ran)
-    others = "" if result["machine"]["gpu"] else " and takes other texts than the rounds before"
+    others = (
+        ""
+        if result["machine"]["gpu"]
+        else "; the next round has other texts, so that the spread is one of texts as well"
+    )
     return (
         f"{arms}\n\nTexts: {result['data']}. The arms take turns: a round lets each score the "
         f"same texts once, in a process of its own{others}. Loading and a first row are not "
@@ -177,9 +180,8 @@ def _how(result: dict[str, Any]) -> str:
         "summaries in one beam search that shares the source's keys and values, questions and "
         "windows that occur twice computed once, windows batched by length in the size that is "
         "fastest on this kind of machine, SDPA attention, and bfloat16 or float16 where that is "
-        "faster. Its float32 arm gives exactly the scores of QAGS as shipped. Not tried: compiled "
-        "graphs, 8-bit weights, ONNX Runtime. The last two the engine has for its own model, so "
-        "for a comparison in which only one side has such means, see the arms in float32."
+        "faster. Not tried: compiled graphs, 8-bit weights, ONNX Runtime. The engine screens its "
+        "vocabulary in 8 bits; the arms in float32 show what it does without."
     )
 
 
