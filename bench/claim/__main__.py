@@ -84,21 +84,27 @@ def start_arms(
 
 
 def warm_up(
-    arms: dict[str, Worker], size: str, pairs: list[Pair], replays: Mapping[Texts, Replay]
+    arms: dict[str, Worker],
+    size: str,
+    pairs: list[Pair],
+    replays: Mapping[Texts, Replay],
+    *,
+    counts: bool,
 ) -> dict[str, float]:
-    """Let each arm score a row; return the TFLOPs of it in the float32 arms.
+    """Let each arm score a row; return the TFLOPs of it in the float32 arms, where they count.
 
     The other arms do the same work, but not in operations that can be counted.
     """
     tflop: dict[str, float] = {}
     for name, arm in arms.items():
-        counts = arm.facts["dtype"] == "float32" and not name.startswith("quals_fast_onnx")
+        is_exported = name.startswith("quals_fast_onnx")
+        is_counted = counts and arm.facts["dtype"] == "float32" and not is_exported
         is_random = name.startswith("qags") and size != TRAINED
         if is_random:
             arm.ask(QagsArm.ask_one, pairs[0])
-        elif not counts:
+        elif not is_counted:
             arm.score(pairs[:1], [])
-        if counts:
+        if is_counted:
             kind: Arm = "as_shipped" if name == "qags_as_shipped" else "batched"
             tflop[name] = (
                 replayed_flops(kind, size, replays, pairs[:1])
@@ -184,7 +190,9 @@ def run_size(
             if is_gpu:
                 capture(arms, rounds[0])
             else:
-                cases[workload]["tflop"] = warm_up(arms, size, rounds[0], replays)
+                cases[workload]["tflop"] = warm_up(
+                    arms, size, rounds[0], replays, counts=not arguments.add
+                )
         longest = dict.fromkeys(rows, 0.0)
         for number in range(max(map(len, rows.values()))):
             for workload, rounds in rows.items():

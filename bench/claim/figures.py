@@ -139,15 +139,14 @@ def check_same_setup(old: dict[str, Any], new: dict[str, Any]) -> None:
 
 
 def add_cases(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """Return the cases of two runs with all their rounds; FLOPs are those of the first."""
+    """Return the cases of two runs: all rounds, FLOPs of the first, peak memory of the last."""
     merged = {size: dict(workloads) for size, workloads in old.items()}
     for size, workload, case in each_case(new):
         before = merged.setdefault(size, {}).get(workload)
         if before is not None:
-            facts = {
-                arm: own | {"peak_mib": max(own["peak_mib"], case["facts"][arm]["peak_mib"])}
-                for arm, own in before["facts"].items()
+            case = case | {
+                "tflop": before["tflop"],
+                "rounds": [*before["rounds"], *case["rounds"]],
             }
-            case = before | {"facts": facts, "rounds": [*before["rounds"], *case["rounds"]]}
         merged[size][workload] = case
     return merged

@@ -76,14 +76,17 @@ def verdict(result: dict[str, Any]) -> str:
         medians = {case: one["median"] for case, one in found.items()}
         reached = [case for case, one in found.items() if one["low"] >= CLAIMED]
         lines.append(f"{title}: {span(list(medians.values()))} times; {_holds(reached, medians)}.")
-    return f"On {result['device']}: {' '.join(lines)}"
+    counts = [len(case["rounds"]) for _, _, case in each_case(result["cases"])]
+    few, many = min(counts), max(counts)
+    rounds = f"{few}" if few == many else f"{few} to {many}"
+    return f"On {result['device']} (medians, n = {rounds}): {' '.join(lines)}"
 
 
 def _holds(reached: list[str], medians: dict[str, float]) -> str:
     if len(reached) == len(medians):
         return f"{CLAIMED:.0f} holds everywhere"
     if reached:
-        return f"{CLAIMED:.0f} holds for {' and '.join(reached)} only"
+        return f"{CLAIMED:.0f} holds, in every round, for {' and '.join(reached)} only"
     most = max(medians, key=lambda case: medians[case])
     if medians[most] >= CLAIMED:
         return f"{CLAIMED:.0f} is reached for {most}, but not in every round"
@@ -181,7 +184,11 @@ def _how(result: dict[str, Any]) -> str:
         "windows that occur twice computed once, windows batched by length in the size that is "
         "fastest on this kind of machine, SDPA attention, and bfloat16 or float16 where that is "
         "faster. Not tried: compiled graphs, 8-bit weights, ONNX Runtime. The engine screens its "
-        "vocabulary in 8 bits; the arms in float32 show what it does without."
+        "vocabulary in 8 bits; the arms in float32 show what it does without. Their products are "
+        "not all of one library: the engine's are oneDNN's, those of Hugging Face's modules the "
+        "ones that torch takes, MKL's in float32, which on other processors than Intel's are "
+        "slower (row oneDNN products of bench.ablation). This is in the engine's step below; in "
+        "bfloat16 all arms use oneDNN."
     )
 
 

@@ -74,7 +74,9 @@ def result_of(**cases):
 def test_verdict_follows_the_figures(fast, said):
     rounds = [round_of(SECONDS | {"quals_fast": seconds}) for seconds in fast]
     text = verdict(result_of(short=case_of(*rounds)))
-    assert text.startswith("On some CPU: QUALS as published against QAGS as shipped, which")
+    assert text.startswith(
+        f"On some CPU (medians, n = {len(fast)}): QUALS as published against QAGS as shipped"
+    )
     assert f"quals_fast against QAGS as shipped: {said}" in text.replace("qagen-mini, ", "")
     assert "compares: 3.0 times; 55 is not reached." in text
 
@@ -82,7 +84,7 @@ def test_verdict_follows_the_figures(fast, said):
 def test_verdict_names_the_cases_that_reach_it():
     slow = case_of(round_of(SECONDS | {"quals_fast": 0.3}))
     text = verdict(result_of(short=slow, long=case_of()))
-    assert "20.0 to 60.0 times; 55 holds for qagen-mini, long only." in text
+    assert "20.0 to 60.0 times; 55 holds, in every round, for qagen-mini, long only." in text
     assert "13.3 to 40.0 times; 55 is not reached (nearest: qagen-mini, long)." in text
 
 
