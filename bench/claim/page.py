@@ -159,7 +159,7 @@ def _conditions(result: dict[str, Any]) -> str:
         lines.append(
             "- **The processor.** The published programs run large models on a GPU. Neither was "
             "measured here, and the engine's kernels and graphs, which need a GPU, are in no "
-            "figure. Where there is one, `python -m bench.claim --quick --device cuda` measures it. "
+            "figure; `python -m bench.claim --quick --device cuda` measures them where one is. "
             "On a CPU the engine's float32 products are of another library than those of the other "
             "arms (see below); on Intel's processors the ratio may be smaller."
         )
