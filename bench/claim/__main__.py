@@ -252,16 +252,9 @@ def run_sizes(arguments: argparse.Namespace, done: Mapping[str, Any]) -> dict[st
         size = waiting[0]
         rows = rows_of(arguments, size, done)
         if size != TRAINED:
-            # Only rows that the bundled networks have done can be replayed.
-            if not cases:
-                pairs = [pair for rounds in rows.values() for one in rounds for pair in one]
-                replays = replay(pairs, arguments)
-            rows = {
-                workload: [
-                    one for one in rounds if all((p.document, p.summary) in replays for p in one)
-                ]
-                for workload, rounds in rows.items()
-            }
+            pairs = [pair for rounds in rows.values() for one in rounds for pair in one]
+            missing = [p for p in pairs if (p.document, p.summary) not in replays]
+            replays |= replay(missing, arguments) if missing else {}
         left = arguments.limit - (time.perf_counter() - begin)
         share = left * WEIGHTS[size] / sum(WEIGHTS[name] for name in waiting)
         cases[size], did = run_size(size, arguments, rows, replays, share)

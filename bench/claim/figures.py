@@ -4,7 +4,7 @@ A result's ``cases`` holds, by size and workload, what was measured and nothing 
 
     weights    "trained" or "random", of QAGS
     networks   sizes of QAGS's networks, in words
-    facts      by arm: dtype, and peak memory in MiB
+    facts      by arm: dtype, and peak memory in MiB (None where it is not known)
     tflop      by arm: those of the first row, where they can be counted
     rounds     of each: seconds and scores by arm, a list with an entry a row; stages by arm,
                where they were timed; questions, kept_pairs, document_tokens and summary_words

@@ -74,7 +74,7 @@ def verdict(result: dict[str, Any]) -> str:
             for size, workload, case in each_case(result["cases"])
         }
         medians = {case: one["median"] for case, one in found.items()}
-        reached = [case for case, one in found.items() if one["low"] >= CLAIMED]
+        reached = [f"{c} (n = {one['n']})" for c, one in found.items() if one["low"] >= CLAIMED]
         lines.append(f"{title}: {span(list(medians.values()))} times; {_holds(reached, medians)}.")
     counts = [len(case["rounds"]) for _, _, case in each_case(result["cases"])]
     few, many = min(counts), max(counts)
@@ -234,7 +234,7 @@ def _arms(case: dict[str, Any]) -> str:
                 spread(spread_of(ratios(case, "qags_as_shipped", name)), 1),
                 "" if flops is None else f"{flops:.3f}",
                 fewer,
-                f"{facts['peak_mib']:.0f}",
+                "" if facts["peak_mib"] is None else f"{facts['peak_mib']:.0f}",
                 "" if difference is None else f"{difference:.1e} from `{figures.BASES[name]}`",
             ]
         )

@@ -84,7 +84,9 @@ def test_verdict_follows_the_figures(fast, said):
 def test_verdict_names_the_cases_that_reach_it():
     slow = case_of(round_of(SECONDS | {"quals_fast": 0.3}))
     text = verdict(result_of(short=slow, long=case_of()))
-    assert "20.0 to 60.0 times; 55 holds, in every round, for qagen-mini, long only." in text
+    assert (
+        "20.0 to 60.0 times; 55 holds, in every round, for qagen-mini, long (n = 1) only." in text
+    )
     assert "13.3 to 40.0 times; 55 is not reached (nearest: qagen-mini, long)." in text
 
 
