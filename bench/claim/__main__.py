@@ -253,7 +253,8 @@ def run_sizes(arguments: argparse.Namespace, done: Mapping[str, Any]) -> dict[st
         rows = rows_of(arguments, size, done)
         if size != TRAINED:
             pairs = [pair for rounds in rows.values() for one in rounds for pair in one]
-            missing = [p for p in pairs if (p.document, p.summary) not in replays]
+            new = (p for p in pairs if (p.document, p.summary) not in replays)
+            missing = list(dict.fromkeys(new))  # on a GPU all rounds have the same rows
             replays |= replay(missing, arguments) if missing else {}
         left = arguments.limit - (time.perf_counter() - begin)
         share = left * WEIGHTS[size] / sum(WEIGHTS[name] for name in waiting)
