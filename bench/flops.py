@@ -7,7 +7,7 @@ thrown away count here. On a CPU in float32 only: other types run operations tha
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +26,22 @@ def count_flops(arm: Arm, pairs: Sequence[Pair]) -> float:
     with FlopCounterMode(display=False, custom_mapping=counted) as counter:
         arm.score([pair.document for pair in pairs], [pair.summary for pair in pairs])
     return float(counter.get_total_flops())
+
+
+def flops_at_width(counted: Mapping[int, float], width: int) -> float:
+    """Return the FLOPs of a transformer at one width from those counted at two others.
+
+    With the same layers, texts and steps, and feed-forward units that grow with the width d, they
+    are a d^2 + b d: linear layers, and attention with the vocabulary.
+
+    Args:
+        counted: FLOPs at two widths.
+        width: that is asked for.
+    """
+    (one, flops), (other, more) = counted.items()
+    a = (more / other - flops / one) / (other - one)
+    b = flops / one - a * one
+    return a * width**2 + b * width
 
 
 def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
