@@ -23,8 +23,9 @@ from quals_fast.errors import BackendUnavailableError
 from quals_fast.export import exporter, session, store
 from quals_fast.export.exporter import ExportParityError, export
 from quals_fast.export.generator import load_onnx
+from quals_fast.export.graphs import OPSET
 from quals_fast.export.integers import use_integers
-from quals_fast.export.manifest import MANIFEST, WEIGHTS
+from quals_fast.export.manifest import LARGEST_SUMS, MANIFEST, WEIGHTS
 from quals_fast.export.store import BoundStore, HostStore
 from quals_fast.models.checkpoint import CheckpointError, sha256
 
@@ -122,7 +123,7 @@ def test_the_check_of_an_export_is_recorded(exported):
     for dtype, (folder, parity) in exported.items():
         manifest = json.loads((folder / MANIFEST).read_text())
         assert manifest["parity"] == parity
-        assert (manifest["dtype"], manifest["opset"]) == (dtype, exporter.OPSET)
+        assert (manifest["dtype"], manifest["opset"]) == (dtype, OPSET)
         assert manifest["versions"].keys() == {"torch", "onnx", "onnxscript", "onnxruntime"}
         assert set(manifest["files"]) | {MANIFEST} == {path.name for path in folder.iterdir()}
     assert exported["float32"][1]["max_abs_delta"] < 1e-4
@@ -239,6 +240,22 @@ def test_threads(exported, model, monkeypatch):
     assert of_torch == [3]
 
 
+@pytest.mark.parametrize("is_exact", [True, False])
+def test_integers_are_summed_the_slow_way_where_they_would_overflow(exported, is_exact, tmp_path):
+    """On a processor without VNNI; another length of the sums stands for it here."""
+    folder = shutil.copytree(exported["int8"][0], tmp_path / "exported")
+    name = f"{LARGEST_SUMS}.onnx"
+    graph = ir.load(folder / name)
+    if not is_exact:
+        graph.graph.initializers["expected"].const_value = ir.tensor(np.array(1, np.float32))
+        ir.save(graph, folder / name)
+        accept(folder, name)
+    for opened in load_onnx(folder, device="cpu").graphs.values():
+        options = opened._session.get_session_options()
+        found = options.get_session_config_entry("session.x64quantprecision")
+        assert found == ("0" if is_exact else "1")
+
+
 def test_teacher_forcing_agrees_with_the_search(scorer):
     for summary, hypotheses in zip(SUMMARIES, scorer.generate(SUMMARIES), strict=True):
         (again,) = scorer.rescore([summary], [[h.token_ids for h in hypotheses]])
@@ -309,7 +326,7 @@ def test_a_folder_that_was_not_exported(model, tmp_path):
 
 def test_a_folder_of_another_version(folder):
     rewrite_manifest(folder, format=99, quals_fast="7.0")
-    refused(folder, "exported in format 99 by quals_fast '7.0', but this version reads format 2;")
+    refused(folder, "exported in format 99 by quals_fast '7.0', but this version reads format 3;")
 
 
 def test_a_manifest_that_leads_elsewhere(folder):
@@ -320,8 +337,9 @@ def test_a_manifest_that_leads_elsewhere(folder):
 
 
 def test_a_damaged_manifest(folder):
-    rewrite_manifest(folder, dtype="int4")
-    refused(folder, "the manifest is damaged; export the model again")
+    for dtype in ("int4", "int8"):  # the latter has a graph more
+        rewrite_manifest(folder, dtype=dtype)
+        refused(folder, "the manifest is damaged; export the model again")
 
 
 def test_a_wrong_checksum(folder):
