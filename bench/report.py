@@ -40,8 +40,8 @@ def where(result: dict[str, Any]) -> str:
     dirty = " with uncommitted changes" if m["dirty"] else ""
     instructions = f" ({', '.join(m['instructions'])})" if "instructions" in m else ""
     return (
-        f"{m['cpu']}{instructions}, {m['threads']} threads; Python {m['python']}, torch {v['torch']}, "
-        f"transformers {v['transformers']}; commit {m['commit']}{dirty}."
+        f"{m['cpu']}{instructions}, {m['threads']} threads; Python {m['python']}, "
+        f"torch {v['torch']}, transformers {v['transformers']}; commit {m['commit']}{dirty}."
     )
 
 
@@ -270,6 +270,42 @@ def onnx() -> str:
     )
 
 
+def onnx_exports() -> str:
+    """Report exports at larger sizes: what they take, and what their own check found."""
+    rows = [
+        [
+            f"{model}, {dtype}",
+            f"{one['seconds']:.0f}",
+            f"{one['weights_bytes'] / 1e6:,.0f}",
+            f"{one['largest_graph_bytes'] / 1e6:.2f}",
+            f"{one['parity']['mean_abs_delta']:.1e}, {one['parity']['max_abs_delta']:.1e}",
+            f"{100 * one['parity']['identical_sequences']:.0f} %",
+        ]
+        for model, by_dtype in load("onnx_exports")["exports"].items()
+        for dtype, one in by_dtype.items()
+    ]
+    header = [
+        "model, type",
+        "s to export and check",
+        "MB of weights",
+        "of the largest graph",
+        "mean, max abs. difference of a log-probability, nats",
+        "sequences the same",
+    ]
+    return table(header, rows)
+
+
+def install_size() -> str:
+    """Report what the slim and the full install take on disk."""
+    result = load("install_size")
+    sizes, python = result["megabytes"], result["machine"]["python"]
+    return (
+        f"That is {sizes['slim']:,.0f} MB on disk (Python {python}, the virtual environment "
+        f"included), against {sizes['full']:,.0f} MB with PyTorch for CPUs "
+        "(`python -m bench.install_size`)."
+    )
+
+
 def training_cost() -> str:
     """Report what scoring costs in a training, where it has been measured."""
     if not (RESULTS / "training_cost.json").is_file():
@@ -356,6 +392,8 @@ SECTIONS: dict[str, Callable[[], str]] = {
         examples,
         evaluate,
         onnx,
+        onnx_exports,
+        install_size,
         training_cost,
         claim,
         qags_models,
