@@ -6,6 +6,7 @@ thrown away count here. On a CPU in float32 only: other types run operations tha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,8 +19,11 @@ from bench.common import Pair
 
 def count_flops(arm: Arm, pairs: Sequence[Pair]) -> float:
     """Let an arm score rows; return the FLOPs of it, two a multiply-add."""
-    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    with FlopCounterMode(display=False, custom_mapping={attention: _attention}) as counter:
+    counted = {
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+        torch.ops.mkldnn._linear_pointwise: _linear,
+    }
+    with FlopCounterMode(display=False, custom_mapping=counted) as counter:
         arm.score([pair.document for pair in pairs], [pair.summary for pair in pairs])
     return float(counter.get_total_flops())
 
@@ -27,3 +31,7 @@ def count_flops(arm: Arm, pairs: Sequence[Pair]) -> float:
 def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
     flops: int = sdpa_flop_count(query, key, value)
     return flops
+
+
+def _linear(x: Any, weight: Any, *_: Any, out_shape: Sequence[int], **__: Any) -> int:
+    return 2 * math.prod(x) * out_shape[-1]  # the packed weight's own shape tells nothing
