@@ -57,7 +57,7 @@ def main() -> None:
         slim = environment(work / "slim", line[1], work)
         score = f"head -2 {EXAMPLES} | quals-fast score - --model {model} --backend onnx -o -"
         subprocess.run(["bash", "-euc", score], cwd=work, env=slim, check=True)
-        first = f"pip install torch=={torch} --extra-index-url {_PYTORCH}"
+        first = f"pip install --retries 0 torch=={torch} --extra-index-url {_PYTORCH}"
         environment(work / "full", f"{first} && pip install dist/*.whl", work)
         sizes = {name: size_mb(work / name) for name in ("slim", "full")}
     finish("install_size", {"megabytes": sizes})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,9 @@ _NUMPY_TYPES: dict[str, type[np.generic]] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
 }
+
+
+_PLACE = re.compile(r"\S*/onnxruntime/\S+:\d+ .*?\) (const )?")
 
 
 @cache
@@ -101,7 +105,7 @@ class Graph:
             self._session = ort.InferenceSession(str(path), options, providers=[provider])
         except Exception as error:  # ONNX Runtime's own errors have no common class of theirs
             raise CheckpointError(
-                f"ONNX Runtime {ort.__version__} cannot load {path}: {str(error)[:300]}; export "
+                f"ONNX Runtime {ort.__version__} cannot load {path}: {_plain(error)}; export "
                 "the model again, or install the version of ONNX Runtime that its manifest names"
             ) from error
         self.provider: str = self._session.get_providers()[0]
@@ -139,7 +143,7 @@ class Graph:
         except Exception as error:  # see above
             if "Failed to allocate memory" in str(error):
                 raise MemoryError(str(error)) from error
-            raise RuntimeError(f"ONNX Runtime failed: {error}") from error
+            raise RuntimeError(f"ONNX Runtime failed: {_plain(error)}") from error
         return dict(zip(self._outputs, found, strict=True))
 
     def _run_bound(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,6 +172,11 @@ def needs_wide_sums(path: Path) -> bool:
     """
     (is_exact,) = Graph(path, resolve_provider("cpu"), 1).run({}).values()
     return not is_exact
+
+
+def _plain(error: Exception) -> str:
+    """Return an error's text without the place in ONNX Runtime's own source."""
+    return _PLACE.sub("", str(error))[:300]
 
 
 def _stays(output: str) -> bool:
