@@ -4,7 +4,8 @@
     python -m bench.onnx_exports --models bart-large --dtypes int8
 
 Each export runs in a process of its own (for its peak memory), ends with its own check against the
-model, on which it fails, and is deleted. It takes up to 5 GB of disk and 10 of memory at a time.
+model, on which it fails, and is deleted. What a run leaves out stays in the result as it was. It
+takes up to 5 GB of disk and 10 of memory at a time.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.common import finish, machine
+from bench.common import RESULTS, finish
 from bench.grow import MODELS, folder_of
 from quals_fast.export.exporter import export
 from quals_fast.export.manifest import DTYPES, WEIGHTS
@@ -56,7 +57,10 @@ def main() -> None:
         (model,), (dtype,) = arguments.models, arguments.dtypes
         print(json.dumps(export_once(folder_of(model), dtype)))
         return
-    found: dict[str, dict[str, Any]] = {}
+    earlier = RESULTS / "onnx_exports.json"
+    found: dict[str, dict[str, Any]] = (
+        json.loads(earlier.read_text("utf-8"))["exports"] if earlier.is_file() else {}
+    )
     for model in arguments.models:
         folder_of(model)  # grown here, so that no export pays for it
         for dtype in arguments.dtypes:
@@ -64,8 +68,7 @@ def main() -> None:
             command += ["--models", model, "--dtypes", dtype]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             found.setdefault(model, {})[dtype] = json.loads(done.stdout.splitlines()[-1])
-            print(model, dtype, found[model][dtype], flush=True)
-    finish("onnx_exports", {"exports": found, "versions": machine()["versions"]})
+            finish("onnx_exports", {"exports": found})
 
 
 if __name__ == "__main__":
