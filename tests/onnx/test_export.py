@@ -371,9 +371,7 @@ def test_an_unsupported_opset(folder):
     graph.opset_import[0].version = 999
     onnx.save(graph, folder / "step.onnx")
     accept(folder, "step.onnx")
-    refused(
-        folder, r"cannot load .*step.onnx: \[ONNX.*: ONNX Runtime only .* Opset 999 is under dev"
-    )
+    refused(folder, "cannot load .*step.onnx: .* ONNX Runtime only .* Opset 999 is under dev")
 
 
 def test_another_type_than_was_exported(folder):
