@@ -265,9 +265,26 @@ def onnx() -> str:
     ]
     return (
         f"{table(header, rows)}\n\nFrom the start of a process to the score of one short pair, and "
-        f"its peak memory: {'; '.join(starts)}. {where(result)[:-1]}, ONNX Runtime "
-        f"{result['versions']['onnxruntime']}."
+        f"its peak memory: {'; '.join(starts)}. {_onnx_aims(result)} {where(result)[:-1]}, ONNX "
+        f"Runtime {result['versions']['onnxruntime']}."
     )
+
+
+def _onnx_aims(result: dict[str, Any]) -> str:
+    """Say which of the aims for exported graphs are reached, over all models and workloads."""
+    cases = [case for found in result["cases"].values() for case in found["workloads"].values()]
+    slim = [found["start_up"]["slim_of_torch"] for found in result["cases"].values()]
+    speed = min(case["speedup_vs_eager_float32"]["onnx int8"]["median"] for case in cases)
+    spearman = min(case["agreement"]["onnx int8"]["spearman"] for case in cases)
+    seconds, memory = (max(one[what]["median"] for one in slim) for what in ("seconds", "peak_mib"))
+    aims = {
+        f"int8 at least 2 times as fast as eager float32 ({speed:.2f})": speed >= 2,
+        f"with Spearman of at least 0.99 ({spearman:.4f})": spearman >= 0.99,
+        f"without PyTorch under half of the start-up time ({seconds:.2f})": seconds < 0.5,
+        f"and of the memory ({memory:.2f})": memory < 0.5,
+    }
+    said = (f"{aim} {'reached' if is_reached else 'missed'}" for aim, is_reached in aims.items())
+    return f"Aims: {', '.join(said)}."
 
 
 def onnx_exports() -> str:
