@@ -150,6 +150,25 @@ def test_large_tensors_stand_once_outside_the_graphs(exported):
     assert all(len(starts) == 1 for starts in places.values())
 
 
+def test_weights_beyond_two_gigabytes_are_found(exported, tmp_path):
+    """The file begins with a hole, which takes no room on disk."""
+    path = exported["float32"][0] / "encoder.onnx"
+    model = ir.load(path)
+    ir.external_data.load_to_model(model)
+    weights = exporter._Weights(tmp_path / WEIGHTS)
+    with weights:
+        weights._file.seek(2**31 + 1)
+        weights.save(model, tmp_path, "encoder")
+    assert (tmp_path / WEIGHTS).stat().st_size > 2**31
+    inputs = {"input_ids": np.arange(8).reshape(2, 4), "attention_mask": np.ones((2, 4), bool)}
+    opened = (
+        session.Graph(one, ("CPUExecutionProvider", {})) for one in (path, tmp_path / path.name)
+    )
+    expected, found = (graph.run(inputs) for graph in opened)
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values)
+
+
 def test_graphs_hold_no_paths_of_the_machine_that_wrote_them(exported):
     for path in exported["float32"][0].glob("*.onnx"):
         assert b".py" not in path.read_bytes()
