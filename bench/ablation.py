@@ -73,7 +73,7 @@ def without(name: str, scorer: QualsScorer) -> Iterator[QualsScorer]:
         head = CpuLMHead(weight, generator.bart.final_logits_bias, EAGER)
         yield QualsScorer(replace(generator, head=head))
     elif name == "oneDNN products":
-        with mock.patch.object(linear, "has_onednn", lambda: False):
+        with mock.patch.object(linear, "onednn_pays", lambda: False):
             yield _scorer()
     elif name == "bfloat16 documents":
         yield QualsScorer(replace(generator, document_bart=generator.bart))

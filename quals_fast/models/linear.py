@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 
 
-def has_onednn() -> bool:
-    """Return whether oneDNN is in this torch, with a product for weights that are in its order."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+def onednn_pays() -> bool:
+    """Return whether torch has oneDNN with a product for packed weights, and would take MKL."""
+    has_product = torch.backends.mkldnn.is_available() and hasattr(
+        torch.ops.mkldnn, "_linear_pointwise"
+    )
+    return has_product and torch.backends.mkl.is_available()
 
 
 class PackedLinear(nn.Module):
@@ -38,7 +41,7 @@ class PackedLinear(nn.Module):
 
 def pack_linears(network: nn.Module) -> None:
     """Let oneDNN compute a network's float32 layers; it then serves inference on the CPU only."""
-    if not has_onednn():
+    if not onednn_pays():
         return
     for module in [*network.modules()]:
         for name, child in module.named_children():

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from quals_fast.models.linear import PackedLinear, has_onednn, pack_linears
+from quals_fast.models.linear import PackedLinear, onednn_pays, pack_linears
 
-needs_onednn = pytest.mark.skipif(not has_onednn(), reason="this torch is without oneDNN")
+needs_onednn = pytest.mark.skipif(not onednn_pays(), reason="this torch has no oneDNN, or no MKL")
 
 
 @needs_onednn
