@@ -70,6 +70,7 @@ setup(
             "onnxruntime>=1.30,<2",
             TRITON,  # its interpreter runs the kernels where there is no GPU
             "hypothesis>=6.130,<7",
+            "pytest-xdist>=3.8,<4",
             "build>=1.2,<2",
             "setuptools>=77",
             "ruff==0.17.6",

@@ -24,6 +24,7 @@ from bench.common import finish, spread
 from bench.workloads import load_workload
 from quals_fast import QualsScorer, generation, rescoring
 from quals_fast.decoding import diverse_beam
+from quals_fast.models import linear
 from quals_fast.models.lm_head import CpuLMHead
 from quals_fast.models.slots import PackedSlots
 from quals_fast.ops import EAGER
@@ -34,6 +35,7 @@ PREDICTED = {
     "few candidates": ("16 candidates a row where that is certain, not 120", 1.1),
     "screened LM head": ("8-bit integers screen, float32 computes the likeliest", 1.6),
     "bfloat16 documents": ("documents read and rescored in bfloat16", 1.2),
+    "oneDNN products": ("linear layers by oneDNN, not by MKL as torch has it", 1.3),
     "numpy selection": ("group selection by numpy's cheaper calls", 1.05),
     "small slices": ("rescoring in slices that stay in the cache", 1.05),
 }
@@ -70,17 +72,25 @@ def without(name: str, scorer: QualsScorer) -> Iterator[QualsScorer]:
         weight = generator.bart.model.shared.weight.detach()
         head = CpuLMHead(weight, generator.bart.final_logits_bias, EAGER)
         yield QualsScorer(replace(generator, head=head))
+    elif name == "oneDNN products":
+        with mock.patch.object(linear, "onednn_pays", lambda: False):
+            yield _scorer()
     elif name == "bfloat16 documents":
         yield QualsScorer(replace(generator, document_bart=generator.bart))
     else:
         patch: Any = {
             "distinct rows": (generation, "PackedSlots", AllSlots),
             "few candidates": (diverse_beam, "FEW", 10**6),
+            "oneDNN products": ("linear layers by oneDNN, not by MKL as torch has it", 1.3),
             "numpy selection": (generation, "group_select_cpu", EAGER.group_select),
             "small slices": (rescoring, "_CPU_TOKENS", 10**9),
         }[name]
         with mock.patch.object(*patch):
             yield scorer
+
+
+def _scorer() -> QualsScorer:
+    return QualsScorer.from_pretrained(device="cpu", dtype="mixed")
 
 
 def main() -> None:
@@ -94,7 +104,7 @@ def main() -> None:
     arguments = parser.parse_args()
     pairs = load_workload("long", arguments.data, arguments.rows)
     texts = [p.document for p in pairs], [p.summary for p in pairs]
-    scorer = QualsScorer.from_pretrained(device="cpu", dtype="mixed")
+    scorer = _scorer()
 
     def seconds(one: QualsScorer) -> float:
         start = time.perf_counter()

@@ -3,8 +3,8 @@
     python -m bench.onnx --quick
     python -m bench.onnx --data ../shared/data/docsum_pairs.jsonl.gz --rows 10 --rounds 5
 
-The model is exported first, as float32 and int8, into the benchmarks' cache. Then torch's eager
-float32, the engine's own choice on this processor (`auto`) and the two exports score the same rows
+The model is exported first, as every type, into the benchmarks' cache. Then torch's eager
+float32, the engine's own choice on this processor (`auto`) and the exports score the same rows
 in turn, each in a process of its own; a ratio is formed within a round, and agreement is held
 against eager float32 on more rows. Start-up is a process from its launch to the score of one short
 pair, as its user waits for it: interpreter, imports, model. `--quick`: under 6 minutes on 2 cores,
@@ -27,10 +27,10 @@ from bench.grow import MODELS, cached, folder_of
 from bench.turns import Turn, Worker
 from bench.workloads import WORKLOADS, describe, load_workload
 from quals_fast.export.exporter import export
+from quals_fast.export.manifest import DTYPES
 from quals_fast.export.session import runtime
 
 EAGER, ENGINE = "eager float32", "engine auto"
-DTYPES = ("float32", "int8")
 SLIM, FULL = "onnx int8", "torch"
 
 _START = """

@@ -7,7 +7,7 @@ Writes bench/results/scaling.json and draws bench/results/scaling.svg. Lengths a
 measured in turn, round by round, on workload `short` with documents cut or joined to each length;
 rows on workload `short` as it is, where a second round would cost too much: once each, with the
 peak memory of the process up to then. More rows than the data holds are repeats with rotated
-sentences (bench/workloads.py), so give `--data`.
+sentences (bench/workloads.py), so give `--data`. `--row-beams` makes many rows affordable.
 """
 
 from __future__ import annotations
@@ -109,6 +109,7 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
     parser.add_argument("--beams", type=int, nargs="+", default=BEAMS)
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
+    parser.add_argument("--row-beams", type=int, default=60, help="of the cases of many rows")
     parser.add_argument("--batch", type=int, default=20, help="rows of each length and beams case")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
@@ -121,12 +122,13 @@ def main() -> None:
         config = DecodingConfig(num_beams=beams, num_beam_groups=beams)
         return EngineArm(folder, arguments.dtype, device=arguments.device, decoding=config)
 
-    arm = engine(60)
+    arm = engine(arguments.row_beams)
     seconds_of(arm, few)
     by_rows, peaks = {}, {}
     for n in sizes:  # first, so that the peaks are their own
         by_rows[str(n)] = spread([seconds_of(arm, pairs[:n]) / n])
         peaks[str(n)] = peak_mib()
+    arm = engine(60)
     longest = arm.scorer.generator.settings.max_source_tokens
     lengths: dict[int, Callable[[], float]] = {
         n: partial(seconds_of, arm, with_length(few, n - 2))  # room for the special tokens
@@ -145,12 +147,17 @@ def main() -> None:
         "backend": arm.runs_as("backend"),
         "data": arguments.data.name if arguments.data else "examples",
         "batch": len(few),
+        "row_beams": arguments.row_beams,
         "seconds_per_pair": {"document_tokens": by_length, "beams": by_beams, "rows": by_rows},
         "peak_mib": peaks,
         "rows_dearest_over_cheapest": max(medians) / min(medians),
     }
     RESULTS.mkdir(exist_ok=True)
-    panels = {"document tokens": by_length, "beams": by_beams, "rows": by_rows}
+    panels = {
+        "document tokens": by_length,
+        "beams": by_beams,
+        f"rows ({arguments.row_beams} beams)": by_rows,
+    }
     plot(panels, RESULTS / "scaling.svg")
     finish("scaling", result)
 

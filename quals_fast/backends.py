@@ -49,6 +49,7 @@ def load(
     _require_torch()
     import torch
 
+    from quals_fast.models.linear import pack_linears
     from quals_fast.models.loading import load_generator, resolve_device
     from quals_fast.models.precision import resolve_precision
     from quals_fast.ops import resolve_backend
@@ -57,6 +58,9 @@ def load(
     kernels = resolve_backend(backend, place)
     precision = resolve_precision(dtype, place, kernels)
     generator = load_generator(model, device=place, precision=precision, kernels=kernels)
+    if generator.packed:
+        pack_linears(generator.bart)
+        pack_linears(generator.document_bart)
     if threads is not None:
         torch.set_num_threads(threads)
     return generator

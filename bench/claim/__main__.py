@@ -1,17 +1,19 @@
 """Is it "55 times as fast"? QAGS, QUALS as published and the engine, in turn on the same rows.
 
     python -m bench.claim --quick                   under 10 minutes on 2 cores
-    python -m bench.claim --data NEWS.jsonl         as many rows and rounds as --limit allows
+    python -m bench.claim --data NEWS.jsonl         as many rounds as --limit allows
+    python -m bench.claim --quick --add --models bart-base      more rounds for the last result
     python -m bench.claim --prepare ANSWERS.json    stores answer candidates, for machines
                                                     without spaCy (--candidates ANSWERS.json)
     python -m bench.claim --page                    writes the page anew from the last result
 
 Each arm lives in a process of its own; only one works at a time, and loading and a first row, whose
-FLOPs are counted, warm it up. Sizes: the bundled models with their trained weights; the sizes of
-BART-base and BERT-base (`bart-base`), on a GPU those of the large ones (`bart-large`). There QAGS
-has random weights and replays what the bundled networks did on the same rows, and QUALS runs the
-bundled model grown to the size (bench/grow.py). Writes bench/results/claim.json, bench/CLAIM.md
-and bench/claim.svg.
+FLOPs are counted, warm it up. On a CPU each round takes rows of its own, so that the spread is that
+of texts too; on a GPU the same, since graphs are captured for shapes that come again. Sizes: the
+bundled models with their trained weights; the sizes of BART-base and BERT-base (`bart-base`), on a
+GPU those of the large ones (`bart-large`). There QAGS has random weights and replays what the
+bundled networks did on the same rows, and QUALS runs the bundled model grown to the size
+(bench/grow.py). Writes bench/results/claim.json, bench/CLAIM.md and bench/claim.svg.
 """
 
 from __future__ import annotations
@@ -26,33 +28,34 @@ from typing import Any
 import torch
 
 from bench.claim.agreement import agreement
-from bench.claim.arms import PublishedArm, QagsArm, StagedEngineArm, Texts
+from bench.claim.arms import (
+    TRAINED,
+    PublishedArm,
+    QagsArm,
+    StagedEngineArm,
+    Texts,
+    describe_networks,
+    replayed_flops,
+)
+from bench.claim.figures import add_cases, check_same_setup, summarise
 from bench.claim.page import page, plot, verdict
-from bench.common import RESULTS, ROOT, Pair, fill_in, finish, machine, spread
-from bench.end_to_end import agree
+from bench.common import RESULTS, ROOT, Pair, fill_in, finish, machine
 from bench.flops import count_flops
 from bench.grow import MODELS, folder_of
 from bench.onnx import exported
-from bench.turns import Turn, Worker
-from bench.workloads import WORKLOADS, describe, load_workload
+from bench.turns import Worker
+from bench.workloads import WORKLOADS, load_workload, token_count
 from quals_fast.reference.qags import GivenAnswers, Replay, SpacyAnswers
+from quals_fast.reference.qags.scorer import Arm
 
-WEIGHTS = {"qagen-mini": 1.0, "bart-base": 4.0, "bart-large": 8.0}  # of the time limit
+WEIGHTS = {"qagen-mini": 2.0, "bart-base": 3.0, "bart-large": 6.0}  # of the time limit
 GPU_TOKENS = 262_144  # that the engine holds at once there; QAGS takes 131,072 of its own
-BASES = {  # what an arm's scores must agree with
-    "qags_batched": "qags_as_shipped",
-    "qags_batched_half": "qags_batched",
-    "quals_once": "quals_published",
-    "quals_fast_float32": "quals_published",
-    "quals_fast": "quals_fast_float32",
-    "quals_fast_eager": "quals_fast",
-    "quals_fast_onnx": "quals_fast_float32",
-    "quals_fast_onnx_int8": "quals_fast_float32",
-}
+
+Rounds = list[list[Pair]]  # the rows of each round
 
 
 def start_arms(
-    size: str, arguments: argparse.Namespace, replays: Mapping[Texts, Replay] | None
+    size: str, arguments: argparse.Namespace, replays: Mapping[Texts, Replay]
 ) -> dict[str, Worker]:
     """Start a process for each arm, by its name."""
     device, folder = arguments.device, folder_of(size)
@@ -74,165 +77,191 @@ def start_arms(
     }
     if is_gpu:
         arms["quals_fast_eager"] = Worker(StagedEngineArm, folder, "auto", "eager", **engine)
-    elif size == "qagen-mini" or not arguments.quick:  # the export of a larger one takes minutes
+    elif size == TRAINED or not arguments.quick:  # the export of a larger one takes minutes
         for name, dtype in (("quals_fast_onnx", "float32"), ("quals_fast_onnx_int8", "int8")):
             arms[name] = Worker(StagedEngineArm, exported(folder, dtype), "auto", "onnx")
     return arms
 
 
-def run_case(
-    arms: dict[str, Worker], pairs: list[Pair], rounds: int, seconds: float, *, trained: bool
-) -> dict[str, Any]:
-    """Let the arms take turns on some rows.
+def warm_up(
+    arms: dict[str, Worker],
+    size: str,
+    pairs: list[Pair],
+    replays: Mapping[Texts, Replay],
+    *,
+    counts: bool,
+) -> dict[str, float]:
+    """Let each arm score a row; return the TFLOPs of it in the float32 arms, where they count.
+
+    The other arms do the same work, but not in operations that can be counted.
+    """
+    tflop: dict[str, float] = {}
+    for name, arm in arms.items():
+        is_exported = name.startswith("quals_fast_onnx")
+        is_counted = counts and arm.facts["dtype"] == "float32" and not is_exported
+        is_random = name.startswith("qags") and size != TRAINED
+        if is_random:
+            arm.ask(QagsArm.ask_one, pairs[0])
+        elif not is_counted:
+            arm.score(pairs[:1], [])
+        if is_counted:
+            kind: Arm = "as_shipped" if name == "qags_as_shipped" else "batched"
+            tflop[name] = (
+                replayed_flops(kind, size, replays, pairs[:1])
+                if is_random
+                else arm.ask(count_flops, pairs[:1])
+            ) / 1e12
+    return tflop
+
+
+def capture(arms: dict[str, Worker], pairs: list[Pair]) -> None:
+    """Warm up on a GPU, where graphs are captured for shapes that come a second time."""
+    for name, arm in arms.items():
+        for _ in range(2 if name.startswith("quals_fast") else 1):
+            arm.score(pairs, [])
+
+
+def run_round(arms: dict[str, Worker], pairs: list[Pair], *, times_stages: bool) -> dict[str, Any]:
+    """Let the arms score rows in turn.
 
     Args:
         arms: by name.
         pairs: the rows.
-        rounds: at most; one is always run.
-        seconds: after which no round begins that would not end in time.
-        trained: whether QAGS has trained weights.
+        times_stages: whether the arms that keep no clock of their stages score again for it.
     """
-    begin = time.perf_counter()
-    turns: dict[str, list[Turn]] = {name: [] for name in arms}
-    rounds_done = 0
-    while rounds_done < rounds:
-        for name, arm in arms.items():
-            turns[name].append(arm.score(pairs, []))
-        rounds_done += 1
-        if (time.perf_counter() - begin) * (1 + 1 / rounds_done) > seconds:
-            break
-    texts = [pair.document for pair in pairs], [pair.summary for pair in pairs]
-    count = len(pairs)
-    times = {name: [turn.seconds / count for turn in own] for name, own in turns.items()}
-    found: dict[str, Any] = {}
-    for name, own in turns.items():
-        stages = own[-1].stages
-        if not stages:
-            stages = arms[name].ask(StagedEngineArm.time_stages, *texts, own[-1].seconds)
-        total, median = sum(stages.values()), spread(times[name])["median"]
-        base = BASES.get(name)
-        says_something = base is not None and (trained or not name.startswith("qags"))
-        found[name] = {
-            "seconds": spread(times[name]),
-            "speedup": _ratio(times["qags_as_shipped"], times[name]),
-            "stages": {stage: median * value / total for stage, value in stages.items()},
-            "base": base if says_something else None,
-            "agreement": agree(own[-1], turns[base][-1]) if base and says_something else None,
-        }
-    strongest = "qags_batched_half" if "qags_batched_half" in times else "qags_batched"
-    ratios = {
-        "as_shipped": _ratio(times["qags_as_shipped"], times["quals_fast"]),
-        "batched": _ratio(times[strongest], times["quals_fast"]),
-        "published": _ratio(times["qags_as_shipped"], times["quals_published"]),
-        "engine": _ratio(times["quals_published"], times["quals_fast"]),
+    documents, summaries = [pair.document for pair in pairs], [pair.summary for pair in pairs]
+    found: dict[str, Any] = {
+        "seconds": {},
+        "scores": {},
+        "stages": {},
+        "document_tokens": token_count(documents),
+        "summary_words": [len(summary.split()) for summary in summaries],
     }
-    replayed = arms["qags_batched"].ask(QagsArm.get_replayed).values()
-    return {
-        "rows": count,
-        "rounds": rounds_done,
-        "weights": "trained" if trained else "random",
-        "sizes": describe(pairs),
-        "questions": sum(len(one.questions) for one in replayed) / count,
-        "kept_pairs": sum(map(len, turns["quals_fast"][-1].kept)) / count,
-        "ratios": ratios,
-        "arms": found,
-    }
-
-
-def warm_up(arms: dict[str, Worker], pair: Pair) -> dict[str, float | None]:
-    """Let each arm score a row; return the TFLOPs that the float32 arms executed on it.
-
-    The other arms do the same work, but not in operations that can be counted.
-    """
-    tflop: dict[str, float | None] = {}
     for name, arm in arms.items():
-        if arm.facts["dtype"] == "float32" and not name.startswith("quals_fast_onnx"):
-            tflop[name] = arm.ask(count_flops, [pair]) / 1e12
-        else:
-            arm.score([pair], [])
-    return tflop
-
-
-def flops_ratio(tflop: Mapping[str, float | None]) -> dict[str, float]:
-    """Return how many times the FLOPs of the other arms QAGS as shipped executes."""
-    shipped = tflop.get("qags_as_shipped")
-    return {
-        f"qags_as_shipped_over_{name}": shipped / other
-        for name in ("qags_batched", "quals_published", "quals_fast_float32")
-        if shipped and (other := tflop.get(name))
-    }
+        turn = arm.score(pairs, [])
+        found["seconds"][name] = turn.seconds / len(pairs)
+        found["scores"][name] = [None if score != score else score for score in turn.scores]
+        if name == "quals_fast":
+            found["kept_pairs"] = [len(kept) for kept in turn.kept]
+        if turn.stages:
+            found["stages"][name] = turn.stages
+        elif times_stages:
+            found["stages"][name] = arm.ask(StagedEngineArm.time_stages, documents, summaries)
+    replayed = arms["qags_batched"].ask(QagsArm.get_replayed)
+    texts = zip(documents, summaries, strict=True)
+    found["questions"] = [len(replayed[one].questions) for one in texts]
+    return found
 
 
 def run_size(
     size: str,
     arguments: argparse.Namespace,
-    rows: dict[str, list[Pair]],
-    replays: Mapping[Texts, Replay] | None,
+    rows: Mapping[str, Rounds],
+    replays: Mapping[Texts, Replay],
+    seconds: float,
 ) -> tuple[dict[str, Any], dict[Texts, Replay]]:
-    """Run one size's workloads; return what was measured, and what QAGS did on which texts."""
-    share = arguments.limit * WEIGHTS[size] / sum(WEIGHTS[name] for name in arguments.models)
+    """Run one size's workloads.
+
+    Args:
+        size: of the models.
+        arguments: of the command.
+        rows: of each workload.
+        replays: what QAGS's random weights replay.
+        seconds: behind which no round but the first begins that would not end in time.
+
+    Returns:
+        What was measured, by workload, and what QAGS did with which texts.
+    """
     begin = time.perf_counter()
-    arms: dict[str, Worker] = {}
-    trained = size == "qagen-mini"
     is_gpu = arguments.device.startswith("cuda")
+    arms: dict[str, Worker] = {}
+    cases: dict[str, Any] = {
+        workload: {
+            "weights": "trained" if size == TRAINED else "random",
+            "networks": describe_networks(size),
+            "tflop": {},
+            "rounds": [],
+        }
+        for workload in rows
+    }
     try:
         arms = start_arms(size, arguments, replays)
-        cases: dict[str, Any] = {}
-        did: dict[Texts, Replay] = {}
-        warm_up_seconds = 0.0
-        for index, workload in enumerate(arguments.workloads):
-            pairs = rows[workload] if trained else rows[workload][: arguments.large_rows]
-            started = time.perf_counter()
-            tflop: dict[str, float | None] = {}
-            if is_gpu:  # graphs are captured for shapes seen twice
-                for name, arm in arms.items():
-                    for _ in range(2 if name.startswith("quals_fast") else 1):
-                        arm.score(pairs, [])
-            elif trained or index == 0 or not arguments.quick:  # of a larger size it takes minutes
-                tflop = warm_up(arms, pairs[0])
-            warm_up_seconds += time.perf_counter() - started
-            left = share - (time.perf_counter() - begin)
-            seconds = max(0.0, left) / (len(arguments.workloads) - index)
-            case = run_case(arms, pairs, arguments.rounds, seconds, trained=trained)
-            for name, arm in case["arms"].items():
-                arm["tflop"] = tflop.get(name)
-            case["flops_ratio"] = flops_ratio(tflop)
-            did |= arms["qags_batched"].ask(QagsArm.get_replayed)
-            cases[workload] = case
+        for workload, rounds in rows.items():
+            if is_gpu:
+                capture(arms, rounds[0])
+            else:
+                cases[workload]["tflop"] = warm_up(
+                    arms, size, rounds[0], replays, counts=not arguments.add
+                )
+        longest = dict.fromkeys(rows, 0.0)
+        for number in range(max(map(len, rows.values()))):
+            for workload, rounds in rows.items():
+                started = time.perf_counter()
+                late = started - begin + longest[workload] > seconds
+                if number < len(rounds) and not (number and late):
+                    found = run_round(arms, rounds[number], times_stages=number == 0)
+                    cases[workload]["rounds"].append(found)
+                    longest[workload] = max(longest[workload], time.perf_counter() - started)
+        did = arms["qags_batched"].ask(QagsArm.get_replayed)
         facts = {name: arm.close() for name, arm in arms.items()}
     finally:
         for arm in arms.values():
             arm.kill()
-    for case in cases.values():
-        for name, arm in case["arms"].items():
-            arm |= {what: facts[name][what] for what in ("dtype", "peak_mib")}
-    return {"warm_up_seconds": warm_up_seconds, "workloads": cases}, did
+    of_arms = {n: {what: one[what] for what in ("dtype", "peak_mib")} for n, one in facts.items()}
+    return {workload: case | {"facts": of_arms} for workload, case in cases.items()}, did
 
 
-def _ratio(base: list[float], other: list[float]) -> dict[str, float]:
-    return spread([a / b for a, b in zip(base, other, strict=True)])
+def replay(pairs: list[Pair], arguments: argparse.Namespace) -> dict[Texts, Replay]:
+    """Return what the bundled networks of QAGS do with rows."""
+    arm = Worker(QagsArm, "batched", device=arguments.device, candidates=arguments.candidates)
+    try:
+        arm.score(pairs, [])
+        return arm.ask(QagsArm.get_replayed)
+    finally:
+        arm.kill()
 
 
-def summarise(cases: dict[str, Any]) -> dict[str, Any]:
-    """Put the figures that the claim is about first, keyed by size and workload."""
-    names = {
-        "speedup_vs_qags_as_shipped": "as_shipped",
-        "speedup_vs_qags_batched": "batched",
-        "speedup_vs_quals_published": "engine",
-        "published_vs_qags_as_shipped": "published",
-    }
-    figures: dict[str, Any] = {
-        name: {
-            size: {workload: case["ratios"][ratio] for workload, case in of["workloads"].items()}
-            for size, of in cases.items()
-        }
-        for name, ratio in names.items()
-    }
-    figures["flops_ratio"] = {
-        size: {workload: case["flops_ratio"] for workload, case in of["workloads"].items()}
-        for size, of in cases.items()
-    }
-    return figures
+def rows_of(arguments: argparse.Namespace, size: str, done: Mapping[str, Any]) -> dict[str, Rounds]:
+    """Return the rows of each round and workload, behind those that were scored before.
+
+    Args:
+        arguments: of the command.
+        size: of the models.
+        done: cases that rounds are added to.
+    """
+    rows: dict[str, Rounds] = {}
+    for workload in arguments.workloads:
+        if arguments.device.startswith("cuda"):
+            rows[workload] = [load_workload(workload, arguments.data, arguments.rows)]
+            rows[workload] *= arguments.rounds
+            continue
+        before = len(done.get(size, {}).get(workload, {}).get("rounds", []))
+        ends = [arguments.rows * (before + number + 1) for number in range(arguments.rounds)]
+        pairs = load_workload(workload, arguments.data, ends[-1])
+        rows[workload] = [pairs[end - arguments.rows : end] for end in ends]
+    return rows
+
+
+def run_sizes(arguments: argparse.Namespace, done: Mapping[str, Any]) -> dict[str, Any]:
+    """Run all sizes, the bundled one first, in the time that there is; return their cases."""
+    begin = time.perf_counter()
+    cases: dict[str, Any] = {}
+    replays: dict[Texts, Replay] = {}
+    waiting = sorted(arguments.models, key=MODELS.index)
+    while waiting:
+        size = waiting[0]
+        rows = rows_of(arguments, size, done)
+        if size != TRAINED:
+            pairs = [pair for rounds in rows.values() for one in rounds for pair in one]
+            new = (p for p in pairs if (p.document, p.summary) not in replays)
+            missing = list(dict.fromkeys(new))  # on a GPU all rounds have the same rows
+            replays |= replay(missing, arguments) if missing else {}
+        left = arguments.limit - (time.perf_counter() - begin)
+        share = left * WEIGHTS[size] / sum(WEIGHTS[name] for name in waiting)
+        cases[size], did = run_size(size, arguments, rows, replays, share)
+        replays |= did
+        del waiting[0]
+    return cases
 
 
 def prepare(arguments: argparse.Namespace) -> None:
@@ -270,14 +299,14 @@ def main() -> None:
         "--models", nargs="+", choices=MODELS, help="(GPU: qagen-mini bart-large, else bart-base)"
     )
     parser.add_argument("--workloads", nargs="+", choices=[*WORKLOADS], default=[*WORKLOADS])
-    parser.add_argument("--rows", type=int, help="of each case (quick: 2, else 5; GPU: 50)")
+    parser.add_argument("--rows", type=int, help="of a round (1; GPU: 50)")
+    parser.add_argument("--rounds", type=int, help="at most (quick: 3, else 10)")
     parser.add_argument(
-        "--large-rows", type=int, help="at the larger sizes (quick: 1, else as many)"
+        "--limit",
+        type=float,
+        help="seconds, behind which only first rounds begin (quick: 540, else 3600)",
     )
-    parser.add_argument("--rounds", type=int, help="at most (quick: 3, else 5)")
-    parser.add_argument(
-        "--limit", type=float, help="seconds after which no round begins (quick: 330, else 3600)"
-    )
+    parser.add_argument("--add", action="store_true", help="add rounds to the last result")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--candidates", type=Path, help="what --prepare has stored")
     parser.add_argument("--prepare", type=Path, metavar="FILE", help="store candidates, and end")
@@ -287,34 +316,35 @@ def main() -> None:
         return prepare(arguments)
     is_gpu = arguments.device.startswith("cuda")
     name = "claim_gpu" if is_gpu else "claim"
+    stored = RESULTS / f"{name}.json"
+    if (arguments.page or arguments.add) and not stored.is_file():
+        parser.error(f"there is no {stored} yet: run without --page and --add")
+    last = json.loads(stored.read_text("utf-8")) if stored.is_file() else {}
     if arguments.page:
-        return write_page(json.loads((RESULTS / f"{name}.json").read_text("utf-8")), name)
-    models = ["qagen-mini", "bart-large" if is_gpu else "bart-base"]
-    defaults = {"rows": 50 if is_gpu else 5, "rounds": 5, "limit": 3600, "models": models}
+        return write_page(last, name)
+    defaults: dict[str, Any] = {"rows": 50 if is_gpu else 1, "rounds": 10, "limit": 3600.0}
+    defaults["models"] = [TRAINED, "bart-large" if is_gpu else "bart-base"]
     if arguments.quick:
-        defaults |= {"rows": 50 if is_gpu else 2, "rounds": 3, "limit": 330}
-        defaults |= {} if is_gpu else {"large_rows": 1}
+        defaults |= {"rounds": 3, "limit": 540.0}
     fill_in(arguments, defaults)
-    if "qagen-mini" not in arguments.models:
-        parser.error("--models must hold qagen-mini, whose run the larger sizes replay")
-    rows = {
-        name: load_workload(name, arguments.data, arguments.rows) for name in arguments.workloads
-    }
-    cases: dict[str, Any] = {}
-    replays: dict[Texts, Replay] | None = None
-    for size in sorted(arguments.models, key=MODELS.index):
-        cases[size], did = run_size(size, arguments, rows, replays)
-        replays = replays or did
     about = machine()
     found = {
-        **summarise(cases),
         "data": arguments.data.name if arguments.data else "the project's examples",
-        "quick": arguments.quick,
+        "rows_a_round": arguments.rows,
         "device": about["gpu"] or f"{about['cpu']}, {about['threads']} threads",
         "versions": about["versions"],
-        "cases": cases,
+        "cases": last["cases"] if arguments.add else {},
+        "commits": last["commits"] if arguments.add else [],
     }
-    result = {"verdict": verdict(found), **found}
+    if arguments.add:
+        try:
+            check_same_setup(last, found)
+        except ValueError as error:
+            parser.error(str(error))
+    found["cases"] = add_cases(found["cases"], run_sizes(arguments, found["cases"]))
+    commit = about["commit"] + (" with uncommitted changes" if about["dirty"] else "")
+    found["commits"] = list(dict.fromkeys([*found["commits"], commit]))
+    result = {"verdict": verdict(found), **summarise(found["cases"]), **found}
     finish(name, result)
     write_page({**result, "machine": about}, name)
 

@@ -30,20 +30,20 @@ from quals_fast.export import engine
 from quals_fast.export.generator import load_onnx
 from quals_fast.export.graphs import (
     MODULES,
+    OPSET,
     SPARE,
     EncoderGraph,
     GrowGraph,
     RescoreGraph,
     StepGraph,
 )
-from quals_fast.export.manifest import DTYPES, MANIFEST, WEIGHTS, write_manifest
+from quals_fast.export.manifest import DTYPES, LARGEST_SUMS, MANIFEST, WEIGHTS, write_manifest
 from quals_fast.export.session import runtime
 from quals_fast.generation import generate
 from quals_fast.models.bart import Bart
 from quals_fast.models.loading import QAGenerator, load_generator, model_folder
 from quals_fast.rescoring import rescore
 
-OPSET = 18
 _EMBEDDING = "head.weight"  # the LM head's matrix in step and rescore graphs
 # Layers of the documents' encoder whose rounding moves scores most: in float32, although int8.
 _KEPT = ("self_attn.v_proj", "fc2")
@@ -157,12 +157,13 @@ def _write_graphs(bart: Bart, folder: Path, dtype: str) -> dict[str, str]:
         _make_input_of_k(step)
         rescoring = _trace(RescoreGraph(bart, screened=is_int8), inputs, ("logprobs",))
         if is_int8:
-            from quals_fast.export.integers import use_integers
+            from quals_fast.export.integers import largest_sums, use_integers
 
             use_integers(step, only=_EMBEDDING)
             use_integers(rescoring)
             use_integers(encoder, skip=_KEPT)
             names["document_encoder"] = store.save(encoder, folder, "document_encoder")
+            names[LARGEST_SUMS] = store.save(largest_sums(), folder, LARGEST_SUMS)
         names["step"] = store.save(step, folder, "step")
         names["grow"] = store.save(_trace(GrowGraph(), inputs, ("grown",)), folder, "grow")
         names["rescore"] = store.save(rescoring, folder, "rescore")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quals_fast.errors import BackendUnavailableError
-from quals_fast.export.manifest import DTYPES, read_manifest
-from quals_fast.export.session import Graph, resolve_provider
+from quals_fast.export.manifest import DTYPES, LARGEST_SUMS, read_manifest
+from quals_fast.export.session import Graph, needs_wide_sums, resolve_provider
 from quals_fast.models.checkpoint import CheckpointError, Settings, read_checkpoint
 from quals_fast.models.shape import BartShape
 from quals_fast.models.tokenizer import QATokenizer
@@ -73,8 +73,9 @@ def load_onnx(
         )
     provider = resolve_provider(device)
     manifest = read_manifest(path)
-    found = manifest.get("dtype")
-    if found not in DTYPES or not set(GRAPHS) <= set(manifest.get("graphs", {})):
+    found, names = manifest.get("dtype"), manifest.get("graphs", {})
+    needed = {*GRAPHS, LARGEST_SUMS} if found == "int8" else {*GRAPHS}
+    if found not in DTYPES or not needed <= set(names):
         raise CheckpointError(f"{path}: the manifest is damaged; export the model again")
     if dtype not in ("auto", found):
         raise BackendUnavailableError(
@@ -82,9 +83,9 @@ def load_onnx(
             f"model with --dtype {dtype}, or use dtype='auto'"
         )
     shape, settings = read_checkpoint(path)
-    names = manifest["graphs"]
+    wide_sums = found == "int8" and needs_wide_sums(path / names[LARGEST_SUMS])
     opened = {
-        name: Graph(path / name, provider, threads)
+        name: Graph(path / name, provider, threads, wide_sums=wide_sums)
         for name in dict.fromkeys(names[graph] for graph in GRAPHS)  # one may serve for two
     }
     graphs = {graph: opened[names[graph]] for graph in GRAPHS}

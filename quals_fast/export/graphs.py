@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from quals_fast.models.bart import POSITION_OFFSET, Bart
 from quals_fast.models.cache import SourceMemory
 
+OPSET = 18
 MODULES = "pkg.torch.onnx.name_scopes"  # where torch's exporter notes which modules a node is of
 SPARE = 8  # candidates more than are asked for, where integers screen them
 _USUAL = 24  # likeliest tokens that a screened softmax takes from float32

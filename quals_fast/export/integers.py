@@ -12,7 +12,7 @@ from ast import literal_eval
 import numpy as np
 import onnx_ir as ir
 
-from quals_fast.export.graphs import MODULES
+from quals_fast.export.graphs import MODULES, OPSET
 
 _FUSED = "com.microsoft"  # domain of the product that applies its columns' scales as it is written
 
@@ -54,6 +54,38 @@ def use_integers(model: ir.Model, *, only: str | None = None, skip: tuple[str, .
         done += 1
     model.opset_imports[_FUSED] = 1
     return done
+
+
+def largest_sums() -> ir.Model:
+    """Return a graph without inputs: whether the largest sums of products come out exactly."""
+    length = 32
+    constants: dict[str, np.ndarray] = {
+        "x": np.full((2, length), 255, np.uint8),
+        "weight": np.full((length, 16), 127, np.int8),
+        "step": np.array(1, np.float32),
+        "zero_point": np.array(0, np.uint8),
+        "expected": np.array(length * 255 * 127, np.float32),
+    }
+    values = {
+        name: ir.Value(name=name, const_value=ir.tensor(value, name=name))
+        for name, value in constants.items()
+    }
+    factors = (values[name] for name in ("x", "weight", "step", "step", "zero_point"))
+    product = ir.node("MatMulIntegerToFloat", list(factors), domain=_FUSED)
+    smallest = ir.node("ReduceMin", product.outputs, {"keepdims": 0})
+    is_exact = ir.node("Equal", [smallest.outputs[0], values["expected"]])
+    is_exact.outputs[0].name = "is_exact"
+    is_exact.outputs[0].type = ir.TensorType(ir.DataType.BOOL)
+    is_exact.outputs[0].shape = ir.Shape([])
+    graph = ir.Graph(
+        [],
+        is_exact.outputs,
+        nodes=[product, smallest, is_exact],
+        initializers=list(values.values()),
+        opset_imports={"": OPSET, _FUSED: 1},
+        name="largest_sums",
+    )
+    return ir.Model(graph, ir_version=10)
 
 
 class _Builder:

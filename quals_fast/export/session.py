@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,9 @@ _NUMPY_TYPES: dict[str, type[np.generic]] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
 }
+
+
+_PLACE = re.compile(r"\S*/onnxruntime/\S+:\d+ .*?\) (const )?")
 
 
 @cache
@@ -66,6 +70,8 @@ class Graph:
         path: of the graph.
         provider: from `resolve_provider`.
         threads: that one run uses; None takes ONNX Runtime's choice, one a core.
+        wide_sums: add 8-bit products without overflow on a processor without VNNI, see
+            `needs_wide_sums`.
 
     Attributes:
         provider: what runs.
@@ -79,7 +85,12 @@ class Graph:
     """
 
     def __init__(
-        self, path: Path, provider: tuple[str, dict[str, str]], threads: int | None = None
+        self,
+        path: Path,
+        provider: tuple[str, dict[str, str]],
+        threads: int | None = None,
+        *,
+        wide_sums: bool = False,
     ) -> None:
         ort = runtime()
         options = ort.SessionOptions()
@@ -87,15 +98,14 @@ class Graph:
         options.log_severity_level = 3  # errors; what matters of them is raised
         # The host searches between two runs: threads that wait for work by spinning slow it down.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # Without VNNI, sums of two 8-bit products overflow 16 bits unless exactness is asked for.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        options.add_session_config_entry("session.x64quantprecision", str(int(wide_sums)))
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
             self._session = ort.InferenceSession(str(path), options, providers=[provider])
         except Exception as error:  # ONNX Runtime's own errors have no common class of theirs
             raise CheckpointError(
-                f"ONNX Runtime {ort.__version__} cannot load {path}: {str(error)[:300]}; export "
+                f"ONNX Runtime {ort.__version__} cannot load {path}: {_plain(error)}; export "
                 "the model again, or install the version of ONNX Runtime that its manifest names"
             ) from error
         self.provider: str = self._session.get_providers()[0]
@@ -133,7 +143,7 @@ class Graph:
         except Exception as error:  # see above
             if "Failed to allocate memory" in str(error):
                 raise MemoryError(str(error)) from error
-            raise RuntimeError(f"ONNX Runtime failed: {error}") from error
+            raise RuntimeError(f"ONNX Runtime failed: {_plain(error)}") from error
         return dict(zip(self._outputs, found, strict=True))
 
     def _run_bound(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,6 +159,24 @@ class Graph:
         self._session.run_with_iobinding(binding)
         outputs = zip(self._outputs, binding.get_outputs(), strict=True)
         return {name: one if _stays(name) else one.numpy() for name, one in outputs}
+
+
+def needs_wide_sums(path: Path) -> bool:
+    """Return whether sums of 8-bit products overflow on this processor unless told not to.
+
+    Without VNNI, two products are added in 16 bits. What prevents that takes twice the time, with
+    VNNI too, and ONNX Runtime does not say what the processor has; so it is tried.
+
+    Args:
+        path: of the graph that `integers.largest_sums` has made.
+    """
+    (is_exact,) = Graph(path, resolve_provider("cpu"), 1).run({}).values()
+    return not is_exact
+
+
+def _plain(error: Exception) -> str:
+    """Return an error's text without the place in ONNX Runtime's own source."""
+    return _PLACE.sub("", str(error))[:300]
 
 
 def _stays(output: str) -> bool:

@@ -21,12 +21,12 @@ from quals_fast import __version__
 from quals_fast.batching import padded
 from quals_fast.config import DecodingConfig, ScoringConfig
 from quals_fast.export.exporter import (
-    OPSET,
     ExportParityError,
     built_in_texts,
     quiet,
     require_onnx,
 )
+from quals_fast.export.graphs import OPSET
 from quals_fast.export.session import Graph, resolve_provider
 from quals_fast.export.single_graph import STATUSES, SingleGraph
 from quals_fast.generation import generate

@@ -6,11 +6,15 @@ CPUs with fast 8-bit integers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property, partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from quals_fast.models.integers import Int8Linear
+from quals_fast.models.linear import PackedLinear, onednn_pays
 from quals_fast.ops import Kernels, topk_lowest_id
 
 _ROWS = 64  # rows of logits at once: 64 x 30,522 float32 are 8 MB
@@ -85,8 +89,15 @@ class CpuLMHead(LMHead):
         return self._all_logits(rows).log_softmax(-1)
 
     def _all_logits(self, rows: Tensor) -> Tensor:
-        logits = F.linear(rows, self._weight)
+        logits = self._linear(rows)
         return logits.add_(self._bias) if self._biased else logits
+
+    @cached_property
+    def _linear(self) -> Callable[[Tensor], Tensor]:
+        """Rows times the weight; made when first needed, since it copies the weight."""
+        if onednn_pays():
+            return PackedLinear(self._weight)
+        return partial(F.linear, weight=self._weight)
 
 
 class ScreenedLMHead(CpuLMHead):
@@ -133,6 +144,11 @@ class ScreenedLMHead(CpuLMHead):
         """Return the log-probabilities of all tokens ``(N, V)``, at the level of the screened."""
         _, _, lse = self._likeliest(rows, self._usual)
         return self._all_logits(rows).sub_(lse)
+
+    @cached_property
+    def _linear(self) -> Callable[[Tensor], Tensor]:
+        """Rows times the weight as it lies; few rows come here, so a copy would not pay."""
+        return partial(F.linear, weight=self._weight)
 
     def _likeliest(self, rows: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits and ids of the k likeliest tokens, ``(N, k)``, and lse ``(N, 1)``."""

@@ -113,6 +113,15 @@ def test_options_that_do_not_go_together(folder, tmp_path, monkeypatch, argument
     assert_usage_error(result, message)
 
 
+def test_a_spacy_model_of_another_version_is_one_line(folder, tmp_path, monkeypatch):
+    spacy = pytest.importorskip("spacy", reason="needs spaCy")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(spacy, "__version__", "2.0.0")
+    write("in.jsonl", rows())
+    arguments = ["score", "in.jsonl", "--metric", "qags", "--qags-models", str(folder)]
+    assert_usage_error(CliRunner().invoke(app, arguments), "and would find other candidates")
+
+
 def test_no_spacy_is_one_line(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "spacy", None)

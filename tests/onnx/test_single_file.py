@@ -33,6 +33,7 @@ SUMMARIES = [
 ]
 TEXTS = list(zip(DOCUMENTS, SUMMARIES, strict=True))
 SMALL = {"num_beams": 12, "min_length": 2, "max_length": 12}
+ONE_LAYER = {"encoder_layers": 1, "decoder_layers": 1}  # tracing takes most of the time
 KINDS = {
     "fairseq09, groups of one": (
         tiny_models.CONFIG,
@@ -45,7 +46,7 @@ KINDS = {
             "forced_bos_token_id": 3,
             "masked_token_ids": [2, 7],
             "source_bos": False,
-            "decoder_layers": 1,
+            **ONE_LAYER,
             "decoder_attention_heads": 4,
             "scale_embedding": True,
         },
@@ -53,7 +54,7 @@ KINDS = {
         ScoringConfig(max_pairs=3),
     ),
     "hamming, groups of three; with penalties, all pairs, a score without pairs": (
-        tiny_models.CONFIG,
+        {**tiny_models.CONFIG, **ONE_LAYER},
         DecodingConfig(**SMALL, num_beam_groups=4, rule="hamming"),
         ScoringConfig(summary_logprob="search", max_pairs=None, no_pairs_score=-5.0),
     ),

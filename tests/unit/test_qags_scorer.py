@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import qags_models
@@ -211,6 +212,24 @@ def test_a_question_longer_than_a_window_is_its_rows_error(scorer, result, monke
             assert math.isnan(row.score)
         else:
             assert [p.question for p in row.pairs] == [p.question for p in usual.pairs]
+
+
+def test_the_answer_filter_drops_a_question_longer_than_a_window(folder, monkeypatch):
+    scorer = load(folder, answer_filter=True)
+    longest = "anne and queen and king won the game of the town by the river bridge ?"
+    generate = scorer.generator.generate
+
+    def with_a_long_one(*arguments, **settings):
+        for number, found in generate(*arguments, **settings):
+            first, *_ = found.questions
+            yield number, found._replace(questions=[replace(first, text=longest), *found.questions])
+
+    usual = scorer.score(ROWS, SUMMARIES)
+    assert "ok" in {row.status for row in usual}
+    monkeypatch.setattr(scorer.generator, "generate", with_a_long_one)
+    monkeypatch.setattr(scorer.answerer, "leaves_room", lambda question: question != longest)
+    found = scorer.score(ROWS, SUMMARIES)
+    assert [row.pairs for row in found] == [row.pairs for row in usual]
 
 
 def test_nan_is_an_error_of_the_row(folder):

@@ -12,6 +12,7 @@ import tiny_models
 import torch
 
 from quals_fast import DecodingConfig, QualsScorer, ScoringConfig
+from quals_fast.models import linear
 from quals_fast.models.bart import Bart
 from quals_fast.ops import BackendUnavailableError
 from quals_fast.reference.agreement import TOKEN_LOGPROB
@@ -253,6 +254,20 @@ def test_weights_that_give_nan_are_an_error_and_not_a_score(folder):
     row = broken.score([TEXT], [SUMMARIES[0]])[0]
     assert row.status == "error"
     assert "NaN" in row.message
+
+
+@pytest.mark.skipif(not linear.onednn_pays(), reason="this torch has no oneDNN, or no MKL")
+def test_without_onednn_scores_are_the_same(folder, scorer, monkeypatch):
+    found = scorer.score(DOCUMENTS, SUMMARIES)
+    monkeypatch.setattr(linear, "onednn_pays", lambda: False)
+    without = QualsScorer.from_pretrained(
+        folder, device="cpu", dtype="float32", decoding=scorer.decoding
+    )
+    kinds = [type(s.generator.bart.model.encoder.layers[0].fc1) for s in (scorer, without)]
+    assert kinds == [linear.PackedLinear, torch.nn.Linear]
+    for one, other in zip(found, without.score(DOCUMENTS, SUMMARIES), strict=True):
+        assert [p.token_ids for p in one.pairs] == [p.token_ids for p in other.pairs]
+        assert one.score == pytest.approx(other.score, abs=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

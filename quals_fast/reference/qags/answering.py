@@ -114,20 +114,27 @@ class QuestionAnswerer:
             )
         self._cls, self._sep, self._pad = cls, sep, self.bert.config.pad_token_id or 0
 
+    def leaves_room(self, question: str) -> bool:
+        """Return whether a window that holds a question whole has room for a passage."""
+        return self._count_tokens(question) + _SPECIAL < self.max_length
+
     def cut_tokens(self, question: str) -> int:
         """Return how many tokens of a question are cut off, as those behind the 64th are.
 
         Raises:
-            ValueError: they fill a window, so that no passage fits beside them.
+            ValueError: it leaves no room for a passage.
         """
-        n = len(self._encode([question])[question].ids)
-        if n + _SPECIAL >= self.max_length:
+        n = self._count_tokens(question)
+        if not self.leaves_room(question):
             raise ValueError(
                 f"a question must leave room for a passage in a window of {self.max_length} "
                 f"tokens, but has {n} tokens: {question[:60]!r}...; use a generator that ends its "
                 "questions"
             )
         return max(0, n - self._max_question)
+
+    def _count_tokens(self, question: str) -> int:
+        return len(self._encode([question])[question].ids)
 
     def answer(
         self, asks: Sequence[Ask], work: StageWork, *, max_batch_tokens: int | None

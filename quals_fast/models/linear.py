@@ -1,0 +1,49 @@
+"""Linear layers on a CPU, by oneDNN.
+
+torch leaves products in float32 to MKL, which keeps to AVX2 on other processors than Intel's. With
+AVX-512, oneDNN takes less than half its time there (row "oneDNN products" of `bench.ablation`).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def onednn_pays() -> bool:
+    """Return whether torch has oneDNN with a product for packed weights, and would take MKL."""
+    has_product = torch.backends.mkldnn.is_available() and hasattr(
+        torch.ops.mkldnn, "_linear_pointwise"
+    )
+    return has_product and torch.backends.mkl.is_available()
+
+
+class PackedLinear(nn.Module):
+    """`nn.Linear` whose weight is kept in the order in which oneDNN reads it.
+
+    Args:
+        weight: Shape ``(out, in)``.
+        bias: Shape ``(out,)``; None for none.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.bias = bias
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(..., in)`` to ``(..., out)``."""
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(
+            x, self._weight, self.bias, "none", [], ""
+        )
+        return product
+
+
+def pack_linears(network: nn.Module) -> None:
+    """Let oneDNN compute a network's float32 layers; it then serves inference on the CPU only."""
+    if not onednn_pays():
+        return
+    for module in [*network.modules()]:
+        for name, child in module.named_children():
+            if isinstance(child, nn.Linear) and child.weight.dtype == torch.float32:
+                setattr(module, name, PackedLinear(child.weight, child.bias))

@@ -1,0 +1,50 @@
+"""oneDNN's linear layers against torch's own."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from quals_fast.models.linear import PackedLinear, onednn_pays, pack_linears
+
+needs_onednn = pytest.mark.skipif(not onednn_pays(), reason="this torch has no oneDNN, or no MKL")
+
+
+@needs_onednn
+@pytest.mark.parametrize("with_bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda: torch.randn(1, 63), id="1 row"),
+        pytest.param(lambda: torch.randn(0, 63), id="no row"),
+        pytest.param(lambda: torch.randn(2, 5, 63), id="3 dimensions"),
+        pytest.param(lambda: torch.randn(63, 49).t(), id="transposed"),
+        pytest.param(lambda: torch.randn(7, 126)[:, ::2], id="strided"),
+    ],
+)
+def test_equals_torch(make, with_bias):
+    x, weight = make().double(), torch.randn(1003, 63).double()
+    bias = torch.randn(1003).double() if with_bias else None
+    packed = PackedLinear(weight.float(), None if bias is None else bias.float())
+    torch.testing.assert_close(
+        packed(x.float()).double(), F.linear(x, weight, bias), atol=5e-5, rtol=1e-6
+    )
+
+
+@needs_onednn
+@pytest.mark.parametrize("rows", [1, 2, 7, 63, 64, 65])
+def test_a_row_does_not_depend_on_its_neighbours(rows):
+    packed, x = PackedLinear(torch.randn(130, 96)), torch.randn(100, 96)
+    torch.testing.assert_close(packed(x[:rows]), packed(x)[:rows], atol=1e-5, rtol=1e-6)
+
+
+@needs_onednn
+def test_all_layers_of_a_network_are_packed_and_the_rest_stays():
+    network = nn.Sequential(nn.Linear(8, 4), nn.LayerNorm(4), nn.Sequential(nn.Linear(4, 2)))
+    x = torch.randn(3, 8)
+    with torch.no_grad():
+        before = network(x)
+        pack_linears(network)
+        torch.testing.assert_close(network(x), before)
+    kinds = {type(module) for module in network.modules()}
+    assert kinds == {nn.Sequential, PackedLinear, nn.LayerNorm}
