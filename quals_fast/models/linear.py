@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def onednn_pays() -> bool:
@@ -16,6 +17,15 @@ def onednn_pays() -> bool:
         torch.ops.mkldnn, "_linear_pointwise"
     )
     return has_product and torch.backends.mkl.is_available()
+
+
+def padded_rows(count: int) -> int:
+    """Return the number of rows that stands for so many: a multiple of 8, at most 13 % more.
+
+    oneDNN keeps code for every shape that it has met, half a MiB each, so there must be few.
+    """
+    step = 1 << max(3, count.bit_length() - 4)
+    return -(-count // step) * step
 
 
 class PackedLinear(nn.Module):
@@ -33,10 +43,13 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., in)`` to ``(..., out)``."""
+        rows = x.flatten(0, -2)
+        count = len(rows)
+        padded = F.pad(rows, (0, 0, 0, padded_rows(count) - count))
         product: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x, self._weight, self.bias, "none", [], ""
+            padded, self._weight, self.bias, "none", [], ""
         )
-        return product
+        return product[:count].unflatten(0, x.shape[:-1])
 
 
 def pack_linears(network: nn.Module) -> None:

@@ -1,11 +1,14 @@
 """oneDNN's linear layers against torch's own."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from quals_fast.models.linear import PackedLinear, onednn_pays, pack_linears
+from quals_fast.models import linear
+from quals_fast.models.linear import PackedLinear, onednn_pays, pack_linears, padded_rows
 
 needs_onednn = pytest.mark.skipif(not onednn_pays(), reason="this torch has no oneDNN, or no MKL")
 
@@ -36,6 +39,26 @@ def test_equals_torch(make, with_bias):
 def test_a_row_does_not_depend_on_its_neighbours(rows):
     packed, x = PackedLinear(torch.randn(130, 96)), torch.randn(100, 96)
     torch.testing.assert_close(packed(x[:rows]), packed(x)[:rows], atol=1e-5, rtol=1e-6)
+
+
+def test_few_numbers_of_rows_stand_for_many():
+    sizes = [padded_rows(count) for count in range(1, 2001)]
+    assert all(size % 8 == 0 and 0 <= size - n < max(8, n / 8) for n, size in enumerate(sizes, 1))
+    assert len(set(sizes)) <= 60
+
+
+@needs_onednn
+def test_rows_are_padded(monkeypatch):
+    seen = []
+
+    def pad(rows, widths):
+        seen.append(len(rows) + widths[-1])
+        return F.pad(rows, widths)
+
+    monkeypatch.setattr(linear, "F", SimpleNamespace(pad=pad))
+    packed = PackedLinear(torch.randn(3, 4))
+    assert packed(torch.randn(3, 7, 4)).shape == (3, 7, 3)
+    assert seen == [24]
 
 
 @needs_onednn
