@@ -81,7 +81,6 @@ def without(name: str, scorer: QualsScorer) -> Iterator[QualsScorer]:
         patch: Any = {
             "distinct rows": (generation, "PackedSlots", AllSlots),
             "few candidates": (diverse_beam, "FEW", 10**6),
-            "oneDNN products": ("linear layers by oneDNN, not by MKL as torch has it", 1.3),
             "numpy selection": (generation, "group_select_cpu", EAGER.group_select),
             "small slices": (rescoring, "_CPU_TOKENS", 10**9),
         }[name]

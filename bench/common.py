@@ -95,6 +95,15 @@ def finish(name: str, result: dict[str, Any]) -> None:
     print(json.dumps(content))
 
 
+def peak_mib() -> float:
+    """Return the peak memory of this process up to now, MiB; on a GPU that of the GPU."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 2**20
+    # Not rusage's peak: a process inherits that of the one that started it.
+    status = Path("/proc/self/status").read_text("ascii")
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
 def _version(package: str) -> str | None:
     try:
         return version(package)

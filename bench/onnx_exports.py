@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.common import RESULTS, finish
+from bench.common import RESULTS, finish, peak_mib
 from bench.grow import MODELS, folder_of
 from quals_fast.export.exporter import export
 from quals_fast.export.manifest import DTYPES, WEIGHTS
@@ -35,13 +35,8 @@ def export_once(folder: Path, dtype: str) -> dict[str, Any]:
             "weights_bytes": (target / WEIGHTS).stat().st_size,
             "largest_graph_bytes": max(path.stat().st_size for path in target.glob("*.onnx")),
             "parity": parity,
-            "peak_mib": _peak_mib(),
+            "peak_mib": peak_mib(),
         }
-
-
-def _peak_mib() -> float:
-    status = Path("/proc/self/status").read_text("ascii")
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def main() -> None:

@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.arms import EngineArm
-from bench.common import RESULTS, Pair, finish, spread
+from bench.common import RESULTS, Pair, finish, peak_mib, spread
 from bench.grow import MODELS, folder_of
-from bench.turns import peak_mib
 from bench.workloads import load_workload, token_count
 from quals_fast import DecodingConfig
 

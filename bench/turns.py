@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from bench.arms import Arm, EngineArm, Kept
-from bench.common import Pair
+from bench.common import Pair, peak_mib
 
 T = TypeVar("T")
 
@@ -123,12 +122,3 @@ def _timed(arm: Arm, pairs: list[Pair], kept: Kept) -> Turn:
     scores = arm.score(documents, summaries)
     seconds = time.perf_counter() - start + getattr(arm, "added_seconds", 0.0)
     return Turn(seconds, scores, arm.kept, getattr(arm, "stages", {}))
-
-
-def peak_mib() -> float:
-    """Return the peak memory of this process up to now, MiB; on a GPU that of the GPU."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated() / 2**20
-    # Not rusage's peak: a process inherits that of the one that started it.
-    status = Path("/proc/self/status").read_text("ascii")
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024

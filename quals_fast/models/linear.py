@@ -20,7 +20,7 @@ def onednn_pays() -> bool:
 
 
 def padded_rows(count: int) -> int:
-    """Return the number of rows that stands for so many: a multiple of 8, at most 13 % more.
+    """Return how many rows stand for so many: up to a multiple of 8, or of 2**k <= count / 8.
 
     oneDNN keeps code for every shape that it has met, half a MiB each, so there must be few.
     """
