@@ -27,7 +27,7 @@ class BartBeams:
     ) -> Tensor:
         """Move the slots and decode one token of each row: ``(B, K')`` to ``(R, d)``."""
         rows = self._slots.arrange(token_ids, beam_idx, live, t)
-        return self._bart.decode_step(rows, t, self._slots)
+        return self._slots.trim(self._bart.decode_step(rows, t, self._slots))
 
     def topk(
         self, hidden: Tensor, k: int, suppressed: tuple[int, ...], *, exact_edge: bool = True

@@ -45,7 +45,8 @@ class PackedLinear(nn.Module):
         """Map ``(..., in)`` to ``(..., out)``."""
         rows = x.flatten(0, -2)
         count = len(rows)
-        padded = F.pad(rows, (0, 0, 0, padded_rows(count) - count))
+        missing = padded_rows(count) - count
+        padded = F.pad(rows, (0, 0, 0, missing)) if missing else rows
         product: Tensor = torch.ops.mkldnn._linear_pointwise(
             padded, self._weight, self.bias, "none", [], ""
         )

@@ -17,7 +17,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from quals_fast.models.cache import SourceMemory
+from quals_fast.models.linear import padded_rows
 from quals_fast.ops import Kernels
+
+_FEW_POSITIONS = 24  # below these, PyTorch's attention takes longer than products and sums
 
 
 class Slots(Protocol):
@@ -35,16 +38,20 @@ class Slots(Protocol):
             t: position of the tokens, from 0.
 
         Returns:
-            Shape ``(R,)``.
+            Shape ``(R',)``; rows behind the R that are asked for fill up to a size.
         """
         ...
 
     def self_attention(self, layer: int, t: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Store position `t` and attend to all up to it: ``(R, H, D)`` each, to ``(R, H, D)``."""
+        """Store position `t` and attend to all up to it: ``(R', H, D)`` each, and returned."""
         ...
 
     def cross_attention(self, layer: int, q: Tensor) -> Tensor:
-        """Attend to the sources, ``(R, H, D)`` to ``(R, H, D)``."""
+        """Attend to the sources, ``(R', H, D)`` to ``(R', H, D)``."""
+        ...
+
+    def trim(self, rows: Tensor) -> Tensor:
+        """Drop what fills up: ``(R', ...)`` to ``(R, ...)``."""
         ...
 
     def spread(self, rows: Tensor) -> Tensor:
@@ -112,6 +119,10 @@ class DenseSlots:
         )
         return out.transpose(1, 2).flatten(0, 1)
 
+    def trim(self, rows: Tensor) -> Tensor:
+        """Return all rows: none fills up."""
+        return rows
+
     def spread(self, rows: Tensor) -> Tensor:
         """Give each slot its row: ``(B * K', ...)`` to ``(B, K', ...)``."""
         return rows.unflatten(0, (-1, self._width))
@@ -150,7 +161,7 @@ class PackedSlots:
     ) -> Tensor:
         """Find the distinct histories and give each a row and a place in the cache."""
         if beam_idx is None:
-            return token_ids[:, 0]
+            return _filled_up(token_ids[:, 0])
         alive = np.ones(beam_idx.shape, bool) if live is None else live.numpy()
         parent, new = self._row.gather(1, beam_idx).numpy(), token_ids.numpy()
         before = [0, *accumulate(self._counts)]
@@ -169,31 +180,36 @@ class PackedSlots:
             tokens.append((distinct & 0xFFFFFFFF)[np.argsort(place)])
             first += len(place)
         self._row = torch.from_numpy(row)
-        return torch.from_numpy(np.concatenate(tokens))
+        return _filled_up(torch.from_numpy(np.concatenate(tokens)))
 
     def self_attention(self, layer: int, t: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Store position `t` and attend to all up to it: ``(R, H, D)`` each, to ``(R, H, D)``."""
-        found = []
-        rows = (x.split(self._counts) for x in (q, k, v))
-        for b, (query, key, value) in enumerate(zip(*rows, strict=True)):
-            if not len(query):
-                continue
+        """Store position `t` and attend to all up to it: ``(R', H, D)`` each, and returned."""
+        out = torch.zeros_like(q)
+        for b, rows in self._rows():
+            query = q[rows]
             keys = self._keys[layer][b, : len(query), : t + 1]
             values = self._values[layer][b, : len(query), : t + 1]
-            keys[:, t], values[:, t] = key, value
-            keys, values = keys.transpose(1, 2), values.transpose(1, 2)
-            found.append(F.scaled_dot_product_attention(query[:, :, None], keys, values)[:, :, 0])
-        return torch.cat(found)
+            keys[:, t], values[:, t] = k[rows], v[rows]
+            out[rows] = _attend(query, keys, values)
+        return out
 
     def cross_attention(self, layer: int, q: Tensor) -> Tensor:
         """Attend with a sentence's rows as one query each to its source."""
-        found = []
-        for query, (keys, values) in zip(q.split(self._counts), self._sources[layer], strict=True):
-            if not len(query):
-                continue
-            out = F.scaled_dot_product_attention(query.transpose(0, 1)[None], keys, values)
-            found.append(out[0].transpose(0, 1))
-        return torch.cat(found)
+        out = torch.zeros_like(q)
+        for b, rows in self._rows():
+            query = q[rows].transpose(0, 1)[None]
+            found = F.scaled_dot_product_attention(query, *self._sources[layer][b])
+            out[rows] = found[0].transpose(0, 1)
+        return out
+
+    def trim(self, rows: Tensor) -> Tensor:
+        """Drop what fills up: ``(R', ...)`` to ``(R, ...)``."""
+        return rows[: sum(self._counts)]
+
+    def _rows(self) -> list[tuple[int, slice]]:
+        """Return the sentences that have rows, and where these stand."""
+        ends = zip(accumulate(self._counts), self._counts, strict=True)
+        return [(b, slice(end - count, end)) for b, (end, count) in enumerate(ends) if count]
 
     def spread(self, rows: Tensor) -> Tensor:
         """Give each slot its row's values: ``(R, ...)`` to ``(B, K, ...)``."""
@@ -206,6 +222,20 @@ class PackedSlots:
             for store in (*self._keys, *self._values):
                 rows = store[b, :, :t].flatten(1)  # a view
                 rows.index_copy_(0, target, rows.index_select(0, source))
+
+
+def _filled_up(token_ids: Tensor) -> Tensor:
+    """Add rows that nobody reads, for few sizes: see `padded_rows`."""
+    return F.pad(token_ids, (0, padded_rows(len(token_ids)) - len(token_ids)))
+
+
+def _attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Attend with one query a row: ``(N, H, D)`` to histories ``(N, T, H, D)``."""
+    if keys.shape[1] < _FEW_POSITIONS:
+        scores = (query[:, None] * keys).sum(-1) * query.shape[-1] ** -0.5
+        return (scores.softmax(1)[..., None] * values).sum(1)
+    keys, values = keys.transpose(1, 2), values.transpose(1, 2)
+    return F.scaled_dot_product_attention(query[:, :, None], keys, values)[:, :, 0]
 
 
 def _places(parent: Sequence[int] | np.ndarray) -> np.ndarray:

@@ -7,21 +7,38 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 
 from quals_fast.training.corpus import Corpus, Question
 from quals_fast.training.encoding import Pair, PairEncoder
 from quals_fast.training.settings import TrainingError, TrainingSettings, Views
-from quals_fast.training.views import sentence_window, whole_passage, with_distractors
+from quals_fast.training.views import (
+    Example,
+    also_answered,
+    sentence_window,
+    whole_passage,
+    with_distractors,
+)
 
 _POOL = 2_048  # examples that are sorted by length together
 _TARGET_WEIGHT = 2.5  # of a target's token against a source's
+_LEFT_OVER = 0.3  # share of a pass
+_ABOUT = 16  # tokens by which sources of a batch may differ
 _WORDS_PER_TOKEN = 2 / 3  # fewer than there are, so that what is cut by words fits in tokens
 
 
+class _Turn(NamedTuple):
+    """What is shown at a place: a question, those that share its text, and how."""
+
+    question: int
+    others: tuple[int, ...]
+    view: str
+
+
 class Examples(torch.utils.data.Dataset[Pair]):
-    """The examples of a run by their place in it, each drawn by the seed and its place alone.
+    """The examples of a run by their place in it, drawn by the seed.
 
     Args:
         corpus: the questions.
@@ -41,52 +58,78 @@ class Examples(torch.utils.data.Dataset[Pair]):
         self._corpus, self._encoder, self._settings = corpus, encoder, settings
         self._view = view
         self._longest = int(encoder.room * _WORDS_PER_TOKEN)
-        self._orders: dict[int, list[int]] = {}
-        whole = round(settings.epochs * len(corpus.questions))
-        self._length = settings.examples or max(1, whole)
         if view is not None:
-            self._length = len(corpus.questions)
+            self._turns = [_Turn(number, (), view) for number in range(len(corpus.questions))]
+        else:
+            whole = round(settings.epochs * len(corpus.questions))
+            self._turns = self._draw(settings.examples or max(1, whole))
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._turns)
 
     def __getitem__(self, place: int) -> Pair:
-        rng = random.Random(f"{self._settings.seed} {place}")
-        question = self._corpus.questions[place if self._view else self._at(place)]
-        return self._show(question, self._view or self._draw_view(place, rng), rng)
+        turn = self._turns[place]
+        rng = self._rng(place)
+        example = self._show(self._corpus.questions[turn.question], turn.view, rng)
+        if turn.view == "answer_given":
+            return self._encoder.answer_given(example, rng)
+        places = dict(also_answered(self._corpus, example)) if turn.others else {}
+        asked = [(self._corpus.questions[number], places[number]) for number in turn.others]
+        others = [(question.text, question.answer, start) for question, start in asked]
+        return self._encoder.question_answer(example, rng, others)
 
-    def _at(self, place: int) -> int:
-        """Return the question at a place: each pass over them has an order of its own."""
-        size = len(self._corpus.questions)
-        epoch, rest = divmod(place, size)
-        if epoch not in self._orders:
-            order = list(range(size))
-            random.Random(f"order {self._settings.seed} {epoch}").shuffle(order)
-            self._orders = {epoch: order}
-        return self._orders[epoch][rest]
+    def _rng(self, place: int) -> random.Random:
+        return random.Random(f"{self._settings.seed} {place}")
 
-    def _draw_view(self, place: int, rng: random.Random) -> str:
+    def _draw(self, count: int) -> list[_Turn]:
+        """Draw turns that show `count` questions: pass by pass, each in an order of its own."""
+        s, corpus = self._settings, self._corpus
+        turns: list[_Turn] = []
+        left: set[int] = set()
+        # Towards the end of a pass few are left to share a text, so these lead the next one.
+        least = _LEFT_OVER * len(corpus.questions) if s.together > 1 else 0
+        shown, epoch = 0, 0
+        while shown < count:
+            order = list(range(len(corpus.questions)))
+            random.Random(f"order {s.seed} {epoch}").shuffle(order)
+            order.sort(key=lambda number: number not in left)
+            left = set(order)
+            for number in order:
+                if number not in left:
+                    continue
+                if shown >= count or len(left) <= least:
+                    break
+                left.remove(number)
+                view = self._draw_view(shown, len(turns))
+                others: list[int] = []
+                if s.together > 1 and view != "answer_given":
+                    rng = self._rng(len(turns))
+                    example = self._show(corpus.questions[number], view, rng)
+                    others = [n for n, _ in also_answered(corpus, example) if n in left]
+                    rng.shuffle(others)
+                    others = others[: min(s.together - 1, count - shown - 1)]
+                    left.difference_update(others)
+                turns.append(_Turn(number, tuple(others), view))
+                shown += 1 + len(others)
+            epoch += 1
+        return turns
+
+    def _draw_view(self, shown: int, place: int) -> str:
         s = self._settings
-        is_early = s.early_views is not None and place < s.early_examples
+        is_early = s.early_views is not None and shown < s.early_examples
         views = s.early_views if is_early and s.early_views else s.views
-        return rng.choices(Views.names(), views.shares)[0]
+        return random.Random(f"view {s.seed} {place}").choices(Views.names(), views.shares)[0]
 
-    def _show(self, question: Question, view: str, rng: random.Random) -> Pair:
+    def _show(self, question: Question, view: str, rng: random.Random) -> Example:
         s, corpus = self._settings, self._corpus
         words = s.passage_words or self._longest
         if view in ("window", "answer_given"):
-            shown = sentence_window(
+            return sentence_window(
                 corpus, question, rng, extra=s.window_extra, longest=s.window_words
             )
-        elif view == "passage":
-            shown = whole_passage(corpus, question, rng, longest=words)
-        else:
-            shown = with_distractors(
-                corpus, question, rng, longest=self._longest, passage_words=words
-            )
-        if view == "answer_given":
-            return self._encoder.answer_given(shown, rng)
-        return self._encoder.question_answer(shown, rng)
+        if view == "passage":
+            return whole_passage(corpus, question, rng, longest=words)
+        return with_distractors(corpus, question, rng, longest=self._longest, passage_words=words)
 
 
 class Plan(torch.utils.data.Sampler[list[int]]):
@@ -141,12 +184,15 @@ class Plan(torch.utils.data.Sampler[list[int]]):
 def group(pairs: dict[int, Pair], batch_tokens: int) -> list[list[int]]:
     """Group the keys of pairs of like lengths under a budget of tokens; one above it is alone."""
     batches: list[list[int]] = [[]]
-    targets = 0.0
-    for key in sorted(pairs, key=lambda key: (len(pairs[key].source), len(pairs[key].target))):
+    targets, longest = 0.0, 0
+    # Rows of a batch are padded on both sides: sources to a few lengths, then by targets.
+    lengths = {key: (len(pair) // _ABOUT, len(pair.target)) for key, pair in pairs.items()}
+    for key in sorted(pairs, key=lengths.__getitem__):
         source, target = pairs[key]
         targets += _TARGET_WEIGHT * len(target)
-        if batches[-1] and (len(batches[-1]) + 1) * len(source) + targets > batch_tokens:
+        longest = max(longest, len(source))
+        if batches[-1] and (len(batches[-1]) + 1) * longest + targets > batch_tokens:
             batches.append([])
-            targets = _TARGET_WEIGHT * len(target)
+            targets, longest = _TARGET_WEIGHT * len(target), len(source)
         batches[-1].append(key)
     return batches

@@ -7,14 +7,16 @@ import json
 import random
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from quals_fast.training.settings import TrainingError
 
 LONGEST_ANSWER = 50  # words
+_NEAR = 12  # passages before and after one without an article
 _T = TypeVar("_T")
 
 
@@ -32,7 +34,7 @@ class Question:
     answers: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Corpus:
     """Passages and the questions on them.
 
@@ -50,10 +52,25 @@ class Corpus:
     title_of: list[str | None] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
+    def on_passage(self, passage: int) -> list[int]:
+        """Return the numbers of the questions on a passage."""
+        return self._by_passage.get(passage, [])
+
+    @cached_property
+    def _by_passage(self) -> dict[int, list[int]]:
+        found: defaultdict[int, list[int]] = defaultdict(list)
+        for number, question in enumerate(self.questions):
+            found[question.passage].append(number)
+        return dict(found)
+
     def related(self, passage: int) -> list[int]:
-        """Return the other passages of the same article."""
+        """Return the other passages of the same article; without any, those near it in the file."""
         title = self.title_of[passage]
-        return [] if title is None else [p for p in self.titles[title] if p != passage]
+        if title is not None and len(self.titles[title]) > 1:
+            found: Iterable[int] = self.titles[title]
+        else:
+            found = range(max(0, passage - _NEAR), min(len(self.passages), passage + _NEAR + 1))
+        return [other for other in found if other != passage]
 
     def summary(self) -> str:
         """Say in a line what was read and what was left out."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from tokenizers import Encoding, Tokenizer
@@ -16,7 +17,10 @@ LONGEST_GIVEN = 64  # of an answer in a source
 
 
 class Pair(NamedTuple):
-    """Source and target tokens of one example; its length is that of the source."""
+    """Source and target tokens of one example; its length is that of the source.
+
+    A target may hold several, one behind the other, each with its EOS.
+    """
 
     source: list[int]
     target: list[int]
@@ -49,6 +53,7 @@ class PairEncoder:
         forced = settings.forced_bos_token_id
         self._target_start = [] if forced is None else [forced]
         # A target's last token is an input of nothing, so `positions` tokens fit.
+        self._positions = positions
         self._longest_part = min(LONGEST_PART, (positions - len(self._target_start) - 2) // 2)
 
     @property
@@ -56,19 +61,32 @@ class PairEncoder:
         """Tokens of a text that fit into a source."""
         return self.settings.max_source_tokens - len(self._start) - 1
 
-    def question_answer(self, example: Example, rng: random.Random) -> Pair:
-        """Return source ``[BOS] text EOS`` and target ``question SEP answer EOS``."""
+    def question_answer(
+        self, example: Example, rng: random.Random, others: Sequence[tuple[str, str, int]] = ()
+    ) -> Pair:
+        """Return source ``[BOS] text EOS`` and target ``question SEP answer EOS``.
+
+        Args:
+            example: text, question and answer.
+            rng: draws what is left of a text that is too long.
+            others: further questions and answers on the text with the answers' starts, whose
+                targets follow as far as there are positions and the answer is still in the text.
+        """
         s = self.settings
-        question, answer = (self._part(text) for text in (example.question, example.answer))
-        source = [*self._start, *self._text(example, self.room, rng), s.eos_token_id]
-        target = [*self._target_start, *question, s.sep_token_id, *answer, s.eos_token_id]
-        return Pair(source, target)
+        text, (start, end) = self._text(example, self.room, rng)
+        target = self._target(example.question, example.answer)
+        for question, answer, place in others:
+            more = self._target(question, answer)
+            is_shown = start <= place and place + len(answer) <= end
+            if is_shown and len(target) + len(more) <= self._positions:
+                target += more
+        return Pair([*self._start, *text, s.eos_token_id], target)
 
     def answer_given(self, example: Example, rng: random.Random) -> Pair:
         """Return source ``[BOS] text SEP answer EOS`` and target ``question EOS``."""
         s = self.settings
         answer = self._ids(example.answer)[:LONGEST_GIVEN]
-        text = self._text(example, self.room - 1 - len(answer), rng)
+        text, _ = self._text(example, self.room - 1 - len(answer), rng)
         source = [*self._start, *text, s.sep_token_id, *answer, s.eos_token_id]
         target = [*self._target_start, *self._part(example.question), s.eos_token_id]
         return Pair(source, target)
@@ -82,12 +100,20 @@ class PairEncoder:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
+    def _target(self, question: str, answer: str) -> list[int]:
+        s = self.settings
+        parts = self._part(question), self._part(answer)
+        return [*self._target_start, *parts[0], s.sep_token_id, *parts[1], s.eos_token_id]
+
     def _part(self, text: str) -> list[int]:
         # What is outside the vocabulary has no probability, and would make the loss infinite.
         masked = self.settings.masked_token_ids
         return [i for i in self._ids(text) if i not in masked][: self._longest_part]
 
-    def _text(self, example: Example, room: int, rng: random.Random) -> list[int]:
+    def _text(
+        self, example: Example, room: int, rng: random.Random
+    ) -> tuple[list[int], tuple[int, int]]:
+        """Return at most `room` tokens of a text, and the characters that they stand for."""
         encoding = self.tokenizer.encode(example.text, add_special_tokens=False)
         ids: list[int] = encoding.ids
         first = 0
@@ -95,7 +121,10 @@ class PairEncoder:
             span = _tokens_of(encoding, example.start, example.start + len(example.answer))
             latest = min(span[0], len(ids) - room)
             first = rng.randint(min(max(0, span[1] - room), latest), latest)
-        return ids[first : first + room]
+        ids = ids[first : first + room]
+        if not ids:
+            return ids, (0, 0)
+        return ids, (encoding.offsets[first][0], encoding.offsets[first + len(ids) - 1][1])
 
 
 def _tokens_of(encoding: Encoding, start: int, end: int) -> tuple[int, int]:

@@ -8,12 +8,15 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from quals_fast.batching import pad
+from quals_fast.training import attention
 from quals_fast.training.encoding import Pair
 
 IGNORED = -100  # label of padding
-_LONGEST_EAGER = 100  # tokens of a source
+_BLOCK = 64  # rows of logits in float32 at a time
+_LEAST = torch.finfo(torch.float32).min
 
 
 class BartForConditionalGeneration(
@@ -36,9 +39,7 @@ class BartForConditionalGeneration(
             labels: targets ``(B, T)``, `IGNORED` where there is none.
         """
         if input_ids.device.type == "cpu":
-            # On a CPU its backward pass is the faster one, until the matrix S x S is large.
-            is_short = input_ids.shape[1] <= _LONGEST_EAGER
-            self.config._attn_implementation = "eager" if is_short else "sdpa"
+            self.config._attn_implementation = attention.NAME
         nats = token_nats(self, input_ids, attention_mask, labels)
         return {
             "loss": nats.mean(),
@@ -54,21 +55,92 @@ def token_nats(network: Any, input_ids: Tensor, attention_mask: Tensor, labels: 
         network: of transformers' BART.
         input_ids: sources ``(B, S)``.
         attention_mask: where a source token stands, ``(B, S)``.
-        labels: targets ``(B, T)``, `IGNORED` where there is none.
+        labels: targets ``(B, T)``, `IGNORED` where there is none; a row may hold several, each
+            ended by EOS, which do not see each other.
     """
     config = network.config
     is_real = labels != IGNORED
+    place, mask = _targets_apart(labels, config.eos_token_id)
     inputs = labels.masked_fill(~is_real, config.pad_token_id).roll(1, 1)
-    inputs[:, 0] = config.decoder_start_token_id
+    inputs = inputs.masked_fill(place == 0, config.decoder_start_token_id)
+    # The decoder adds the positions of one target that starts at 0.
+    positions = network.model.decoder.embed_positions
+    added = positions(inputs)
+    embedded = network.model.decoder.embed_tokens(inputs)
+    embedded = (
+        embedded + nn.functional.embedding(place + positions.offset, positions.weight) - added
+    )
     hidden = network.model(
         input_ids=input_ids,
         attention_mask=attention_mask.long(),
-        decoder_input_ids=inputs,
+        decoder_inputs_embeds=embedded,
+        decoder_attention_mask=mask.to(embedded.dtype),
         use_cache=False,
     ).last_hidden_state
-    logits = nn.functional.linear(hidden[is_real], network.lm_head.weight)
-    logits = logits.float() + network.final_logits_bias
-    return nn.functional.cross_entropy(logits, labels[is_real], reduction="none")
+    nats: Tensor = TokenNats.apply(  # type: ignore[no-untyped-call]
+        hidden[is_real], network.lm_head.weight, network.final_logits_bias[0], labels[is_real]
+    )
+    return nats
+
+
+def _targets_apart(labels: Tensor, eos_token_id: int) -> tuple[Tensor, Tensor]:
+    """Return each token's place in its own target ``(B, T)``, and the mask that keeps them apart.
+
+    Args:
+        labels: one or more targets a row, each ended by EOS, ``(B, T)``.
+        eos_token_id: ends a target.
+
+    Returns:
+        Places from 0 on, and what to add to attention scores, ``(B, 1, T, T)``: 0 for a token's own
+        target up to itself, the least float32 elsewhere.
+    """
+    ends = labels == eos_token_id
+    number = ends.cumsum(1) - ends.long()
+    index = torch.arange(labels.shape[1], device=labels.device)
+    is_first = torch.ones_like(ends)
+    is_first[:, 1:] = ends[:, :-1]
+    place = index - torch.where(is_first, index, 0).cummax(1).values
+    seen = (number[:, :, None] == number[:, None, :]) & (index[:, None] >= index)
+    mask = torch.zeros(seen.shape, device=labels.device).masked_fill_(~seen, _LEAST)
+    return place, mask[:, None]
+
+
+class TokenNats(torch.autograd.Function):
+    """Negative log-probabilities of given tokens, without float32 logits of all of them at once.
+
+    What `reference` says in three lines. Logits are kept in the type of the product, bfloat16 under
+    autocast, and become their own gradient in the backward pass, block by block in the cache.
+    """
+
+    @staticmethod
+    def reference(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+        """Define what is computed: ``(N, d)``, ``(V, d)``, ``(V,)`` and ``(N,)`` to ``(N,)``."""
+        logits = nn.functional.linear(hidden, weight).float() + bias
+        return nn.functional.cross_entropy(logits, targets, reduction="none")
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+        """Return the nats of each target, float32."""
+        logits = nn.functional.linear(hidden, weight)
+        norms = torch.cat([(block.float() + bias).logsumexp(1) for block in logits.split(_BLOCK)])
+        at = targets[:, None]
+        picked = logits.gather(1, at)[:, 0].float() + bias[targets]
+        ctx.save_for_backward(hidden, weight, bias, targets, logits, norms)
+        return norms - picked
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of hidden states and weights."""
+        hidden, weight, bias, targets, logits, norms = ctx.saved_tensors
+        for first in range(0, len(logits), _BLOCK):
+            rows = slice(first, first + _BLOCK)
+            block = (logits[rows].float() + bias).sub_(norms[rows, None]).exp_()
+            block.scatter_add_(1, targets[rows, None], block.new_full((len(block), 1), -1.0))
+            logits[rows] = block.mul_(gradient[rows, None])
+        of_hidden = (logits @ weight.to(logits.dtype)).to(hidden.dtype)
+        of_weight = (logits.T @ hidden.to(logits.dtype)).to(weight.dtype)
+        return of_hidden, of_weight, None, None
 
 
 class Collator:

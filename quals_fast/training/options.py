@@ -40,6 +40,8 @@ TRAINING_OPTIONS = (
     click.option("--views", default=str(Views()), help="Shares in which questions are shown."),
     click.option("--early-views", default=None, help="In place of --views at first."),
     click.option("--early-examples", type=int, default=T["early_examples"], help="For how long."),
+    click.option("--together", type=int, default=T["together"],
+                 help="Questions that may share one text, which is encoded once for all of them."),
     click.option("--window-sentences", type=int, default=T["window_sentences"],
                  help="The most that a window shows."),
     click.option("--window-words", type=int, default=T["window_words"],

@@ -105,6 +105,8 @@ class TrainingSettings:
         views: in which questions are shown.
         early_views: in place of `views` for the first `early_examples`.
         early_examples: how many; short texts at first make a cheap start.
+        together: questions that may share one text, so that it is encoded once for all; each comes
+            up once a pass all the same.
         window_sentences: the most that a window shows.
         window_words: beyond which a window takes no further sentence.
         passage_words: to which longer passages are cut around the answer; None goes by the model's
@@ -146,6 +148,7 @@ class TrainingSettings:
     views: Views = field(default_factory=Views)
     early_views: Views | None = None
     early_examples: int = 0
+    together: int = 1
     window_sentences: int = 4
     window_words: int = 65
     passage_words: int | None = None
@@ -164,9 +167,9 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         at_least = {
-            "accumulate": 1, "batch_tokens": 1, "window_sentences": 1, "window_words": 1,
-            "every": 1, "keep": 2, "warmup_steps": 0, "early_examples": 0, "examples": 1,
-            "patience": 1, "dev_questions": 1, "passage_words": 1, "threads": 1,
+            "accumulate": 1, "batch_tokens": 1, "together": 1, "window_sentences": 1,
+            "window_words": 1, "every": 1, "keep": 2, "warmup_steps": 0, "early_examples": 0,
+            "examples": 1, "patience": 1, "dev_questions": 1, "passage_words": 1, "threads": 1,
         }  # fmt: skip
         for name, least in at_least.items():
             value = getattr(self, name)

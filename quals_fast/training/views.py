@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from quals_fast.training.corpus import Corpus, Question
 
@@ -13,14 +14,27 @@ LONGEST_PASSAGE = 230  # words: about 300 tokens
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])")
 
 
+class Piece(NamedTuple):
+    """A part of a passage in a text: where it stands in the passage and in the text."""
+
+    passage: int
+    start: int
+    place: int
+    length: int
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A question on a text; `start` is -1 where the answer does not stand in it."""
+    """A question on a text; `start` is -1 where the answer does not stand in it.
+
+    `pieces` are the parts of passages that the text is made of.
+    """
 
     question: str
     text: str
     answer: str
     start: int
+    pieces: tuple[Piece, ...] = ()
 
 
 def sentences(text: str) -> list[tuple[int, int]]:
@@ -79,16 +93,40 @@ def with_distractors(
     words, room = len(own.text.split()), rng.randint(longest // 2, longest)
     related = corpus.related(question.passage)
     rng.shuffle(related)
-    others: list[str] = []
+    shown = [(own.text, own.pieces)]
     while words < room and related:
-        other = corpus.passages[related.pop()].split()[: longest - words]
-        words += len(other)
-        others.append(" ".join(other))
-    place = rng.randint(0, len(others))
-    before = "".join(f"{other} " for other in others[:place])
-    after = "".join(f" {other}" for other in others[place:])
-    start = own.start + len(before) if own.start >= 0 else -1
-    return Example(own.question, f"{before}{own.text}{after}", own.answer, start)
+        number = related.pop()
+        ends = [m.end() for m in re.finditer(r"\S+", corpus.passages[number])][: longest - words]
+        words += len(ends)
+        other = corpus.passages[number][: ends[-1] if ends else 0]
+        shown.append((other, (Piece(number, 0, 0, len(other)),)))
+    rng.shuffle(shown)
+    text, pieces, start = "", [], own.start
+    for part, its_pieces in shown:
+        if its_pieces is own.pieces and own.start >= 0:
+            start = len(text) + own.start
+        pieces += [piece._replace(place=len(text) + piece.place) for piece in its_pieces]
+        text += f"{part} "
+    return replace(own, text=text.rstrip(), start=start, pieces=tuple(pieces))
+
+
+def also_answered(corpus: Corpus, example: Example) -> list[tuple[int, int]]:
+    """Return all questions whose answers stand in an example's text, and where they stand in it.
+
+    Args:
+        corpus: of the example.
+        example: made by one of the views.
+
+    Returns:
+        Numbers in ``corpus.questions`` with the answers' starts in the text.
+    """
+    return [
+        (number, piece.place + question.start - piece.start)
+        for piece in example.pieces
+        for number in corpus.on_passage(piece.passage)
+        if (question := corpus.questions[number]).start >= piece.start
+        and question.start + len(question.answer) <= piece.start + piece.length
+    ]
 
 
 def _cut(
@@ -105,4 +143,5 @@ def _cut(
         start, end = start + words[first][0], start + words[last][1]
     shown = text[start:end].rstrip()
     place = question.start - start if question.start >= 0 else -1
-    return Example(question.text, shown, question.answer, place)
+    piece = Piece(question.passage, start, 0, len(shown))
+    return Example(question.text, shown, question.answer, place, (piece,))

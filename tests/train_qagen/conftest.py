@@ -46,7 +46,7 @@ def base(tmp_path_factory):
 
 @pytest.fixture
 def settings(base, questions, tmp_path):
-    """A run of 12 examples in 6 steps, with dropout, a checkpoint every second."""
+    """A run of 12 examples in 5 steps, with dropout, a checkpoint every second."""
     return TrainingSettings(
         train=(questions,),
         init=str(base),

@@ -15,7 +15,7 @@ from quals_fast.training.batches import Examples, group
 from quals_fast.training.corpus import read_corpus
 from quals_fast.training.encoding import Pair, PairEncoder
 from quals_fast.training.settings import TrainingError, TrainingSettings, Views
-from quals_fast.training.views import Example, with_distractors
+from quals_fast.training.views import Example, also_answered, with_distractors
 
 SQUAD = {
     "version": "v2.0",
@@ -234,13 +234,65 @@ def test_views_come_in_their_shares(write, encoder, settings):
     early = Views.parse("answer_given=1")
     settings = replace(settings, views=views, early_views=early, early_examples=100, examples=2100)
     examples = Examples(corpus, encoder, settings)
-    drawn = Counter(
-        examples._draw_view(place, random.Random(f"0 {place}")) for place in range(2100)
-    )
+    drawn = Counter(turn.view for turn in examples._turns)
     assert drawn["answer_given"] == pytest.approx(100 + 500, abs=60)
     assert drawn["window"] == pytest.approx(1000, abs=80)
     assert drawn["distractors"] == 0
     assert all(1 in examples[place].source for place in range(100))
+
+
+def town(write):
+    rows = [
+        line(text, *answers, title="T")
+        for text, answers in ((BRIDGE, ("Queen Anne", "forty four", "1969")), (RIVER, ("1962",)))
+    ]
+    return read_corpus([write("a.jsonl", rows * 5)])
+
+
+@pytest.mark.parametrize("view", ["window", "passage", "distractors"])
+def test_questions_that_share_a_text_have_their_answers_in_it(write, encoder, settings, view):
+    corpus = town(write)
+    examples = Examples(corpus, encoder, settings)
+    shared = 0
+    for place, question in enumerate(corpus.questions):
+        example = examples._show(question, view, random.Random(place))
+        found = dict(also_answered(corpus, example))
+        assert found[place] == example.start
+        for number, start in found.items():
+            assert example.text[start:].startswith(corpus.questions[number].answer)
+        shared += len(found) > 1
+    assert shared > 0
+
+
+def test_each_question_comes_up_once_a_pass_by_itself_or_with_others(write, encoder, settings):
+    corpus = town(write)
+    settings = replace(settings, views=Views.parse("window=0.5,passage=0.5"), together=3)
+    short, long = (
+        Examples(corpus, encoder, replace(settings, examples=count)) for count in (100, 300)
+    )
+    turns = long._turns
+    assert turns[: len(short) - 1] == short._turns[:-1]
+    assert sum(1 + len(turn.others) for turn in turns) == 300
+    assert len(turns) < 250
+    assert max(len(turn.others) for turn in turns) == 2
+    shown = Counter(n for turn in turns for n in (turn.question, *turn.others))
+    assert set(shown) == set(range(20))
+    assert max(shown.values()) <= 2 * min(shown.values())
+    eos = encoder.settings.eos_token_id
+    for place, turn in enumerate(turns):
+        assert long[place].target.count(eos) == 1 + len(turn.others)
+
+
+def test_targets_beyond_the_positions_or_the_text_are_left_out(encoder):
+    text = "river " * 80 + "queen anne won " + "town " * 80
+    example = Example("who ?", text, "queen anne", text.index("queen"))
+    others = [("what ?", "town", len(text) - 5), ("what ?", "won", text.index("won"))] * 20
+    source, target = encoder.question_answer(example, random.Random(0), others)
+    assert len(target) <= 64
+    eos = encoder.tokenizer.token_to_id("[SEP]")
+    assert target.count(eos) > 5
+    assert "town" not in words(encoder, target)
+    assert "won" in words(encoder, source)
 
 
 def test_batches_keep_the_budget():

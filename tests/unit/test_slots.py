@@ -1,10 +1,15 @@
 """Packed rows: one for each distinct history, each with a place of its own in the cache."""
 
 import numpy as np
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
-from quals_fast.models.slots import _places
+from quals_fast.models.cache import SourceMemory
+from quals_fast.models.linear import padded_rows
+from quals_fast.models.slots import _FEW_POSITIONS, PackedSlots, _attend, _places
 
 
 @given(st.lists(st.integers(0, 19), min_size=1, max_size=30))
@@ -18,3 +23,43 @@ def test_places_are_a_permutation_and_no_copy_overwrites_what_another_reads(pare
     assert not written & read
     assert not written & kept
     assert len(kept) == len({old for old in parents if old < len(parents)})
+
+
+def packed_slots(lengths, beams):
+    """Slots over sources of some lengths, with one layer of two heads of size 4."""
+    shape = (len(lengths), 2, max(lengths), 4)
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    memory = SourceMemory([torch.randn(shape)], [torch.randn(shape)], mask[:, None, None])
+    return PackedSlots(memory, beams, 9)
+
+
+def test_rows_fill_up_to_few_sizes_and_leave_the_others_alone():
+    """Of 2 sentences 5 + 3 histories live on, then 4 of the first one only."""
+    slots = packed_slots([3, 6], 5)
+    first = slots.arrange(torch.tensor([[7], [8]]), None, None, 0)
+    assert first.tolist() == [7, 8, *[0] * (padded_rows(2) - 2)]
+    no_move = torch.zeros(2, 5, dtype=torch.int64)
+    tokens = torch.tensor([[1, 2, 3, 4, 5], [6, 7, 7, 8, 8]])
+    rows = slots.arrange(tokens, no_move, None, 1)
+    assert len(rows) == padded_rows(8)
+    assert slots.trim(rows).tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert slots.spread(slots.trim(rows)).tolist() == tokens.tolist()
+    live = torch.tensor([[True, True, False, True, True], [False] * 5])
+    rows = slots.arrange(tokens, torch.arange(5).expand(2, 5), live, 2)
+    assert sorted(slots.trim(rows).tolist()) == [1, 2, 4, 5]
+    q, k, v = (torch.randn(len(rows), 2, 4) for _ in range(3))
+    for out in (slots.self_attention(0, 2, q, k, v), slots.cross_attention(0, q)):
+        assert out.shape == q.shape
+        assert (out[4:] == 0).all()
+        assert (out[:4] != 0).all()
+
+
+@pytest.mark.parametrize("positions", [1, 2, _FEW_POSITIONS - 1, _FEW_POSITIONS, 40])
+def test_attention_is_the_same_by_either_way(positions):
+    query, keys, values = (torch.randn(7, *n, 2, 8) for n in ([], [positions], [positions]))
+    expected = F.scaled_dot_product_attention(
+        *(x.double() for x in (query[:, :, None], keys.transpose(1, 2), values.transpose(1, 2)))
+    )
+    torch.testing.assert_close(
+        _attend(query, keys, values).double(), expected[:, :, 0], atol=1e-6, rtol=1e-6
+    )

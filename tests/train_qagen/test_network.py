@@ -1,0 +1,66 @@
+"""The network in training: what is faster is the same as what says it in a few lines."""
+
+import pytest
+import tiny_models
+import torch
+from transformers import BartConfig
+
+from quals_fast.training.attention import BatchedAttention
+from quals_fast.training.encoding import Pair
+from quals_fast.training.network import BartForConditionalGeneration, Collator, TokenNats
+
+EOS = tiny_models.CONFIG["eos_token_id"]
+
+
+def gradients(found, inputs):
+    weights = torch.linspace(-1, 1, found.numel(), dtype=found.dtype).view_as(found)
+    return torch.autograd.grad((found * weights).sum(), inputs)
+
+
+def test_nats_and_their_gradients_are_those_of_cross_entropy():
+    hidden, weight = (torch.randn(n, 16, requires_grad=True) for n in (150, 99))
+    bias, targets = torch.zeros(99), torch.randint(4, 99, (150,))
+    bias[3] = -torch.inf
+    expected = TokenNats.reference(hidden, weight, bias, targets)
+    found = TokenNats.apply(hidden, weight, bias, targets)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    for one, other in zip(
+        gradients(found, (hidden, weight)), gradients(expected, (hidden, weight)), strict=True
+    ):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("masked", [True, False], ids=["mask", "no mask"])
+@pytest.mark.parametrize("sizes", [(5, 7), (1, 1), (40, 3)], ids=str)
+def test_attention_and_its_gradients_are_those_of_the_reference(sizes, masked):
+    queries, keys = sizes
+    inputs = [torch.randn(2, 3, n, 4, requires_grad=True) for n in (queries, keys, keys)]
+    mask = torch.zeros(2, 1, queries, keys) if masked else None
+    if mask is not None and keys > 1:
+        mask[1, :, :, -1] = torch.finfo(torch.float32).min
+    expected = BatchedAttention.reference(*inputs, mask, 0.5)
+    found = BatchedAttention.apply(*inputs, mask, 0.5)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+    for one, other in zip(gradients(found, inputs), gradients(expected, inputs), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    config = BartConfig(**{**tiny_models.CONFIG, "forced_eos_token_id": None, "dropout": 0.0})
+    return BartForConditionalGeneration(config).train()
+
+
+def test_targets_in_one_row_do_not_see_each_other(network):
+    """Loss and gradients are those of the same targets in rows of their own."""
+    sources, targets = [[3, 8, 9, EOS], [3, 7, EOS]], [[8, 1, 9, EOS], [10, 11, EOS], [12, 1, EOS]]
+    collate = Collator(network.config.pad_token_id)
+    packed = [Pair(sources[0], targets[0] + targets[1]), Pair(sources[1], targets[2])]
+    alone = [Pair(sources[n], target) for n, target in zip((0, 0, 1), targets, strict=True)]
+    found = [network(**collate(pairs)) for pairs in (packed, alone)]
+    assert found[0]["tokens"] == found[1]["tokens"] == 10
+    torch.testing.assert_close(found[0]["nats"], found[1]["nats"], atol=1e-5, rtol=1e-6)
+    one, other = (torch.autograd.grad(each["loss"], network.parameters()) for each in found)
+    for a, b in zip(one, other, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
