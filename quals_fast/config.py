@@ -127,3 +127,40 @@ class ScoringConfig:
             check_integer("max_pairs", self.max_pairs, 1)
         if self.no_pairs_score is not None:
             check_number("no_pairs_score", self.no_pairs_score)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """Settings under a name.
+
+    Attributes:
+        decoding: settings of the search.
+        scoring: settings of the score.
+        about: how they differ from the others, in a few words.
+    """
+
+    decoding: DecodingConfig
+    scoring: ScoringConfig
+    about: str
+
+
+PRESETS = {
+    "published": Preset(
+        decoding=DecodingConfig(), scoring=ScoringConfig(), about="the article's settings"
+    ),
+    "fast": Preset(
+        decoding=DecodingConfig(num_beams=15, num_beam_groups=15),
+        scoring=ScoringConfig(),
+        about="a quarter of the beams",
+    ),
+}
+
+
+def settings_of(name: str) -> Preset:
+    """Return the settings of a name in `PRESETS`.
+
+    Raises:
+        ValueError: there is no such name.
+    """
+    check_choice("preset", name, tuple(PRESETS))
+    return PRESETS[name]

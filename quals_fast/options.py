@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import click
 
-from quals_fast.config import DecodingConfig, ScoringConfig
+from quals_fast.config import PRESETS, DecodingConfig, ScoringConfig
 
 D, S = DecodingConfig(), ScoringConfig()
 
@@ -26,7 +27,23 @@ INPUT_OPTIONS = (
     click.option("--fail-fast", is_flag=True, help="Stop at the first row with status error."),
     click.option("--quiet", is_flag=True, help="No progress bar and no closing line."),
 )
+
+
+def _take_preset(context: click.Context, _: click.Parameter, name: str) -> str:
+    """Let the options that are not given default to a preset's."""
+    chosen = PRESETS[name]
+    settings = asdict(chosen.decoding) | asdict(chosen.scoring)
+    if settings["max_pairs"] is None:
+        settings["max_pairs"] = "all"
+    context.default_map = settings | dict(context.default_map or {})
+    return name
+
+
 SETTING_OPTIONS = (
+    click.option("--preset", type=click.Choice(list(PRESETS)), default="published", is_eager=True,
+                 callback=_take_preset,
+                 help="Defaults of the settings below, which go before it: " + "; ".join(
+                     f"{name}, {chosen.about}" for name, chosen in PRESETS.items()) + "."),
     click.option("--rule", default=D.rule, help="Of the search: fairseq09 (published) or hamming."),
     click.option("--num-beams", type=int, default=D.num_beams, help="Hypotheses a summary."),
     click.option("--num-beam-groups", type=int, default=D.num_beam_groups,
@@ -104,7 +121,7 @@ CONSEQ_OPTIONS = (
 # Options that say nothing to the other metric.
 ONLY_QAGS = ("qags_models", "qags_arm", "qags_setting", "qags_filter", "seed")
 ONLY_QUALS = (
-    "model", "backend", "threads", *DecodingConfig.__slots__, *ScoringConfig.__slots__,
+    "model", "backend", "threads", "preset", *DecodingConfig.__slots__, *ScoringConfig.__slots__,
 )  # fmt: skip
 CONSEQ = (
     "by", "num_samples", "top_k", "positive_fraction", "negative_fraction", "learning_rate",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quals_fast.backends import Generator, functions_of, inference, load, make_pass, with_cache
-from quals_fast.config import DecodingConfig, ScoringConfig
+from quals_fast.config import DecodingConfig, ScoringConfig, settings_of
 from quals_fast.models.checkpoint import check_fits
 from quals_fast.models.tokenizer import Source
 from quals_fast.results import (
@@ -120,6 +120,7 @@ class QualsScorer:
         device: str = "auto",
         dtype: str = "auto",
         backend: str = "auto",
+        preset: str = "published",
         decoding: DecodingConfig | None = None,
         scoring: ScoringConfig | None = None,
         max_batch_tokens: int = DEFAULT_BATCH_TOKENS,
@@ -139,8 +140,10 @@ class QualsScorer:
             backend: ``"eager"``, ``"triton"``, ``"onnx"`` for a folder that `quals-fast export` has
                 written, or ``"auto"``: ONNX for such a folder, else Triton on a GPU and eager
                 elsewhere.
-            decoding: settings of the search; the published ones by default.
-            scoring: settings of the score; the published ones by default.
+            preset: ``"published"``, or ``"fast"`` with fewer beams; what both are worth is in
+                bench/MODEL.md.
+            decoding: settings of the search; those of the preset by default.
+            scoring: settings of the score; those of the preset by default.
             max_batch_tokens: tokens that the network holds at once; it sets peak memory.
             cache_bytes: room for encoded documents, as in the constructor.
             threads: of the CPU that compute; by default as many as PyTorch or ONNX Runtime take. Of
@@ -152,9 +155,10 @@ class QualsScorer:
             ValueError: an unknown name, or settings that do not fit the model.
             ModuleNotFoundError: PyTorch, or ONNX Runtime, is not installed and needed.
         """
+        chosen = settings_of(preset)
         settings: dict[str, Any] = {
-            "decoding": decoding,
-            "scoring": scoring,
+            "decoding": decoding or chosen.decoding,
+            "scoring": scoring or chosen.scoring,
             "max_batch_tokens": max_batch_tokens,
             "cache_bytes": cache_bytes,
         }

@@ -43,7 +43,7 @@ class Slots(Protocol):
         ...
 
     def self_attention(self, layer: int, t: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Store position `t` and attend to all up to it: ``(R', H, D)`` each, and returned."""
+        """Store position `t` and attend to all up to it: all are ``(R', H, D)``."""
         ...
 
     def cross_attention(self, layer: int, q: Tensor) -> Tensor:
@@ -183,7 +183,7 @@ class PackedSlots:
         return _filled_up(torch.from_numpy(np.concatenate(tokens)))
 
     def self_attention(self, layer: int, t: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Store position `t` and attend to all up to it: ``(R', H, D)`` each, and returned."""
+        """Store position `t` and attend to all up to it: all are ``(R', H, D)``."""
         out = torch.zeros_like(q)
         for b, rows in self._rows():
             query = q[rows]
@@ -231,7 +231,8 @@ def _filled_up(token_ids: Tensor) -> Tensor:
 
 def _attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Attend with one query a row: ``(N, H, D)`` to histories ``(N, T, H, D)``."""
-    if keys.shape[1] < _FEW_POSITIONS:
+    # In 16 bits every product would be rounded; PyTorch's attention adds in float32.
+    if keys.shape[1] < _FEW_POSITIONS and keys.dtype == torch.float32:
         scores = (query[:, None] * keys).sum(-1) * query.shape[-1] ** -0.5
         return (scores.softmax(1)[..., None] * values).sum(1)
     keys, values = keys.transpose(1, 2), values.transpose(1, 2)

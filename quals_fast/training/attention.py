@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask
 
 NAME = "batched"
@@ -39,32 +38,45 @@ class BatchedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        scale: float,
+        dropout: float,
     ) -> Tensor:
-        """Return what `reference` does."""
+        """Return what `reference` does; `dropout` is a share of the probabilities."""
         rows, heads, targets, _ = query.shape
         q, k, v = (each.flatten(0, 1) for each in (query * scale, key, value))
         scores = torch.bmm(q, k.mT)
         if mask is not None:
             scores.view(rows, heads, targets, -1).add_(mask.to(scores.dtype))
         shares = scores.softmax(-1)
-        ctx.save_for_backward(q, k, v, shares)
+        kept = (
+            torch.empty_like(shares).bernoulli_(1 - dropout).div_(1 - dropout) if dropout else None
+        )
+        ctx.save_for_backward(q, k, v, shares, kept)
         ctx.scale, ctx.shape = scale, (rows, heads)
-        return torch.bmm(shares, v).unflatten(0, ctx.shape)
+        return torch.bmm(shares if kept is None else shares * kept, v).unflatten(0, ctx.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of queries, keys and values."""
-        q, k, v, shares = ctx.saved_tensors
+        q, k, v, shares, kept = ctx.saved_tensors
         out = gradient.flatten(0, 1)
-        of_scores = torch._softmax_backward_data(torch.bmm(out, v.mT), shares, -1, shares.dtype)
+        of_shares = torch.bmm(out, v.mT)
+        used = shares
+        if kept is not None:
+            of_shares, used = of_shares.mul_(kept), shares * kept
+        of_scores = torch._softmax_backward_data(of_shares, shares, -1, shares.dtype)
         found = (
             torch.bmm(of_scores, k).mul_(ctx.scale),
             torch.bmm(of_scores.mT, q),
-            torch.bmm(shares.mT, out),
+            torch.bmm(used.mT, out),
         )
-        return *(each.unflatten(0, ctx.shape) for each in found), None, None
+        return *(each.unflatten(0, ctx.shape) for each in found), None, None, None
 
 
 def batched_attention(
@@ -76,16 +88,11 @@ def batched_attention(
     *,
     scaling: float,
     dropout: float = 0.0,
-    **more: Any,
+    **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attend as transformers calls it; with dropout of the probabilities, by PyTorch's own."""
-    if dropout:
-        found: tuple[Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **more
-        )
-        return found
+    """Attend as transformers calls it."""
     attended: Tensor = BatchedAttention.apply(  # type: ignore[no-untyped-call]
-        query, key, value, attention_mask, scaling
+        query, key, value, attention_mask, scaling, dropout
     )
     return attended.transpose(1, 2), None
 

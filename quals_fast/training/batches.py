@@ -25,7 +25,7 @@ from quals_fast.training.views import (
 _POOL = 2_048  # examples that are sorted by length together
 _TARGET_WEIGHT = 2.5  # of a target's token against a source's
 _LEFT_OVER = 0.3  # share of a pass
-_ABOUT = 16  # tokens by which sources of a batch may differ
+_ABOUT = 16  # tokens: sources that differ by less are ordered by their targets
 _WORDS_PER_TOKEN = 2 / 3  # fewer than there are, so that what is cut by words fits in tokens
 
 
@@ -66,6 +66,11 @@ class Examples(torch.utils.data.Dataset[Pair]):
 
     def __len__(self) -> int:
         return len(self._turns)
+
+    @property
+    def questions(self) -> int:
+        """How many questions are shown, each as often as it is."""
+        return sum(1 + len(turn.others) for turn in self._turns)
 
     def __getitem__(self, place: int) -> Pair:
         turn = self._turns[place]

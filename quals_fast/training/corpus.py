@@ -7,7 +7,7 @@ import json
 import random
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 from quals_fast.training.settings import TrainingError
 
 LONGEST_ANSWER = 50  # words
-_NEAR = 12  # passages before and after one without an article
+_NEAR = 12  # passages before and after one
 _T = TypeVar("_T")
 
 
@@ -64,12 +64,13 @@ class Corpus:
         return dict(found)
 
     def related(self, passage: int) -> list[int]:
-        """Return the other passages of the same article; without any, those near it in the file."""
+        """Return the other passages of the same article."""
         title = self.title_of[passage]
-        if title is not None and len(self.titles[title]) > 1:
-            found: Iterable[int] = self.titles[title]
-        else:
-            found = range(max(0, passage - _NEAR), min(len(self.passages), passage + _NEAR + 1))
+        return [] if title is None else [p for p in self.titles[title] if p != passage]
+
+    def near(self, passage: int) -> list[int]:
+        """Return the passages next to it in the file, of whatever source."""
+        found = range(max(0, passage - _NEAR), min(len(self.passages), passage + _NEAR + 1))
         return [other for other in found if other != passage]
 
     def summary(self) -> str:

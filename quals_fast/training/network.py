@@ -38,8 +38,8 @@ class BartForConditionalGeneration(
             attention_mask: true where a source token stands, ``(B, S)``.
             labels: targets ``(B, T)``, `IGNORED` where there is none.
         """
-        if input_ids.device.type == "cpu":
-            self.config._attn_implementation = attention.NAME
+        is_cpu = input_ids.device.type == "cpu"
+        self.config._attn_implementation = attention.NAME if is_cpu else "sdpa"
         nats = token_nats(self, input_ids, attention_mask, labels)
         return {
             "loss": nats.mean(),
@@ -66,10 +66,8 @@ def token_nats(network: Any, input_ids: Tensor, attention_mask: Tensor, labels: 
     # The decoder adds the positions of one target that starts at 0.
     positions = network.model.decoder.embed_positions
     added = positions(inputs)
-    embedded = network.model.decoder.embed_tokens(inputs)
-    embedded = (
-        embedded + nn.functional.embedding(place + positions.offset, positions.weight) - added
-    )
+    moved = nn.functional.embedding(place + positions.offset, positions.weight) - added
+    embedded = network.model.decoder.embed_tokens(inputs) + moved
     hidden = network.model(
         input_ids=input_ids,
         attention_mask=attention_mask.long(),
@@ -106,10 +104,10 @@ def _targets_apart(labels: Tensor, eos_token_id: int) -> tuple[Tensor, Tensor]:
 
 
 class TokenNats(torch.autograd.Function):
-    """Negative log-probabilities of given tokens, without float32 logits of all of them at once.
+    """Negative log-probabilities of given tokens; `reference` defines them.
 
-    What `reference` says in three lines. Logits are kept in the type of the product, bfloat16 under
-    autocast, and become their own gradient in the backward pass, block by block in the cache.
+    Logits are kept in the type of the product, bfloat16 under autocast, and become their own
+    gradient in the backward pass, block by block in the cache; so there can be one only.
     """
 
     @staticmethod
@@ -138,8 +136,11 @@ class TokenNats(torch.autograd.Function):
             block = (logits[rows].float() + bias).sub_(norms[rows, None]).exp_()
             block.scatter_add_(1, targets[rows, None], block.new_full((len(block), 1), -1.0))
             logits[rows] = block.mul_(gradient[rows, None])
-        of_hidden = (logits @ weight.to(logits.dtype)).to(hidden.dtype)
-        of_weight = (logits.T @ hidden.to(logits.dtype)).to(weight.dtype)
+        of_hidden = of_weight = None
+        if ctx.needs_input_grad[0]:
+            of_hidden = (logits @ weight.to(logits.dtype)).to(hidden.dtype)
+        if ctx.needs_input_grad[1]:
+            of_weight = (logits.T @ hidden.to(logits.dtype)).to(weight.dtype)
         return of_hidden, of_weight, None, None
 
 

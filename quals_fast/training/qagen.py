@@ -82,7 +82,8 @@ def train(settings: TrainingSettings, report: Callable[[str], None] = print) -> 
     arguments.lr_scheduler_kwargs = {"num_decay_steps": decay_steps, "decay_type": "linear"}
     flops = training_flops(start.network.config, plan.source_tokens, plan.target_tokens)
     say(
-        f"{len(examples):,} examples in {len(plan):,} batches, {steps:,} steps; "
+        f"{examples.questions:,} questions on {len(examples):,} texts in {len(plan):,} batches, "
+        f"{steps:,} steps; "
         f"{plan.source_tokens / 1e6:.2f} M source and {plan.target_tokens / 1e6:.2f} M target "
         f"tokens, about {flops:.1e} FLOP"
     )
@@ -101,7 +102,8 @@ def train(settings: TrainingSettings, report: Callable[[str], None] = print) -> 
         "counts": dict(corpus.counts),
         "steps": steps,
         "steps_done": trainer.state.global_step,
-        "examples": sum(map(len, plan)),
+        "examples": examples.questions,
+        "texts": sum(map(len, plan)),
         "evaluations": [log for log in trainer.state.log_history if "eval_loss" in log],
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }

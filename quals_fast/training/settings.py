@@ -23,7 +23,8 @@ class Views:
     Args:
         window: only the sentences around the answer, about as much as a summary has.
         passage: the whole passage.
-        distractors: the passage among others of its article, up to the model's positions.
+        distractors: the passage among others of its article, or else near it in the file, up to
+            the model's positions.
         answer_given: a window with the answer behind a separator as source, and the question alone
             as target: the mode in which QAGS generates questions.
 
@@ -105,8 +106,9 @@ class TrainingSettings:
         views: in which questions are shown.
         early_views: in place of `views` for the first `early_examples`.
         early_examples: how many; short texts at first make a cheap start.
-        together: questions that may share one text, so that it is encoded once for all; each comes
-            up once a pass all the same.
+        together: questions that may share one text, so that it is encoded once for all. Shares of
+            views are then shares of texts. A pass ends when three questions in ten are left, since
+            few of these share a text; they lead the next one.
         window_sentences: the most that a window shows.
         window_words: beyond which a window takes no further sentence.
         passage_words: to which longer passages are cut around the answer; None goes by the model's

@@ -80,7 +80,9 @@ def whole_passage(
 def with_distractors(
     corpus: Corpus, question: Question, rng: random.Random, *, longest: int, passage_words: int
 ) -> Example:
-    """Show the passage at a random place among others of its article, `longest` words or half.
+    """Show the passage at a random place among others, `longest` words or half.
+
+    Others are of its article, or where there are none, near it in the file.
 
     Args:
         corpus: of the question.
@@ -91,7 +93,7 @@ def with_distractors(
     """
     own = whole_passage(corpus, question, rng, longest=min(passage_words, longest))
     words, room = len(own.text.split()), rng.randint(longest // 2, longest)
-    related = corpus.related(question.passage)
+    related = corpus.related(question.passage) or corpus.near(question.passage)
     rng.shuffle(related)
     shown = [(own.text, own.pieces)]
     while words < room and related:

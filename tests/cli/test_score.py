@@ -20,6 +20,7 @@ from cli_helpers import (
     write_csv,
 )
 
+from quals_fast.config import PRESETS
 from quals_fast.files import CSV_COLUMNS
 
 # Where results go
@@ -176,6 +177,19 @@ def test_settings_reach_the_signature(run):
     assert "|rule:hamming|beams:6/6|diversity:0.25|length:2-12|lp:2.0|" in signature
     assert "|summary:search|pairs:all|nopairs:-7.0|model:queens@" in signature
     assert "|dtype:bfloat16|backend:eager|" in signature
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_sets_what_is_not_given(run, model, name):
+    write("in.jsonl", GOOD[:1])
+    given = f"--model {model} --device cpu --min-length 2 --max-length 12 --preset {name}"
+    result = run("score", "in.jsonl", *given.split(), small=False)
+    beams = PRESETS[name].decoding.num_beams
+    assert result.exit_code == 0
+    assert f"|beams:{beams}/{beams}|diversity:0.5|length:2-12|" in result.stdout
+    given += " --num-beams 4 --num-beam-groups 2"
+    result = run("score", "in.jsonl", *given.split(), small=False)
+    assert "|beams:4/2|" in result.stdout
 
 
 @pytest.mark.parametrize("n", ["1", "12", "all"])

@@ -203,6 +203,19 @@ def test_the_run_says_how_many_contexts_are_long(run, write):
     assert "; 1 contexts beyond 58 tokens, of which a part around the answer is shown" in lines[0]
 
 
+def test_without_an_article_distractors_are_what_is_near(write):
+    rows = [line(f"{BRIDGE} Number {n}.", "Queen Anne", title=None) for n in range(40)]
+    corpus = read_corpus([write("a.jsonl", rows)])
+    assert corpus.related(20) == []
+    assert corpus.near(20) == [*range(8, 20), *range(21, 33)]
+    assert corpus.near(0) == [*range(1, 13)]
+    example = with_distractors(
+        corpus, corpus.questions[20], random.Random(0), longest=200, passage_words=99
+    )
+    assert len(example.pieces) > 3
+    assert all(8 <= piece.passage <= 32 for piece in example.pieces)
+
+
 def test_distractors_surround_the_passage(write):
     rows = [
         line(text, "Queen Anne" if text == BRIDGE else "town", title="T")
@@ -278,6 +291,9 @@ def test_each_question_comes_up_once_a_pass_by_itself_or_with_others(write, enco
     shown = Counter(n for turn in turns for n in (turn.question, *turn.others))
     assert set(shown) == set(range(20))
     assert max(shown.values()) <= 2 * min(shown.values())
+    once = Examples(corpus, encoder, replace(settings, examples=20))
+    assert once.questions == 20
+    assert len({n for turn in once._turns for n in (turn.question, *turn.others)}) >= 14
     eos = encoder.settings.eos_token_id
     for place, turn in enumerate(turns):
         assert long[place].target.count(eos) == 1 + len(turn.others)

@@ -39,10 +39,32 @@ def test_attention_and_its_gradients_are_those_of_the_reference(sizes, masked):
     if mask is not None and keys > 1:
         mask[1, :, :, -1] = torch.finfo(torch.float32).min
     expected = BatchedAttention.reference(*inputs, mask, 0.5)
-    found = BatchedAttention.apply(*inputs, mask, 0.5)
+    found = BatchedAttention.apply(*inputs, mask, 0.5, 0.0)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
     for one, other in zip(gradients(found, inputs), gradients(expected, inputs), strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_attention_drops_a_share_and_keeps_the_mean():
+    """With values of 1, what comes out is the sum of the kept shares: 1 on average."""
+    query, key = (torch.randn(50, 4, 20, 8, requires_grad=True) for _ in range(2))
+    value = torch.ones(50, 4, 20, 8, requires_grad=True)
+    found = BatchedAttention.apply(query, key, value, None, 0.3, 0.25)
+    assert found.mean().item() == pytest.approx(1, abs=0.02)
+    assert found.std().item() > 0.05
+    # The output is linear in the values, so this holds for whatever was dropped.
+    (of_value,) = torch.autograd.grad(found.sum(), value, retain_graph=True)
+    assert (of_value * value).sum().item() == pytest.approx(found.sum().item(), rel=1e-5)
+
+
+def test_a_frozen_vocabulary_costs_no_gradient():
+    hidden, weight = torch.randn(5, 16, requires_grad=True), torch.randn(99, 16)
+    targets = torch.randint(0, 99, (5,))
+    found = TokenNats.apply(hidden, weight, torch.zeros(99), targets)
+    expected = TokenNats.reference(hidden, weight, torch.zeros(99), targets)
+    torch.testing.assert_close(
+        gradients(found, hidden), gradients(expected, hidden), atol=1e-4, rtol=1e-4
+    )
 
 
 @pytest.fixture
@@ -50,6 +72,31 @@ def network():
     torch.manual_seed(0)
     config = BartConfig(**{**tiny_models.CONFIG, "forced_eos_token_id": None, "dropout": 0.0})
     return BartForConditionalGeneration(config).train()
+
+
+def test_bfloat16_errs_at_most_twice_as_much_as_by_the_references(network, monkeypatch):
+    """Gradients under autocast, by the own operators and by PyTorch's, against float64."""
+    pairs = [Pair([3, *[8, 9, 7] * 9, EOS], [8, 1, 9, EOS, 10, 1, 11, EOS]) for _ in range(4)]
+    batch = Collator(network.config.pad_token_id)(pairs)
+    parameters = [*network.parameters()]
+
+    def found(kind):
+        with torch.autocast("cpu", torch.bfloat16, enabled=kind is torch.bfloat16):
+            loss = network(**batch)["loss"]
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)]).double()
+
+    own = found(torch.bfloat16)
+    exact = found(torch.float32)
+    monkeypatch.setattr(TokenNats, "apply", TokenNats.reference)
+    monkeypatch.setattr(
+        BatchedAttention, "apply", lambda q, k, v, m, scale, _: BatchedAttention.reference(
+            q, k, v, None if m is None else m.to(q.dtype), scale
+        )
+    )  # fmt: skip
+    torch.testing.assert_close(found(torch.float32), exact, atol=1e-6, rtol=1e-4)
+    by_torch = found(torch.bfloat16)
+    assert (own - exact).norm() <= 2 * (by_torch - exact).norm()
+    assert (own - exact).norm() < 0.1 * exact.norm()
 
 
 def test_targets_in_one_row_do_not_see_each_other(network):

@@ -118,6 +118,20 @@ def test_a_half_written_checkpoint_is_skipped(whole_run, tmp_path, damage):
     assert same(whole_run.output, tmp_path / "again")
 
 
+def test_questions_that_share_texts_train_and_go_on(settings, tmp_path):
+    """As the bundled model is trained: in bfloat16, without dropout, targets in one row."""
+    shared = replace(settings, together=3, dropout=0.0, bf16="on", examples=36)
+    lines = []
+    found = train(shared, lines.append)
+    assert found["examples"] == 36
+    assert found["texts"] < 30
+    assert any("36 questions on" in line for line in lines)
+    keep_up_to(2, shared.output, tmp_path / "again")
+    train(replace(shared, output=tmp_path / "again"), lines.append)
+    assert any("going on from" in line for line in lines)
+    assert same(shared.output, tmp_path / "again")
+
+
 def test_without_a_whole_checkpoint_a_run_begins_anew(whole_run, tmp_path):
     keep_up_to(2, whole_run.output, tmp_path / "again")
     truncate(tmp_path / "again" / "checkpoint-2" / "optimizer.pt")

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from quals_fast import DecodingConfig, ScoringConfig
+from quals_fast.config import PRESETS, settings_of
 from quals_fast.signature import signature
 
 
@@ -112,3 +113,11 @@ def test_the_signature_reads_as_documented():
         "quals|rule:fairseq09|beams:60/60|diversity:0.5|length:8-60|lp:1.0|summary:model|pairs:10|"
         "nopairs:nan|model:m@d|dtype:float32|backend:eager|kernels:none|version:"
     )
+
+
+def test_presets():
+    assert PRESETS["published"].decoding == DecodingConfig()
+    assert PRESETS["published"].scoring == ScoringConfig()
+    assert settings_of("fast").decoding.num_beams < 60
+    with pytest.raises(ValueError, match="`preset` must be 'published' or 'fast', but got 'quick'"):
+        settings_of("quick")

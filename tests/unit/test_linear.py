@@ -23,6 +23,8 @@ needs_onednn = pytest.mark.skipif(not onednn_pays(), reason="this torch has no o
         pytest.param(lambda: torch.randn(2, 5, 63), id="3 dimensions"),
         pytest.param(lambda: torch.randn(63, 49).t(), id="transposed"),
         pytest.param(lambda: torch.randn(7, 126)[:, ::2], id="strided"),
+        pytest.param(lambda: torch.randn(63, 48).t(), id="transposed, a size of its own"),
+        pytest.param(lambda: torch.randn(8, 126)[:, ::2], id="strided, a size of its own"),
     ],
 )
 def test_equals_torch(make, with_bias):

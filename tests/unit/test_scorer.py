@@ -12,6 +12,7 @@ import tiny_models
 import torch
 
 from quals_fast import DecodingConfig, QualsScorer, ScoringConfig
+from quals_fast.config import PRESETS
 from quals_fast.models import linear
 from quals_fast.models.bart import Bart
 from quals_fast.ops import BackendUnavailableError
@@ -193,6 +194,15 @@ def test_wrong_arguments_are_refused(scorer):
         scorer.rescore(["queen"], [[[5, 4], []]])
     with pytest.raises(ValueError, match=r"but got 1 from -1 to -1"):
         scorer.rescore(["queen"], [[[-1]]])
+
+
+def test_a_preset_sets_what_is_not_given(folder):
+    few = DecodingConfig(num_beams=2, num_beam_groups=2)
+    fast = QualsScorer.from_pretrained(folder, device="cpu", preset="fast")
+    assert (fast.decoding, fast.scoring) == (PRESETS["fast"].decoding, PRESETS["fast"].scoring)
+    assert pickle.loads(pickle.dumps(fast)).signature == fast.signature
+    both = QualsScorer.from_pretrained(folder, device="cpu", preset="fast", decoding=few)
+    assert (both.decoding, both.scoring) == (few, PRESETS["fast"].scoring)
 
 
 def test_settings_that_do_not_fit_the_model_are_refused(folder):
