@@ -226,7 +226,7 @@ def evaluate() -> str:
     """Report the agreement with human judgement on both sets, and what QUALS does not beat."""
     blocks = []
     for name, title in (("cnndm", "QAGS-CNN/DM"), ("xsum", "QAGS-XSum")):
-        quals, *rouge = found = load(f"evaluate_qags_{name}")["agreement"]
+        quals, *rouge = found = load("model")["with_people"][f"factcons_qags_{name}"]["all"]
         rows = [
             [
                 one["name"],
