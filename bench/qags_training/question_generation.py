@@ -13,6 +13,7 @@ from transformers import BartConfig, BartForConditionalGeneration
 
 from quals_fast.models.checkpoint import Settings, read_checkpoint
 from quals_fast.models.loading import read_weights
+from quals_fast.training import attention
 from quals_fast.training.corpus import Corpus
 from quals_fast.training.encoding import Pair, PairEncoder
 from quals_fast.training.network import Collator, token_nats
@@ -94,7 +95,7 @@ def adapted_network(base: Path, dtype: torch.dtype = torch.bfloat16) -> Any:
     """Return the base with an adapter on every linear layer of encoder and decoder."""
     config = BartConfig.from_pretrained(base)
     config.dropout = config.attention_dropout = config.activation_dropout = 0.0
-    config._attn_implementation = "eager"
+    config._attn_implementation = attention.NAME
     network = BartForConditionalGeneration(config)
     weights = {name: w.float() for name, w in read_weights(base).items()}
     missing, unknown = network.load_state_dict(weights, strict=False)
