@@ -149,9 +149,9 @@ PRESETS = {
         decoding=DecodingConfig(), scoring=ScoringConfig(), about="the article's settings"
     ),
     "fast": Preset(
-        decoding=DecodingConfig(num_beams=15, num_beam_groups=15),
+        decoding=DecodingConfig(num_beams=30, num_beam_groups=30),
         scoring=ScoringConfig(),
-        about="a quarter of the beams",
+        about="half the beams",
     ),
 }
 

@@ -140,7 +140,7 @@ class QualsScorer:
             backend: ``"eager"``, ``"triton"``, ``"onnx"`` for a folder that `quals-fast export` has
                 written, or ``"auto"``: ONNX for such a folder, else Triton on a GPU and eager
                 elsewhere.
-            preset: ``"published"``, or ``"fast"`` with fewer beams; what both are worth is in
+            preset: ``"published"``, or ``"fast"`` with 30 beams, not 60; what both are worth is in
                 bench/MODEL.md.
             decoding: settings of the search; those of the preset by default.
             scoring: settings of the score; those of the preset by default.
