@@ -182,7 +182,7 @@ def storage() -> str:
     )
     return (
         f"On {r['rows']} human-judged summaries, scores with the stored weights differ from those "
-        f"with the float16 original by {r['mean_abs_delta']:.3f} on average (at most "
+        f"with the original by {r['mean_abs_delta']:.3f} on average (at most "
         f"{r['max_abs_delta']:.2f}; the scores' own standard deviation is {r['score_std']:.2f}), "
         f"with Spearman {r['spearman']:.3f} between the two; {100 * r['shared_pairs']:.0f} % of "
         f"the kept pairs are the same. Pearson with human labels, original and stored: {labels}."
