@@ -33,8 +33,6 @@ def _take_preset(context: click.Context, _: click.Parameter, name: str) -> str:
     """Let the options that are not given default to a preset's."""
     chosen = PRESETS[name]
     settings = asdict(chosen.decoding) | asdict(chosen.scoring)
-    if settings["max_pairs"] is None:
-        settings["max_pairs"] = "all"
     context.default_map = settings | dict(context.default_map or {})
     return name
 

@@ -116,7 +116,7 @@ class QuestionAnswerer:
 
     def leaves_room(self, question: str) -> bool:
         """Return whether a window that holds a question whole has room for a passage."""
-        return self._count_tokens(question) + _SPECIAL < self.max_length
+        return self._has_room(self._count_tokens(question))
 
     def cut_tokens(self, question: str) -> int:
         """Return how many tokens of a question are cut off, as those behind the 64th are.
@@ -125,13 +125,16 @@ class QuestionAnswerer:
             ValueError: it leaves no room for a passage.
         """
         n = self._count_tokens(question)
-        if not self.leaves_room(question):
+        if not self._has_room(n):
             raise ValueError(
                 f"a question must leave room for a passage in a window of {self.max_length} "
                 f"tokens, but has {n} tokens: {question[:60]!r}...; use a generator that ends its "
                 "questions"
             )
         return max(0, n - self._max_question)
+
+    def _has_room(self, question_tokens: int) -> bool:
+        return question_tokens + _SPECIAL < self.max_length
 
     def _count_tokens(self, question: str) -> int:
         return len(self._encode([question])[question].ids)
