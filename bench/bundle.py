@@ -1,6 +1,6 @@
 """Make the bundled model from a Hugging Face folder: weights as int8, with checksums.
 
-python -m bench.bundle ../shared/models/qagen-mini-v0
+python -m bench.bundle runs/qagen-mini
 """
 
 from __future__ import annotations

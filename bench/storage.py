@@ -1,6 +1,6 @@
 r"""What does storing the bundled model as int8 cost in score?
 
-    python -m bench.storage --original ../shared/models/qagen-mini-v0 \
+    python -m bench.storage --original runs/qagen-mini \
         --data ../shared/data/factcons_*
 
 Scores the same human-judged pairs with the stored and the original weights, in float32 both.
