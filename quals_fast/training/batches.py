@@ -13,6 +13,7 @@ import torch
 
 from quals_fast.training.corpus import Corpus, Question
 from quals_fast.training.encoding import Pair, PairEncoder
+from quals_fast.training.renaming import Renamer
 from quals_fast.training.settings import TrainingError, TrainingSettings, Views
 from quals_fast.training.views import (
     Example,
@@ -58,6 +59,7 @@ class Examples(torch.utils.data.Dataset[Pair]):
         self._corpus, self._encoder, self._settings = corpus, encoder, settings
         self._view = view
         self._longest = int(encoder.room * _WORDS_PER_TOKEN)
+        self._renamer = Renamer(corpus) if settings.renamed and view is None else None
         if view is not None:
             self._turns = [_Turn(number, (), view) for number in range(len(corpus.questions))]
         else:
@@ -76,11 +78,13 @@ class Examples(torch.utils.data.Dataset[Pair]):
         turn = self._turns[place]
         rng = self._rng(place)
         example = self._show(self._corpus.questions[turn.question], turn.view, rng)
-        if turn.view == "answer_given":
-            return self._encoder.answer_given(example, rng)
         places = dict(also_answered(self._corpus, example)) if turn.others else {}
         asked = [(self._corpus.questions[number], places[number]) for number in turn.others]
         others = [(question.text, question.answer, start) for question, start in asked]
+        if self._renamer is not None and rng.random() < self._settings.renamed:
+            example, others = self._renamer.rename(example, others, rng)
+        if turn.view == "answer_given":
+            return self._encoder.answer_given(example, rng)
         return self._encoder.question_answer(example, rng, others)
 
     def _rng(self, place: int) -> random.Random:

@@ -28,10 +28,12 @@ class BartForConditionalGeneration(
     vocabulary is the largest matrix.
     """
 
+    answer_weight = 1.0  # of an answer's tokens in the loss; a question's have 1
+
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor
     ) -> dict[str, Tensor]:
-        """Return ``loss``, the mean over target tokens, ``nats``, its sum, and ``tokens``.
+        """Return ``loss``, the weighted mean over target tokens, their ``nats`` and ``tokens``.
 
         Args:
             input_ids: sources ``(B, S)``.
@@ -41,11 +43,21 @@ class BartForConditionalGeneration(
         is_cpu = input_ids.device.type == "cpu"
         self.config._attn_implementation = attention.NAME if is_cpu else "sdpa"
         nats = token_nats(self, input_ids, attention_mask, labels)
+        weights = self._weights(labels)
         return {
-            "loss": nats.mean(),
+            "loss": (nats * weights).sum() / weights.sum(),
             "nats": nats.sum(),
             "tokens": torch.tensor(len(nats), device=nats.device),
         }
+
+    def _weights(self, labels: Tensor) -> Tensor:
+        """Return the weight of every target token, in one row."""
+        ended, separated = (
+            (labels == token).cumsum(1) - (labels == token).long()
+            for token in (self.config.eos_token_id, self.config.sep_token_id)
+        )
+        is_answer = (separated > ended)[labels != IGNORED]
+        return torch.where(is_answer, self.answer_weight, 1.0)
 
 
 def token_nats(network: Any, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:

@@ -109,6 +109,8 @@ class TrainingSettings:
         together: questions that may share one text, so that it is encoded once for all. Shares of
             views are then shares of texts. A pass ends when three questions in ten are left, since
             few of these share a text; they lead the next one.
+        renamed: share of texts in which some answers are renamed, in the text and its questions.
+        answer_weight: of an answer's tokens in the loss, against 1 of a question's.
         window_sentences: the most that a window shows.
         window_words: beyond which a window takes no further sentence.
         passage_words: to which longer passages are cut around the answer; None goes by the model's
@@ -151,6 +153,8 @@ class TrainingSettings:
     early_views: Views | None = None
     early_examples: int = 0
     together: int = 1
+    renamed: float = 0.0
+    answer_weight: float = 1.0
     window_sentences: int = 4
     window_words: int = 65
     passage_words: int | None = None
@@ -177,10 +181,10 @@ class TrainingSettings:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"`{name}` must be at least {least}, but got {value}")
-        for name in ("learning_rate", "epochs"):
+        for name in ("learning_rate", "epochs", "answer_weight"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"`{name}` must be positive, but got {getattr(self, name)}")
-        for name in ("decay", "dropout"):
+        for name in ("decay", "dropout", "renamed"):
             share = getattr(self, name)
             if share is not None and not 0 <= share <= 1:
                 raise ValueError(f"`{name}` must be from 0 to 1, but got {share}")

@@ -77,6 +77,7 @@ def load_starting_point(settings: TrainingSettings, report: Callable[[str], None
     tokenizer.encode_special_tokens = True
     _, conventions = check_config(folder, config)
     network = _network(folder, config, settings.dropout)
+    network.answer_weight = settings.answer_weight
     network.final_logits_bias[:, list(conventions.masked_token_ids)] = -torch.inf
     return StartingPoint(network, tokenizer, conventions)
 
