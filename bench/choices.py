@@ -131,7 +131,9 @@ def rise(
         columns, difference, paired=True, n_resamples=1_000, method="percentile", rng=0,
         vectorized=True,
     ).confidence_interval  # fmt: skip
-    return Estimate(float(difference(*columns, 0)), found.low, found.high).to_dict()
+    return Estimate(
+        float(difference(columns[0], columns[1], columns[2], 0)), found.low, found.high
+    ).to_dict()
 
 
 def main() -> None:

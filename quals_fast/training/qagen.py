@@ -68,10 +68,12 @@ def train(settings: TrainingSettings, report: Callable[[str], None] = print) -> 
             _check_output(settings.output, run["identity"])
             _write_run(settings.output, run)
         transformers.set_seed(settings.seed)
-        start = load_starting_point(settings, say)
+        corpus = _read(settings.train, settings, settings.caps)
+        texts = (*corpus.passages, *(question.text for question in corpus.questions))
+        start = load_starting_point(settings, say, texts)
     positions = start.network.config.max_position_embeddings
     encoder = PairEncoder(start.tokenizer, start.settings, positions, settings.long_contexts)
-    corpus = _read(settings.train, settings, encoder, say)
+    say(_counts(settings.train, corpus, encoder, settings))
     dev = {} if settings.dev is None else _dev(settings.dev, settings, encoder, say)
 
     examples = Examples(corpus, encoder, settings)
@@ -204,32 +206,32 @@ def _check_output(output: Path, identity: Mapping[str, Any]) -> None:
         )
 
 
-def _read(
-    paths: tuple[Path, ...],
-    settings: TrainingSettings,
-    encoder: PairEncoder,
-    say: Callable[[str], None],
-    caps: Mapping[str, int] | None = None,
-) -> Corpus:
-    corpus = read_corpus(
+def _read(paths: tuple[Path, ...], settings: TrainingSettings, caps: Mapping[str, int]) -> Corpus:
+    return read_corpus(
         paths,
         seed=settings.seed,
-        caps=settings.caps if caps is None else caps,
+        caps=caps,
         keep_absent=settings.absent_answers == "keep",
         skip_invalid=settings.skip_invalid,
     )
+
+
+def _counts(
+    paths: tuple[Path, ...], corpus: Corpus, encoder: PairEncoder, settings: TrainingSettings
+) -> str:
+    """Say what was read, and how much of it is too long."""
     long = encoder.count_long(corpus.passages)
     place = "around the answer" if settings.long_contexts == "around" else "at their start"
     cut = f"; {long:,} contexts beyond {encoder.room:,} tokens, of which a part {place} is shown"
-    say(f"{', '.join(path.name for path in paths)}: {corpus.summary()}{cut if long else ''}")
-    return corpus
+    return f"{', '.join(path.name for path in paths)}: {corpus.summary()}{cut if long else ''}"
 
 
 def _dev(
     path: Path, settings: TrainingSettings, encoder: PairEncoder, say: Callable[[str], None]
 ) -> dict[str, Examples]:
     """Return the questions to evaluate on, in each view that is trained."""
-    corpus = _read((path,), settings, encoder, say, caps={})
+    corpus = _read((path,), settings, caps={})
+    say(_counts((path,), corpus, encoder, settings))
     count = settings.dev_questions
     if count is not None and count < len(corpus.questions):
         corpus = replace(corpus, questions=random.Random(0).sample(corpus.questions, count))

@@ -94,6 +94,8 @@ class TrainingSettings:
         decoder_layers: for ``minilm:``, the encoder layers that the decoder's start from.
         sep_token: of an `init` that has no separator yet; by default an unused token of its
             vocabulary, or else a new one.
+        positions: of encoder and decoder, where `init` has fewer; new ones start as copies.
+        prune: leave out of a WordPiece vocabulary what no text of `train` uses.
         epochs: passes over the questions.
         examples: questions to show, in place of `epochs`.
         learning_rate: between warm-up and decay.
@@ -141,6 +143,8 @@ class TrainingSettings:
     dev: Path | None = None
     decoder_layers: tuple[int, ...] = (1, 3, 5)
     sep_token: str | None = None
+    positions: int | None = None
+    prune: bool = False
     epochs: float = 3.0
     examples: int | None = None
     learning_rate: float = 3e-5
@@ -176,6 +180,7 @@ class TrainingSettings:
             "accumulate": 1, "batch_tokens": 1, "together": 1, "window_sentences": 1,
             "window_words": 1, "every": 1, "keep": 2, "warmup_steps": 0, "early_examples": 0,
             "examples": 1, "patience": 1, "dev_questions": 1, "passage_words": 1, "threads": 1,
+            "positions": 1,
         }  # fmt: skip
         for name, least in at_least.items():
             value = getattr(self, name)

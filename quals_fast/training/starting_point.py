@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,12 @@ from typing import Any
 import torch
 import transformers
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from quals_fast.models.checkpoint import CheckpointError, Settings, check_config, read_json
 from quals_fast.models.loading import model_folder, read_weights
 from quals_fast.models.tokenizer import read_tokenizer
-from quals_fast.training import warm_start
+from quals_fast.training import resizing, warm_start
 from quals_fast.training.checkpoints import writing
 from quals_fast.training.network import BartForConditionalGeneration
 from quals_fast.training.settings import TrainingError, TrainingSettings
@@ -43,11 +44,18 @@ class StartingPoint:
     settings: Settings
 
 
-def load_starting_point(settings: TrainingSettings, report: Callable[[str], None]) -> StartingPoint:
+def load_starting_point(
+    settings: TrainingSettings, report: Callable[[str], None], texts: Iterable[str] = ()
+) -> StartingPoint:
     """Load what `init` names; one that is no question-answer generator yet gets a separator.
 
     Then its sources begin with BOS, as in pre-training, and its targets with the question: there is
     no forced first token, as in the published model.
+
+    Args:
+        settings: of the run.
+        report: takes lines about what was chosen.
+        texts: with `prune`, those whose tokens are kept.
 
     Raises:
         CheckpointError: the folder is not of the BART family or cannot be used.
@@ -75,8 +83,15 @@ def load_starting_point(settings: TrainingSettings, report: Callable[[str], None
             f"{tokenizer.id_to_token(config['sep_token_id'])!r}; leave it out"
         )
     tokenizer.encode_special_tokens = True
+    weights = read_weights(folder)
+    if settings.positions is not None:
+        resizing.add_positions(config, weights, settings.positions)
+    if settings.prune:
+        used = resizing.used_tokens(tokenizer, texts)
+        tokenizer = resizing.prune(tokenizer, config, weights, used)
+        report(f"{config['vocab_size']:,} tokens are left in the vocabulary")
     _, conventions = check_config(folder, config)
-    network = _network(folder, config, settings.dropout)
+    network = _network(folder, config, weights, settings.dropout)
     network.answer_weight = settings.answer_weight
     network.final_logits_bias[:, list(conventions.masked_token_ids)] = -torch.inf
     return StartingPoint(network, tokenizer, conventions)
@@ -169,9 +184,8 @@ def _separator(
 
 
 def _network(
-    folder: Path, config: dict[str, Any], dropout: float | None
+    folder: Path, config: dict[str, Any], weights: dict[str, Tensor], dropout: float | None
 ) -> BartForConditionalGeneration:
-    weights = read_weights(folder)
     size = config["vocab_size"]
     shared = next((n for n in ("model.shared.weight", "shared.weight") if n in weights), None)
     rows = len(weights[shared]) if shared else size
