@@ -26,7 +26,7 @@ from bench.model.passes import load_rows
 from bench.model.quality import generation, perplexity, with_people
 from bench.model.settings import DEFAULT, Passes, Variant, cost, quality, variants
 
-MODEL, SETTINGS = "model", "model_settings"
+MODEL, SETTINGS, CHOICES = "model", "model_settings", "choices"
 
 
 def main() -> None:
@@ -75,10 +75,10 @@ def main() -> None:
 
 def write_page() -> None:
     """Write bench/MODEL.md and its plot from the results."""
-    model, settings = (_load(name) for name in (MODEL, SETTINGS))
+    model, settings, choices = (_load(name) for name in (MODEL, SETTINGS, CHOICES))
     if model is None:
         raise SystemExit(f"{RESULTS / MODEL}.json is missing: run python -m bench.model first")
-    (ROOT / "bench" / "MODEL.md").write_text(page(model, settings), "utf-8")
+    (ROOT / "bench" / "MODEL.md").write_text(page(model, settings, choices), "utf-8")
     if settings is not None:
         plot(settings, ROOT / "bench" / f"{SETTINGS}.svg")
 

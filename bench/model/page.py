@@ -23,12 +23,17 @@ PUBLISHED = {
 AIMS = {"cnndm": 0.55, "xsum": 0.20}
 
 
-def page(model: dict[str, Any], settings: dict[str, Any] | None) -> str:
+def page(
+    model: dict[str, Any],
+    settings: dict[str, Any] | None,
+    choices: dict[str, Any] | None = None,
+) -> str:
     """Return the whole page.
 
     Args:
         model: what `python -m bench.model` measured.
         settings: what it measured with ``--settings``; None if it has not.
+        choices: what `python -m bench.choices` measured; None if it has not.
     """
     parts = [
         "# What the model and its settings are worth",
@@ -49,6 +54,8 @@ def page(model: dict[str, Any], settings: dict[str, Any] | None) -> str:
         ),
         "## What the settings are worth",
         _settings(settings),
+        "## What choices in training are worth",
+        _choices(choices),
         "## Machine",
         where(model),
     ]
@@ -159,6 +166,37 @@ def _settings(result: dict[str, Any] | None) -> str:
         f"{table(header, rows)}\n\nBest on the odd rows, by the mean over the sets: {best}"
         + ("." if best == DEFAULT else f"; the default is number {order.index(DEFAULT) + 1}.")
         + "\n\n![agreement with people against cost](model_settings.svg)"
+    )
+
+
+def _choices(result: dict[str, Any] | None) -> str:
+    if result is None:
+        return "Not measured yet: `python -m bench.choices`."
+    models = result["models"]
+    first = next(iter(models))
+    sets = list(models[first]["with_people"])
+    header = ["model", "short text: question", "answer", "long text: question", "answer",
+              "faithful above altered", "tokens a sequence",
+              *(column for title in sets for column in (f"{title}, odd rows", "rise"))]  # fmt: skip
+    rows = []
+    for name, one in models.items():
+        nats = [f"{one['nats'][where][part]:.3f}" for where in ("short", "long")
+                for part in ("question", "answer")]  # fmt: skip
+        people = []
+        for title in sets:
+            found = one["with_people"][title]
+            rise = "-" if name == first else _estimate(found["rise"])
+            people += [_estimate(found["pearson"]), rise]
+        share = f"{one['altered']['higher']} of {one['altered']['n']}"
+        rows.append([name, *nats, share, f"{one['tokens']:.1f}", *people])
+    return (
+        f"Nats a token of people's questions and of their answers, given a text as short as a "
+        f"summary or as long as a document ({result['questions']:,} questions of SQuAD dev); how "
+        "often a news summary scores above the same one with a name or a number altered (30 "
+        "beams); tokens a sequence of the search, which is what scoring costs; Pearson correlation "
+        f"with people, and its rise over {first} with a paired bootstrap interval. Weights as "
+        f"trained, before they are stored as int8.\n\n{table(header, rows)}\n\n"
+        "How each was trained stands in quals_fast/training/README.md."
     )
 
 

@@ -197,6 +197,8 @@ def _check_output(output: Path, identity: Mapping[str, Any]) -> None:
             "--output a new folder"
         ) from error
     now = json.loads(json.dumps(identity))
+    # An option that an older run did not have was as it is by default.
+    before = {one.name: one.default for one in fields(TrainingSettings)} | before
     changed = [name for name in now if before.get(name) != now[name]]
     if changed:
         name = changed[0]

@@ -80,7 +80,7 @@ def whole_passage(
 def with_distractors(
     corpus: Corpus, question: Question, rng: random.Random, *, longest: int, passage_words: int
 ) -> Example:
-    """Show the passage at a random place among others, `longest` words or half.
+    """Show the passage at a random place among others, from a quarter of `longest` words on.
 
     Others are of its article, or where there are none, near it in the file.
 
@@ -92,7 +92,7 @@ def with_distractors(
         passage_words: to which the passage itself is cut.
     """
     own = whole_passage(corpus, question, rng, longest=min(passage_words, longest))
-    words, room = len(own.text.split()), rng.randint(longest // 2, longest)
+    words, room = len(own.text.split()), rng.randint(longest // 4, longest)
     related = corpus.related(question.passage) or corpus.near(question.passage)
     rng.shuffle(related)
     shown = [(own.text, own.pieces)]

@@ -174,6 +174,18 @@ def test_other_errors_while_saving_are_not_called_a_full_disk(tmp_path):
     assert tmp_path.is_dir()
 
 
+def test_a_run_of_before_an_option_goes_on_with_its_default(run, settings):
+    run(examples=6)
+    path = settings.output / "run.json"
+    content = json.loads(path.read_text())
+    del content["identity"]["renamed"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(TrainingError, match=r"whose `renamed` is 0.0, but got 0.5"):
+        run(examples=12, renamed=0.5)
+    lines, _ = run(examples=12)
+    assert any("going on from" in line for line in lines)
+
+
 def test_a_folder_of_another_run_is_refused(run, settings, tmp_path):
     run()
     with pytest.raises(TrainingError, match=r"holds a run whose `seed` is 0, but got 1; give the"):
