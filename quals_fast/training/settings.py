@@ -104,7 +104,8 @@ class TrainingSettings:
             the run may be prolonged.
         batch_tokens: budget of a batch; a target's token counts 2.5, because of the LM head.
         accumulate: batches a step, on each device.
-        dropout: of states, attention and activations; None takes what `init` says.
+        dropout: of states; attention and activations then have none, which on a CPU would cost as
+            much time as all else. None takes what `init` says of all three.
         views: in which questions are shown.
         early_views: in place of `views` for the first `early_examples`.
         early_examples: how many; short texts at first make a cheap start.

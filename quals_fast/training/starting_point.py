@@ -191,7 +191,7 @@ def _network(
     rows = len(weights[shared]) if shared else size
     known = transformers.BartConfig.from_dict(config | {"vocab_size": rows})
     if dropout is not None:
-        known.dropout = known.attention_dropout = known.activation_dropout = dropout
+        known.dropout, known.attention_dropout, known.activation_dropout = dropout, 0.0, 0.0
     known.decoder_layerdrop = known.encoder_layerdrop = 0.0
     network, found = BartForConditionalGeneration.from_pretrained(
         None, config=known, state_dict=weights, output_loading_info=True, dtype=torch.float32
