@@ -4,10 +4,10 @@
         --labels ../shared/data/factcons_qags_{cnndm,xsum}.jsonl.gz \
         --pairs ../shared/data/docsum_pairs.jsonl.gz --models base=runs/base longer=runs/longer
 
-Of each model, against the first: nats a token of people's questions and of their answers, given a
-text as short as a summary and one as long as a document; how often a summary scores above the same
-one with a name or a number altered; agreement with people on the odd rows, which are for choosing;
-and how long the sequences of the search are, which is what scoring costs. Writes
+Of each model: nats a token of people's questions and of their answers, given a text as short as a
+summary and a longer one; how often a summary scores above the same one with a name or a number
+altered; agreement with people on the odd rows, which are for choosing, and its rise over the first
+model's; and how long the pairs are that the search finds, which is what scoring costs. Writes
 bench/results/choices.json; passes are stored as those of `bench.model`.
 """
 
@@ -27,16 +27,16 @@ import numpy as np
 
 from bench.common import ROOT, Pair, finish, load_pairs
 from bench.model.passes import Row, load_rows
-from bench.model.quality import PARTS
+from bench.model.quality import PARTS, WINDOW, targets_of
 from bench.model.settings import Passes, Variant
 from quals_fast import DecodingConfig, QualsScorer
 from quals_fast.evaluation import Estimate, agreement
 from quals_fast.training.corpus import Corpus, read_corpus
-from quals_fast.training.renaming import shape
+from quals_fast.training.renaming import shape, whole_words
 from quals_fast.training.views import sentence_window, with_distractors
 
 NAME = "choices"
-_WORDS = 340  # of a long text: about 500 tokens
+_WORDS = 340  # most of a long text: about 500 tokens
 _SUMMARY_WORDS = 50  # most of a summary that is altered
 # Of a pair both summaries are searched; fewer beams tell them apart as well and cost a third.
 _FAST = Variant(decoding=DecodingConfig(num_beams=30, num_beam_groups=30))
@@ -65,11 +65,14 @@ def altered(pairs: Sequence[Pair], count: int) -> list[tuple[Pair, Pair]]:
             (old, new)
             for old in sorted(_facts(pair.summary) & in_document)
             for new in sorted(in_document)
-            if shape(new) == shape(old) and new not in pair.summary and old not in new
+            if shape(old) is not None
+            and shape(new) == shape(old)
+            and new not in pair.summary
+            and old not in new
         ]
         if changes:
             old, new = rng.choice(changes)
-            summary = re.sub(rf"(?<!\w){re.escape(old)}(?!\w)", new, pair.summary)
+            summary = whole_words([old]).sub(new, pair.summary)
             found.append((pair, pair._replace(id=f"{pair.id}-altered", summary=summary)))
     return found
 
@@ -80,20 +83,10 @@ def _facts(text: str) -> set[str]:
 
 def nats(scorer: QualsScorer, corpus: Corpus) -> dict[str, dict[str, float]]:
     """Return nats a token of questions and of answers, on short and on long texts."""
-    rng, s = random.Random(0), scorer.generator.settings
-    asked = corpus.questions
-    encode = scorer.generator.tokenizer.encode
-    questions, answers = (
-        [source.text_ids for source in encode(texts)]
-        for texts in ([q.text for q in asked], [q.answer for q in asked])
-    )
-    start = [] if s.forced_bos_token_id is None else [s.forced_bos_token_id]
-    targets = [
-        [[*start, *question, s.sep_token_id, *answer, s.eos_token_id]]
-        for question, answer in zip(questions, answers, strict=True)
-    ]
+    rng, asked = random.Random(0), corpus.questions
+    targets = targets_of(scorer, asked)
     texts = {
-        "short": [sentence_window(corpus, q, rng, extra=2, longest=50).text for q in asked],
+        "short": [sentence_window(corpus, q, rng, **WINDOW).text for q in asked],
         "long": [
             with_distractors(corpus, q, rng, longest=_WORDS, passage_words=230).text for q in asked
         ],
@@ -102,7 +95,7 @@ def nats(scorer: QualsScorer, corpus: Corpus) -> dict[str, dict[str, float]]:
     for name, shown in texts.items():
         values: dict[str, list[float]] = {"question": [], "answer": []}
         for (target,), (logprobs,) in zip(targets, scorer.rescore(shown, targets), strict=True):
-            separator = target.index(s.sep_token_id) + 1
+            separator = target.index(scorer.generator.settings.sep_token_id) + 1
             values["question"] += logprobs[:separator]
             values["answer"] += logprobs[separator:]
         found[name] = {part: -math.fsum(own) / len(own) for part, own in values.items()}
@@ -141,7 +134,8 @@ def main() -> None:
     a = _arguments()
     sets = {path.name.split(".")[0]: load_rows(path, None) for path in a.labels}
     odd = {name: [r for r in rows if r.number % 2 == PARTS["odd"]] for name, rows in sets.items()}
-    labels = {name: [float(r.pair.label or 0) for r in rows] for name, rows in odd.items()}
+    odd = {name: [row for row in rows if row.pair.label is not None] for name, rows in odd.items()}
+    labels = {name: [float(row.pair.label or 0) for row in rows] for name, rows in odd.items()}
     corpus = read_corpus([a.dev])
     drawn = random.Random(0).sample(corpus.questions, min(a.questions, len(corpus.questions)))
     corpus = replace(corpus, questions=drawn)
@@ -154,11 +148,12 @@ def main() -> None:
         own = {title: passes.scores(Variant(), one) for title, one in odd.items()}
         first = first or own
         scores = passes.scores(_FAST, rows)
-        higher = [x > y for x, y in zip(scores[0::2], scores[1::2], strict=True)]
+        twos = zip(scores[0::2], scores[1::2], strict=True)
+        higher = [x > y for x, y in twos if not math.isnan(x + y)]
         models[name] = {
             "signature": scorer.signature,
             "nats": nats(scorer, corpus),
-            "altered": {"n": len(changed), "higher": sum(higher)},
+            "altered": {"n": len(higher), "higher": sum(higher)},
             "tokens": _mean_length(passes, odd),
             "with_people": {
                 title: {
@@ -169,7 +164,7 @@ def main() -> None:
             },
         }
         print(f"{name}: {json.dumps(models[name])}", flush=True)
-    finish(NAME, {"questions": len(drawn), "models": models})
+    finish(NAME, {"questions": len(drawn), "data": a.dev.name, "models": models})
 
 
 def _mean_length(passes: Passes, sets: dict[str, list[Row]]) -> float:

@@ -26,7 +26,7 @@ AIMS = {"cnndm": 0.55, "xsum": 0.20}
 def page(
     model: dict[str, Any],
     settings: dict[str, Any] | None,
-    choices: dict[str, Any] | None = None,
+    choices: dict[str, Any] | None,
 ) -> str:
     """Return the whole page.
 
@@ -176,7 +176,7 @@ def _choices(result: dict[str, Any] | None) -> str:
     first = next(iter(models))
     sets = list(models[first]["with_people"])
     header = ["model", "short text: question", "answer", "long text: question", "answer",
-              "faithful above altered", "tokens a sequence",
+              "faithful above altered", "tokens a pair",
               *(column for title in sets for column in (f"{title}, odd rows", "rise"))]  # fmt: skip
     rows = []
     for name, one in models.items():
@@ -191,11 +191,12 @@ def _choices(result: dict[str, Any] | None) -> str:
         rows.append([name, *nats, share, f"{one['tokens']:.1f}", *people])
     return (
         f"Nats a token of people's questions and of their answers, given a text as short as a "
-        f"summary or as long as a document ({result['questions']:,} questions of SQuAD dev); how "
-        "often a news summary scores above the same one with a name or a number altered (30 "
-        "beams); tokens a sequence of the search, which is what scoring costs; Pearson correlation "
-        f"with people, and its rise over {first} with a paired bootstrap interval. Weights as "
-        f"trained, before they are stored as int8.\n\n{table(header, rows)}\n\n"
+        f"summary or one of up to 340 words ({result['questions']:,} questions of "
+        f"{result['data']}); how often a news summary scores above the same one with a name or a "
+        "number altered (30 beams); tokens of a pair that the search finds, which is what scoring "
+        f"costs; Pearson correlation with people, and its rise over {first} with a paired "
+        "bootstrap interval. Weights as trained, before they are stored as int8.\n\n"
+        f"{table(header, rows)}\n\n"
         "How each was trained stands in quals_fast/training/README.md."
     )
 

@@ -18,10 +18,10 @@ from quals_fast.reference.qags.answering import Ask, QuestionAnswerer
 from quals_fast.reference.qags.networks import NetworkFiles
 from quals_fast.reference.qags.results import StageWork
 from quals_fast.reference.qags.squad import token_f1
-from quals_fast.training.corpus import read_corpus
+from quals_fast.training.corpus import Question, read_corpus
 from quals_fast.training.views import sentence_window
 
-_WINDOW = {"extra": 2, "longest": 50}  # about as much as a summary
+WINDOW = {"extra": 2, "longest": 50}  # about as much as a summary
 _ANSWERED_AT_ONCE = 8_192  # tokens
 _SAME = 0.5  # word F1 from which two answers agree
 PARTS = {"odd": 1, "even": 0}
@@ -39,26 +39,30 @@ def perplexity(scorer: QualsScorer, dev: Path, questions: int | None) -> dict[st
     asked = corpus.questions
     if questions is not None and questions < len(asked):
         asked = random.Random(0).sample(asked, questions)
-    rng = random.Random(1)
-    tokenizer, s = scorer.generator.tokenizer, scorer.generator.settings
-    question_ids = [source.text_ids for source in tokenizer.encode([q.text for q in asked])]
-    answer_ids = [source.text_ids for source in tokenizer.encode([q.answer for q in asked])]
-    start = [] if s.forced_bos_token_id is None else [s.forced_bos_token_id]
-    targets = [
-        [*start, *question, s.sep_token_id, *answer, s.eos_token_id]
-        for question, answer in zip(question_ids, answer_ids, strict=True)
-    ]
+    rng, targets = random.Random(1), targets_of(scorer, asked)
     texts = {
         "passages": [corpus.passages[q.passage] for q in asked],
-        "windows": [sentence_window(corpus, q, rng, **_WINDOW).text for q in asked],
+        "windows": [sentence_window(corpus, q, rng, **WINDOW).text for q in asked],
     }
     found: dict[str, Any] = {"questions": len(asked), "data": dev.name}
     for name, shown in texts.items():
-        rescored = scorer.rescore(shown, [[ids] for ids in targets])
+        rescored = scorer.rescore(shown, targets)
         nats = [-value for (logprobs,) in rescored for value in logprobs]
         mean = math.fsum(nats) / len(nats)
         found[name] = {"nats_per_token": mean, "perplexity": math.exp(mean), "tokens": len(nats)}
     return found
+
+
+def targets_of(scorer: QualsScorer, questions: Sequence[Question]) -> list[list[list[int]]]:
+    """Return the token ids of each question with its answer, a list of one, as `rescore` asks."""
+    s, encode = scorer.generator.settings, scorer.generator.tokenizer.encode
+    asked = [source.text_ids for source in encode([q.text for q in questions])]
+    answers = [source.text_ids for source in encode([q.answer for q in questions])]
+    start = [] if s.forced_bos_token_id is None else [s.forced_bos_token_id]
+    return [
+        [[*start, *question, s.sep_token_id, *answer, s.eos_token_id]]
+        for question, answer in zip(asked, answers, strict=True)
+    ]
 
 
 def generation(rows: Sequence[Row], stored: Sequence[Stored]) -> dict[str, Any]:

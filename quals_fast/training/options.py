@@ -28,7 +28,8 @@ TRAINING_OPTIONS = (
     click.option("--positions", type=int, default=T["positions"],
                  help="Tokens of a source, where --init has fewer positions."),
     click.option("--prune", is_flag=True,
-                 help="Leave out of a WordPiece vocabulary what no text of --train uses."),
+                 help="Leave out of a WordPiece vocabulary what no text of --train uses; words "
+                      "of letters that none has become unknown."),
     click.option("--epochs", type=float, default=T["epochs"], help="Passes over the questions."),
     click.option("--examples", type=int, default=T["examples"], help="In place of --epochs."),
     click.option("--learning-rate", type=float, default=T["learning_rate"],
@@ -41,7 +42,8 @@ TRAINING_OPTIONS = (
                  help="Budget of a batch on a device; a target's token counts 2.5."),
     click.option("--accumulate", type=int, default=T["accumulate"], help="Batches a step."),
     click.option("--dropout", type=float, default=T["dropout"],
-                 help="Of states; by default what --init says."),
+                 help="Of states, with none of attention and activations; by default "
+                      "what --init says of all three."),
     click.option("--views", default=str(Views()), help="Shares in which questions are shown."),
     click.option("--early-views", default=None, help="In place of --views at first."),
     click.option("--early-examples", type=int, default=T["early_examples"], help="For how long."),

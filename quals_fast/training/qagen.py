@@ -63,13 +63,15 @@ def train(settings: TrainingSettings, report: Callable[[str], None] = print) -> 
     arguments = _arguments(settings)
     say = report if arguments.process_index == 0 else _silent
     run: dict[str, Any] = {"identity": _identity(settings, arguments.world_size)}
-    with arguments.main_process_first():  # a warm start writes files, a download too
+    with arguments.main_process_first():
         if arguments.process_index == 0:
             _check_output(settings.output, run["identity"])
             _write_run(settings.output, run)
+    corpus = _read(settings.train, settings, settings.caps)
+    with arguments.main_process_first():  # a warm start writes files, a download too
         transformers.set_seed(settings.seed)
-        corpus = _read(settings.train, settings, settings.caps)
-        texts = (*corpus.passages, *(question.text for question in corpus.questions))
+        asked = (text for one in corpus.questions for text in (one.text, one.answer))
+        texts = (*corpus.passages, *asked)
         start = load_starting_point(settings, say, texts)
     positions = start.network.config.max_position_embeddings
     encoder = PairEncoder(start.tokenizer, start.settings, positions, settings.long_contexts)
@@ -197,8 +199,6 @@ def _check_output(output: Path, identity: Mapping[str, Any]) -> None:
             "--output a new folder"
         ) from error
     now = json.loads(json.dumps(identity))
-    # An option that an older run did not have was as it is by default.
-    before = {one.name: one.default for one in fields(TrainingSettings)} | before
     changed = [name for name in now if before.get(name) != now[name]]
     if changed:
         name = changed[0]

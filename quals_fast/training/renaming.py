@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from quals_fast.training.corpus import Corpus
@@ -37,6 +37,14 @@ def _word_shape(word: str) -> str:
     if re.fullmatch(r"9+(?:[.,]9+)*", digits):
         return digits
     return "Aa" if re.fullmatch(r"[A-Z][\w'-]+", word) else ""
+
+
+def whole_words(texts: Iterable[str]) -> re.Pattern[str]:
+    """Return what finds the first of some texts that stands there, not as part of a word or number.
+
+    So 5 is not found in 5,000 or in 2.5.
+    """
+    return re.compile(rf"(?<!\w)(?<!\d[.,])(?:{'|'.join(map(re.escape, texts))})(?!\w|[.,]\d)")
 
 
 class Renamer:
@@ -71,16 +79,15 @@ class Renamer:
         changes: dict[str, str] = {}
         for answer in sorted({answer for _, answer, _ in asked}, key=lambda a: (-len(a), a)):
             pool = self._by_shape.get(shape(answer) or "", [])
-            if (
-                len(pool) > 1
-                and rng.random() < _OFTEN
-                and not any(answer in old for old in changes)
-            ):
-                changes[answer] = rng.choice(pool)
+            if pool and rng.random() < _OFTEN and not any(answer in old for old in changes):
+                new = rng.choice(pool)
+                # Two that become one would leave questions with two answers.
+                if new not in example.text and new not in changes.values():
+                    changes[answer] = new
         if not changes:
             return example, list(others)
         # Longer ones first, so that a name within a changed one is not seen.
-        old = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, changes))})(?!\w)")
+        old = whole_words(changes)
 
         def renamed(text: str) -> str:
             return old.sub(lambda match: changes[match[0]], text)

@@ -46,7 +46,8 @@ def prune(
     """Take unused tokens out of config and weights; return the tokenizer without them.
 
     Texts of used tokens keep their tokens, under new ids in the old order: WordPiece takes the
-    longest piece that fits, and no longer one fitted before. Other words fall to shorter pieces.
+    longest piece that fits, and no longer one fitted before. Other words fall to shorter pieces, or
+    to UNK where they have a letter that no text had.
 
     Args:
         tokenizer: a WordPiece.
@@ -70,7 +71,9 @@ def prune(
     config["vocab_size"] = len(old)
     for name, weight in weights.items():
         if name.endswith(_BY_TOKEN):
-            weights[name] = weight[..., old] if "bias" in name else weight[old]
+            by_row = weight.T if "bias" in name else weight
+            there = [i for i in old if i < len(by_row)]  # a new separator has no row yet
+            weights[name] = by_row[there].T if "bias" in name else by_row[there]
     content["model"]["vocab"] = {
         token: new[number] for token, number in vocabulary.items() if number in new
     }

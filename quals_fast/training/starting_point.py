@@ -45,7 +45,7 @@ class StartingPoint:
 
 
 def load_starting_point(
-    settings: TrainingSettings, report: Callable[[str], None], texts: Iterable[str] = ()
+    settings: TrainingSettings, report: Callable[[str], None], texts: Iterable[str]
 ) -> StartingPoint:
     """Load what `init` names; one that is no question-answer generator yet gets a separator.
 
@@ -83,6 +83,7 @@ def load_starting_point(
             f"{tokenizer.id_to_token(config['sep_token_id'])!r}; leave it out"
         )
     tokenizer.encode_special_tokens = True
+    _, conventions = check_config(folder, config)
     weights = read_weights(folder)
     if settings.positions is not None:
         resizing.add_positions(config, weights, settings.positions)
@@ -90,7 +91,8 @@ def load_starting_point(
         used = resizing.used_tokens(tokenizer, texts)
         tokenizer = resizing.prune(tokenizer, config, weights, used)
         report(f"{config['vocab_size']:,} tokens are left in the vocabulary")
-    _, conventions = check_config(folder, config)
+    if settings.positions is not None or settings.prune:
+        _, conventions = check_config(folder, config)
     network = _network(folder, config, weights, settings.dropout)
     network.answer_weight = settings.answer_weight
     network.final_logits_bias[:, list(conventions.masked_token_ids)] = -torch.inf

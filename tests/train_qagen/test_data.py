@@ -232,6 +232,8 @@ def test_distractors_surround_the_passage(write):
         assert BRIDGE in example.text
         assert len(example.text.split()) <= 40
     assert len({example.start for example in shown}) > 2
+    lengths = [len(example.text.split()) for example in shown]
+    assert min(lengths) < 20 < 30 < max(lengths)  # from a quarter of the longest on
 
 
 def test_absent_answers_can_be_shown(write, encoder, settings):
@@ -342,6 +344,9 @@ def test_shares_that_make_no_sense(text, message):
         ({"keep": 1}, "`keep` must be at least 2, but got 1"),
         ({"learning_rate": 0.0}, "`learning_rate` must be positive, but got 0.0"),
         ({"decay": 1.5}, "`decay` must be from 0 to 1, but got 1.5"),
+        ({"renamed": -0.1}, "`renamed` must be from 0 to 1, but got -0.1"),
+        ({"answer_weight": 0.0}, "`answer_weight` must be positive, but got 0.0"),
+        ({"positions": 0}, "`positions` must be at least 1, but got 0"),
         ({"bf16": "yes"}, "`bf16` must be 'auto' or 'on' or 'off', but got 'yes'"),
         ({"patience": 2}, "`patience` needs `dev`"),
         ({"early_examples": 5}, "`early_views` and `early_examples` belong together"),

@@ -11,7 +11,7 @@ from quals_fast.models.checkpoint import read_checkpoint
 from quals_fast.training.batches import Examples
 from quals_fast.training.corpus import read_corpus
 from quals_fast.training.encoding import PairEncoder
-from quals_fast.training.renaming import Renamer, shape
+from quals_fast.training.renaming import Renamer, shape, whole_words
 from quals_fast.training.views import Example
 
 TEXT = "Queen Anne opened it in May 1969, and Queen Annerl came in 1969."
@@ -75,6 +75,17 @@ def test_a_number_within_a_changed_date_does_not_change_for_itself(renamer):
     assert set(dated) == {TEXT, TEXT.replace("1969", "1234")}
 
 
+def test_two_names_do_not_become_one(renamer):
+    text = "Queen Anne met King Bob, and it took 5,000 men and 5 years."
+    found = all_of(renamer, Example("Who?", text, "Queen Anne", 0), [("Whom?", "King Bob", 15)])
+    assert set(found) == {text}
+
+
+def test_a_number_is_not_found_in_a_longer_one():
+    pattern = whole_words(["5", "12.5"])
+    assert pattern.findall("5 of 5,000, 2.5 and 12.5; 55, 5. A5, (5)") == ["5", "12.5", "5", "5"]
+
+
 def test_without_another_answer_of_the_shape_nothing_changes(renamer):
     example = Example("How many?", "It has 12 arches.", "12", 7)
     assert all_of(renamer, example, []) == {example.text: (example, [])}
@@ -91,8 +102,8 @@ def test_a_share_of_the_texts_is_renamed_in_training_only(write, base, settings)
         examples = Examples(corpus, encoder, own, view)
         return [examples[place] for place in range(len(examples))]
 
-    plain, some = shown(0.0), shown(0.8)
-    changed = sum(a != b for a, b in zip(plain, some, strict=True))
+    plain, some, every = shown(0.0), shown(0.2), shown(1.0)
+    changed = [sum(a != b for a, b in zip(plain, one, strict=True)) for one in (some, every)]
     # Half of the renamed answers are drawn to be, and half of these become another one.
-    assert changed == pytest.approx(0.8 * 0.5 * 0.5 * len(plain), abs=25)
+    assert changed == pytest.approx([0.2 * 0.25 * len(plain), 0.25 * len(plain)], abs=15)
     assert shown(0.8, "passage") == shown(0.0, "passage")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import tiny_models
 import torch
-from town import BRIDGE, RIVER
+from town import BRIDGE, RIVER, line
 
 from quals_fast import DecodingConfig, QualsScorer
 from quals_fast.training.encoding import Pair
@@ -30,7 +30,7 @@ def logits(start, source, target):
 
 def test_texts_of_used_tokens_keep_their_tokens_and_their_logits(settings):
     texts = ["queen anne opened the bridge .", "who won ? anne"]
-    whole = load_starting_point(settings, print)
+    whole = load_starting_point(settings, print, [])
     lines = []
     small = load_starting_point(replace(settings, prune=True), lines.append, texts)
     count = small.settings.vocab_size
@@ -54,6 +54,28 @@ def test_texts_of_used_tokens_keep_their_tokens_and_their_logits(settings):
     torch.testing.assert_close(after, before[:, kept], atol=1e-5, rtol=1e-5)
 
 
+def test_a_new_separator_is_kept(settings, tmp_path):
+    """It has no row in the embeddings yet: the network grows by one behind the pruned ones."""
+    config = {name: value for name, value in tiny_models.CONFIG.items() if name != "sep_token_id"}
+    folder = tiny_models.write_checkpoint(tmp_path / "bart", config)
+    own = replace(settings, init=str(folder), sep_token="<qa>", prune=True)
+    start = load_starting_point(own, print, ["queen anne"])
+    size = start.settings.vocab_size
+    assert start.tokenizer.token_to_id("<qa>") == start.settings.sep_token_id == size - 1
+    assert start.network.lm_head.weight.shape[0] == start.tokenizer.get_vocab_size() == size
+    assert start.tokenizer.encode("queen anne").tokens == ["queen", "anne"]
+
+
+def test_a_run_keeps_the_tokens_of_answers_that_no_text_has(run, write, settings):
+    path = write("a.jsonl", [line("Queen Anne won.", "river"), line("Anne won.", "Anne")])
+    run(train=(path,), prune=True, absent_answers="keep", examples=4)
+    tokenizer = load_starting_point(
+        replace(settings, init=str(settings.output)), print, []
+    ).tokenizer
+    assert tokenizer.encode("river").tokens == ["river"]
+    assert tokenizer.encode("tower").tokens == ["[UNK]"]
+
+
 def test_a_run_with_less_vocabulary_goes_on_and_scores(run, settings):
     lines, _ = run(prune=True, examples=6)
     assert any("tokens are left in the vocabulary" in line for line in lines)
@@ -74,8 +96,8 @@ def test_only_word_pieces_can_be_taken_out(settings, tmp_path):
 
 
 def test_new_positions_start_as_copies_and_change_nothing_on_short_texts(settings):
-    plain = load_starting_point(settings, print)
-    long = load_starting_point(replace(settings, positions=100), print)
+    plain = load_starting_point(settings, print, [])
+    long = load_starting_point(replace(settings, positions=100), print, [])
     assert long.settings.max_source_tokens == 100
     for part in ("encoder", "decoder"):
         before, after = (
@@ -102,4 +124,4 @@ def test_a_run_uses_its_new_positions(run, settings):
 
 def test_fewer_positions_are_refused(settings):
     with pytest.raises(TrainingError, match="`positions` must be at least the 64 that the model"):
-        load_starting_point(replace(settings, positions=10), print)
+        load_starting_point(replace(settings, positions=10), print, [])

@@ -174,18 +174,6 @@ def test_other_errors_while_saving_are_not_called_a_full_disk(tmp_path):
     assert tmp_path.is_dir()
 
 
-def test_a_run_of_before_an_option_goes_on_with_its_default(run, settings):
-    run(examples=6)
-    path = settings.output / "run.json"
-    content = json.loads(path.read_text())
-    del content["identity"]["renamed"]
-    path.write_text(json.dumps(content))
-    with pytest.raises(TrainingError, match=r"whose `renamed` is 0.0, but got 0.5"):
-        run(examples=12, renamed=0.5)
-    lines, _ = run(examples=12)
-    assert any("going on from" in line for line in lines)
-
-
 def test_a_folder_of_another_run_is_refused(run, settings, tmp_path):
     run()
     with pytest.raises(TrainingError, match=r"holds a run whose `seed` is 0, but got 1; give the"):
@@ -216,6 +204,15 @@ def test_a_run_stops_early_and_takes_the_best(run, settings):
     assert same(settings.output, settings.output / f"checkpoint-{best}")
 
 
+def test_the_network_is_as_the_settings_say(settings):
+    own = replace(settings, answer_weight=2.5, dropout=0.25)
+    network = load_starting_point(own, print, []).network
+    assert network.answer_weight == 2.5
+    config = network.config
+    rates = (config.dropout, config.attention_dropout, config.activation_dropout)
+    assert rates == (0.25, 0.0, 0.0)
+
+
 def test_batches_of_a_step_and_old_checkpoints(run, settings):
     _, found = run(accumulate=3, every=1, keep=2, examples=24)
     names = [path.name for path in checkpoints.checkpoints(settings.output)]
@@ -225,7 +222,7 @@ def test_batches_of_a_step_and_old_checkpoints(run, settings):
 
 def test_a_longer_run_begins_as_the_shorter_one(settings, monkeypatch):
     monkeypatch.setattr(batches, "_POOL", 4)
-    start = load_starting_point(settings, lambda line: None)
+    start = load_starting_point(settings, lambda line: None, [])
     encoder = PairEncoder(start.tokenizer, start.settings, 64)
     corpus = read_corpus(settings.train)
     runs = [Examples(corpus, encoder, replace(settings, examples=n)) for n in (8, 20)]

@@ -40,7 +40,7 @@ def encoder(tmp_path):
 def test_hidden_states_agree(encoder, settings):
     folder, bert = encoder
     settings = replace(settings, init=f"minilm:{folder}", decoder_layers=(0, 2))
-    bart = load_starting_point(settings, print).network.eval()
+    bart = load_starting_point(settings, print, []).network.eval()
     ids = torch.randint(5, VOCAB, (3, 20))
     mask = torch.ones_like(ids).bool()
     mask[1, 12:] = False
@@ -113,7 +113,7 @@ def test_names_on_the_hub_are_fetched(settings, base, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
     hub = replace(settings, init="facebook/bart-large")
-    assert load_starting_point(hub, print).settings.sep_token_id == 1
+    assert load_starting_point(hub, print, []).settings.sep_token_id == 1
     assert asked[0][0] == "facebook/bart-large"
     assert not any(pattern.endswith((".bin", "*")) for pattern in asked[0][1])  # no pickles
 
@@ -123,12 +123,12 @@ def test_names_on_the_hub_are_fetched(settings, base, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     message = "is no local folder, and cannot be fetched from the Hugging Face hub: no network;"
     with pytest.raises(TrainingError, match=message):
-        load_starting_point(hub, print)
+        load_starting_point(hub, print, [])
 
 
 def test_an_encoder_without_the_prefix_is_explained(encoder, settings):
     message = "of the BART family, with the `model_type` 'bart', but this is 'bert'; .* minilm:"
     with pytest.raises(CheckpointError, match=message):
-        load_starting_point(replace(settings, init=str(encoder[0])), print)
+        load_starting_point(replace(settings, init=str(encoder[0])), print, [])
     with pytest.raises(TrainingError, match=r"but there is no './nowhere'"):
-        load_starting_point(replace(settings, init="./nowhere"), print)
+        load_starting_point(replace(settings, init="./nowhere"), print, [])

@@ -42,9 +42,10 @@ def test_a_name_or_a_number_becomes_another_of_the_document():
 
 
 @pytest.mark.parametrize(
-    "summary", ["it has 340 men", "It was opened.", "They say " * 30 + "Queen Anne opened it."],
-    ids=["no other", "nothing", "too long"],
-)  # fmt: skip
+    "summary",
+    ["it has 340 men", "It has 15,000 arches.", "They say " * 30 + "Queen Anne opened it."],
+    ids=["no other", "part of a number", "too long"],
+)
 def test_what_cannot_be_altered_is_passed_over(summary):
     assert choices.altered([pair(summary)], 1) == []
 
@@ -92,7 +93,9 @@ def test_the_page_has_a_row_for_each_model():
         "tokens": 16.24,
         "with_people": {"set_a": {"pearson": estimate, "rise": estimate | {"value": 0.125}}},
     }
-    text = _choices({"questions": 1000, "models": {"before": one, "after": one}})
+    text = _choices(
+        {"questions": 1000, "data": "dev.jsonl", "models": {"before": one, "after": one}}
+    )
     rows = [row for row in text.split("\n") if re.match(r"\| (before|after) ", row)]
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
     shared = ["2.000", "1.000", "2.000", "1.000", "7 of 10", "16.2", "0.500 [0.25, 0.75]"]

@@ -161,14 +161,25 @@ def test_the_page_says_what_was_measured(scorer, folder, rows, tmp_path, monkeyp
     }
     assert measured["cost"]["answers"] == measured["cost"][DEFAULT]
     assert measured["cost"]["short"]["n"] == 2
-    text = pages.page(found, measured)
+    text = pages.page(found, measured, None)
+    assert "Not measured yet: `python -m bench.choices`" in text
     assert "**A trial run: 8 rows of each set only.**" in text
     assert "1 of the 2 example documents (who 1 of 2)" in text
     assert "| cnndm, even rows, n = 4 | Pearson |" in text
     assert "Best on the odd rows, by the mean over the sets: " in text
     pages.plot(measured, tmp_path / "plot.svg")
     assert "two pairs" in (tmp_path / "plot.svg").read_text()
-    assert "Not measured yet" in pages.page(found, None)
+    estimate = {"value": 0.5, "low": 0.25, "high": 0.75}
+    one = {
+        "nats": {part: {"question": 2.0, "answer": 1.0} for part in ("short", "long")},
+        "altered": {"n": 10, "higher": 7},
+        "tokens": 16.24,
+        "with_people": {"cnndm": {"pearson": estimate, "rise": estimate}},
+    }
+    chosen = {"questions": 9, "data": "dev.jsonl", "models": {"before": one}}
+    text = pages.page(found, None, chosen)
+    assert "Not measured yet: `python -m bench.model --settings`" in text
+    assert "| before | 2.000 | 1.000 |" in text
 
 
 def pair_ids(scorer):
