@@ -45,6 +45,7 @@ from bench.grow import MODELS, folder_of
 from bench.onnx import exported
 from bench.turns import Worker
 from bench.workloads import WORKLOADS, load_workload, token_count
+from quals_fast.models.checkpoint import read_checkpoint
 from quals_fast.reference.qags import GivenAnswers, Replay, SpacyAnswers
 from quals_fast.reference.qags.scorer import Arm
 
@@ -179,6 +180,7 @@ def run_size(
         workload: {
             "weights": "trained" if size == TRAINED else "random",
             "networks": describe_networks(size),
+            "source_tokens": read_checkpoint(folder_of(size))[1].max_source_tokens,
             "tflop": {},
             "rounds": [],
         }

@@ -46,6 +46,7 @@ STAGE_TITLES = {
     "rescoring": "QUALS: rescoring",
     "all_in_one": "QUALS in one pass",
 }
+_FORMER_TOKENS = 512  # of the bundled model, in results that do not say
 # QAGS in blues, QUALS in warm colours.
 COLOURS = {
     "answer_extraction": "#0b2545",
@@ -201,8 +202,8 @@ def _sizes(case: dict[str, Any]) -> str:
         for what in ("document_tokens", "summary_words", "questions", "kept_pairs")
     )
     weights = (
-        "All weights are trained ones. The bundled model of QUALS cuts documents after 512 tokens; "
-        "QAGS reads them whole."
+        "All weights are trained ones. The bundled model of QUALS cuts documents after "
+        f"{case.get('source_tokens', _FORMER_TOKENS)} tokens; QAGS reads them whole."
         if case["weights"] == "trained"
         else "QAGS has random weights and replays what the trained small models did on these "
         "texts: the answers (found beforehand: spaCy's milliseconds are not in), the number and "

@@ -6,7 +6,7 @@
 
 A matrix ``name`` is stored as int8 under its own name, with ``name.scale`` and ``name.columns``
 beside it: a quarter of float32. Without the columns' scales the few large ones among the embeddings
-ruin the rest: the error is half as large again. Vectors and position tables stay float16.
+ruin the rest. Vectors and position tables stay float16.
 """
 
 from __future__ import annotations
