@@ -25,7 +25,7 @@ class Case(NamedTuple):
     """One workload of an operation, and the implementations to time on it."""
 
     name: str
-    config: str  # what the numbers depend on, as in "N=60 V=30522 d=384 k=120"
+    config: str  # what the numbers depend on, as in "N=60 V=28216 d=384 k=120"
     providers: dict[str, Callable[[], Any]]  # "triton", "eager", "compile": each one call
     agree: Callable[[], float]  # largest error over what is allowed; above 1 nothing is timed
     dtype: str = "bfloat16"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 ROWS = (60, 960, 3840)
-HEADS = ((30522, 384), (50265, 768), (50265, 1024))  # qagen-mini, BART-base, BART-large: V, d
+HEADS = ((28216, 384), (50265, 768), (50265, 1024))  # qagen-mini, BART-base, BART-large: V, d
 TRUTH_ROWS = 240  # rows of float64 logits alive at once
 
 

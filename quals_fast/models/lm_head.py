@@ -17,7 +17,7 @@ from quals_fast.models.integers import Int8Linear
 from quals_fast.models.linear import PackedLinear, onednn_pays
 from quals_fast.ops import Kernels, topk_lowest_id
 
-_ROWS = 64  # rows of logits at once: 64 x 30,522 float32 are 8 MB
+_ROWS = 64  # rows of logits at once: 64 x 28,216 float32 are 7 MB
 _MORE = 8  # candidates more than are asked for, since 8-bit integers mistake their order
 _USUAL = 16  # candidates where nobody says how many
 _BLOCK = 64  # columns whose maximum stands for them in the search for candidates
