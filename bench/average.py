@@ -21,9 +21,10 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from bench.bundle import COPIED
 from quals_fast.models.loading import read_weights
+from quals_fast.training.resizing import take_tokens
 
-COPIED = ("config.json", "generation_config.json", "tokenizer.json")
 _SAME = ("d_model", "encoder_layers", "decoder_layers", "encoder_ffn_dim", "decoder_ffn_dim")
 
 
@@ -57,10 +58,10 @@ def average(folders: Sequence[Path], target: Path) -> None:
                 f"{folder} must know the tokens of {folders[-1]}, but not {missing[0]!r}"
             )
         rows = [known[token] for token in tokens]
-        for name, weight in read_weights(folder).items():
+        weights = read_weights(folder)
+        take_tokens(weights, rows)
+        for name, weight in weights.items():
             own = weight.double()
-            if name.endswith(("shared.weight", "final_logits_bias")):
-                own = own[:, rows] if name.endswith("bias") else own[rows]
             if name not in sums or len(own) > len(sums[name]):  # more positions than those before
                 sums[name] = _longer(sums.get(name), own)
                 counts[name] = _longer(counts.get(name), own)

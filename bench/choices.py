@@ -19,7 +19,6 @@ import math
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,12 +132,12 @@ def main() -> None:
     """Measure all models; passes that are stored cost nothing."""
     a = _arguments()
     sets = {path.name.split(".")[0]: load_rows(path, None) for path in a.labels}
-    odd = {name: [r for r in rows if r.number % 2 == PARTS["odd"]] for name, rows in sets.items()}
-    odd = {name: [row for row in rows if row.pair.label is not None] for name, rows in odd.items()}
+    odd = {
+        name: [r for r in rows if r.number % 2 == PARTS["odd"] and r.pair.label is not None]
+        for name, rows in sets.items()
+    }
     labels = {name: [float(row.pair.label or 0) for row in rows] for name, rows in odd.items()}
-    corpus = read_corpus([a.dev])
-    drawn = random.Random(0).sample(corpus.questions, min(a.questions, len(corpus.questions)))
-    corpus = replace(corpus, questions=drawn)
+    corpus = read_corpus([a.dev]).drawn(a.questions)
     changed = altered(load_pairs([a.pairs]), a.altered)
     rows = [Row(0, pair) for two in changed for pair in two]
     models: dict[str, Any] = {}
@@ -164,7 +163,7 @@ def main() -> None:
             },
         }
         print(f"{name}: {json.dumps(models[name])}", flush=True)
-    finish(NAME, {"questions": len(drawn), "data": a.dev.name, "models": models})
+    finish(NAME, {"questions": len(corpus.questions), "data": a.dev.name, "models": models})
 
 
 def _mean_length(passes: Passes, sets: dict[str, list[Row]]) -> float:

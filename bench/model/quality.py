@@ -35,10 +35,8 @@ def perplexity(scorer: QualsScorer, dev: Path, questions: int | None) -> dict[st
         dev: questions, as `quals-fast train-qagen` reads them.
         questions: how many, drawn at random; None takes all.
     """
-    corpus = read_corpus([dev])
+    corpus = read_corpus([dev]).drawn(questions)
     asked = corpus.questions
-    if questions is not None and questions < len(asked):
-        asked = random.Random(0).sample(asked, questions)
     rng, targets = random.Random(1), targets_of(scorer, asked)
     texts = {
         "passages": [corpus.passages[q.passage] for q in asked],

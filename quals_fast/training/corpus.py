@@ -8,7 +8,7 @@ import random
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -72,6 +72,12 @@ class Corpus:
         """Return the passages next to it in the file, of whatever source."""
         found = range(max(0, passage - _NEAR), min(len(self.passages), passage + _NEAR + 1))
         return [other for other in found if other != passage]
+
+    def drawn(self, count: int | None) -> Corpus:
+        """Return a corpus of that many of its questions, always the same; None takes all."""
+        if count is None or count >= len(self.questions):
+            return self
+        return replace(self, questions=random.Random(0).sample(self.questions, count))
 
     def summary(self) -> str:
         """Say in a line what was read and what was left out."""

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-import random
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -234,9 +233,7 @@ def _dev(
     """Return the questions to evaluate on, in each view that is trained."""
     corpus = _read((path,), settings, caps={})
     say(_counts((path,), corpus, encoder, settings))
-    count = settings.dev_questions
-    if count is not None and count < len(corpus.questions):
-        corpus = replace(corpus, questions=random.Random(0).sample(corpus.questions, count))
+    corpus = corpus.drawn(settings.dev_questions)
     views = [
         v for v, share in zip(settings.views.names(), settings.views.shares, strict=True) if share
     ]

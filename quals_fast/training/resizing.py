@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -69,11 +69,7 @@ def prune(
         if ids is not None:
             config[name] = [new[i] for i in ids] if isinstance(ids, list) else new[ids]
     config["vocab_size"] = len(old)
-    for name, weight in weights.items():
-        if name.endswith(_BY_TOKEN):
-            by_row = weight.T if "bias" in name else weight
-            there = [i for i in old if i < len(by_row)]  # a new separator has no row yet
-            weights[name] = by_row[there].T if "bias" in name else by_row[there]
+    take_tokens(weights, old)
     content["model"]["vocab"] = {
         token: new[number] for token, number in vocabulary.items() if number in new
     }
@@ -83,6 +79,20 @@ def prune(
     found = Tokenizer.from_str(json.dumps(content))
     found.encode_special_tokens = tokenizer.encode_special_tokens
     return found
+
+
+def take_tokens(weights: dict[str, Tensor], ids: Sequence[int]) -> None:
+    """Leave of the vocabulary what has these ids, in their order.
+
+    Args:
+        weights: by Hugging Face's names; changed in place.
+        ids: of tokens; a separator that is new has no row yet, and gets none.
+    """
+    for name, weight in weights.items():
+        if name.endswith(_BY_TOKEN):
+            by_row = weight.T if "bias" in name else weight
+            rows = by_row[[i for i in ids if i < len(by_row)]]
+            weights[name] = rows.T if "bias" in name else rows
 
 
 def add_positions(config: dict[str, Any], weights: dict[str, Tensor], positions: int) -> None:
