@@ -77,10 +77,11 @@ class PairSelector:
             text_ids: tokens of each, uncut, without special ones.
         """
         rows = text_ids if self._by_ids else [[ord(c) for c in s.lower()] for s in summaries]
-        lengths = torch.tensor([len(row) for row in rows])
+        lengths = torch.tensor([len(row) for row in rows], device="cpu")
         width = -(-max(1, *map(len, rows)) // _WIDTH_STEP) * _WIDTH_STEP
-        symbols = torch.tensor([[*row, *[-1] * (width - len(row))] for row in rows])
-        return Summaries(symbols.int().to(self._device), lengths.to(self._device))
+        padded = [[*row, *[-1] * (width - len(row))] for row in rows]
+        symbols = torch.tensor(padded, dtype=torch.int32, device="cpu")
+        return Summaries(symbols.to(self._device), lengths.to(self._device))
 
     def select(
         self, hypotheses: Hypotheses, summaries: Summaries, max_pairs: int | None

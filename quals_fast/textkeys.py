@@ -178,8 +178,8 @@ class LetterReader:
 @cache
 def _letters() -> tuple[Tensor, Tensor]:
     """Return lower-case letters, int32, -1 where doubtful, and what is white space."""
-    lower = torch.arange(0x110000, dtype=torch.int32)
-    is_space = torch.zeros(0x110000, dtype=torch.bool)
+    lower = torch.arange(0x110000, dtype=torch.int32, device="cpu")
+    is_space = torch.zeros(0x110000, dtype=torch.bool, device="cpu")
     for code_point, letter in enumerate(map(chr, range(0x110000))):
         lowered = letter.lower()
         if lowered != letter:

@@ -105,7 +105,7 @@ class StopTest:
         """Ask for a flag; return whether the one asked for `lag` calls ago was true."""
         if not self._is_gpu:
             return False
-        answer = torch.empty((), dtype=torch.bool, pin_memory=True)
+        answer = torch.empty((), dtype=torch.bool, device="cpu", pin_memory=True)
         answer.copy_(flag, non_blocking=True)
         event = torch.cuda.Event(blocking=True)
         event.record(torch.cuda.current_stream(flag.device))

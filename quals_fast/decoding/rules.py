@@ -82,7 +82,7 @@ class SearchState(ABC):
         self.logprobs = per_token(beams, 0.0, torch.float32)
         self.search_logprobs = per_token(beams, 0.0, torch.float32)
         # All slots start alike, so only the first rank of each group may be continued at first.
-        self.beam_scores = torch.zeros(batch_size, beams, device=device)
+        self.beam_scores = torch.zeros(batch_size, beams, dtype=torch.float32, device=device)
         self.beam_scores[:, config.num_beam_groups :].fill_(-torch.inf)
         # One row more than there are hypotheses: it takes what is dropped.
         self.finished = Hypotheses(
@@ -90,7 +90,7 @@ class SearchState(ABC):
             torch.zeros(batch_size, beams + 1, dtype=torch.int64, device=device),
             per_token(beams + 1, 0.0, torch.float32),
             per_token(beams + 1, 0.0, torch.float32),
-            torch.zeros(batch_size, beams + 1, device=device),
+            torch.zeros(batch_size, beams + 1, dtype=torch.float32, device=device),
             torch.full((batch_size, beams + 1), -torch.inf, dtype=torch.float64, device=device),
         )
         self.begin(batch_size, device)

@@ -28,7 +28,7 @@ class Int8Linear:
         integers, scale = _quantized(weight)
         self._weight = torch.ops.onednn.qlinear_prepack(integers, None)
         self._scale = scale[:, 0]
-        self._zeros = torch.zeros(len(weight), dtype=torch.int32)
+        self._zeros = torch.zeros_like(self._scale, dtype=torch.int32)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map ``(N, d)`` float32 to ``(N, V)`` float32."""

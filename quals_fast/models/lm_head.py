@@ -180,8 +180,8 @@ def _topk(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
         return values.topk(k)
     body = values[:, : blocks * _BLOCK].unflatten(1, (blocks, _BLOCK))
     best = body.amax(2).topk(k, sorted=False).indices
-    columns = (best[:, :, None] * _BLOCK + torch.arange(_BLOCK)).flatten(1)
-    rest = torch.arange(blocks * _BLOCK, size).expand(rows, -1)
+    columns = (best[:, :, None] * _BLOCK + torch.arange(_BLOCK, device=best.device)).flatten(1)
+    rest = torch.arange(blocks * _BLOCK, size, device=best.device).expand(rows, -1)
     columns = torch.cat([columns, rest], 1)
     found, at = values.gather(1, columns).topk(k)
     return found, columns.gather(1, at)

@@ -153,8 +153,9 @@ class PackedSlots:
             for k, v in zip(memory.keys, memory.values, strict=True)
         ]
         self._counts = [1] * batch  # rows of each sentence
-        self._row = torch.zeros(batch, num_beams, dtype=torch.int64)  # of each slot
-        self._row += torch.arange(batch)[:, None]
+        self._row = torch.from_numpy(
+            np.arange(batch).repeat(num_beams).reshape(batch, -1)
+        )  # of each slot
 
     def arrange(
         self, token_ids: Tensor, beam_idx: Tensor | None, live: Tensor | None, t: int

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from quals_fast.results import SummaryScore
 from quals_fast.scorer import QualsScorer
 from quals_fast.training.rows import as_scorer, check_on_error, score_each
 from quals_fast.validation import check_list, check_same_length
@@ -20,6 +23,10 @@ _OF_THE_HOST = {
 }
 
 
+class UnscoredBatchWarning(UserWarning):
+    """No completion of a batch has a score; the policy learns nothing from it."""
+
+
 class QualsReward:
     """Reward a completion with its QUALS against the document of its row.
 
@@ -32,9 +39,12 @@ class QualsReward:
         on_error: ``"skip"`` gives a failing row no reward, logs and counts it; ``"raise"`` raises.
         missing_reward: of a completion without a score (no pairs, empty, failed). None tells TRL
             that there is none: such a completion has no advantage and is in no mean.
+        max_unscored_batches: a batch in which no completion has a score is a warning; so many in a
+            row end the run, since nothing is learnt from them. None goes on whatever happens.
 
     Raises:
-        ValueError: `on_error` is neither, or `missing_reward` is not finite.
+        ValueError: `on_error` is neither, `missing_reward` is not finite, or `max_unscored_batches`
+            is below 1.
 
     Example: ``GRPOTrainer(model, reward_funcs=[QualsReward(document_column="article")], ...)``
     """
@@ -46,14 +56,21 @@ class QualsReward:
         document_column: str = "document",
         on_error: str = "skip",
         missing_reward: float | None = None,
+        max_unscored_batches: int | None = 10,
     ) -> None:
         if missing_reward is not None and not math.isfinite(missing_reward):
             raise ValueError(f"`missing_reward` must be finite or None, but got {missing_reward}")
+        if max_unscored_batches is not None and max_unscored_batches < 1:
+            raise ValueError(
+                f"`max_unscored_batches` must be at least 1 or None, but got {max_unscored_batches}"
+            )
         self.__name__ = "quals"  # by which TRL logs it
         self.scorer = as_scorer(scorer)
         self.document_column = document_column
         self.on_error = check_on_error(on_error)
         self.missing_reward = missing_reward
+        self.max_unscored_batches = max_unscored_batches
+        self._unscored_batches = 0  # in a row
 
     def __call__(
         self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
@@ -69,6 +86,7 @@ class QualsReward:
             ValueError: there is no such column, or the lengths differ; if asked for, a row could
                 not be scored.
             TypeError: `completions` or the column is not a list.
+            RuntimeError: `max_unscored_batches` batches in a row have no score.
             Exception: if asked for, whatever scoring raised.
         """
         if self.document_column not in columns:
@@ -85,6 +103,7 @@ class QualsReward:
         summaries = [completion_text(completion) for completion in completions]
         rows = score_each(self.scorer, documents, summaries, self.on_error)
         scored = [not math.isnan(row.score) for row in rows]
+        self._watch(rows)
         log: Callable[[str, float], None] | None = columns.get("log_metric")
         if log is not None and rows:
             log("quals/scored", sum(scored) / len(rows))
@@ -95,6 +114,30 @@ class QualsReward:
             row.score if has_score else self.missing_reward
             for row, has_score in zip(rows, scored, strict=True)
         ]
+
+    def _watch(self, rows: Sequence[SummaryScore]) -> None:
+        """Warn of a batch without any score, and raise when too many follow one another."""
+        if not rows:
+            return
+        if not all(math.isnan(row.score) for row in rows):
+            self._unscored_batches = 0
+            return
+        self._unscored_batches += 1
+        statuses = Counter(row.status for row in rows).most_common()
+        problem = (
+            f"QualsReward has no score for any of {len(rows)} completions "
+            f"({', '.join(f'{n} {status}' for status, n in statuses)}), "
+            f"batch {self._unscored_batches} in a row without any"
+        )
+        first = next((row.message for row in rows if row.message is not None), None)
+        if first is not None:
+            problem += f"; the first message: {first}"
+        if self._unscored_batches == self.max_unscored_batches:
+            raise RuntimeError(
+                f"{problem}; look at the completions and the column {self.document_column!r}, or "
+                "set max_unscored_batches=None to go on without a reward"
+            )
+        warnings.warn(problem, UnscoredBatchWarning, stacklevel=3)
 
 
 def completion_text(completion: object) -> object:

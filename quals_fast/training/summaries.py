@@ -47,7 +47,8 @@ def generate_summaries(
     longest = longest_text(model, tokenizer, max_source_tokens)
     device = next(model.parameters()).device
     found: list[list[str]] = []
-    with evaluating(model), own_random_numbers(device, seed), torch.no_grad():
+    # The device as default: else what tokenizer and generate make lands on the host program's.
+    with evaluating(model), own_random_numbers(device, seed), torch.no_grad(), device:
         for first in range(0, len(documents), batch_size):
             texts = list(documents[first : first + batch_size])
             inputs = tokenizer(

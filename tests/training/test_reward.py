@@ -7,7 +7,7 @@ import torch
 from tiny_trainers import DOCUMENTS, SUMMARIES, TEXT, causal_model, tokenizer
 
 from quals_fast.training import QualsReward
-from quals_fast.training.reward import completion_text
+from quals_fast.training.reward import UnscoredBatchWarning, completion_text
 
 
 def chat(text):
@@ -61,6 +61,47 @@ def test_what_has_no_score_has_no_reward(scorer, caplog):
         QualsReward(scorer, on_error="raise")(["p"] * 7, completions, document=documents)
 
 
+def unscored(reward, completions):
+    return reward(["p"] * len(completions), completions, document=[TEXT] * len(completions))
+
+
+def test_batches_without_any_score_warn_and_then_end_the_run(scorer):
+    reward = QualsReward(scorer, max_unscored_batches=3)
+    first = (
+        r"for any of 2 completions \(1 error, 1 empty_summary\), batch 1 in a row without any; the"
+    )
+    with pytest.warns(UnscoredBatchWarning, match=first):
+        assert unscored(reward, [7, ""]) == [None, None]
+    with pytest.warns(UnscoredBatchWarning, match="batch 2 in a row"):
+        unscored(reward, [""])
+    assert None not in unscored(reward, SUMMARIES[:1])  # a score: counted from the start again
+    assert unscored(reward, []) == []
+    for n in (1, 2):
+        with pytest.warns(UnscoredBatchWarning, match=f"batch {n} in a row without any$"):
+            unscored(reward, [""])
+    with pytest.raises(RuntimeError, match="batch 3 in a row without any; look at the completions"):
+        unscored(reward, [""])
+
+
+def test_a_scorer_that_fails_on_every_row_ends_the_run(scorer, monkeypatch):
+    def fail(*_):
+        raise TypeError("Got unsupported ScalarType BFloat16")
+
+    monkeypatch.setattr(scorer._pass, "score", fail)
+    reward = QualsReward(scorer, missing_reward=-5.0)
+    with pytest.warns(UnscoredBatchWarning) as seen:
+        for _ in range(9):
+            assert unscored(reward, SUMMARIES[:1]) == [-5.0]
+    assert "the first message: TypeError: Got unsupported ScalarType" in str(seen[0].message)
+    with pytest.raises(RuntimeError, match="set max_unscored_batches=None to go on"):
+        unscored(reward, SUMMARIES[:1])
+    patient = QualsReward(scorer, max_unscored_batches=None)
+    with pytest.warns(UnscoredBatchWarning) as seen:
+        for _ in range(12):
+            unscored(patient, SUMMARIES[:1])
+    assert len(seen) == 12
+
+
 def test_a_failing_row_costs_no_other_its_reward(failing_scorer, scorer):
     found = QualsReward(failing_scorer)(["p"] * 2, ["the king", SUMMARIES[0]], document=[TEXT] * 2)
     assert found[0] is None
@@ -84,6 +125,8 @@ def test_wrong_calls_are_refused(scorer):
         reward(["p"], ["a"], article="b")
     with pytest.raises(ValueError, match="`missing_reward` must be finite or None, but got nan"):
         QualsReward(scorer, missing_reward=math.nan)
+    with pytest.raises(ValueError, match="`max_unscored_batches` must be at least 1 or None, but"):
+        QualsReward(scorer, max_unscored_batches=0)
 
 
 def test_inside_of_no_grad_and_autocast_rewards_are_the_same(scorer):

@@ -1,0 +1,89 @@
+"""PyTorch's global default dtype and device, which belong to the host program, change no score."""
+
+from dataclasses import replace
+
+import pytest
+import tiny_models
+import torch
+from torch_defaults import DEFAULTS, default
+
+from quals_fast import DecodingConfig, QualsScorer
+from quals_fast.models.lm_head import LMHead
+from quals_fast.ops import EAGER
+
+TEXT = "the queen opened the stone bridge over the river in the town"
+SUMMARIES = ["queen opened bridge", "the town", "stone bridge over the river", "?"]
+DOCUMENTS = [TEXT, "the river", TEXT, "the town"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_models.write_checkpoint(tmp_path_factory.mktemp("models") / "m", trained_on=TEXT)
+
+
+def load(folder, *, rule="fairseq09", dtype="float32", cache_bytes=0, num_beams=12, **settings):
+    decoding = DecodingConfig(
+        rule=rule, num_beams=num_beams, num_beam_groups=num_beams, min_length=2, max_length=12
+    )
+    return QualsScorer.from_pretrained(
+        folder, device="cpu", dtype=dtype, decoding=decoding, cache_bytes=cache_bytes, **settings
+    )
+
+
+def fused(folder, **settings):
+    """The pass of a GPU, run on a CPU."""
+    scorer = load(folder, **settings)
+    bart = scorer.generator.bart
+    head = LMHead(bart.model.shared.weight, bart.final_logits_bias, EAGER)
+    fixed = replace(scorer.generator, packed=False, head=head)
+    return QualsScorer(fixed, decoding=scorer.decoding, cache_bytes=1 << 20)
+
+
+PATHS = {
+    "float32": load,
+    "hamming": lambda folder: load(folder, rule="hamming"),
+    "bfloat16": lambda folder: load(folder, dtype="bfloat16"),
+    "mixed": lambda folder: load(folder, dtype="mixed"),
+    "cached": lambda folder: load(folder, cache_bytes=1 << 20),
+    "fused": fused,
+    "fused hamming": lambda folder: fused(folder, rule="hamming"),
+}
+
+
+def everything(scorer):
+    found = scorer.generate(SUMMARIES)
+    targets = [[list(hypothesis.token_ids) for hypothesis in row] for row in found]
+    return scorer.score(DOCUMENTS, SUMMARIES).scores[:3], found, scorer.rescore(DOCUMENTS, targets)
+
+
+@pytest.mark.parametrize("make", PATHS.values(), ids=PATHS.keys())
+def test_score_generate_and_rescore_are_the_same(folder, make):
+    expected = everything(make(folder))
+    for value in DEFAULTS:
+        scorer = make(folder)  # a new one: caches must be filled under the default too
+        with default(value):
+            assert everything(scorer) == expected, value
+
+
+@pytest.mark.parametrize("value", DEFAULTS, ids=str)
+def test_loading_gives_the_same_scorer(folder, value):
+    expected = load(folder).score(DOCUMENTS, SUMMARIES).scores[:3]
+    with default(value):
+        assert load(folder).score(DOCUMENTS, SUMMARIES).scores[:3] == expected
+
+
+def test_triton_kernels_give_the_same(folder):
+    pytest.importorskip("triton", reason="Triton is not installed")
+    scorer = load(folder, num_beams=2, backend="triton")
+    expected = scorer.score(DOCUMENTS[:1], SUMMARIES[:1]).scores
+    for value in (torch.float64, "meta"):
+        with default(value):
+            assert scorer.score(DOCUMENTS[:1], SUMMARIES[:1]).scores == expected
+
+
+def test_the_bundled_model_gives_the_same(bundled_scorer):  # its vocabulary is searched in blocks
+    pair = [TEXT], ["The queen opened the bridge."]
+    expected = bundled_scorer.score(*pair).scores
+    for value in DEFAULTS:
+        with default(value):
+            assert bundled_scorer.score(*pair).scores == expected
