@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from quals_fast.files import InputError, InputRow
 from quals_fast.results import RowScore
-from quals_fast.validation import check_same_length, check_texts, text_problem
+from quals_fast.validation import check_list, check_same_length, check_texts, text_problem
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,8 +101,13 @@ def agreement(
     Raises:
         ValueError: lengths differ, a value is of no use, fewer than three rows have a score, or
             `n_resamples` is below 1.
+        TypeError: `scores` or `labels` is not a list or vector.
         ModuleNotFoundError: the extra ``evaluate`` is not installed.
     """
+    scores, labels = (
+        check_list("scores", scores, "numbers"),
+        check_list("labels", labels, "numbers"),
+    )
     if len(scores) != len(labels):
         raise ValueError(
             f"`scores` and `labels` must be of one length, but got {len(scores)} and {len(labels)}"
@@ -240,17 +245,18 @@ def rouge_floor(documents: Sequence[str], summaries: Sequence[str]) -> dict[str,
         TypeError: an argument is not a list of strings.
         ModuleNotFoundError: the extra ``evaluate`` is not installed.
     """
-    for name, texts in (("documents", documents), ("summaries", summaries)):
-        for index, text in enumerate(check_texts(name, texts)):
+    both = [check_texts("documents", documents), check_texts("summaries", summaries)]
+    for name, texts in zip(("documents", "summaries"), both, strict=True):
+        for index, text in enumerate(texts):
             if not isinstance(text, str):
                 raise TypeError(text_problem(f"{name}[{index}]", text))
-    check_same_length("summaries", summaries, documents)
+    check_same_length("summaries", both[1], both[0])
     try:
         from rouge_score.rouge_scorer import RougeScorer
     except ModuleNotFoundError as error:
         raise _missing_extra("ROUGE", "rouge-score") from error
     scorer = RougeScorer(list(_ROUGE.values()), use_stemmer=True)
-    found = [scorer.score(*pair) for pair in zip(documents, summaries, strict=True)]
+    found = [scorer.score(*pair) for pair in zip(*both, strict=True)]
     return {
         f"{title} {part}": [float(getattr(one[key], field)) for one in found]
         for title, key in _ROUGE.items()

@@ -21,6 +21,7 @@ from quals_fast.results import (
 from quals_fast.signature import signature
 from quals_fast.staged import Scored
 from quals_fast.validation import (
+    as_list,
     check_pair,
     check_same_length,
     check_texts,
@@ -190,30 +191,31 @@ class QualsScorer:
 
         Raises:
             ValueError: the two lists differ in length.
-            TypeError: an argument is not a list.
+            TypeError: an argument is not a list or vector (array, series, column).
         """
-        check_same_length(
-            "summaries", check_texts("summaries", summaries), check_texts("documents", documents)
-        )
+        texts = check_texts("documents", documents)
+        entries = check_texts("summaries", summaries)
+        check_same_length("summaries", entries, texts)
+        nested = [one if (own := as_list(one)) is None else own for one in entries]
         tasks: list[tuple[Any, Any]] = [
             (document, summary)
-            for document, entry in zip(documents, summaries, strict=True)
+            for document, entry in zip(texts, nested, strict=True)
             for summary in (entry if isinstance(entry, list | tuple) else [entry])
         ]
         checked = [check_pair(document, summary) for document, summary in tasks]
         good = [task for task, problem in zip(tasks, checked, strict=True) if problem is None]
 
         sources = self._encode([document for document, _ in good])
-        texts = [summary for _, summary in good]
-        sources_of_summaries = self._encode(texts)
+        searched = [summary for _, summary in good]
+        sources_of_summaries = self._encode(searched)
         with inference(self.generator):
             found = self._pass.score(
-                sources, texts, sources_of_summaries, on_progress or (lambda n: None)
+                sources, searched, sources_of_summaries, on_progress or (lambda n: None)
             )
         scored = map(self._aggregate, sources, sources_of_summaries, found)
 
         flat = [next(scored) if problem is None else problem for problem in checked]
-        return QualsResult(nested_like(summaries, flat), self.signature)
+        return QualsResult(nested_like(nested, flat), self.signature)
 
     def generate(self, summaries: Sequence[str]) -> list[list[Hypothesis]]:
         """Generate question-answer sequences from each summary, in the rule's order.
@@ -243,14 +245,14 @@ class QualsScorer:
             ValueError: lengths differ, a text or target is empty, a target is too long or has an
                 id out of range.
         """
-        sources = self.generator.tokenizer.encode(require_texts("documents", documents))
-        check_same_length("token_ids", token_ids, documents)
-        shape = self.generator.shape
-        check_token_ids(token_ids, shape.max_position_embeddings, shape.vocab_size)
+        texts, shape = require_texts("documents", documents), self.generator.shape
+        targets = check_token_ids(token_ids, shape.max_position_embeddings, shape.vocab_size)
+        check_same_length("token_ids", targets, texts)
+        sources = self.generator.tokenizer.encode(texts)
         ids = [source.input_ids for source in sources]
         with inference(self.generator):
             found: list[list[TokenLogprobs]] = self._functions.rescore(
-                self.generator, ids, token_ids, self.max_batch_tokens
+                self.generator, ids, targets, self.max_batch_tokens
             )
         return found
 

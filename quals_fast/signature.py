@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 from quals_fast import __version__
 from quals_fast.config import DecodingConfig, ScoringConfig
 
@@ -38,10 +40,18 @@ def signature(
         "summary": s.summary_logprob,
         "pairs": "all" if s.max_pairs is None else str(s.max_pairs),
         "nopairs": missing,
-        "model": f"{model}@{digest}",
+        "model": f"{escaped(model)}@{digest}",
         "dtype": dtype,
         "backend": backend,
         "kernels": kernels,
         "version": __version__,
     }
     return "|".join(["quals", *(f"{key}:{value}" for key, value in parts.items())])
+
+
+def escaped(name: str) -> str:
+    """Return a folder's name as a signature can hold it: ``|``, line breaks and the like as %7C."""
+    return "".join(
+        quote(c, safe="", errors="surrogatepass") if c in "|%" or not c.isprintable() else c
+        for c in name
+    )

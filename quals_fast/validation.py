@@ -47,25 +47,46 @@ def text_problem(name: str, text: object) -> str | None:
     return None
 
 
+def as_list(values: object) -> Sequence[Any] | None:
+    """Return a list or tuple as it is, a vector as a list, and None for anything else.
+
+    Vectors are arrays of numpy, series of pandas and polars, arrays of pyarrow, columns of
+    datasets. A frame is none: it has several columns.
+    """
+    if isinstance(values, list | tuple):
+        return values
+    is_frame = hasattr(values, "columns") or hasattr(values, "column_names")
+    if isinstance(values, str | bytes) or is_frame:
+        return None
+    for name in ("tolist", "to_pylist", "to_list"):
+        if hasattr(values, name):
+            found = getattr(values, name)()
+            return found if isinstance(found, list) else None
+    return list(values) if isinstance(values, Sequence) else None
+
+
 def check_texts(name: str, texts: object) -> Sequence[object]:
-    """Return `texts` if it is a list or tuple.
+    """Return `texts` if it is a list or tuple, or as a list if it is another vector.
 
     Raises:
         TypeError: it is something else, such as one string.
     """
-    advice = "; put a single text into a list, and use list() on an iterator"
+    advice = (
+        "; put a single text into a list, take one column of a frame, and use list() on an iterator"
+    )
     return check_list(name, texts, "strings", advice)
 
 
 def check_list(name: str, values: object, of: str, advice: str = "") -> Sequence[Any]:
-    """Return `values` if it is a list or tuple.
+    """Return `values` if it is a list or tuple, or as a list if it is another vector.
 
     Raises:
         TypeError: it is something else.
     """
-    if not isinstance(values, list | tuple):
+    found = as_list(values)
+    if found is None:
         raise TypeError(f"`{name}` must be a list of {of}, but got {type(values).__name__}{advice}")
-    return values
+    return found
 
 
 def check_same_length(name: str, values: Sequence[object], documents: Sequence[object]) -> None:
@@ -99,17 +120,20 @@ def require_texts(name: str, texts: object) -> list[str]:
     return valid
 
 
-def check_token_ids(token_ids: object, longest: int, vocab_size: int) -> None:
-    """Check targets for rescoring.
+def check_token_ids(token_ids: object, longest: int, vocab_size: int) -> list[list[Sequence[int]]]:
+    """Return targets for rescoring, each vector as a list.
 
     Raises:
         ValueError: a target is empty, too long or has an id out of range; the message says which.
         TypeError: not a list of lists of lists of integers.
     """
+    checked: list[list[Sequence[int]]] = []
     for i, targets in enumerate(check_list("token_ids", token_ids, "lists")):
-        for j, ids in enumerate(check_list(f"token_ids[{i}]", targets, "lists")):
+        checked.append([])
+        for j, entry in enumerate(check_list(f"token_ids[{i}]", targets, "lists")):
             name = f"token_ids[{i}][{j}]"
-            if not all(type(token) is int for token in check_list(name, ids, "integers")):
+            ids = check_list(name, entry, "integers")
+            if not all(type(token) is int for token in ids):
                 raise TypeError(f"`{name}` must hold integers, but got {ids!r:.60}")
             if not 0 < len(ids) <= longest or not all(0 <= token < vocab_size for token in ids):
                 raise ValueError(
@@ -117,3 +141,5 @@ def check_token_ids(token_ids: object, longest: int, vocab_size: int) -> None:
                     f"{len(ids)} from {min(ids, default=0)} to {max(ids, default=0)}; take them "
                     "from the same model's hypotheses"
                 )
+            checked[-1].append(ids)
+    return checked

@@ -213,6 +213,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        refuse_adapter(path.parent)
         raise CheckpointError(
             f"{path.parent} has no {path.name}, so it is no model folder; save a model there with "
             "transformers' save_pretrained()"
@@ -226,3 +227,15 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} must hold a JSON object, but holds a {type(content).__name__}"
         )
     return content
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Raise `CheckpointError` for a folder that lacks a model's files since it is an adapter's."""
+    if not (folder / "adapter_config.json").is_file():
+        return
+    about = read_json(folder / "adapter_config.json")
+    raise CheckpointError(
+        f"{folder} holds a {about.get('peft_type', 'PEFT')} adapter of "
+        f"{about.get('base_model_name_or_path')!r}, not a whole model; merge the two with peft's "
+        "merge_and_unload(), save the result with save_pretrained(), and give that folder"
+    )

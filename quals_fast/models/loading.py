@@ -17,6 +17,7 @@ from quals_fast.models.checkpoint import (
     Settings,
     read_checkpoint,
     read_json,
+    refuse_adapter,
     sha256,
 )
 from quals_fast.models.encodings import EncodingCache
@@ -165,7 +166,10 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         try:
             with safe_open(path, framework="pt") as stored:
                 names = stored.keys()
-                weights.update({name: stored.get_tensor(name) for name in names})
+                weights.update(
+                    # fairseq's *.version says how its modules were stored; transformers ignores it.
+                    {n: stored.get_tensor(n) for n in names if n.rpartition(".")[2] != "version"}
+                )
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
                 f"{path} is not a readable safetensors file: {error}; it may be cut off, or a Git "
@@ -227,6 +231,7 @@ def _weight_files(folder: Path) -> list[Path]:
                 f"{index} names {missing[0]}, which is not in the folder; fetch it too"
             )
         return [folder / name for name in names]
+    refuse_adapter(folder)
     pickled = (
         " pytorch_model.bin is not read, since a pickle can run code;"
         if (folder / "pytorch_model.bin").is_file()

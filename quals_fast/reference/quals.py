@@ -15,7 +15,7 @@ from quals_fast.reference.diverse_beam import Trace, diverse_beam_search
 from quals_fast.reference.generator import ReferenceGenerator
 from quals_fast.results import Hypothesis, QAPair, QualsResult, SummaryScore, nested_like
 from quals_fast.signature import signature
-from quals_fast.validation import check_pair
+from quals_fast.validation import check_pair, check_same_length, check_texts
 
 
 def generate(
@@ -180,13 +180,15 @@ class ReferenceScorer:
         *,
         on_progress: Callable[[int], None] | None = None,
     ) -> QualsResult:
-        """Score each summary against its document."""
+        """Score each summary against its document; one a document."""
+        texts, entries = check_texts("documents", documents), check_texts("summaries", summaries)
+        check_same_length("summaries", entries, texts)
         rows = []
-        for document, summary in zip(documents, summaries, strict=True):
+        for document, summary in zip(texts, entries, strict=True):
             rows.append(
                 check_pair(document, summary)
-                or score(self.generator, document, summary, self.decoding, self.scoring)
+                or score(self.generator, str(document), str(summary), self.decoding, self.scoring)
             )
             if on_progress is not None:
                 on_progress(1)
-        return QualsResult(nested_like(summaries, rows), self.signature)
+        return QualsResult(nested_like(entries, rows), self.signature)

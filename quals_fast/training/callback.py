@@ -15,6 +15,7 @@ from quals_fast.scorer import QualsScorer
 from quals_fast.training.background import BackgroundScorer
 from quals_fast.training.rows import as_scorer, check_on_error, score_each, summarise
 from quals_fast.training.summaries import generate_summaries
+from quals_fast.validation import check_texts
 
 _LOG = logging.getLogger("quals_fast.training")
 
@@ -45,6 +46,7 @@ class QualsCallback(TrainerCallback):  # type: ignore[misc]
     Raises:
         ValueError: no documents, no tokenizer, `on_error` is neither, or a background with several
             processes.
+        TypeError: `documents` is not a list or vector.
     """
 
     def __init__(
@@ -60,7 +62,8 @@ class QualsCallback(TrainerCallback):  # type: ignore[misc]
         on_error: str = "skip",
         prefix: str = "eval",
     ) -> None:
-        if not documents:
+        self._documents: list[Any] = list(check_texts("documents", documents))
+        if not self._documents:
             raise ValueError("`documents` must not be empty; give the documents to summarise")
         if trainer.processing_class is None:
             raise ValueError("`trainer` must have a tokenizer; give it one as processing_class=")
@@ -71,7 +74,7 @@ class QualsCallback(TrainerCallback):  # type: ignore[misc]
                 f"{trainer.accelerator.num_processes}; give a QualsScorer"
             )
         self.scorer = None if isinstance(scorer, BackgroundScorer) else as_scorer(scorer)
-        self._trainer, self._documents = trainer, list(documents)
+        self._trainer = trainer
         self._reading: dict[str, Any] = {
             "batch_size": batch_size,
             "max_source_tokens": max_source_tokens,
@@ -154,12 +157,22 @@ def quals_compute_metrics(
 
     Returns:
         A function to the values of `rows.summarise`. It raises ValueError where the documents are
-        not as many as the summaries, or are not to be had.
+        not as many as the summaries or not to be had, or where it is given logits.
+
+    Raises:
+        TypeError: `documents` is not a list or vector.
+        ValueError: `on_error` is neither.
     """
+    given = None if documents is None else check_texts("documents", documents)
     scores, mode = as_scorer(scorer), check_on_error(on_error)
 
     def decode(ids: Any) -> list[str]:
         ids = np.asarray(ids)
+        if not np.issubdtype(ids.dtype, np.integer):
+            raise ValueError(
+                "quals_compute_metrics needs generated token ids, but got logits, of shape "
+                f"{ids.shape}; set predict_with_generate=True in Seq2SeqTrainingArguments"
+            )
         padded = np.where(ids < 0, tokenizer.pad_token_id, ids)  # the Trainer pads with -100
         texts: list[str] = tokenizer.batch_decode(padded, skip_special_tokens=True)
         return texts
@@ -167,7 +180,7 @@ def quals_compute_metrics(
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         found = prediction.predictions
         summaries = decode(found[0] if isinstance(found, tuple) else found)
-        texts = documents
+        texts = given
         if texts is None:
             if prediction.inputs is None:
                 raise ValueError(
@@ -176,6 +189,6 @@ def quals_compute_metrics(
                     "to Seq2SeqTrainingArguments"
                 )
             texts = decode(prediction.inputs)
-        return summarise(score_each(scores, list(texts), summaries, mode), n_resamples=n_resamples)
+        return summarise(score_each(scores, texts, summaries, mode), n_resamples=n_resamples)
 
     return compute_metrics

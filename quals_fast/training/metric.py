@@ -13,6 +13,7 @@ from torchmetrics import Metric
 from quals_fast.results import Status
 from quals_fast.scorer import QualsScorer
 from quals_fast.training.rows import as_scorer, check_on_error, score_each
+from quals_fast.validation import check_texts
 
 STATUSES: tuple[str, ...] = get_args(Status)
 
@@ -63,7 +64,10 @@ class QualsMetric(Metric):  # type: ignore[misc]
             ValueError: their numbers differ; or, if asked for, a row could not be scored.
             TypeError: not texts.
         """
-        summaries, documents = ([x] if isinstance(x, str) else list(x) for x in (preds, target))
+        summaries, documents = (
+            [given] if isinstance(given, str) else check_texts(name, given)
+            for name, given in (("preds", preds), ("target", target))
+        )
         rows = score_each(self.scorer, documents, summaries, self.on_error)
         scores = [row.score for row in rows if not math.isnan(row.score)]
         self.total += math.fsum(scores)

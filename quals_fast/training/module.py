@@ -38,17 +38,17 @@ class QualsModule:
 
         Raises:
             ValueError: the lengths differ.
-            TypeError: an argument is not a list.
+            TypeError: an argument is not a list or vector.
         """
-        check_texts("predictions", predictions)
-        check_texts("references", references)
-        if len(predictions) != len(references):
+        summaries = check_texts("predictions", predictions)
+        documents = check_texts("references", references)
+        if len(summaries) != len(documents):
             raise ValueError(
                 "`predictions` and `references` must have the same length, but got "
-                f"{len(predictions)} and {len(references)}; give one document for each summary"
+                f"{len(summaries)} and {len(documents)}; give one document for each summary"
             )
-        self._summaries.extend(predictions)
-        self._documents.extend(references)
+        self._summaries.extend(summaries)
+        self._documents.extend(documents)
 
     def compute(
         self,
@@ -72,7 +72,10 @@ class QualsModule:
             ValueError: lengths differ, or one of the two is missing; if asked for, a row could not
                 be scored.
         """
-        self.add_batch(predictions=predictions or [], references=references or [])
+        self.add_batch(
+            predictions=[] if predictions is None else predictions,
+            references=[] if references is None else references,
+        )
         summaries, documents = self._summaries, self._documents
         self._summaries, self._documents = [], []
         rows = score_each(self.scorer, documents, summaries, self.on_error)

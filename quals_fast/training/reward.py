@@ -96,9 +96,8 @@ class QualsReward:
                 f"the data set has {present or 'no column beside the prompt'}; name it with "
                 "document_column="
             )
-        documents = columns[self.document_column]
-        check_list("completions", completions, "texts or chats")
-        check_list(self.document_column, documents, "strings")
+        documents = check_list(self.document_column, columns[self.document_column], "strings")
+        completions = check_list("completions", completions, "texts or chats")
         check_same_length("completions", completions, documents)
         summaries = [completion_text(completion) for completion in completions]
         rows = score_each(self.scorer, documents, summaries, self.on_error)

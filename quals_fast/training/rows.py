@@ -60,9 +60,9 @@ def score_each(
         TypeError: an argument is not a list.
         Exception: if asked for, whatever scoring raised.
     """
-    check_same_length(
-        "summaries", check_texts("summaries", summaries), check_texts("documents", documents)
-    )
+    documents = check_texts("documents", documents)
+    summaries = check_texts("summaries", summaries)
+    check_same_length("summaries", summaries, documents)
     try:
         rows = _score(scorer, documents, summaries)
     except Exception:  # whatever it is, it must not end a run of many hours

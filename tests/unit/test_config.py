@@ -121,3 +121,21 @@ def test_presets():
     assert settings_of("fast").decoding.num_beams < 60
     with pytest.raises(ValueError, match="`preset` must be 'published' or 'fast', but got 'quick'"):
         settings_of("quick")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a|b", "a%7Cb"),
+        ("a|version:9", "a%7Cversion:9"),
+        ("a\nb\u2028", "a%0Ab%E2%80%A8"),
+        ("a%7Cb", "a%257Cb"),
+        ("bart à la carte", "bart à la carte"),
+        ("a\udcff", "a%ED%B3%BF"),
+    ],
+)
+def test_no_name_breaks_a_signature(name, expected):
+    fields = signature(DecodingConfig(), ScoringConfig(), **BASE | {"model": name}).split("|")
+    usual = signature(DecodingConfig(), ScoringConfig(), **BASE).split("|")
+    assert len(fields) == len(usual)
+    assert f"model:{expected}@{BASE['digest']}" in fields

@@ -174,6 +174,35 @@ def test_bias_may_be_missing(folder):
     assert load(folder).bart.final_logits_bias.tolist() == [0.0] * VOCAB
 
 
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_version_buffers_of_fairseq_are_ignored(folder, prefix):
+    expected = parameters(load(folder))
+    versions = {f"{prefix}{part}.version": torch.tensor([3.0]) for part in ("encoder", "decoder")}
+    change_weights(folder, lambda w: w.update(versions))
+    assert parameters(load(folder)) == expected
+
+
+ADAPTER = {"peft_type": "LORA", "base_model_name_or_path": "facebook/bart-base"}
+
+
+@pytest.mark.parametrize("missing", [[WEIGHTS, "config.json"], [WEIGHTS]], ids=["peft", "config"])
+def test_an_adapter_is_named_as_such(folder, missing):
+    for name in missing:
+        (folder / name).unlink()
+    (folder / "adapter_config.json").write_text(json.dumps(ADAPTER))
+    fails(
+        folder,
+        f"{folder} holds a LORA adapter of 'facebook/bart-base', not a whole model; merge the two "
+        "with peft's merge_and_unload(), save the result",
+    )
+
+
+def test_a_whole_model_beside_an_adapter_loads(folder):
+    expected = parameters(load(folder))
+    (folder / "adapter_config.json").write_text(json.dumps(ADAPTER))
+    assert parameters(load(folder)) == expected
+
+
 # Shards
 
 

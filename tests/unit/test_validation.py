@@ -94,7 +94,7 @@ def test_good_pair():
 def test_texts_must_be_a_list(texts, name):
     message = (
         rf"`documents` must be a list of strings, but got {name}.*; put a single text into a list, "
-        r"and use list\(\) on an iterator"
+        r"take one column of a frame, and use list\(\) on an iterator"
     )
     with pytest.raises(TypeError, match=message):
         check_texts("documents", texts)

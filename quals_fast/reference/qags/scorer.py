@@ -45,6 +45,7 @@ from quals_fast.reference.qags.results import (
     StageWork,
 )
 from quals_fast.reference.qags.squad import token_f1
+from quals_fast.signature import escaped
 from quals_fast.validation import check_pair, check_same_length, check_texts
 
 Arm = Literal["as_shipped", "batched"]
@@ -150,7 +151,7 @@ class QagsScorer:
             "filter": "answer" if answer_filter else "none",
             "seed": str(seed),
             "candidates": self.extractor.name,
-            **{key: f"{files.name}@{files.digest()}" for key, files in models.items()},
+            **{key: f"{escaped(files.name)}@{files.digest()}" for key, files in models.items()},
             "dtype": self.dtype,
             "version": __version__,
         }
@@ -237,17 +238,18 @@ class QagsScorer:
             ValueError: the lists differ in length, or given candidates lack a summary.
             TypeError: an argument is not a list.
         """
-        check_texts("documents", documents)
-        check_same_length("summaries", check_texts("summaries", summaries), documents)
+        texts = check_texts("documents", documents)
+        entries = check_texts("summaries", summaries)
+        check_same_length("summaries", entries, texts)
         if replay is not None:
-            check_same_length("replay", replay, documents)
+            check_same_length("replay", replay, texts)
         work: dict[Stage, StageWork] = {stage: StageWork() for stage in STAGES}
         rows: list[QagsScore | None] = []
         tasks: dict[int, _Task] = {}
-        for index, (document, summary) in enumerate(zip(documents, summaries, strict=True)):
+        for index, (document, summary) in enumerate(zip(texts, entries, strict=True)):
             bad = check_pair(document, summary)
             if bad is None:
-                tasks[index] = _Task(document, summary)
+                tasks[index] = _Task(str(document), str(summary))
                 rows.append(None)
             else:
                 status = cast(QagsStatus, bad.status)
