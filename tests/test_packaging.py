@@ -1,5 +1,8 @@
 """What is built and installed holds what it must and shadows nothing."""
 
+import os
+import re
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -8,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +47,48 @@ def test_the_wheel_has_two_packages_and_the_model(wheel):
         "quals_fast/models/assets/qagen-mini/tokenizer.json",
     ):
         assert name in names, name
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """Install the wheel beside the environment's own packages; return what finds it first."""
+    target = tmp_path_factory.mktemp("site")
+    with zipfile.ZipFile(wheel) as archive:  # as pip does with a pure wheel
+        archive.extractall(target)
+    return os.environ | {"PYTHONPATH": str(target), "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
+
+
+def qags_command():
+    """Return the arguments of the README's command behind its pip install."""
+    (line,) = re.findall(r"<!-- docs:qags -->\n```sh\n(.*)\n```", README)
+    install, command = line.split(" && ")
+    assert install == 'pip install ".[reference]"'
+    program, *arguments = shlex.split(command)
+    assert program == "quals-fast" and arguments[-2:] == ["--metric", "qags"]
+    return arguments
+
+
+@pytest.mark.parametrize("n_rows", [2, pytest.param(40, marks=pytest.mark.slow)])
+def test_the_readme_line_for_qags_runs_where_the_package_is_installed(installed, tmp_path, n_rows):
+    pytest.importorskip("spacy", reason="QAGS needs spaCy")
+    arguments = qags_command()
+    lines = (ROOT / arguments[1]).read_text("utf-8").splitlines(keepends=True)
+    if n_rows < len(lines):
+        (tmp_path / "few.jsonl").write_text("".join(lines[:n_rows]))
+        arguments[1] = str(tmp_path / "few.jsonl")
+    code = (
+        "import sys, quals_fast; print(quals_fast.__file__, file=sys.stderr)\n"
+        "from quals_fast.cli import main; main()"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT, env=installed, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    where, closing = found.stderr.splitlines()[0], found.stderr.splitlines()[-1]
+    assert where.startswith(installed["PYTHONPATH"])
+    assert closing.startswith(f"{n_rows} rows: ")
+    assert found.stdout.splitlines()[-1].startswith("qags|answers:10|questions:20|")
 
 
 def test_the_bundled_model_is_at_most_30_mib():

@@ -391,7 +391,8 @@ def test_questions_are_cut_at_64_tokens(tmp_path):
 
 def test_missing_models(tmp_path, own_folder, monkeypatch):
     monkeypatch.setattr("quals_fast.reference.qags.scorer.BUNDLED_MODELS", tmp_path / "none")
-    with pytest.raises(CheckpointError, match=r"not part of the installed package.*--qags-models"):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=r"no bench/qags_models in .*; run this in the check"):
         load(None)
     with pytest.raises(CheckpointError, match="must hold the folders question_generation and"):
         load(tmp_path)
@@ -399,6 +400,13 @@ def test_missing_models(tmp_path, own_folder, monkeypatch):
     weights.rename(weights.with_name("other"))
     with pytest.raises(CheckpointError, match=r"has no weights: expected model\.safetensors"):
         load(own_folder)
+
+
+def test_an_installed_package_finds_the_models_of_the_checkout_it_runs_in(tmp_path, monkeypatch):
+    monkeypatch.setattr("quals_fast.reference.qags.scorer.BUNDLED_MODELS", tmp_path / "none")
+    monkeypatch.chdir(tmp_path)
+    folder = qags_models.write_models(tmp_path / "bench" / "qags_models")
+    assert load(None).signature == load(folder).signature
 
 
 @pytest.mark.parametrize(

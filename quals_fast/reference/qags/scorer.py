@@ -52,8 +52,9 @@ Arm = Literal["as_shipped", "batched"]
 
 GENERATION = "question_generation"
 ANSWERING = "question_answering"
-# Of a checkout; the wheel does not hold them.
-BUNDLED_MODELS = Path(__file__).parents[3] / "bench" / "qags_models"
+# The wheel does not hold them: it would be twice as large for a baseline.
+_IN_CHECKOUT = Path("bench", "qags_models")
+BUNDLED_MODELS = Path(__file__).parents[3] / _IN_CHECKOUT
 
 _DTYPES = {
     "float32": torch.float32,
@@ -176,7 +177,8 @@ class QagsScorer:
         Args:
             models: a folder with the folders ``question_generation`` (BART family) and
                 ``question_answering`` (BERT family, trained on SQuAD 2.0) in it; by default the
-                small ones that a checkout has under ``bench/qags_models``. Nothing is downloaded.
+                small ones under ``bench/qags_models`` of the checkout, also if that is only the
+                working folder of an installed package. Nothing is downloaded.
             extractor: as in the constructor, like the rest.
             arm: see there.
             setting: see there.
@@ -430,13 +432,15 @@ def _row(task: _Task, answers: list[tuple[str | None, str | None]]) -> QagsScore
 
 
 def _models_folder(models: str | Path | None) -> Path:
-    if models is None and not BUNDLED_MODELS.is_dir():
+    """Return the folder given; by default that of the checkout: this file's, or the working one."""
+    given = [BUNDLED_MODELS, _IN_CHECKOUT.absolute()] if models is None else [Path(models)]
+    folder = next((one for one in given if models is not None or one.is_dir()), None)
+    if folder is None:
         raise CheckpointError(
-            f"QAGS's models are not part of the installed package, and {BUNDLED_MODELS} of a "
-            f"checkout is not there; give a folder with {GENERATION} and {ANSWERING} in it "
-            "(--qags-models)"
+            f"QAGS's models are not part of the installed package, and there is no {_IN_CHECKOUT} "
+            f"in {Path.cwd()}; run this in the checkout, or give a folder with {GENERATION} and "
+            f"{ANSWERING} in it (--qags-models)"
         )
-    folder = BUNDLED_MODELS if models is None else Path(models)
     for name in (GENERATION, ANSWERING):
         if not (folder / name).is_dir():
             raise CheckpointError(
