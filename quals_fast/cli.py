@@ -20,16 +20,23 @@ from quals_fast.models.checkpoint import CheckpointError
 from quals_fast.options import (
     CONSEQ,
     CONSEQ_OPTIONS,
+    EVALUATE_OUTPUT,
+    EXPLAIN_OUTPUT,
     INPUT_OPTIONS,
     METRIC_OPTIONS,
-    MODEL_OPTIONS,
     ONLY_QAGS,
     ONLY_QUALS,
+    QUIET,
     READING,
     REFERENCE_OPTIONS,
+    SCORE_OUTPUT,
+    SCORER_OPTIONS,
     SETTING_OPTIONS,
+    GroupedCommand,
+    with_groups,
     with_options,
 )
+from quals_fast.streams import UsageFailure, guarded_output
 from quals_fast.training.options import TRAINING_OPTIONS, training_settings
 from quals_fast.training.settings import TrainingError
 
@@ -42,32 +49,24 @@ if TYPE_CHECKING:
 def app() -> None:
     """Score the factual consistency of summaries with QUALS.
 
-    INPUT is a file of JSON lines or CSV with a document and a summary a row; - is standard input.
-    A score near 0 means that the document supports the summary's facts; clearly negative, that it
-    does not.
+    INPUT is a file (JSON lines, a JSON array, CSV; gzip too) with a document and a summary a row; -
+    is standard input. A score near 0 means that the document supports the summary's facts; clearly
+    negative, that it does not.
 
     \b
     quals-fast score pairs.jsonl                  a table
     quals-fast score pairs.jsonl -o scores.jsonl  one line a row
     quals-fast explain pairs.jsonl --html why.html
     quals-fast evaluate labelled.jsonl --label label
-    quals-fast score pairs.jsonl --metric qags    what it is compared with
+    quals-fast score pairs.jsonl --metric qags    the baseline
     quals-fast export qagen-mini exported/ --dtype int8
     quals-fast conseq pairs.jsonl --summariser model/ -o trained/
     quals-fast train-qagen --train squad.json --init facebook/bart-large -o qagen-large
     """  # noqa: D301 - click must get the character that the backslash stands for
 
 
-@app.command()
-@with_options(*INPUT_OPTIONS)
-@click.option(
-    "-o", "--output", help="Write JSON lines here (CSV if it ends in .csv; - is standard output)."
-)
-@click.option("--pairs", "include_pairs", is_flag=True, help="Add all pairs to each JSON line.")
-@click.option(
-    "--rows", type=click.IntRange(1), help="Rows of the table: the lowest, by default 100."
-)
-@with_options(*MODEL_OPTIONS, *METRIC_OPTIONS)
+@app.command(cls=GroupedCommand)
+@with_groups({"Input": INPUT_OPTIONS, "Output": SCORE_OUTPUT, **METRIC_OPTIONS})
 def score(output: str | None, include_pairs: bool, rows: int | None, **options: Any) -> None:
     """Score each summary of INPUT against its document.
 
@@ -91,22 +90,18 @@ def score(output: str | None, include_pairs: bool, rows: int | None, **options: 
             tally.add(row, result)
             if writer is not None:
                 writer.write(row, result, scorer.signature)
-    if output != "-":
+    if output is None or rows is not None:
         show(score_table(tally, scorer.signature))
     _close(tally, options)
 
 
-@app.command()
-@with_options(*INPUT_OPTIONS)
-@click.option("--html", help="Write one page for all rows, readable without a network.")
-@click.option("--id", "ids", multiple=True, help="Only the row with this id; may be repeated.")
-@click.option("--top", type=click.IntRange(1), help="Worst pairs of a row to print; else all.")
-@with_options(*MODEL_OPTIONS)
+@app.command(cls=GroupedCommand)
+@with_groups({"Input": INPUT_OPTIONS, "Output": EXPLAIN_OUTPUT, **SCORER_OPTIONS})
 def explain(html: str | None, ids: tuple[str, ...], top: int | None, **options: Any) -> None:
     """Show why: each row's pairs, worst first, token by token.
 
-    Beside each token stand its log-probabilities given the summary and given the document. Large
-    drops give the summary away.
+    Each token is shown with its log-probabilities given the summary and given the document. A large
+    drop marks what the document does not support.
     """
     from quals_fast.display import show, signature_line
     from quals_fast.explain import ExplainedRow, render_html, render_terminal
@@ -136,14 +131,8 @@ def explain(html: str | None, ids: tuple[str, ...], top: int | None, **options: 
     _close(tally, options)
 
 
-@app.command()
-@with_options(*INPUT_OPTIONS)
-@click.option("-o", "--output", help="Write one JSON object here (- is standard output).")
-@click.option("--label", default="label", help="Key or column of the human judgement, a number.")
-@click.option("--positive-from", type=float, default=1.0,
-              help="Labels from here up count as consistent in the AUC.")  # fmt: skip
-@click.option("--resamples", type=click.IntRange(1), default=1000, help="Of the bootstrap.")
-@with_options(*MODEL_OPTIONS, *METRIC_OPTIONS)
+@app.command(cls=GroupedCommand)
+@with_groups({"Input": INPUT_OPTIONS, "Output": EVALUATE_OUTPUT, **METRIC_OPTIONS})
 def evaluate(
     output: str | None, label: str, positive_from: float, resamples: int, **options: Any
 ) -> None:
@@ -175,7 +164,7 @@ def evaluate(
         if file is not None:
             content = {"signature": scorer.signature, "agreement": [a.to_dict() for a in found]}
             file.write(json.dumps(content) + "\n")
-    if output != "-":
+    if output is None or (output != "-" and not options["quiet"]):
         show(agreement_table(found, scorer.signature))
     _close(tally, options)
 
@@ -217,10 +206,8 @@ def export(model: str, output: str, dtype: str, single_file: bool, **options: An
         raise click.ClickException(str(error)) from error
 
 
-@app.command()
-@with_options(*INPUT_OPTIONS)
-@with_options(*CONSEQ_OPTIONS)
-@with_options(*MODEL_OPTIONS)
+@app.command(cls=GroupedCommand)
+@with_groups({"Input": INPUT_OPTIONS, "Training": (*CONSEQ_OPTIONS, QUIET), **SCORER_OPTIONS})
 def conseq(summariser: str, output: str, **options: Any) -> None:
     """Train a summariser with ConSeq on the documents and summaries of INPUT.
 
@@ -299,7 +286,8 @@ def train_qagen(**options: Any) -> None:
 
 def main() -> None:
     """Run the command line."""
-    app(prog_name="quals-fast")
+    with guarded_output():
+        app(prog_name="quals-fast")
 
 
 @contextmanager
@@ -441,18 +429,12 @@ def _output(path: str | None, options: dict[str, Any]) -> AbstractContextManager
     return nullcontext() if path is None else open_output(path, input_path=options["input"])
 
 
-class _UsageFailure(click.ClickException):
-    """What the caller can mend: one line on standard error, exit code 2."""
-
-    exit_code = 2
-
-
 @contextmanager
 def _usage_errors(*kinds: type[Exception]) -> Iterator[None]:
     try:
         yield
     except kinds as error:
-        raise _UsageFailure(str(error)) from error
+        raise UsageFailure(str(error)) from error
 
 
 def _close(tally: Tally, options: dict[str, Any]) -> None:

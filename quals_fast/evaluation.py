@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -59,6 +59,7 @@ class Agreement:
         spearman: rank correlation, ties sharing their mean rank.
         kendall: tau-b.
         auc: probability that a positive row outscores a negative one, a tie counting one half.
+        undefined: of a statistic that is NaN, why.
     """
 
     name: str
@@ -68,11 +69,13 @@ class Agreement:
     spearman: Estimate
     kendall: Estimate
     auc: Estimate
+    undefined: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary that json can write; NaN becomes None."""
         head = {"name": self.name, "n": self.n, "n_missing": self.n_missing}
-        return head | {key: getattr(self, key).to_dict() for key in _STATISTICS}
+        found = head | {key: getattr(self, key).to_dict() for key in _STATISTICS}
+        return found | ({"undefined": self.undefined} if self.undefined else {})
 
 
 def agreement(
@@ -136,7 +139,12 @@ def agreement(
             "if their summaries have no pairs"
         )
     estimates = _estimates(rows, positive_from, n_resamples, seed)
-    return Agreement(name=name, n=len(rows), n_missing=n_missing, **estimates)
+    undefined = {
+        statistic: reason
+        for statistic, reason in _reasons(rows, positive_from).items()
+        if math.isnan(estimates[statistic].value)
+    }
+    return Agreement(name=name, n=len(rows), n_missing=n_missing, **estimates, undefined=undefined)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +289,27 @@ def mean_interval(values: Sequence[float], *, n_resamples: int = 1000, seed: int
     means = [generator.choice(numbers, numbers.size).mean() for _ in range(n_resamples)]
     low, high = np.percentile(means, [2.5, 97.5]).tolist()
     return Estimate(float(numbers.mean()), low, high)
+
+
+def _reasons(rows: list[tuple[float, float]], positive_from: float) -> dict[str, str]:
+    """Return of each statistic why it would be undefined."""
+    scores, labels = (sorted(set(column)) for column in zip(*rows, strict=True))
+    found: dict[str, str] = {}
+    for what, values in (("scores", scores), ("labels", labels)):
+        if len(values) == 1:
+            reason = f"all {what} are {values[0]:g}"
+            found |= {"pearson": reason, "spearman": reason, "kendall": reason}
+    if labels[0] >= positive_from or labels[-1] < positive_from:
+        side = (
+            f"{positive_from:g} or more"
+            if labels[0] >= positive_from
+            else f"below {positive_from:g}"
+        )
+        found["auc"] = (
+            f"all labels are {side}, so there is one class only; choose where the positive ones "
+            "begin with --positive-from (`positive_from`)"
+        )
+    return found
 
 
 def _missing_extra(what: str, package: str) -> ModuleNotFoundError:

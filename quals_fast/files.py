@@ -1,4 +1,4 @@
-"""Rows of documents and summaries: read from JSON lines or CSV, results written line by line.
+"""Rows of documents and summaries read from files, and results written line by line.
 
 A row that cannot be read keeps its place, with a message; only a file that makes no sense at all
 raises.
@@ -6,50 +6,27 @@ raises.
 
 from __future__ import annotations
 
-import codecs
 import csv
 import gzip
-import io
 import json
-import re
 import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, TextIO
+from typing import Literal, Self, TextIO
 
+from quals_fast.errors import InputError
+from quals_fast.parsing import InputRow, has_columns, parse_csv, parse_json
 from quals_fast.results import RowScore
+from quals_fast.sources import as_text, known_encoding, open_binary
+
+__all__ = [
+    "CSV_COLUMNS", "FileFormat", "InputError", "InputRow", "OutputFile", "RowWriter",
+    "open_output", "read_rows",
+]  # fmt: skip
 
 FileFormat = Literal["auto", "jsonl", "csv"]
-
-_UNDECODED = re.compile("[\udc80-\udcff]")  # what errors="surrogateescape" makes of a byte
-
-
-class InputError(ValueError):
-    """A file that cannot be read or written at all; single bad rows do not raise."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputRow:
-    """One row of a file.
-
-    Attributes:
-        line: number of its first line, from 1.
-        id: the row's own, else its line number.
-        fields: all its fields.
-        document: what stands in the document's field; None where `problem` is set.
-        summary: what stands in the summary's field; None where `problem` is set.
-        problem: why the row could not be read, or None.
-    """
-
-    line: int
-    id: Any
-    fields: dict[str, Any]
-    document: Any = None
-    summary: Any = None
-    problem: str | None = None
 
 
 def read_rows(
@@ -63,23 +40,33 @@ def read_rows(
     """Read rows one by one.
 
     Args:
-        path: a file, ``-`` for standard input; ``.gz`` is unpacked.
-        file_format: ``auto`` goes by the name: CSV for ``.csv`` and ``.csv.gz``, else JSON lines.
+        path: a file, ``-`` for standard input; what is packed by gzip is unpacked.
+        file_format: ``jsonl`` for JSON lines, a JSON array, or objects over several lines; ``csv``
+            for columns separated by commas, semicolons or tabs; ``auto`` takes CSV for names in
+            ``.csv`` and ``.tsv`` and for texts that begin with a header, else JSON.
         encoding: of the text.
         document_field: key or column of the document.
         summary_field: key or column of the summary.
 
     Raises:
-        InputError: the file cannot be opened or decoded, or its header lacks a column.
+        InputError: the file cannot be opened or decoded, is of a kind that is not read, or its
+            header lacks a column.
     """
-    is_csv = file_format == "csv" or (
-        file_format == "auto" and path.lower().removesuffix(".gz").endswith(".csv")
-    )
-    parse = _parse_csv if is_csv else _parse_jsonl
     fields = (document_field, summary_field)
     name = "standard input" if path == "-" else path
+    known_encoding(encoding)
     try:
-        with _open(path, name, encoding, newline="" if is_csv else "\n") as file:
+        with open_binary(path, name) as binary:
+            is_csv = file_format == "csv" or (
+                file_format == "auto"
+                and (
+                    path.lower().removesuffix(".gz").endswith((".csv", ".tsv"))
+                    or has_columns(binary.peek(1).decode(encoding, "replace"), fields)
+                )
+            )
+            parse = parse_csv if is_csv else parse_json
+            # JSON lines end at a line feed only; a reader of CSV wants all line ends as they are.
+            file = as_text(binary, name, encoding, newline="" if is_csv else "\n")
             yield from parse(file, name, encoding, fields)
     except UnicodeError as error:  # encodings that surrogateescape cannot carry
         raise InputError(f"{name} is not {encoding}: {error}; pass its --encoding") from error
@@ -203,166 +190,3 @@ def open_output(path: str, *, input_path: str | None = None) -> OutputFile:
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from error
     return OutputFile(file, path)
-
-
-def _parse_jsonl(
-    file: TextIO, name: str, encoding: str, fields: tuple[str, str]
-) -> Iterator[InputRow]:
-    """Yield a row for each line; blank lines count only where more lines follow."""
-    blank: list[int] = []
-    for line, text in enumerate(file, 1):
-        if not text.strip():
-            blank.append(line)
-            continue
-        yield from (InputRow(line=n, id=n, fields={}, problem="the line is blank") for n in blank)
-        blank.clear()
-        yield _jsonl_row(line, text, encoding, fields)
-
-
-def _jsonl_row(line: int, text: str, encoding: str, fields: tuple[str, str]) -> InputRow:
-    problem = _undecoded(text, encoding)
-    content: Any = {}
-    expected = f'expected one object a line, such as {{"{fields[0]}": "...", "{fields[1]}": "..."}}'
-    if problem is None:
-        try:
-            content = json.loads(text.rstrip("\r\n"))  # else its end is column 1 of the next line
-        except json.JSONDecodeError as error:
-            problem = f"invalid JSON: {error.msg} at column {error.colno}; {expected}"
-        except RecursionError:
-            problem = f"invalid JSON: nested too deeply; {expected}"
-        except ValueError as error:  # a number with thousands of digits
-            problem = f"invalid JSON: {error}"
-    if not isinstance(content, dict):
-        problem = f"{expected}, but got {_JSON_NAMES[type(content)]}"
-        content = {}
-    return _row(line, _usable_id(content.get("id"), line), content, fields, problem)
-
-
-_JSON_NAMES = {
-    list: "an array",
-    str: "a string",
-    int: "a number",
-    float: "a number",
-    bool: "true or false",
-    type(None): "null",
-}
-
-
-def _usable_id(row_id: Any, line: int) -> Any:
-    """Return a row's id, or its line number where it has none that JSON can write."""
-    try:
-        json.dumps(row_id, allow_nan=False)
-    except (ValueError, RecursionError):
-        return line
-    return line if row_id is None else row_id
-
-
-def _parse_csv(
-    file: TextIO, name: str, encoding: str, fields: tuple[str, str]
-) -> Iterator[InputRow]:
-    csv.field_size_limit(2**31 - 1)  # the default refuses documents over 128 KiB
-    reader = csv.reader(file, strict=True)  # else an open quote swallows the rest unnoticed
-    try:
-        header = next((cells for cells in reader if cells), [])
-    except csv.Error as error:
-        raise InputError(f"the header of {name} cannot be read: {_csv_problem(error)}") from error
-    missing = [field for field in fields if field not in header]
-    if missing:
-        raise InputError(
-            f"{name} has no column {missing[0]!r}, but {', '.join(map(repr, header)) or 'none'}; "
-            "name the right ones with --document-field and --summary-field"
-        )
-    twice = [field for field in (*fields, "id") if header.count(field) > 1]
-    if twice:
-        raise InputError(
-            f"{name} must have one column {twice[0]!r}, but has {header.count(twice[0])}; "
-            "rename all but one"
-        )
-    while True:
-        line = reader.line_num + 1
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            yield InputRow(line=line, id=line, fields={}, problem=_csv_problem(error))
-            continue
-        if cells is None:
-            return
-        if not cells:
-            continue
-        problem: str | None = _undecoded("".join(cells), encoding)
-        if len(cells) != len(header):
-            problem = (
-                f"expected {len(header)} cells as in the header, but got {len(cells)}; put quotes "
-                "around a cell that holds a comma or a line break"
-            )
-        content = dict(zip(header, cells, strict=False))
-        yield _row(line, content.get("id") or line, content, fields, problem)
-
-
-def _csv_problem(error: csv.Error) -> str:
-    return (
-        f"invalid CSV: {error}; put quotes around a cell that holds a quote, a comma or a line "
-        "break, double each quote inside it, and close it"
-    )
-
-
-def _row(
-    line: int, row_id: Any, content: dict[str, Any], fields: tuple[str, str], problem: str | None
-) -> InputRow:
-    missing = [field for field in fields if field not in content]
-    if problem is None and missing:
-        problem = (
-            f"expected a key {missing[0]!r}, but got {', '.join(map(repr, content)) or 'none'}; "
-            "name the right ones with --document-field and --summary-field"
-        )
-    if problem is not None:
-        return InputRow(line=line, id=row_id, fields=content, problem=problem)
-    document, summary = (content[field] for field in fields)
-    return InputRow(line=line, id=row_id, fields=content, document=document, summary=summary)
-
-
-def _undecoded(text: str, encoding: str) -> str | None:
-    """Return the problem of a text with bytes that did not decode, or None."""
-    found = _UNDECODED.search(text)
-    if found is None:
-        return None
-    return (
-        f"expected {encoding}, but got the byte 0x{ord(found[0]) - 0xDC00:02X}; pass the file's "
-        "--encoding, for example latin-1, or repair this row"
-    )
-
-
-def _open(path: str, name: str, encoding: str, newline: str) -> TextIO:
-    try:
-        "".encode(encoding)
-        known = codecs.lookup(encoding).name
-    except (LookupError, ValueError):
-        raise InputError(
-            f"`--encoding` must be one that Python knows, such as utf-8, utf-16, latin-1 or "
-            f"cp1252, but got {encoding!r}"
-        ) from None
-    binary: Any
-    if path == "-":
-        binary = sys.stdin.buffer
-    elif path.endswith(".gz"):
-        binary = gzip.GzipFile(path)
-    else:
-        binary = Path(path).open("rb")  # noqa: SIM115 - the caller closes it
-    buffered = io.BufferedReader(binary)
-    start = buffered.peek(4)
-    likely = _utf16_variant(start)
-    if likely is not None and not known.startswith(("utf-16", "utf-32")):
-        raise InputError(f"{name} looks like UTF-16, not {encoding}; pass --encoding {likely}")
-    if known == "utf-8":
-        encoding = "utf-8-sig"
-    # Bytes that do not decode become lone surrogates, so that only their own row is lost.
-    return io.TextIOWrapper(buffered, encoding=encoding, errors="surrogateescape", newline=newline)
-
-
-def _utf16_variant(start: bytes) -> str | None:
-    """Return the encoding of a text that starts so, if it looks like UTF-16."""
-    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
-    if start[:2].count(0) != 1:
-        return None
-    return "utf-16-le" if start[0] else "utf-16-be"

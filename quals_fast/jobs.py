@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import queue
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from threading import Thread
 from typing import Protocol
 
 from quals_fast.files import FileFormat, InputError, InputRow, read_rows
@@ -13,6 +16,7 @@ from quals_fast.results import RowScore, RowScores, SummaryScore
 from quals_fast.validation import check_pair
 
 WINDOW = 64  # rows scored together: enough to batch by length, little to lose
+WAIT = 0.2  # seconds that the first row of a window waits for more, where rows come from a pipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +74,13 @@ class JobInput:
         Returns:
             None where rows can be read only once: standard input, or a pipe as of bash's <(...).
         """
+        return None if self.is_stream else sum(1 for _ in self)
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether rows come only once, and perhaps slowly."""
         path = Path(self.path)
-        if self.path == "-" or path.is_fifo() or path.is_char_device():
-            return None
-        return sum(1 for _ in self)
+        return self.path == "-" or path.is_fifo() or path.is_char_device()
 
 
 class Scorer(Protocol):
@@ -106,12 +113,12 @@ def score_rows(
 
     Args:
         scorer: scores the good ones.
-        rows: as from `read_rows`.
+        rows: as from `read_rows`; those of a stream do not wait until a window is full.
         fail_fast: stop after the first row with status ``error``; an empty text is none.
         on_progress: called with the number of rows that were just dealt with.
     """
-    remaining = iter(rows)
-    while window := list(islice(remaining, WINDOW)):
+    is_stream = isinstance(rows, JobInput) and rows.is_stream
+    for window in _windows_of_stream(rows) if is_stream else _windows(rows):
         problems = [_problem(row) for row in window]
         if fail_fast:
             bad = (i for i, problem in enumerate(problems) if problem and problem.status == "error")
@@ -127,6 +134,47 @@ def score_rows(
             yield row, result
             if fail_fast and result.status == "error":
                 return
+
+
+def _windows(rows: Iterable[InputRow]) -> Iterator[list[InputRow]]:
+    remaining = iter(rows)
+    while window := list(islice(remaining, WINDOW)):
+        yield window
+
+
+def _windows_of_stream(rows: Iterable[InputRow]) -> Iterator[list[InputRow]]:
+    """Yield what has come `WAIT` seconds after a first row, read by a thread of its own."""
+    ready: queue.Queue[InputRow | BaseException | None] = queue.Queue(WINDOW)
+
+    def read() -> None:
+        try:
+            for row in rows:
+                ready.put(row)
+        except BaseException as error:  # raised where the rows are wanted
+            ready.put(error)
+        else:
+            ready.put(None)
+
+    Thread(target=read, name="quals_fast reader", daemon=True).start()
+    end: BaseException | None = None
+    is_over = False
+    while not is_over:
+        window: list[InputRow] = []
+        due: float | None = None  # the first row may take as long as it likes
+        while len(window) < WINDOW and not is_over:
+            try:
+                got = ready.get(timeout=None if due is None else max(0, due - time.monotonic()))
+            except queue.Empty:
+                break
+            if isinstance(got, InputRow):
+                window.append(got)
+                due = due or time.monotonic() + WAIT
+            else:
+                is_over, end = True, got
+        if window:
+            yield window
+    if end is not None:
+        raise end
 
 
 def usable_rows(rows: Iterable[InputRow], *, fail_fast: bool = False) -> tuple[list[InputRow], int]:

@@ -19,14 +19,44 @@ INPUT_OPTIONS = (
         "file_format",
         type=click.Choice(["auto", "jsonl", "csv"]),
         default="auto",
-        help="Of INPUT; auto goes by its name.",
+        help="Input format. csv: columns separated by commas, semicolons or tabs; jsonl: one "
+        "object a line, or one JSON array; auto: by name and content.",
     ),
-    click.option("--encoding", default="utf-8", help="Of INPUT."),
+    click.option("--encoding", default="utf-8", help="Input encoding."),
     click.option("--document-field", default="document", help="Key or column of the document."),
     click.option("--summary-field", default="summary", help="Key or column of the summary."),
     click.option("--fail-fast", is_flag=True, help="Stop at the first row with status error."),
-    click.option("--quiet", is_flag=True, help="No progress bar and no closing line."),
 )
+QUIET = click.option("--quiet", is_flag=True, help="Show no progress bar and no closing line.")
+SCORE_OUTPUT = (
+    click.option("-o", "--output", metavar="FILE",
+                 help="Write JSON lines to FILE, CSV if it ends in .csv; - is standard output. "
+                      "Without it, print a table."),
+    click.option("--pairs", "include_pairs", is_flag=True, help="Add all pairs to each JSON line."),
+    click.option("--rows", type=click.IntRange(1),
+                 help="Print a table of this many lowest-scoring rows, also beside -o FILE; "
+                      "without -o, by default 100."),
+    QUIET,
+)  # fmt: skip
+EXPLAIN_OUTPUT = (
+    click.option("--html", metavar="FILE", help="Write one HTML page for all rows."),
+    click.option("--id", "ids", multiple=True,
+                 help="Explain only the row with this id; may be repeated."),
+    click.option("--top", type=click.IntRange(1),
+                 help="Print this many of the worst pairs of a row; by default all."),
+    QUIET,
+)  # fmt: skip
+EVALUATE_OUTPUT = (
+    click.option("-o", "--output", metavar="FILE",
+                 help="Write one JSON object to FILE; - is standard output."),
+    click.option("--label", default="label",
+                 help="Key or column of the human judgement, a number."),
+    click.option("--positive-from", type=float, default=1.0,
+                 help="For the AUC, labels from this value up count as consistent."),
+    click.option("--resamples", type=click.IntRange(1), default=1000,
+                 help="Bootstrap resamples behind each interval."),
+    QUIET,
+)  # fmt: skip
 
 
 def _take_preset(context: click.Context, _: click.Parameter, name: str) -> str:
@@ -40,59 +70,74 @@ def _take_preset(context: click.Context, _: click.Parameter, name: str) -> str:
 SETTING_OPTIONS = (
     click.option("--preset", type=click.Choice(list(PRESETS)), default="published", is_eager=True,
                  callback=_take_preset,
-                 help="Defaults of the settings below, which go before it: " + "; ".join(
-                     f"{name}, {chosen.about}" for name, chosen in PRESETS.items()) + "."),
-    click.option("--rule", default=D.rule, help="Of the search: fairseq09 (published) or hamming."),
-    click.option("--num-beams", type=int, default=D.num_beams, help="Hypotheses a summary."),
+                 help="Defaults for the settings below; what you set yourself wins. " + "; ".join(
+                     f"{name}: {chosen.about}" for name, chosen in PRESETS.items()) + "."),
+    click.option("--rule", default=D.rule,
+                 help="Search rule: fairseq09 (as published) or hamming (simpler, faster)."),
+    click.option("--num-beams", type=int, default=D.num_beams,
+                 help="Question-answer sequences to search for each summary."),
     click.option("--num-beam-groups", type=int, default=D.num_beam_groups,
-                 help="Groups that penalise one another; must divide the beams."),
-    click.option("--diversity-penalty", type=float, default=D.diversity_penalty, help="Nats."),
+                 help="Groups of beams that avoid one another's tokens; must divide --num-beams."),
+    click.option("--diversity-penalty", type=float, default=D.diversity_penalty,
+                 help="Nats that a token costs for each earlier group that chose it."),
     click.option("--length-penalty", type=float, default=D.length_penalty,
-                 help="Exponent of a hypothesis' length."),
-    click.option("--min-length", type=int, default=D.min_length, help="Tokens before an end."),
+                 help="Exponent of the length by which a sequence's score is divided."),
+    click.option("--min-length", type=int, default=D.min_length,
+                 help="Fewest tokens of a sequence before it may end."),
     click.option("--max-length", type=int, default=D.max_length,
-                 help="Tokens before the end is forced."),
+                 help="Most tokens of a sequence before it must end."),
     click.option("--summary-logprob", default=S.summary_logprob,
-                 help="model, or search: with the diversity penalty in it, as published."),
+                 help="Log-probabilities given the summary: the model's own (model), or with the "
+                      "diversity penalty, as published (search)."),
     click.option("--max-pairs", default=str(S.max_pairs),
-                 help="Pairs at which selection stops after its round, or all."),
+                 help="Stop selecting pairs at this number, once each answer has had its turn; or "
+                      "all."),
     click.option("--no-pairs-score", type=float, default=None,
-                 help="Score of a summary without pairs; by default it has none."),
+                 help="Score for a summary without pairs; by default it has no score."),
 )  # fmt: skip
 MODEL_OPTIONS = (
-    click.option("--model", default="qagen-mini", help="The bundled model, or a local folder."),
+    click.option("--model", default="qagen-mini",
+                 help="The bundled model's name, or a local folder."),
     click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ..."),
     click.option("--dtype", default="auto",
-                 help="auto (the fastest that agrees with float32), float32, mixed, bfloat16 or "
-                      "float16; int8 for what was exported so."),
+                 help="Precision: float32, mixed, bfloat16, float16, or int8 for a model exported "
+                      "so. auto: the fastest that agrees with float32."),
     click.option("--backend", default="auto",
-                 help="auto, eager, triton (GPU), or onnx for a folder that export has written; "
-                      "reference runs the slow program that defines correct."),
+                 help="eager, triton (GPU), onnx (a folder written by export), or reference (the "
+                      "slow program that defines what is correct). auto: the fastest available."),
     click.option("--max-batch-tokens", type=int, default=None,
-                 help="Tokens that the network holds at once; sets peak memory."),
+                 help="Tokens to process at once; sets peak memory."),
     click.option("--threads", type=int, default=None,
-                 help="Of the CPU that compute; by default as many as PyTorch or ONNX Runtime "
-                      "take."),
-    *SETTING_OPTIONS,
+                 help="CPU threads; by default one for each core that this process may use."),
 )  # fmt: skip
-METRIC_OPTIONS = (
-    click.option("--metric", type=click.Choice(["quals", "qags"]), default="quals",
-                 help="qags is the published baseline: three networks ask and answer questions, "
-                      "and the score, 0 to 1, is how far summary and document give the same "
-                      "answers. The options below are its own; of the others it takes --device, "
-                      "--dtype and --max-batch-tokens."),
+METRIC = click.option(
+    "--metric", type=click.Choice(["quals", "qags"]), default="quals",
+    help="qags: the baseline that QUALS is compared with. Three networks ask and answer "
+         "questions; the score, 0 to 1, is how far summary and document agree on the answers. "
+         "It takes the options under QAGS, --device, --dtype and --max-batch-tokens.",
+)  # fmt: skip
+QAGS_OPTIONS = (
     click.option("--qags-models", default=None, metavar="FOLDER",
                  help="Folder with the Hugging Face folders question_generation and "
-                      "question_answering; in a checkout, by default its small ones."),
+                      "question_answering; by default bench/qags_models of the checkout in which "
+                      "you run this."),
     click.option("--qags-arm", type=click.Choice(["batched", "as_shipped"]), default="batched",
-                 help="as_shipped generates for one answer at a time in float32, as published; "
-                      "batched gives the same scores faster."),
+                 help="as_shipped: one answer at a time in float32, as published; batched: the "
+                      "same scores, faster."),
     click.option("--qags-setting", type=click.Choice(["shipped", "paper"]), default="shipped",
-                 help="Of its search: beam 5 as in the published script, or beam 10."),
+                 help="Beams of its search: 5 (shipped, the published script) or 10 (paper)."),
     click.option("--qags-filter", is_flag=True,
-                 help="Ask only what the summary answers as expected."),
-    click.option("--seed", type=int, default=0, help="Of the draw of answers to ask about."),
+                 help="Drop questions that the summary does not answer as expected."),
+    click.option("--seed", type=int, default=0,
+                 help="Random seed for choosing the answers to ask about."),
 )  # fmt: skip
+# The options of a scorer, by the heading under which --help lists them.
+SCORER_OPTIONS = {"Model": MODEL_OPTIONS, "Search": SETTING_OPTIONS}
+METRIC_OPTIONS = {
+    "Model": (METRIC, *MODEL_OPTIONS),
+    "Search": SETTING_OPTIONS,
+    "QAGS": QAGS_OPTIONS,
+}  # fmt: skip
 CONSEQ_OPTIONS = (
     click.option("--summariser", required=True, metavar="FOLDER",
                  help="Sequence-to-sequence model that has learnt the summaries by likelihood."),
@@ -143,3 +188,31 @@ def with_options(*options: Callable[..., Any]) -> Callable[..., Any]:
         return command
 
     return decorate
+
+
+def with_groups(groups: dict[str, tuple[Callable[..., Any], ...]]) -> Callable[..., Any]:
+    """Add options under headings; the command must be a `GroupedCommand`."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for heading, options in reversed(groups.items()):
+            for option in reversed(options):
+                command = option(command)
+                command.__click_params__[-1].heading = heading  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+class GroupedCommand(click.Command):
+    """A command whose help lists its options under their headings."""
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options of each heading."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(context):
+            record = parameter.get_help_record(context)
+            if record is not None and isinstance(parameter, click.Option):
+                sections.setdefault(getattr(parameter, "heading", "Other"), []).append(record)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)

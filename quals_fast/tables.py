@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Group
@@ -17,6 +18,9 @@ from quals_fast.results import RowScore
 
 if TYPE_CHECKING:
     from quals_fast.evaluation import Agreement, Estimate
+
+
+STATISTICS = {"pearson": "Pearson", "spearman": "Spearman", "kendall": "Kendall", "auc": "AUC"}
 
 
 class _Entry(NamedTuple):
@@ -139,15 +143,36 @@ def score_table(tally: Tally, signature: str) -> Group:
 
 
 def agreement_table(found: list[Agreement], signature: str) -> Group:
-    """Return correlations and AUC of each measure, with 95 % intervals, and the signature."""
+    """Return correlations and AUC of each measure, with 95 % intervals, and the signature.
+
+    The intervals stand below the values, so that 80 columns hold every digit.
+
+    Args:
+        found: as from `evaluation.compare`: the metric first, then others on the same rows.
+        signature: of the metric.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("", "n", "no score", "Pearson", "Spearman", "Kendall", "AUC"):
-        table.add_column(name, no_wrap=True)
+    table.add_column("")
+    for name in STATISTICS.values():
+        table.add_column(name, overflow="fold")
     for one in found:
-        estimates = (one.pearson, one.spearman, one.kendall, one.auc)
-        table.add_row(one.name, str(one.n), str(one.n_missing), *map(_estimate, estimates))
-    table.caption = "in brackets: bootstrap 95 % intervals"
-    return Group(table, signature_line(signature))
+        table.add_row(one.name, *(_estimate(getattr(one, name)) for name in STATISTICS))
+    own = found[0]
+    lines = [f"n = {own.n}" + (f", {own.n_missing} more without a score" if own.n_missing else "")]
+    lines[0] += "; in brackets: bootstrap 95 % intervals"
+    return Group(table, *map(Text, [*lines, *_reasons(found)]), signature_line(signature))
+
+
+def _reasons(found: list[Agreement]) -> Iterator[str]:
+    """Say why figures are missing, once where it is the same for all measures."""
+    missing: dict[str, dict[str, list[str]]] = {}  # reason, measure, statistics
+    for one in found:
+        for name, reason in one.undefined.items():
+            missing.setdefault(reason, {}).setdefault(one.name, []).append(STATISTICS[name])
+    for reason, measures in missing.items():
+        statistics = ", ".join(next(iter(measures.values())))
+        of = "" if len(measures) == len(found) else f" of {', '.join(measures)}"
+        yield f"no {statistics}{of}: {reason}"
 
 
 def _text(content: str) -> Text:
@@ -164,4 +189,4 @@ def _score(value: float) -> Text:
 def _estimate(estimate: Estimate) -> str:
     if math.isnan(estimate.value):
         return "-"
-    return f"{estimate.value:.3f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+    return f"{estimate.value:z.3f}\n[{estimate.low:z.2f}, {estimate.high:z.2f}]"

@@ -74,7 +74,7 @@ def test_a_bad_line_seven(run, bad, message):
     assert result.exit_code == 1
     assert result.stderr.startswith("9 rows: 8 ok, 1 error; errors at line 7; mean score ")
     assert message in result.stderr
-    assert message.split(":")[0] in result.stdout
+    assert message.split(":")[0] in result.stderr
     found = json_lines(Path("out.jsonl").read_text("utf-8"))
     assert [line["status"] for line in found] == ["ok"] * 6 + ["error"] + ["ok"] * 2
     assert found[6]["message"].startswith(message)

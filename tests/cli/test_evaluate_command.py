@@ -25,9 +25,10 @@ def test_evaluate(run, expected):
     result = run("evaluate", "in.jsonl", *FEW)
     assert result.exit_code == 0
     lines = [line.split() for line in result.stdout.splitlines()]
-    assert lines[0] == "n no score Pearson Spearman Kendall AUC".split()
-    assert lines[1][:3] == ["QUALS", "5", "1"]
-    assert lines[2][:4] == ["ROUGE-1", "precision", "5", "0"]
+    assert lines[0] == "Pearson Spearman Kendall AUC".split()
+    assert lines[1][0] == "QUALS"
+    assert lines[3][:2] == ["ROUGE-1", "precision"]
+    assert "\nn = 5, 1 more without a score; in brackets: " in result.stdout
     assert result.stdout.splitlines()[-1] == expected.signature
     assert len(result.stderr.splitlines()) == 1
 
@@ -48,13 +49,32 @@ def test_evaluate_writes_json(run, expected):
     assert json.loads(result.stdout) == content
 
 
+def test_evaluate_says_why_a_figure_is_missing(run):
+    pytest.importorskip("scipy", reason="evaluate needs the extra")
+    write("in.jsonl", [one | {"label": 2 + i} for i, one in enumerate(LABELLED)])
+    result = run("evaluate", "in.jsonl", "-o", "out.json", *FEW)
+    reason = "all labels are 1 or more, so there is one class only; choose where the positive ones"
+    assert f"\nno AUC: {reason}" in result.stdout
+    for one in json.loads(Path("out.json").read_text())["agreement"]:
+        assert one["auc"]["value"] is None
+        assert one["undefined"]["auc"].startswith(reason)
+
+
+def test_evaluate_quietly(run):
+    pytest.importorskip("scipy", reason="evaluate needs the extra")
+    write("in.jsonl", LABELLED)
+    result = run("evaluate", "in.jsonl", "-o", "out.json", "--quiet", *FEW)
+    assert (result.stdout, result.stderr) == ("", "")
+    assert json.loads(Path("out.json").read_text())["agreement"]
+
+
 def test_evaluate_leaves_bad_rows_out(run):
     pytest.importorskip("scipy", reason="evaluate needs the extra")
     bad = ['{"document": 1', json.dumps(row("n", summary=None, label=1))]
     write("in.jsonl", [*LABELLED[:3], *bad, *LABELLED[3:]])
     result = run("evaluate", "in.jsonl", *FEW)
     assert result.exit_code == 1
-    assert result.stdout.splitlines()[1].split()[:3] == ["QUALS", "5", "1"]
+    assert "\nn = 5, 1 more without a score; " in result.stdout
     assert "2 error" in result.stderr
     assert "errors at line 4, 5" in result.stderr
     assert "first error: line 4: invalid JSON" in result.stderr

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from contextlib import suppress
@@ -40,6 +41,19 @@ def test_help_mentions_every_option_and_its_default(command):
         assert parameter.help, f"{parameter.opts} has no help"
     assert "[default: qagen-mini]" in text
     assert "[default: fairseq09]" in text
+
+
+@pytest.mark.parametrize("command", ["score", "evaluate"])
+def test_help_lists_options_in_groups(command):
+    text = CliRunner().invoke(app, [command, "--help"]).stdout
+    groups = ["Input", "Output", "Model", "Search", "QAGS", "Other"]
+    assert re.findall(r"^(\w+):$", text, re.MULTILINE) == groups
+    parts = dict(zip(groups, re.split(r"^\w+:$", text, flags=re.MULTILINE)[1:], strict=True))
+    for group, option in [
+        ("Input", "--encoding"), ("Output", "--quiet"), ("Model", "--metric"),
+        ("Search", "--num-beams"), ("QAGS", "--qags-models"), ("Other", "--help"),
+    ]:  # fmt: skip
+        assert re.search(rf"^ +(-\w, )?{option}", parts[group], re.MULTILINE)
 
 
 def test_help():
@@ -136,3 +150,90 @@ def test_the_program_refuses_without_a_traceback(tmp_path):
     done = program("score", "none.jsonl", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr == b"Error: cannot read none.jsonl: No such file or directory\n"
+
+
+# Standard streams that are closed or full
+
+NO_SPACE = b"Error: cannot write standard output: No space left on device\n"
+CLOSED = b"Error: cannot write standard output: it is closed\n"
+
+
+def shell(command, model, cwd):
+    """Run a line of shell in which `quals-fast` is the program."""
+    python = f'{shlex.quote(sys.executable)} -c "from quals_fast.cli import main; main()"'
+    settings = shlex.join(["--model", str(model), *SMALL])
+    line = command.replace("quals-fast", python).replace("SMALL", settings)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        ["bash", "-c", line], capture_output=True, timeout=120, cwd=cwd, env=environment
+    )
+
+
+WITH_OUTPUT = [
+    "--help",
+    "score --help",
+    "--version",
+    "score in.jsonl SMALL --quiet",
+    "score in.jsonl SMALL --quiet -o -",
+    "explain in.jsonl SMALL --quiet",
+    "explain in.jsonl SMALL --quiet --html -",
+]
+STREAMS = [("> /dev/full", NO_SPACE), (">&-", CLOSED)]
+QUICK = {("--help", ">&-"), ("score --help", "> /dev/full"), (WITH_OUTPUT[3], "> /dev/full")}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stream", "message"),
+    [
+        pytest.param(a, s, m, marks=[] if (a, s) in QUICK else pytest.mark.slow, id=f"{a} {s}")
+        for a in WITH_OUTPUT
+        for s, m in STREAMS
+    ],
+)
+def test_standard_output_that_takes_nothing(model, tmp_path, arguments, stream, message):
+    write(tmp_path / "in.jsonl", GOOD[:1])
+    done = shell(f"quals-fast {arguments} {stream}", model, tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (2, b"", message)
+
+
+@pytest.mark.slow
+def test_with_an_output_file_standard_output_may_be_closed(model, tmp_path):
+    write(tmp_path / "in.jsonl", GOOD[:1])
+    done = shell("quals-fast score in.jsonl SMALL -o out.jsonl >&-", model, tmp_path)
+    assert done.returncode == 0
+    assert len(json_lines((tmp_path / "out.jsonl").read_text("utf-8"))) == 1
+
+
+def test_closed_standard_error_loses_no_result(model, tmp_path):
+    write(tmp_path / "in.jsonl", GOOD[:1])
+    done = shell("quals-fast score in.jsonl SMALL -o - 2>&-", model, tmp_path)
+    assert done.returncode == 0
+    assert len(json_lines(done.stdout.decode())) == 1
+
+
+def test_closed_standard_input(model, tmp_path):
+    done = shell("quals-fast score - SMALL <&-", model, tmp_path)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr == b"Error: cannot read standard input: it is closed\n"
+
+
+@pytest.mark.slow
+def test_a_reader_that_has_enough(model, tmp_path):
+    write(tmp_path / "in.jsonl", GOOD)
+    done = shell("quals-fast score in.jsonl SMALL -o - --quiet | true", model, tmp_path)
+    assert done.stderr == b""
+
+
+def test_rows_from_a_pipe_come_out_one_by_one(model, tmp_path):
+    code = "from quals_fast.cli import main; main()"
+    command = [sys.executable, "-c", code, "score", "-", "-o", "-", "--model", str(model), *SMALL]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd=tmp_path
+    ) as process:
+        for one in GOOD[:2]:  # the second is written when the first is scored
+            process.stdin.write(json.dumps(one).encode() + b"\n")
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline())["id"] == one["id"]
+        process.stdin.close()
+        assert process.wait(60) == 0

@@ -64,7 +64,8 @@ def test_output_file(run, expected):
     write("in.jsonl", GOOD)
     result = run("score", "in.jsonl", "-o", "out.jsonl")
     assert result.exit_code == 0
-    assert "no_pairs" in result.stdout  # the table comes all the same
+    assert result.stdout == ""
+    assert result.stderr.startswith("4 rows: 3 ok, 1 no_pairs")
     lines = json_lines(Path("out.jsonl").read_text("utf-8"))
     assert lines == [
         {"id": row_id, **one.to_dict(include_pairs=False), "signature": expected.signature}
@@ -88,6 +89,13 @@ def test_quiet(run):
     assert result.stderr == ""
     assert result.exit_code == 1
     assert len(json_lines(result.stdout)) == len(MIXED)
+
+
+def test_quiet_with_an_output_file(run):
+    write("in.jsonl", GOOD)
+    result = run("score", "in.jsonl", "-o", "out.jsonl", "--quiet")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+    assert len(json_lines(Path("out.jsonl").read_text("utf-8"))) == 4
 
 
 def test_pairs(run, expected):

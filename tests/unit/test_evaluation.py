@@ -189,7 +189,7 @@ def test_one_class_has_no_auc(shift: float) -> None:
 def test_to_dict_is_json_with_none_for_nan() -> None:
     result = agreement("QUALS", [1, 2, 3, math.nan], [0, 0.25, 0.5, 0.5], n_resamples=20)
     row = json.loads(json.dumps(result.to_dict(), allow_nan=False))
-    assert list(row) == ["name", "n", "n_missing", *STATISTICS]
+    assert list(row) == ["name", "n", "n_missing", *STATISTICS, "undefined"]
     assert (row["name"], row["n"], row["n_missing"]) == ("QUALS", 3, 1)
     assert row["auc"] == {"value": None, "low": None, "high": None}
     assert row["kendall"]["value"] == pytest.approx(1.0)
@@ -358,3 +358,34 @@ def test_rouge_is_compared_on_the_rows_that_have_a_score() -> None:
     assert (quals.name, quals.n, quals.n_missing) == ("QUALS", 4, 1)
     assert {(one.n, one.n_missing) for one in rouge} == {(4, 0)}
     assert rouge == compare([*rows[:2], *rows[3:]], n_resamples=5)[1:]
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "undefined"),
+    [
+        ([0.1, 0.2, 0.3], [0.0, 1.0, 1.0], {}),
+        ([0.1, 0.2, 0.3], [4, 5, 3], {"auc": "all labels are 1 or more, so there is one class"}),
+        ([0.1, 0.2, 0.3], [0.1, 0.2, 0.9], {"auc": "all labels are below 1, so there is one"}),
+        (
+            [0.5, 0.5, 0.5],
+            [0, 1, 1],
+            dict.fromkeys(("pearson", "spearman", "kendall"), "all scores are 0.5"),
+        ),
+        (
+            [0.1, 0.2, 0.3],
+            [3, 3, 3],
+            {
+                **dict.fromkeys(("pearson", "spearman", "kendall"), "all labels are 3"),
+                "auc": "all labels are 1 or more",
+            },
+        ),
+    ],
+    ids=["none", "above", "below", "scores", "labels"],
+)
+def test_why_a_statistic_is_undefined(scores, labels, undefined):
+    found = agreement("QUALS", scores, labels, n_resamples=3)
+    assert found.undefined.keys() == undefined.keys()
+    for name, reason in undefined.items():
+        assert found.undefined[name].startswith(reason)
+        assert math.isnan(getattr(found, name).value)
+    assert found.to_dict().get("undefined", {}) == found.undefined

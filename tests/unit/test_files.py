@@ -17,8 +17,8 @@ GOOD = {"document": "Löwe, a document", "summary": "a “summary”"}
 EXPECTED = 'expected one object a line, such as {"document": "...", "summary": "..."}'
 ENCODING = "pass the file's --encoding, for example latin-1, or repair this row"
 QUOTES = (
-    "put quotes around a cell that holds a quote, a comma or a line break, double each quote "
-    "inside it, and close it"
+    "put quotes around a cell that holds a quote, a separator or a line break, double each "
+    "quote inside it, and close it"
 )
 
 
@@ -101,6 +101,120 @@ def test_standard_input(feed):
     assert texts(feed(jsonl(GOOD, GOOD).encode())) == 2 * [tuple(GOOD.values())]
     assert texts(feed(CSV_GOOD.encode(), file_format="csv")) == [tuple(GOOD.values())]
     assert feed(b"") == []
+
+
+SEPARATED = {";": "semicolons", "\t": "tabs", ",": "commas"}
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv", "rows.txt", "rows", "ROWS.TSV.gz"])
+@pytest.mark.parametrize("separator", SEPARATED, ids=SEPARATED.values())
+def test_columns_separated_otherwise(read, name, separator):
+    lines = [["id", "document", "summary"], ["a", '"x, y; z\tand\n1"', "s"], ["b", "d"]]
+    content = "".join(separator.join(line) + "\n" for line in lines).encode()
+    rows = read(gzip.compress(content) if name.endswith(".gz") else content, name)
+    assert [(row.line, row.id) for row in rows] == [(2, "a"), (4, "b")]
+    assert texts(rows[:1]) == [("x, y; z\tand\n1", "s")]
+    kind = {";": "semicolon", "\t": "tab", ",": "comma"}[separator]
+    advice = f"put quotes around a cell that holds a {kind} or a line break"
+    assert rows[1].problem == f"expected 3 cells as in the header, but got 2; {advice}"
+
+
+def test_a_separator_of_another_kind_may_stand_in_a_name(read):
+    (row,) = read("id;x,document,summary\n1,d,s\n", "rows.csv")
+    assert (row.fields["id;x"], row.document) == ("1", "d")
+
+
+def test_columns_on_standard_input(feed):
+    assert texts(feed(b"document\tsummary\nd\ts\n")) == [("d", "s")]
+
+
+WHOLE = {
+    "indented array": json.dumps([GOOD, GOOD], indent=2),
+    "array in one line": json.dumps([GOOD, GOOD]),
+    "array, an object a line": f"[\n{json.dumps(GOOD)},\n{json.dumps(GOOD)}\n]\n",
+    "array that begins with an object": f"[{json.dumps(GOOD)},\r\n{json.dumps(GOOD)}]",
+    "indented objects": 2 * (json.dumps(GOOD, indent=2) + "\n"),
+    "blank lines first": "\n\n" + json.dumps([GOOD, GOOD], indent=1) + "\n\n",
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("content", WHOLE.values(), ids=WHOLE.keys())
+def test_json_that_is_not_one_object_a_line(read, content, encoding):
+    rows = read(content.encode(encoding), encoding=encoding.removesuffix("-sig"))
+    assert texts(rows) == 2 * [tuple(GOOD.values())]
+    lines = [n for n, line in enumerate(content.splitlines(), 1) if "{" in line]
+    assert [row.line for row in rows] == (lines if len(lines) == 2 else 2 * lines)
+
+
+def test_rows_of_an_array_have_problems_of_their_own(read):
+    rows = read(
+        '[\n{"id": 0, "document": "d"},\n7, [],\n' + json.dumps(GOOD).replace("ö", "ö") + "]"
+    )
+    assert [row.line for row in rows] == [2, 3, 3, 4]
+    assert rows[0].problem.startswith("expected a key 'summary', but got 'id', 'document'")
+    assert rows[1].problem == f"{EXPECTED}, but got a number"
+    assert rows[2].problem == f"{EXPECTED}, but got an array"
+    assert rows[3].problem is None
+    (row,) = read(b'[{"document": "\xe9", "summary": "s"}]')
+    assert row.problem == f"expected utf-8, but got the byte 0xE9; {ENCODING}"
+    assert read("[]") == read(" [ ]\n") == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('[\n{"document": "d"\n', "Expecting ',' delimiter at line 3, column 1"),
+        ('[{"document": "d"}\n{}]', "Expecting ',' delimiter at line 2, column 1"),
+        ("[1, 2", "Expecting ',' delimiter at line 1, column 6"),
+        ("[1,]", "Expecting value at line 1, column 4"),
+        ("[1] 2", "Extra data at line 1, column 5"),
+        ('{\n"document": "d",\n}', "property name"),
+        ("[" * 100_000, "recursion"),
+    ],
+)
+def test_json_that_breaks_off_is_one_error(read, content, message):
+    with pytest.raises(InputError, match=f"rows.jsonl is not valid JSON: .*{re.escape(message)}"):
+        read(content)
+
+
+@pytest.mark.parametrize("first", ["[", "[1, 2]", "{", "[broken"])
+def test_a_broken_first_line_of_json_lines_costs_no_other_row(read, first):
+    rows = read(f"{first}\n" + jsonl(GOOD, GOOD))
+    assert list(problems(rows)) == [1]
+    assert [row.line for row in rows] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows"])
+def test_gzip_under_any_name_and_on_standard_input(read, feed, name):
+    content = CSV_GOOD if name == "rows.csv" else jsonl(GOOD)
+    packed = gzip.compress(content.encode())
+    assert texts(read(packed, name)) == texts(feed(packed)) == [tuple(GOOD.values())]
+
+
+@pytest.mark.parametrize(
+    ("start", "what"),
+    [
+        (b"PAR1\x15\x04", "a Parquet file, which is not read; convert it with pandas"),
+        (b"PK\x03\x04\x14", "an Excel workbook or another zip archive, which is not read; save it"),
+        (bytes.fromhex("d0cf11e0a1b11ae1"), "an old Excel workbook, which is not read; save it as"),
+        (b"ARROW1\0\0", "an Arrow file, which"),
+        (bytes.fromhex("28b52ffd04"), "packed with zstd, which is not read; unpack it first"),
+        (b"\xfd7zXZ\0", "packed with xz"),
+        (b"BZh91AY&SY", "packed with bzip2"),
+    ],
+)
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows.xlsx", "rows.parquet"])
+def test_files_that_are_no_text_are_refused_by_name(read, feed, name, start, what):
+    fails(read, start + b"rest\n" * 9, name, f"{name} is {what}")
+    with pytest.raises(InputError, match=f"^standard input is {what}"):
+        feed(start)
+
+
+def test_closed_standard_input(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(InputError, match=r"^cannot read standard input: it is closed$"):
+        list(read_rows("-"))
 
 
 @pytest.mark.parametrize("content", ["", "\n", "\n \r\n\t\n"], ids=ascii)
@@ -208,8 +322,8 @@ NAMES = "; name the right ones with --document-field and --summary-field"
             id="space-in-the-name",
         ),
         pytest.param(
-            "document;summary\n",
-            "has no column 'document', but 'document;summary'" + NAMES,
+            "text;summary\n",
+            "has no column 'document', but 'text', 'summary'" + NAMES,
             id="semicolons",
         ),
         pytest.param(
@@ -371,7 +485,7 @@ def test_custom_fields(read):
     (row,) = read('source text,"hyp",label\nd,s,1\n', "rows.csv", **options)
     assert texts([row]) == [("d", "s")]
     assert row.fields == {"source text": "d", "hyp": "s", "label": "1"}
-    (row,) = read("[]", **options)
+    (row,) = read("7", **options)
     assert row.problem.startswith('expected one object a line, such as {"source text": "...", "hyp')
     (row,) = read(jsonl(GOOD), **options)
     assert row.problem == ("expected a key 'source text', but got 'document', 'summary'" + NAMES)

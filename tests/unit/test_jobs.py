@@ -2,7 +2,9 @@
 
 import json
 import os
+import queue
 from itertools import count
+from threading import Thread
 
 import pytest
 
@@ -148,6 +150,66 @@ def test_rows_are_read_one_window_ahead_at_most():
     results = score_rows(LengthScorer(), endless, on_progress=lambda n: None)
     next(results)
     assert next(endless).line == WINDOW
+
+
+class _Slow:
+    """A pipe into which rows are written one by one."""
+
+    def __init__(self, path):
+        os.mkfifo(path)
+        self.path = str(path)
+        self._commands = queue.Queue()
+        Thread(target=self._write, daemon=True).start()
+
+    def _write(self):
+        with open(self.path, "w") as pipe:
+            while (line := self._commands.get()) is not None:
+                pipe.write(line)
+                pipe.flush()
+
+    def put(self, *ids):
+        rows = ({"id": i, "document": "d", "summary": "s"} for i in ids)
+        self._commands.put("".join(json.dumps(row) + "\n" for row in rows))
+
+    def end(self):
+        self._commands.put(None)
+
+
+@pytest.mark.parametrize("name", ["pipe", "pipe.csv"])
+def test_rows_of_a_pipe_do_not_wait_for_a_full_window(tmp_path, name):
+    pipe = _Slow(tmp_path / name)
+    if name == "pipe.csv":
+        pipe._commands.put("id,document,summary\n")
+        pipe.put = lambda *ids: pipe._commands.put("".join(f"{i},d,s\n" for i in ids))
+    results = score_rows(LengthScorer(), JobInput(path=pipe.path), on_progress=lambda n: None)
+    for i in "ab":
+        pipe.put(i)
+        assert next(results)[0].id == i  # the next row has not been written yet
+    pipe.put(*"cdefg")
+    assert [next(results)[0].id for _ in range(5)] == list("cdefg")
+    pipe.end()
+    assert list(results) == []
+
+
+def test_rows_of_a_pipe_that_come_together_are_scored_together(tmp_path):
+    pipe, scorer = _Slow(tmp_path / "pipe"), LengthScorer()
+    results = score_rows(scorer, JobInput(path=pipe.path), on_progress=lambda n: None)
+    pipe.put(*range(WINDOW + 3))
+    pipe.end()
+    assert [one.id for one, _ in results] == list(range(WINDOW + 3))
+    assert [len(documents) for documents, _ in scorer.calls] == [WINDOW, 3]
+
+
+def test_an_error_in_a_pipe_comes_after_the_rows_before_it(tmp_path):
+    pipe = _Slow(tmp_path / "pipe")
+    results = score_rows(
+        LengthScorer(), JobInput(path=pipe.path, ids=("a", "x")), on_progress=print
+    )
+    pipe.put("a")
+    pipe.end()
+    assert next(results)[0].id == "a"
+    with pytest.raises(InputError, match="has the id x"):
+        next(results)
 
 
 # Which rows

@@ -181,19 +181,54 @@ def test_long_texts_are_folded_and_not_cut():
     assert sum(line.count("z") for line in lines) == 50
 
 
-def test_agreement():
-    half = Estimate(0.5, 0.25, 0.75)
-    none = Estimate(math.nan, math.nan, math.nan)
-    one = {"pearson": half, "spearman": half, "kendall": half, "auc": none}
-    two = {"pearson": none, "spearman": none, "kendall": none, "auc": half}
-    found = [
-        Agreement(name="QUALS", n=12, n_missing=3, **one),
-        Agreement(name="ROUGE-1 F1", n=15, n_missing=0, **two),
+HALF = Estimate(0.5, 0.25, 0.75)
+NONE = Estimate(math.nan, math.nan, math.nan)
+
+
+def agreements(*, undefined=None):
+    one = {"pearson": HALF, "spearman": HALF, "kendall": HALF, "auc": NONE}
+    two = {"pearson": NONE, "spearman": NONE, "kendall": NONE, "auc": HALF}
+    return [
+        Agreement(name="QUALS", n=12, n_missing=3, **one, undefined={"auc": "one class"}),
+        Agreement(name="ROUGE-1 F1", n=12, n_missing=0, **two, undefined=undefined or {}),
     ]
-    assert printed(agreement_table(found, SIGNATURE)) == [
-        "n no score Pearson Spearman Kendall AUC",
-        "QUALS 12 3 0.500 [0.25, 0.75] 0.500 [0.25, 0.75] 0.500 [0.25, 0.75] -",
-        "ROUGE-1 F1 15 0 - - - 0.500 [0.25, 0.75]",
-        "in brackets: bootstrap 95 % intervals",
+
+
+def test_agreement():
+    constant = dict.fromkeys(("pearson", "spearman", "kendall"), "all scores are 1")
+    assert printed(agreement_table(agreements(undefined=constant), SIGNATURE)) == [
+        "Pearson Spearman Kendall AUC",
+        "QUALS 0.500 0.500 0.500 -",
+        "[0.25, 0.75] [0.25, 0.75] [0.25, 0.75]",
+        "ROUGE-1 F1 - - - 0.500",
+        "[0.25, 0.75]",
+        "n = 12, 3 more without a score; in brackets: bootstrap 95 % intervals",
+        "no AUC of QUALS: one class",
+        "no Pearson, Spearman, Kendall of ROUGE-1 F1: all scores are 1",
         SIGNATURE,
     ]
+
+
+def test_a_reason_for_all_measures_is_given_once():
+    lines = printed(agreement_table(agreements(undefined={"auc": "one class"}), SIGNATURE))
+    assert lines[-2] == "no AUC: one class"
+
+
+@pytest.mark.parametrize("width", [80, 60, 40])
+def test_no_table_loses_a_digit(width):
+    wide = Estimate(-0.123, -0.45, -0.67)
+    names = ["QUALS", *(f"ROUGE-{n} {part}" for n in "12L" for part in ("precision", "F1"))]
+    four = dict.fromkeys(("pearson", "spearman", "kendall", "auc"), wide)
+    found = [Agreement(name=name, n=12345, n_missing=678, **four) for name in names]
+    shown = "".join(printed(agreement_table(found, SIGNATURE), width=width))
+    if width == 80:
+        assert shown.count("-0.123") == shown.count("[-0.45, -0.67]") == 4 * len(names)
+    for digits in ("123", "45", "67"):
+        assert sum(shown.count(digit) for digit in digits) >= len(digits) * 4 * len(names)
+    assert "12345" in shown and "678" in shown
+    tally = Tally(9)
+    tally.add(row(1, "z" * 30), ok(-12.345, question="why " * 30))
+    lines = printed(score_table(tally, SIGNATURE), width=width)
+    assert sum(line.count("-12.345") for line in lines) == 2
+    if width > 40:
+        assert sum(line.count("z") for line in lines) == 30

@@ -1,0 +1,280 @@
+"""Rows of text: JSON lines, JSON arrays and objects over several lines, separated columns."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, TextIO
+
+from quals_fast.errors import InputError
+
+_UNDECODED = re.compile("[\udc80-\udcff]")  # what errors="surrogateescape" makes of a byte
+_DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputRow:
+    """One row of a file.
+
+    Attributes:
+        line: number of its first line, from 1.
+        id: the row's own, else its line number.
+        fields: all its fields.
+        document: what stands in the document's field; None where `problem` is set.
+        summary: what stands in the summary's field; None where `problem` is set.
+        problem: why the row could not be read, or None.
+    """
+
+    line: int
+    id: Any
+    fields: dict[str, Any]
+    document: Any = None
+    summary: Any = None
+    problem: str | None = None
+
+
+def has_columns(start: str, fields: tuple[str, str]) -> bool:
+    """Return whether a text begins with a header of separated columns."""
+    first = next((line for line in start.splitlines() if line.strip()), "")
+    return any(set(fields) <= set(_cells(first, delimiter)) for delimiter in _DELIMITERS)
+
+
+def parse_json(
+    file: TextIO, name: str, encoding: str, fields: tuple[str, str]
+) -> Iterator[InputRow]:
+    """Yield a row for each line, or for each object of an array or over several lines.
+
+    Raises:
+        InputError: such an array or object cannot be read.
+    """
+    before = _up_to_text(file)
+    first = before[-1].strip("\ufeff \t\r\n") if before else ""
+    if first != "{" and not first.startswith("["):
+        yield from _line_rows(chain(before, file), encoding, fields)
+        return
+    rest = file.read()
+    if _is_lines(rest):
+        yield from _line_rows(chain(before, io.StringIO(rest, "\n")), encoding, fields)
+    else:
+        yield from _whole_rows("".join(before) + rest, name, encoding, fields)
+
+
+def _up_to_text(file: TextIO) -> list[str]:
+    """Read lines up to the first that is not blank."""
+    lines = []
+    for line in file:
+        lines.append(line)
+        if line.strip():
+            break
+    return lines
+
+
+def _is_lines(rest: str) -> bool:
+    """Return whether JSON lines follow a first line that is none."""
+    following = next((line for line in rest.split("\n") if line.strip()), "")
+    try:
+        return isinstance(json.loads(following), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _whole_rows(text: str, name: str, encoding: str, fields: tuple[str, str]) -> Iterator[InputRow]:
+    """Yield a row for each object, with the line on which it begins."""
+    line, counted = 1, 0
+    try:
+        for start, end, content in _values(text):
+            line += text.count("\n", counted, start)
+            counted = start
+            yield _json_row(line, content, fields, _undecoded(text[start:end], encoding))
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{name} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}; "
+            "repair it there, or write one object a line"
+        ) from error
+    except (RecursionError, ValueError) as error:  # the latter: a number with thousands of digits
+        raise InputError(f"{name} is not valid JSON: {error}") from error
+
+
+def _values(text: str) -> Iterator[tuple[int, int, Any]]:
+    """Yield start, end and content of each element of an array, or of each of several values."""
+    decode = json.JSONDecoder().raw_decode
+
+    def skip(at: int) -> int:
+        while text[at : at + 1].isspace():
+            at += 1
+        return at
+
+    at = skip(0)
+    is_array = text[at] == "["
+    if is_array:
+        at = skip(at + 1)
+    is_over = is_array and text[at : at + 1] == "]"
+    while not is_over:
+        content, end = decode(text, at)
+        yield at, end, content
+        at = skip(end)
+        is_over = text[at : at + 1] == "]" if is_array else at == len(text)
+        if is_array and not is_over:
+            if text[at : at + 1] != ",":
+                raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
+            at = skip(at + 1)
+    if is_array and skip(at + 1) < len(text):
+        raise json.JSONDecodeError("Extra data", text, skip(at + 1))
+
+
+def _line_rows(lines: Iterable[str], encoding: str, fields: tuple[str, str]) -> Iterator[InputRow]:
+    """Yield a row for each line; blank lines count only where more lines follow."""
+    blank: list[int] = []
+    for line, text in enumerate(lines, 1):
+        if not text.strip():
+            blank.append(line)
+            continue
+        yield from (InputRow(line=n, id=n, fields={}, problem="the line is blank") for n in blank)
+        blank.clear()
+        yield _jsonl_row(line, text, encoding, fields)
+
+
+def _jsonl_row(line: int, text: str, encoding: str, fields: tuple[str, str]) -> InputRow:
+    problem = _undecoded(text, encoding)
+    content: Any = {}
+    if problem is None:
+        try:
+            content = json.loads(text.rstrip("\r\n"))  # else its end is column 1 of the next line
+        except json.JSONDecodeError as error:
+            problem = f"invalid JSON: {error.msg} at column {error.colno}; {_expected(fields)}"
+        except RecursionError:
+            problem = f"invalid JSON: nested too deeply; {_expected(fields)}"
+        except ValueError as error:  # a number with thousands of digits
+            problem = f"invalid JSON: {error}"
+    return _json_row(line, content, fields, problem)
+
+
+def _json_row(line: int, content: Any, fields: tuple[str, str], problem: str | None) -> InputRow:
+    if not isinstance(content, dict):
+        problem = f"{_expected(fields)}, but got {_JSON_NAMES[type(content)]}"
+        content = {}
+    return _row(line, _usable_id(content.get("id"), line), content, fields, problem)
+
+
+def _expected(fields: tuple[str, str]) -> str:
+    return f'expected one object a line, such as {{"{fields[0]}": "...", "{fields[1]}": "..."}}'
+
+
+_JSON_NAMES = {
+    list: "an array",
+    str: "a string",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+}
+
+
+def _usable_id(row_id: Any, line: int) -> Any:
+    """Return a row's id, or its line number where it has none that JSON can write."""
+    try:
+        json.dumps(row_id, allow_nan=False)
+    except (ValueError, RecursionError):
+        return line
+    return line if row_id is None else row_id
+
+
+def parse_csv(
+    file: TextIO, name: str, encoding: str, fields: tuple[str, str]
+) -> Iterator[InputRow]:
+    """Yield a row for each line of columns that commas, semicolons or tabs separate.
+
+    Raises:
+        InputError: the header lacks a column.
+    """
+    csv.field_size_limit(2**31 - 1)  # the default refuses documents over 128 KiB
+    before = _up_to_text(file)
+    delimiter = _delimiter(before[-1] if before else "", fields)
+    # strict: else an open quote swallows the rest unnoticed.
+    reader = csv.reader(chain(before, file), delimiter=delimiter, strict=True)
+    try:
+        header = next((cells for cells in reader if cells), [])
+    except csv.Error as error:
+        raise InputError(f"the header of {name} cannot be read: {_csv_problem(error)}") from error
+    missing = [field for field in fields if field not in header]
+    if missing:
+        raise InputError(
+            f"{name} has no column {missing[0]!r}, but {', '.join(map(repr, header)) or 'none'}; "
+            "name the right ones with --document-field and --summary-field"
+        )
+    twice = [field for field in (*fields, "id") if header.count(field) > 1]
+    if twice:
+        raise InputError(
+            f"{name} must have one column {twice[0]!r}, but has {header.count(twice[0])}; "
+            "rename all but one"
+        )
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            yield InputRow(line=line, id=line, fields={}, problem=_csv_problem(error))
+            continue
+        if cells is None:
+            return
+        if not cells:
+            continue
+        problem: str | None = _undecoded("".join(cells), encoding)
+        if len(cells) != len(header):
+            problem = (
+                f"expected {len(header)} cells as in the header, but got {len(cells)}; put quotes "
+                f"around a cell that holds a {_DELIMITERS[delimiter]} or a line break"
+            )
+        content = dict(zip(header, cells, strict=False))
+        yield _row(line, content.get("id") or line, content, fields, problem)
+
+
+def _delimiter(header: str, fields: tuple[str, str]) -> str:
+    """Return what separates the columns: with it the header has the fields, or most columns."""
+    cells = {delimiter: _cells(header, delimiter) for delimiter in _DELIMITERS}
+    return max(cells, key=lambda d: (set(fields) <= set(cells[d]), len(cells[d])))
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    try:
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:
+        return []
+
+
+def _csv_problem(error: csv.Error) -> str:
+    return (
+        f"invalid CSV: {error}; put quotes around a cell that holds a quote, a separator or a "
+        "line break, double each quote inside it, and close it"
+    )
+
+
+def _row(
+    line: int, row_id: Any, content: dict[str, Any], fields: tuple[str, str], problem: str | None
+) -> InputRow:
+    missing = [field for field in fields if field not in content]
+    if problem is None and missing:
+        problem = (
+            f"expected a key {missing[0]!r}, but got {', '.join(map(repr, content)) or 'none'}; "
+            "name the right ones with --document-field and --summary-field"
+        )
+    if problem is not None:
+        return InputRow(line=line, id=row_id, fields=content, problem=problem)
+    document, summary = (content[field] for field in fields)
+    return InputRow(line=line, id=row_id, fields=content, document=document, summary=summary)
+
+
+def _undecoded(text: str, encoding: str) -> str | None:
+    """Return the problem of a text with bytes that did not decode, or None."""
+    found = _UNDECODED.search(text)
+    if found is None:
+        return None
+    return (
+        f"expected {encoding}, but got the byte 0x{ord(found[0]) - 0xDC00:02X}; pass the file's "
+        "--encoding, for example latin-1, or repair this row"
+    )

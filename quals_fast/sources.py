@@ -1,0 +1,97 @@
+"""Open what is read: a file or standard input, packed or not, as text."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import io
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+from quals_fast.errors import InputError
+
+_GZIP = b"\x1f\x8b"
+_UNPACK = "unpack it first"
+_SAVE = "save it as CSV or JSON lines"
+# How files begin that are not text.
+_REFUSED = {
+    b"PAR1": (
+        "a Parquet file",
+        "convert it with pandas: read_parquet(...).to_json(..., orient='records', lines=True)",
+    ),
+    b"PK\x03\x04": ("an Excel workbook or another zip archive", f"{_SAVE}, or {_UNPACK}"),
+    b"\xd0\xcf\x11\xe0": ("an old Excel workbook", _SAVE),
+    b"ARROW1": ("an Arrow file", _SAVE),
+    b"\x28\xb5\x2f\xfd": ("packed with zstd", _UNPACK),
+    b"\xfd7zXZ": ("packed with xz", _UNPACK),
+    b"BZh": ("packed with bzip2", _UNPACK),
+}
+
+
+def open_binary(path: str, name: str) -> Any:
+    """Open a file that can be peeked into, or standard input for ``-``; gzip is unpacked.
+
+    Raises:
+        InputError: it is of a kind that is not read, or standard input is closed.
+        OSError: it cannot be opened.
+    """
+    file = _standard_input() if path == "-" else Path(path).open("rb")  # noqa: SIM115 - returned
+    if path.endswith(".gz") or file.peek(2).startswith(_GZIP):
+        file = gzip.GzipFile(fileobj=file)
+    start = file.peek(8)
+    for beginning, (kind, advice) in _REFUSED.items():
+        if start.startswith(beginning):
+            raise InputError(f"{name} is {kind}, which is not read; {advice}")
+    return file
+
+
+def as_text(file: Any, name: str, encoding: str, newline: str) -> TextIO:
+    """Decode a file; bytes that cannot be become lone surrogates, so only their own row is lost.
+
+    Raises:
+        InputError: there is no such encoding, or the file looks like UTF-16 and the encoding is
+            another.
+    """
+    known = known_encoding(encoding)
+    likely = _utf16_variant(file.peek(4))
+    if likely is not None and not known.startswith(("utf-16", "utf-32")):
+        raise InputError(f"{name} looks like UTF-16, not {encoding}; pass --encoding {likely}")
+    if known == "utf-8":
+        encoding = "utf-8-sig"
+    return io.TextIOWrapper(file, encoding=encoding, errors="surrogateescape", newline=newline)
+
+
+def known_encoding(encoding: str) -> str:
+    """Return Python's own name of a text encoding.
+
+    Raises:
+        InputError: there is none.
+    """
+    try:
+        "".encode(encoding)
+        return codecs.lookup(encoding).name
+    except (LookupError, ValueError):
+        raise InputError(
+            f"`--encoding` must be one that Python knows, such as utf-8, utf-16, latin-1 or "
+            f"cp1252, but got {encoding!r}"
+        ) from None
+
+
+def _standard_input() -> Any:
+    if sys.stdin is None:
+        raise InputError("cannot read standard input: it is closed")
+    try:
+        # Apart from sys.stdin, whose lock a thread that waits for input would hold at exit.
+        return open(sys.stdin.fileno(), "rb", closefd=False)
+    except io.UnsupportedOperation:  # a stand-in without a file behind it
+        return io.BufferedReader(sys.stdin.buffer)
+
+
+def _utf16_variant(start: bytes) -> str | None:
+    """Return the encoding of a text that starts so, if it looks like UTF-16."""
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if start[:2].count(0) != 1:
+        return None
+    return "utf-16-le" if start[0] else "utf-16-be"

@@ -1,0 +1,71 @@
+"""The program's standard streams: what they do not take is one line and exit code 2."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+
+class UsageFailure(click.ClickException):
+    """What the caller can mend: one line on standard error, exit code 2."""
+
+    exit_code = 2
+
+
+class _StandardOutput(io.FileIO):
+    """Descriptor 1 with errors that say what failed; after the first it takes all in silence."""
+
+    def __init__(self, *, is_open: bool) -> None:
+        super().__init__(1, "wb", closefd=False)
+        self._is_open, self._has_failed = is_open, False
+
+    def write(self, data: Any, /) -> int:
+        if self._has_failed:
+            return len(data)
+        try:
+            if self._is_open:
+                return super().write(data)
+            problem = "it is closed"
+        except BrokenPipeError:  # the reader has what it wants, as in `| head`
+            raise
+        except OSError as error:
+            problem = str(error.strerror)
+        self._has_failed = True
+        raise UsageFailure(f"cannot write standard output: {problem}")
+
+
+@contextmanager
+def guarded_output() -> Iterator[None]:
+    """Let errors of standard output end the program with one line, also those of the last flush."""
+    _hold_descriptors()
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - to the end of the program
+    before = sys.stdout
+    encoding, errors = (before.encoding, before.errors) if before else ("utf-8", "strict")
+    raw = _StandardOutput(is_open=before is not None)
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(raw), encoding, errors, line_buffering=bool(before) and before.isatty()
+    )
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except UsageFailure as error:
+        error.show()
+        sys.exit(error.exit_code)
+
+
+def _hold_descriptors() -> None:
+    """Open closed standard streams to nowhere, or the next file would get their numbers."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
