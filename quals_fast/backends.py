@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from quals_fast.config import DecodingConfig
 from quals_fast.export.generator import OnnxGenerator, load_onnx
 from quals_fast.export.manifest import is_exported
+from quals_fast.processes import limit_threads, survive_fork
 from quals_fast.staged import StagedPass
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def load(
     if backend == "onnx" or (backend == "auto" and is_exported(Path(model))):
         return load_onnx(model, device=device, dtype=dtype, threads=threads)
     _require_torch()
-    import torch
+    limit_threads(threads)  # before the first thread is used
 
     from quals_fast.models.linear import pack_linears
     from quals_fast.models.loading import load_generator, resolve_device
@@ -61,8 +62,6 @@ def load(
     if generator.packed:
         pack_linears(generator.bart)
         pack_linears(generator.document_bart)
-    if threads is not None:
-        torch.set_num_threads(threads)
     return generator
 
 
@@ -120,6 +119,7 @@ def inference(generator: Generator) -> Iterator[None]:
         return
     import torch
 
+    survive_fork()
     device = generator.bart.device.type
     with torch.inference_mode(), torch.autocast(device, enabled=False):
         yield

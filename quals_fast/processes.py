@@ -1,0 +1,101 @@
+"""What this process may use: the CPU's cores, and threads after a fork."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from pathlib import Path
+
+_LOG = logging.getLogger("quals_fast")
+_CGROUPS = Path("/sys/fs/cgroup")
+
+_state = {"has_loaded": False, "is_forked": False}
+
+
+def _after_fork() -> None:
+    _state["is_forked"] = _state["has_loaded"]
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def limit_threads(threads: int | None) -> None:
+    """Set PyTorch's threads when a model is loaded.
+
+    Args:
+        threads: how many; None leaves PyTorch's own number, but no more than `cpu_limit` where
+            neither OMP_NUM_THREADS nor MKL_NUM_THREADS says so.
+    """
+    import torch
+
+    limit = cpu_limit()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    elif limit is not None and not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & os.environ.keys():
+        torch.set_num_threads(min(limit, torch.get_num_threads()))
+    survive_fork()
+    _state["has_loaded"] = True
+
+
+def survive_fork() -> None:
+    """Compute in one thread in a process that was forked after a model was loaded.
+
+    The threads of OpenMP are not there in such a process, and it would wait for them forever.
+    """
+    import torch
+
+    if _state["is_forked"] and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+        _LOG.warning(
+            "process %d was forked after a model was loaded, so it scores with one thread; to use "
+            "more, start processes with 'spawn' or 'forkserver'",
+            os.getpid(),
+        )
+
+
+def cpu_limit() -> int | None:
+    """Return how many cores this process may use, if they are fewer than the machine has.
+
+    Affinity counts, and the CPU quota of the container (cgroups 1 and 2), rounded up.
+    """
+    all_cores = os.cpu_count() or 1
+    limits = [all_cores]
+    if hasattr(os, "sched_getaffinity"):
+        limits.append(len(os.sched_getaffinity(0)))
+    limits += [max(1, math.ceil(quota)) for quota in _quotas()]
+    return min(limits) if min(limits) < all_cores else None
+
+
+def _quotas() -> list[float]:
+    """Return the CPU quotas of this process' control groups, in cores."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text("ascii").splitlines()
+    except OSError:  # no Linux
+        return []
+    found: list[float | None] = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            found += [_quota(group, "cpu.max") for group in _parents(_CGROUPS, path)]
+        elif "cpu" in controllers.split(","):
+            found += [
+                _quota(group, "cpu.cfs_quota_us", "cpu.cfs_period_us")
+                for name in (controllers, "cpu")
+                for group in _parents(_CGROUPS / name, path)
+            ]
+    return [quota for quota in found if quota is not None]
+
+
+def _parents(root: Path, path: str) -> list[Path]:
+    """Return a group and those around it; in a container the path may be the host's."""
+    own = root / path.lstrip("/")
+    return [own, *(parent for parent in own.parents if parent.is_relative_to(root))]
+
+
+def _quota(group: Path, *names: str) -> float | None:
+    try:
+        quota, period = " ".join((group / name).read_text("ascii") for name in names).split()
+        return int(quota) / int(period) if int(quota) > 0 else None
+    except (OSError, ValueError):  # no such file, or "max"
+        return None
