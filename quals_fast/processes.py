@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import os
+import threading
+import weakref
 from pathlib import Path
+from typing import ClassVar
 
 _LOG = logging.getLogger("quals_fast")
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -13,8 +16,30 @@ _CGROUPS = Path("/sys/fs/cgroup")
 _state = {"has_loaded": False, "is_forked": False}
 
 
+class ForkSafeLock:
+    """A reentrant lock that is free in a forked process, where who held it is gone."""
+
+    _all: ClassVar[weakref.WeakSet[ForkSafeLock]] = weakref.WeakSet()
+
+    def __init__(self) -> None:
+        self.renew()
+        self._all.add(self)
+
+    def renew(self) -> None:
+        """Forget who holds it."""
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
 def _after_fork() -> None:
-    _state["is_forked"] = _state["has_loaded"]
+    _state["is_forked"] = _state["is_forked"] or _state["has_loaded"]
+    for lock in ForkSafeLock._all:
+        lock.renew()
 
 
 os.register_at_fork(after_in_child=_after_fork)

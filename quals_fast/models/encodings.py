@@ -6,7 +6,6 @@ take 2 * L times the room for a decoder of L layers and are about a tenth of the
 
 from __future__ import annotations
 
-import threading
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from quals_fast.batching import pad
 from quals_fast.models.cache import SourceMemory
+from quals_fast.processes import ForkSafeLock
 
 if TYPE_CHECKING:
     from quals_fast.models.loading import QAGenerator
@@ -61,7 +61,7 @@ class EncodingCache:
         self._max_bytes, self._n_bytes = max_bytes, 0
         self._hits = self._misses = 0
         self._kept: OrderedDict[Key, Tensor] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     @property
     def stats(self) -> CacheStats:

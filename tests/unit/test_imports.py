@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent.parent
 # Who may import whom, inside the project: a module may import its own layer and those before it.
 LAYERS = [
     {"quals_fast_kernels"},
-    {"errors"},
+    {"errors", "processes"},
     {"ops"},
     {"config", "results", "signature", "validation", "display", "options", "streams"},
     {"sources", "parsing"},
