@@ -51,8 +51,6 @@ def load(
     if backend == "onnx" or (backend == "auto" and is_exported(Path(model))):
         return load_onnx(model, device=device, dtype=dtype, threads=threads)
     _require_torch()
-    limit_threads(threads)  # before the first thread is used
-
     from quals_fast.models.linear import pack_linears
     from quals_fast.models.loading import load_generator, resolve_device
     from quals_fast.models.precision import resolve_precision
@@ -61,6 +59,7 @@ def load(
     place = resolve_device(device)
     kernels = resolve_backend(backend, place)
     precision = resolve_precision(dtype, place, kernels)
+    limit_threads(threads)
     generator = load_generator(model, device=place, precision=precision, kernels=kernels)
     if generator.packed:
         pack_linears(generator.bart)
@@ -129,8 +128,8 @@ def inference(generator: Generator) -> Iterator[None]:
         return
     import torch
 
-    survive_fork()
     device = generator.bart.device.type
+    survive_fork(device)
     with torch.inference_mode(), torch.autocast(device, enabled=False), _attention(device):
         yield
 

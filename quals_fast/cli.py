@@ -36,6 +36,7 @@ from quals_fast.options import (
     with_groups,
     with_options,
 )
+from quals_fast.processes import bound_spinning
 from quals_fast.streams import UsageFailure, guarded_output
 from quals_fast.training.options import TRAINING_OPTIONS, training_settings
 from quals_fast.training.settings import TrainingError
@@ -286,6 +287,7 @@ def train_qagen(**options: Any) -> None:
 
 def main() -> None:
     """Run the command line."""
+    bound_spinning()
     with guarded_output():
         app(prog_name="quals-fast")
 

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import ClassVar
 
 _LOG = logging.getLogger("quals_fast")
+_GROUPS_OF_PROCESS = Path("/proc/self/cgroup")
 _CGROUPS = Path("/sys/fs/cgroup")
+
+_SPINS = "3000"  # about 50 microseconds
 
 _state = {"has_loaded": False, "is_forked": False}
 
@@ -45,6 +48,15 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
+def bound_spinning() -> None:
+    """Let OpenMP's threads spin for a short while only, before it is loaded and reads this.
+
+    For programs of their own: a library must not change its host's environment.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = _SPINS
+
+
 def limit_threads(threads: int | None) -> None:
     """Set PyTorch's threads when a model is loaded.
 
@@ -59,17 +71,28 @@ def limit_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
     elif limit is not None and not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & os.environ.keys():
         torch.set_num_threads(min(limit, torch.get_num_threads()))
-    survive_fork()
+    survive_fork("cpu")
     _state["has_loaded"] = True
 
 
-def survive_fork() -> None:
+def survive_fork(device: str) -> None:
     """Compute in one thread in a process that was forked after a model was loaded.
 
     The threads of OpenMP are not there in such a process, and it would wait for them forever.
+
+    Args:
+        device: of the model, ``"cpu"`` or ``"cuda"``.
+
+    Raises:
+        RuntimeError: a GPU that was used before the fork cannot be used behind it.
     """
     import torch
 
+    if device == "cuda" and torch.cuda._is_in_bad_fork():
+        raise RuntimeError(
+            "a scorer on a GPU cannot score in a forked process; load it in that process, and "
+            "start the process with 'spawn', as multiprocessing.get_context('spawn') does"
+        )
     if _state["is_forked"] and torch.get_num_threads() > 1:
         torch.set_num_threads(1)
         _LOG.warning(
@@ -95,7 +118,7 @@ def cpu_limit() -> int | None:
 def _quotas() -> list[float]:
     """Return the CPU quotas of this process' control groups, in cores."""
     try:
-        lines = Path("/proc/self/cgroup").read_text("ascii").splitlines()
+        lines = _GROUPS_OF_PROCESS.read_text("ascii").splitlines()
     except OSError:  # no Linux
         return []
     found: list[float | None] = []

@@ -167,8 +167,10 @@ class QualsScorer:
             max_batch_tokens: tokens that the network holds at once, as in the constructor.
             cache_bytes: room for encoded documents, as in the constructor.
             graph_bytes: GPU memory that CUDA graphs may hold, as in the constructor.
-            threads: of the CPU that compute; by default as many as PyTorch or ONNX Runtime take. Of
-                PyTorch they are the whole process's, of ONNX Runtime this scorer's.
+            threads: CPU threads; by default one for each core that this process may use, by its
+                affinity, its container's CPU quota and OMP_NUM_THREADS. PyTorch's are the whole
+                process's, ONNX Runtime's this scorer's. A process that is forked after loading
+                scores with one PyTorch thread.
 
         Raises:
             CheckpointError: the folder cannot be used; the message says what is missing.

@@ -128,6 +128,7 @@ def require_onnx() -> None:
         raise ModuleNotFoundError(
             f"exporting needs {' and '.join(missing)}: pip install 'quals-fast[onnx]'"
         )
+    runtime()  # before torch and onnxscript import it, with its telemetry
 
 
 def built_in_texts() -> list[tuple[str, str]]:

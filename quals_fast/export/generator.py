@@ -11,6 +11,7 @@ from quals_fast.export.session import Graph, needs_wide_sums, resolve_provider
 from quals_fast.models.checkpoint import CheckpointError, Settings, read_checkpoint
 from quals_fast.models.shape import BartShape
 from quals_fast.models.tokenizer import QATokenizer
+from quals_fast.processes import cpu_limit
 
 GRAPHS = ("encoder", "document_encoder", "step", "grow", "rescore")
 
@@ -57,7 +58,7 @@ def load_onnx(
         folder: that `quals-fast export` wrote.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         dtype: what it must have been exported as; ``"auto"`` takes it as it is.
-        threads: of one run; None takes one a core.
+        threads: of one run; None takes one for each core that this process may use.
 
     Raises:
         CheckpointError: the folder cannot be used; the message says why.
@@ -84,6 +85,8 @@ def load_onnx(
         )
     shape, settings = read_checkpoint(path)
     wide_sums = found == "int8" and needs_wide_sums(path / names[LARGEST_SUMS])
+    if threads is None:
+        threads = cpu_limit()  # ONNX Runtime knows nothing of quotas
     opened = {
         name: Graph(path / name, provider, threads, wide_sums=wide_sums)
         for name in dict.fromkeys(names[graph] for graph in GRAPHS)  # one may serve for two

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -21,16 +22,24 @@ _NUMPY_TYPES: dict[str, type[np.generic]] = {
 }
 
 
+_NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 _PLACE = re.compile(r"\S*/onnxruntime/\S+:\d+ .*?\) (const )?")
 
 
 @cache
 def runtime() -> ModuleType:
-    """Import ONNX Runtime.
+    """Import ONNX Runtime, without its telemetry.
+
+    From 1.29 on it writes a device's id to the home directory and sends events, unless a variable
+    says otherwise when it is imported. What the user has set there, or a program that has imported
+    it before, stays as it is.
 
     Raises:
         ModuleNotFoundError: it is not installed.
     """
+    is_mine = _NO_TELEMETRY not in os.environ
+    if is_mine:
+        os.environ[_NO_TELEMETRY] = "1"
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
@@ -38,6 +47,9 @@ def runtime() -> ModuleType:
             "backend 'onnx' needs ONNX Runtime: pip install 'quals-fast[onnx]', or "
             "'quals-fast[onnx-gpu]' for a GPU"
         ) from error
+    finally:
+        if is_mine:
+            del os.environ[_NO_TELEMETRY]
     return onnxruntime
 
 

@@ -50,7 +50,7 @@ class BackgroundScorer:
 
         Args:
             model: as for `QualsScorer.from_pretrained`.
-            threads: of the process; None leaves torch's own number, which is one a core.
+            threads: of the process, as for `QualsScorer.from_pretrained`.
             settings: likewise of `QualsScorer.from_pretrained`, such as ``device="cuda:1"``.
         """
         made = cls.__new__(cls)
@@ -58,7 +58,7 @@ class BackgroundScorer:
             1,
             mp_context=multiprocessing.get_context("spawn"),  # a forked torch may deadlock
             initializer=_begin,
-            initargs=({"model": model, **settings}, threads),
+            initargs=({"model": model, "threads": threads, **settings},),
         )
         made._score = _score_there
         made._executor.submit(_scorer_there)
@@ -99,23 +99,17 @@ _settings: dict[str, Any] = {}
 _loaded: list[QualsScorer] = []
 
 
-def _begin(settings: dict[str, Any], threads: int | None) -> None:
+def _begin(settings: dict[str, Any]) -> None:
     """Prepare a worker process; nothing here may fail, or no message would arrive."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller ends it
-    _settings.update(settings, threads=threads)
+    _settings.update(settings)
 
 
 def _scorer_there() -> None:
     """Load the scorer, if that is not done; an exception goes to whoever waits for the result."""
     if _loaded:
         return
-    settings = dict(_settings)
-    threads = settings.pop("threads")
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
-    _loaded.append(QualsScorer.from_pretrained(**settings))
+    _loaded.append(QualsScorer.from_pretrained(**_settings))
 
 
 def _score_there(documents: Sequence[str], summaries: Sequence[Any]) -> QualsResult:

@@ -37,24 +37,6 @@ ONE = DecodingConfig(**SMALL, num_beam_groups=12)
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """One layer each, since tracing takes most of the time; others here have more."""
-    config = {**tiny_models.CONFIG, "encoder_layers": 1, "decoder_layers": 1}
-    folder = tmp_path_factory.mktemp("m") / "tiny"
-    return tiny_models.write_checkpoint(folder, config, trained_on=TEXT)
-
-
-@pytest.fixture(scope="module")
-def exported(model, tmp_path_factory):
-    """The folders by type, and what their checks found."""
-    found = {}
-    for dtype in ("float32", "float16", "int8"):
-        folder = tmp_path_factory.mktemp("exported") / dtype
-        found[dtype] = folder, export(model, folder, dtype=dtype)
-    return found
-
-
-@pytest.fixture(scope="module")
 def scorer(exported):
     return QualsScorer.from_pretrained(
         exported["float32"][0], backend="onnx", device="cpu", decoding=ONE
