@@ -14,7 +14,7 @@ _LOG = logging.getLogger("quals_fast")
 _GROUPS_OF_PROCESS = Path("/proc/self/cgroup")
 _CGROUPS = Path("/sys/fs/cgroup")
 
-_SPINS = "3000"  # about 50 microseconds
+SPINS = "3000"  # about 50 microseconds
 
 _state = {"has_loaded": False, "is_forked": False}
 
@@ -54,7 +54,7 @@ def bound_spinning() -> None:
     For programs of their own: a library must not change its host's environment.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
-        os.environ["GOMP_SPINCOUNT"] = _SPINS
+        os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
 def limit_threads(threads: int | None) -> None:

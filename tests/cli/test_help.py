@@ -26,6 +26,7 @@ from click.testing import CliRunner
 
 from quals_fast import __version__
 from quals_fast.cli import app
+from quals_fast.processes import SPINS
 
 
 @pytest.mark.parametrize("command", ["score", "explain", "evaluate", "conseq"])
@@ -96,12 +97,20 @@ def test_help_of_the_program_does_not_import_torch():
         "import sys, atexit; from quals_fast.cli import main\n"
         "heavy = {'torch', 'transformers', 'scipy', 'tokenizers'}\n"
         "atexit.register(lambda: print('imported', sorted(heavy & set(sys.modules))))\n"
+        "import os; atexit.register(lambda: print('spins', os.environ['GOMP_SPINCOUNT']))\n"
         "sys.argv[1:] = ['score', '--help']; main()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    names = os.environ.keys() - {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={name: os.environ[name] for name in names},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 0
     assert "Usage: quals-fast score" in done.stdout
-    assert done.stdout.endswith("imported []\n")
+    assert done.stdout.endswith(f"spins {SPINS}\nimported []\n")  # set before torch reads it
 
 
 def test_the_program_in_a_pipe(model, tmp_path):

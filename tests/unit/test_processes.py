@@ -131,7 +131,7 @@ def test_spinning_is_bounded_unless_the_user_says_otherwise(monkeypatch, given):
         monkeypatch.setenv(name, value)
     bound_spinning()
     assert os.environ.get("GOMP_SPINCOUNT") == given.get(
-        "GOMP_SPINCOUNT", None if given else processes._SPINS
+        "GOMP_SPINCOUNT", None if given else processes.SPINS
     )
     os.environ.pop("GOMP_SPINCOUNT", None)
 
