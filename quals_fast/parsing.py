@@ -53,15 +53,27 @@ def parse_json(
         InputError: such an array or object cannot be read.
     """
     before = _up_to_text(file)
-    first = before[-1].strip("\ufeff \t\r\n") if before else ""
+    first = before[-1].strip() if before else ""
     if first != "{" and not first.startswith("["):
         yield from _line_rows(chain(before, file), encoding, fields)
         return
     rest = file.read()
-    if _is_lines(rest):
-        yield from _line_rows(chain(before, io.StringIO(rest, "\n")), encoding, fields)
-    else:
-        yield from _whole_rows("".join(before) + rest, name, encoding, fields)
+    text = "".join(before) + rest
+    try:
+        values = list(_values(text))
+    except (ValueError, RecursionError) as error:
+        if _begins_with_object(rest):  # JSON lines, of which the first is broken
+            yield from _line_rows(io.StringIO(text, "\n"), encoding, fields)
+            return
+        message = f"{name} is not valid JSON: {error}"
+        if isinstance(error, json.JSONDecodeError):
+            place = f"line {error.lineno}, column {error.colno}"
+            message = f"{name} is not valid JSON: {error.msg} at {place}"
+        raise InputError(f"{message}; repair it, or write one object a line") from error
+    line = 1
+    for at, (start, end, content) in zip([0, *(v[0] for v in values)], values, strict=False):
+        line += text.count("\n", at, start)
+        yield _json_row(line, content, fields, _undecoded(text[start:end], encoding))
 
 
 def _up_to_text(file: TextIO) -> list[str]:
@@ -74,30 +86,13 @@ def _up_to_text(file: TextIO) -> list[str]:
     return lines
 
 
-def _is_lines(rest: str) -> bool:
-    """Return whether JSON lines follow a first line that is none."""
-    following = next((line for line in rest.split("\n") if line.strip()), "")
+def _begins_with_object(text: str) -> bool:
+    """Return whether the first line that is not blank is a JSON object."""
+    first = next((line for line in text.split("\n") if line.strip()), "")
     try:
-        return isinstance(json.loads(following), dict)
+        return isinstance(json.loads(first), dict)
     except (ValueError, RecursionError):
         return False
-
-
-def _whole_rows(text: str, name: str, encoding: str, fields: tuple[str, str]) -> Iterator[InputRow]:
-    """Yield a row for each object, with the line on which it begins."""
-    line, counted = 1, 0
-    try:
-        for start, end, content in _values(text):
-            line += text.count("\n", counted, start)
-            counted = start
-            yield _json_row(line, content, fields, _undecoded(text[start:end], encoding))
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{name} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}; "
-            "repair it there, or write one object a line"
-        ) from error
-    except (RecursionError, ValueError) as error:  # the latter: a number with thousands of digits
-        raise InputError(f"{name} is not valid JSON: {error}") from error
 
 
 def _values(text: str) -> Iterator[tuple[int, int, Any]]:

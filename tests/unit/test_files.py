@@ -147,6 +147,10 @@ def test_json_that_is_not_one_object_a_line(read, content, encoding):
     assert [row.line for row in rows] == (lines if len(lines) == 2 else 2 * lines)
 
 
+def test_an_array_of_one_object_on_a_line_of_its_own(read):
+    assert texts(read(f"[\n{json.dumps(GOOD)}\n]\n")) == [tuple(GOOD.values())]
+
+
 def test_rows_of_an_array_have_problems_of_their_own(read):
     rows = read(
         '[\n{"id": 0, "document": "d"},\n7, [],\n' + json.dumps(GOOD).replace("ö", "ö") + "]"
