@@ -416,7 +416,7 @@ def as_result(found: Count) -> dict[str, Any]:
         "outside": found.outside,
         "copies_in": found.copies_in,
         "blocking_reads": found.blocking_reads,
-        "flags": f"one a {'graph' if found.graph_bytes else 'step'}, not waited for by the device",
+        "flags_a_step": 1 / graph.STEPS if found.graph_bytes else 1,
         "graph_mib": found.graph_bytes / 2**20,
     }
 
