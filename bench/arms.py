@@ -22,7 +22,6 @@ from quals_fast import DecodingConfig, QualsScorer, ScoringConfig
 from quals_fast.models.checkpoint import read_checkpoint
 from quals_fast.models.loading import model_folder
 from quals_fast.models.tokenizer import QATokenizer
-from quals_fast.scorer import DEFAULT_BATCH_TOKENS
 
 Kept: TypeAlias = list[list[tuple[int, ...]]]  # for each summary its pairs' token ids
 
@@ -108,7 +107,7 @@ class EngineArm:
         device: str = "cpu",
         decoding: DecodingConfig | None = None,
         scoring: ScoringConfig | None = None,
-        max_batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        max_batch_tokens: int | None = None,
     ) -> None:
         self.scorer = QualsScorer.from_pretrained(
             model,

@@ -6,7 +6,7 @@ Nothing of torch is imported for an exported model, which needs none.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from quals_fast.models.loading import QAGenerator
 
 Generator: TypeAlias = "QAGenerator | OnnxGenerator"
+
+BATCH_TOKENS = {"cpu": 32_768, "cuda": 262_144}  # a GPU idles on fewer
+ATTENTION = ("FLASH_ATTENTION", "EFFICIENT_ATTENTION", "MATH")  # of `SDPBackend`, on a GPU
 
 
 class Functions(NamedTuple):
@@ -101,6 +104,7 @@ def make_pass(
     decoding: DecodingConfig,
     max_pairs: int | None,
     max_batch_tokens: int,
+    graph_bytes: int,
 ) -> StagedPass | FusedPass:
     """Return what takes a batch from texts to scores: stage by stage on a CPU, else fused."""
     rest = decoding, max_pairs, max_batch_tokens
@@ -109,7 +113,13 @@ def make_pass(
         return StagedPass(generator, generate, rescore, *rest)
     from quals_fast.fused import FusedPass
 
-    return FusedPass(generator, *rest)
+    return FusedPass(generator, *rest, graph_bytes)
+
+
+def default_batch_tokens(generator: Generator) -> int:
+    """Return the `max_batch_tokens` that suits a model's device."""
+    is_gpu = not isinstance(generator, OnnxGenerator) and generator.bart.device.type == "cuda"
+    return BATCH_TOKENS["cuda" if is_gpu else "cpu"]
 
 
 @contextmanager
@@ -121,8 +131,21 @@ def inference(generator: Generator) -> Iterator[None]:
     import torch
 
     device = generator.bart.device.type
-    with torch.inference_mode(), torch.autocast(device, enabled=False):
+    with torch.inference_mode(), torch.autocast(device, enabled=False), _attention(device):
         yield
+
+
+def _attention(device: str) -> AbstractContextManager[None]:
+    """Let PyTorch's attention on a GPU choose among implementations without cuDNN's.
+
+    PyTorch prefers cuDNN's on recent GPUs in half precision, and that builds a plan for every new
+    shape, which takes longer than many searches. The choice holds for the whole process meanwhile.
+    """
+    if device != "cuda":
+        return nullcontext()
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    return sdpa_kernel([getattr(SDPBackend, name) for name in ATTENTION])
 
 
 def _require_torch() -> None:

@@ -57,7 +57,7 @@ def run_batches(
         try:
             results = list(run(batch))
         except (RuntimeError, MemoryError) as error:  # torch's is a RuntimeError, numpy's is not
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             if len(batch) == 1:
                 raise MemoryError(
@@ -79,10 +79,18 @@ def run_batches(
             torch.cuda.empty_cache()  # outside `except`, whose traceback holds the tensors
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    """Tell by type or, where CUDA's libraries and the CPU have none of their own, by words."""
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Tell by type or, where CUDA's libraries and the CPU have none of their own, by words.
+
+    What an error was raised from counts too: a CUDA graph that is left because memory ran out fails
+    with an error of its own.
+    """
     words = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "Failed to allocate memory")
-    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+    while error is not None:
+        if isinstance(error, MemoryError) or any(word in str(error) for word in words):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def pad(

@@ -1,22 +1,22 @@
-"""The pass of a GPU: search, filter, select and rescore a batch of pairs, and read once at the end.
+"""The pass of a GPU: search, filter, select and rescore a batch of pairs, with two reads.
 
-Shapes are fixed and nothing is read before the end, so the GPU never waits for the host. What the
-device cannot decide (text that only the host can read, more pairs than there is room for) is done
-again by the host's own functions, which say the same.
+Shapes are fixed and nothing is read before the pairs are selected, so the GPU never waits for the
+host. Their number and the longest of them are read first, so that no more is rescored than there
+is; all that was found is read at the end. What the device cannot decide (text that only the host
+can read) is done again by the host's own functions, which say the same.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from quals_fast.batching import pad, run_batches
+from quals_fast.batching import is_out_of_memory, pad, run_batches
 from quals_fast.config import DecodingConfig
-from quals_fast.decoding.graph import GraphedSearch
+from quals_fast.decoding.graph import GraphedSearch, SearchGraphs, held_bytes
 from quals_fast.decoding.rules import Hypotheses
 from quals_fast.filtering import KeptPair, keep_pairs, split_at_sep
 from quals_fast.generation import begin_search, read_back
@@ -26,12 +26,11 @@ from quals_fast.models.loading import QAGenerator
 from quals_fast.models.tokenizer import Source
 from quals_fast.rescoring import rescore
 from quals_fast.results import Hypothesis
-from quals_fast.selection import PairSelector
+from quals_fast.selection import PairSelector, Selection
 from quals_fast.staged import Scored
 
-ROOM = 16  # pairs of a summary that are rescored; ten are asked for, and rarely more come
+MAX_GRAPH_BATCH = 16  # above, a step takes the GPU longer than the host takes to launch it
 _MULTIPLE = 128  # lengths of sources are padded to a multiple, so that few shapes occur
-_KEPT = 6  # full batches whose caches the kept graphs may hold
 
 
 class FusedPass:
@@ -43,6 +42,8 @@ class FusedPass:
         max_pairs: as in `ScoringConfig`.
         max_batch_tokens: a pair counts as its document, its summary and all that its beams may
             decode.
+        graph_bytes: that CUDA graphs may hold between calls, with the keys and values that they
+            write to; 0 for none.
     """
 
     def __init__(
@@ -51,17 +52,20 @@ class FusedPass:
         config: DecodingConfig,
         max_pairs: int | None,
         max_batch_tokens: int,
+        graph_bytes: int,
     ) -> None:
         self._generator, self._config = generator, config
         self._max_pairs, self._max_batch_tokens = max_pairs, max_batch_tokens
         self._beam_tokens = config.num_beams * (config.max_length + 1)
-        self._full_batch = max(1, max_batch_tokens // self._beam_tokens)
         self._device = generator.bart.device
         is_gpu = self._device.type == "cuda"
         self._stream = torch.cuda.Stream(self._device) if is_gpu else None
         self._capturing = torch.cuda.Stream(self._device) if is_gpu else None
-        self._seen: set[tuple[int, ...]] = set()
-        self._graphs: OrderedDict[tuple[int, ...], GraphedSearch] = OrderedDict()
+        self._graphs = SearchGraphs(
+            self._capture,
+            lambda memory: held_bytes(memory, config, generator.shape.vocab_size),
+            graph_bytes if is_gpu else 0,
+        )
 
     @cached_property
     def _selector(self) -> PairSelector:
@@ -93,17 +97,17 @@ class FusedPass:
         ]
 
         def run(batch: list[int]) -> list[Scored]:
+            rows = (
+                [documents[i] for i in batch],
+                [summaries[i] for i in batch],
+                [sources[i] for i in batch],
+            )
             try:
-                return self._run(
-                    [documents[i] for i in batch],
-                    [summaries[i] for i in batch],
-                    [sources[i] for i in batch],
-                )
-            except RuntimeError:  # perhaps for lack of memory, which these hold much of
-                self._graphs.clear()
-                if self._generator.cache is not None:
-                    self._generator.cache.clear()
-                raise
+                return self._run(*rows)
+            except RuntimeError as error:
+                if not (is_out_of_memory(error) and self._let_go()):
+                    raise
+            return self._run(*rows)  # with the memory that was held between calls
 
         found: dict[int, Scored] = {}
         for i, scored in run_batches(costs, self._max_batch_tokens, run):
@@ -111,27 +115,39 @@ class FusedPass:
             on_progress(1)
         return [found[i] for i in range(len(summaries))]
 
+    def _let_go(self) -> bool:
+        """Drop graphs and encoded documents; return whether there were any."""
+        cache = self._generator.cache
+        had_documents = cache is not None and cache.stats.n_documents > 0
+        if cache is not None:
+            cache.clear()
+        return self._graphs.drop() or had_documents
+
     def _run(
         self, documents: list[Source], summaries: list[str], sources: list[Source]
     ) -> list[Scored]:
-        """Score a batch; nothing that is computed is read before `read_back`."""
+        """Score a batch."""
         texts = self._selector.encode_summaries(summaries, [s.text_ids for s in sources])
         distinct = list(dict.fromkeys(tuple(d.input_ids) for d in documents))
-        row_of = {ids: row for row, ids in enumerate(distinct)}
-        rows = torch.tensor([row_of[tuple(d.input_ids)] for d in documents], device=self._device)
         memory_of_documents = self._encode_beside(distinct)
-        found = self._search(self._encode([s.input_ids for s in sources]))
+        found = self._search([s.input_ids for s in sources])
         kept = self._selector.select(found, texts, self._max_pairs)
         if self._stream is not None:
             torch.cuda.current_stream(self._device).wait_stream(self._stream)
-        order = kept.order[:, :ROOM]
-        logprobs = self._rescore(memory_of_documents.rows(rows), found, order)
-        hypotheses = list(read_back(found))
-        read = (x.tolist() for x in (order, kept.n_kept, kept.unsure, logprobs))
+        if len(distinct) < len(documents):
+            row_of = {ids: row for row, ids in enumerate(distinct)}
+            rows = [row_of[tuple(d.input_ids)] for d in documents]
+            memory_of_documents = memory_of_documents.rows(torch.tensor(rows, device=self._device))
+        order, logprobs = self._rescore(memory_of_documents, found, kept)
+        *parts, order, n_kept, unsure, logprobs = to_host(
+            [*found, order, kept.n_kept, kept.unsure, logprobs]
+        )
+        hypotheses = list(read_back(Hypotheses(*parts)))
+        read = (x.tolist() for x in (order, n_kept, unsure, logprobs))
         results = []
-        for b, (chosen, count, unsure, values) in enumerate(zip(*read, strict=True)):
+        for b, (chosen, count, must_redo, values) in enumerate(zip(*read, strict=True)):
             mine = hypotheses[b]
-            if unsure or count > ROOM or len(mine) < self._config.num_beams:
+            if must_redo or len(mine) < self._config.num_beams:
                 results.append(self._on_host(documents[b], summaries[b], sources[b], mine))
                 continue
             pairs = [self._as_pair(mine[i]) for i in chosen[:count]]
@@ -154,45 +170,55 @@ class FusedPass:
         with torch.cuda.stream(self._stream):
             return encode_documents(self._generator, ids, _MULTIPLE)
 
-    def _search(self, memory: SourceMemory) -> Hypotheses:
-        if self._capturing is None:  # no GPU, no graphs
-            return begin_search(self._generator, memory, self._config).run()
-        shape = tuple(memory.keys[0].shape)
-        inputs = [*memory.keys, *memory.values, memory.mask]
-        if shape in self._graphs:
-            self._graphs.move_to_end(shape)
-            return self._graphs[shape].run(inputs)
-        if shape not in self._seen:  # a shape that may not come again is not worth its graphs
-            self._seen.add(shape)
-            return begin_search(self._generator, memory, self._config).run()
-        # Graphs hold their caches: keep no more than a few full batches have.
-        rows = shape[0]
-        while self._graphs and rows + sum(b for b, *_ in self._graphs) > _KEPT * self._full_batch:
-            self._graphs.popitem(last=False)
-        own = SourceMemory(
-            [keys.clone() for keys in memory.keys],
-            [values.clone() for values in memory.values],
-            memory.mask.clone(),
-        )
-        self._graphs[shape] = GraphedSearch(
-            lambda: begin_search(self._generator, own, self._config),
-            [*own.keys, *own.values, own.mask],
+    def _search(self, ids: list[list[int]]) -> Hypotheses:
+        """Search hypotheses of summaries, by graphs where these pay."""
+        batch_size = len(ids)
+        if batch_size > MAX_GRAPH_BATCH or not self._graphs.max_bytes:
+            return begin_search(self._generator, self._encode(ids), self._config).run()
+        # Few shapes occur if small batches are filled up to powers of two; copies of a summary do
+        # not let the search take more steps.
+        missing = (1 << (batch_size - 1).bit_length()) - batch_size
+        memory = self._encode([*ids, *[ids[-1]] * missing])
+        graphs = self._graphs.get(memory)
+        if graphs is None:
+            found = begin_search(self._generator, memory, self._config).run()
+        else:
+            found = graphs.run(memory)
+        return Hypotheses(*(part[:batch_size] for part in found))
+
+    def _capture(self, memory: SourceMemory) -> GraphedSearch:
+        assert self._capturing is not None  # there are no graphs without a GPU
+        return GraphedSearch(
+            lambda memory: begin_search(self._generator, memory, self._config),
+            memory,
             self._config.max_length + 1,
             self._capturing,
         )
-        return self._graphs[shape].run(inputs)
 
-    def _rescore(self, memory: SourceMemory, found: Hypotheses, order: Tensor) -> Tensor:
-        """Return the log-probabilities of the chosen hypotheses' tokens, ``(B, ROOM, T)``."""
+    def _rescore(
+        self, memory: SourceMemory, found: Hypotheses, kept: Selection
+    ) -> tuple[Tensor, Tensor]:
+        """Rescore the kept hypotheses; wait for how many there are and how long they get.
+
+        Returns:
+            Which hypotheses they are, ``(B, Q)``, and the log-probabilities of their tokens,
+            ``(B, Q, T)``; Q is the most that a summary has, T the longest.
+        """
         generator = self._generator
-        labels = found.token_ids.gather(
-            1, order[:, :, None].expand(-1, -1, found.token_ids.shape[2])
-        )
+        rank = torch.arange(kept.order.shape[1], device=self._device)
+        lengths = found.lengths.gather(1, kept.order) * (rank < kept.n_kept[:, None])
+        (sizes,) = to_host([torch.stack([kept.n_kept.max(), lengths.max()])])
+        most, longest = sizes.tolist()
+        order = kept.order[:, :most]
+        index = order[:, :, None].expand(-1, -1, longest)
+        labels = found.token_ids[:, :, :longest].gather(1, index)
+        if not labels.numel():
+            return order, torch.empty(labels.shape, device=self._device)
         inputs = labels.roll(1, 2)
         inputs[:, :, 0] = generator.settings.decoder_start_token_id
         hidden = generator.document_bart.decode_teacher_forced(inputs, memory)
         logprobs = generator.head.logprob(hidden.flatten(0, 2), labels.flatten())
-        return logprobs.view(labels.shape)
+        return order, logprobs.view(labels.shape)
 
     def _as_pair(self, hypothesis: Hypothesis) -> KeptPair:
         generator = self._generator
@@ -217,3 +243,14 @@ class FusedPass:
         targets = [[pair.hypothesis.token_ids for pair in pairs]]
         (logprobs,) = rescore(generator, [document.input_ids], targets, self._max_batch_tokens)
         return Scored(pairs, len(hypotheses), logprobs)
+
+
+def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copy tensors of one device to the host, with one wait for all of them."""
+    if not tensors[0].is_cuda:
+        return list(tensors)
+    copies = [torch.empty(x.shape, dtype=x.dtype, pin_memory=True) for x in tensors]
+    for copy, x in zip(copies, tensors, strict=True):
+        copy.copy_(x, non_blocking=True)
+    torch.cuda.current_stream(tensors[0].device).synchronize()
+    return copies

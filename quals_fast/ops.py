@@ -29,6 +29,7 @@ from quals_fast.errors import BackendUnavailableError
 
 __all__ = [
     "EAGER",
+    "TRITON",
     "Backend",
     "BackendUnavailableError",
     "GroupChoice",
@@ -40,6 +41,7 @@ __all__ = [
 
 Backend = Literal["auto", "eager", "triton", "onnx"]
 TRITON_RANGE = ((3, 6), (3, 10))  # from, and below
+TRITON_CAPABILITY = (7, 0)  # the least that Triton compiles for
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +71,14 @@ EAGER = Kernels(
     beam_attention.beam_attention_ref,
 )
 
-
-def _triton_kernels() -> Kernels:
-    return Kernels(
-        "triton",
-        lm_head_topk.lm_head_topk_triton,
-        group_select.group_select_triton,
-        linear_logprob.linear_logprob_triton,
-        span_match.span_match_triton,
-        beam_attention.beam_attention_triton,
-    )
+TRITON = Kernels(  # to be called where `resolve_backend` says so
+    "triton",
+    lm_head_topk.lm_head_topk_triton,
+    group_select.group_select_triton,
+    linear_logprob.linear_logprob_triton,
+    span_match.span_match_triton,
+    beam_attention.beam_attention_triton,
+)
 
 
 def resolve_backend(backend: str, device: torch.device) -> Kernels:
@@ -101,7 +101,7 @@ def resolve_backend(backend: str, device: torch.device) -> Kernels:
         return EAGER
     problem = _problem_with_triton(device)
     if problem is None:
-        return _triton_kernels()
+        return TRITON
     if backend == "triton":
         raise BackendUnavailableError(f"{problem}; use backend='eager', or 'auto'")
     logging.getLogger("quals_fast").warning("%s; going on with the eager kernels", problem)
@@ -117,6 +117,12 @@ def _problem_with_triton(device: torch.device) -> str | None:
     number = tuple(int(part) for part in re.findall(r"\d+", found)[:2])
     if not TRITON_RANGE[0] <= number < TRITON_RANGE[1]:
         return f"Triton {found} is installed, but quals_fast needs >={low},<{high}"
-    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+    if device.type != "cuda":
+        if os.environ.get("TRITON_INTERPRET") == "1":
+            return None
         return f"Triton kernels run on a GPU, but the device is {str(device)!r}"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < TRITON_CAPABILITY:
+        low, found = (".".join(map(str, version)) for version in (TRITON_CAPABILITY, capability))
+        return f"Triton needs a GPU of compute capability {low} or more, but this one has {found}"
     return None

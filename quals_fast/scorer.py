@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quals_fast.backends import Generator, functions_of, inference, load, make_pass, with_cache
-from quals_fast.config import DecodingConfig, ScoringConfig, settings_of
+from quals_fast.backends import (
+    Generator,
+    default_batch_tokens,
+    functions_of,
+    inference,
+    load,
+    make_pass,
+    with_cache,
+)
+from quals_fast.config import DecodingConfig, ScoringConfig, check_integer, settings_of
 from quals_fast.models.checkpoint import check_fits
 from quals_fast.models.tokenizer import Source
 from quals_fast.results import (
@@ -32,7 +41,7 @@ from quals_fast.validation import (
 if TYPE_CHECKING:
     from quals_fast.models.encodings import CacheStats
 
-DEFAULT_BATCH_TOKENS = 32_768
+GRAPH_BYTES = 8 * 2**30
 
 
 class QualsScorer:
@@ -42,17 +51,21 @@ class QualsScorer:
         generator: a loaded model; `from_pretrained` loads one.
         decoding: settings of the search.
         scoring: settings of the score.
-        max_batch_tokens: tokens that the network holds at once; it sets peak memory.
+        max_batch_tokens: tokens that the network holds at once; it sets peak memory. By default
+            32,768 on a CPU and 262,144 on a GPU.
         cache_bytes: room for encoded documents that later calls will ask for again, as epochs of
             a training do; 0 keeps none. The least recently used go first, so what is gone through
             again and again must fit as a whole. Not for the ONNX backend.
+        graph_bytes: GPU memory that CUDA graphs may hold between calls, 8 GiB by default; 0 for no
+            graphs. Give less where the card is shared with a model in training.
 
     Raises:
         ValueError: the settings and the model do not fit together.
 
     Scoring leaves random numbers, autograd and autocast as they are, and takes nothing from them:
-    it may be done in the midst of a training step. One of `from_pretrained` can be pickled, by the
-    arguments that it was loaded with; its deep copy is itself.
+    it may be done inside a training step. Of several threads that use one scorer, one at a time
+    computes; the others wait. One of `from_pretrained` can be pickled, by the arguments that it was
+    loaded with; its deep copy is itself.
 
     Example:
         >>> from quals_fast import QualsScorer
@@ -69,21 +82,26 @@ class QualsScorer:
         *,
         decoding: DecodingConfig | None = None,
         scoring: ScoringConfig | None = None,
-        max_batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        max_batch_tokens: int | None = None,
         cache_bytes: int = 0,
+        graph_bytes: int = GRAPH_BYTES,
     ) -> None:
         self.generator: Any = with_cache(generator, cache_bytes)  # of either kind
         self._origin: dict[str, Any] | None = None
         self.decoding = decoding or DecodingConfig()
         self.scoring = scoring or ScoringConfig()
+        if max_batch_tokens is None:
+            max_batch_tokens = default_batch_tokens(generator)
+        check_integer("max_batch_tokens", max_batch_tokens, 1)
+        check_integer("graph_bytes", graph_bytes, 0)
         self.max_batch_tokens = max_batch_tokens
-        if max_batch_tokens < 1:
-            raise ValueError(f"`max_batch_tokens` must be at least 1, but got {max_batch_tokens}")
         check_fits(generator.shape, generator.settings, self.decoding)
         self._functions = functions_of(self.generator)
         self._pass = make_pass(
-            self.generator, self.decoding, self.scoring.max_pairs, max_batch_tokens
+            self.generator, self.decoding, self.scoring.max_pairs, max_batch_tokens, graph_bytes
         )
+        # Graphs and caches hold one batch at a time; a callback may score in its own thread.
+        self._lock = threading.RLock()
 
     @property
     def cache_stats(self) -> CacheStats | None:
@@ -124,8 +142,9 @@ class QualsScorer:
         preset: str = "published",
         decoding: DecodingConfig | None = None,
         scoring: ScoringConfig | None = None,
-        max_batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        max_batch_tokens: int | None = None,
         cache_bytes: int = 0,
+        graph_bytes: int = GRAPH_BYTES,
         threads: int | None = None,
     ) -> QualsScorer:
         """Load a model: the bundled one by name, or a local Hugging Face folder.
@@ -145,8 +164,9 @@ class QualsScorer:
                 bench/MODEL.md.
             decoding: settings of the search; those of the preset by default.
             scoring: settings of the score; those of the preset by default.
-            max_batch_tokens: tokens that the network holds at once; it sets peak memory.
+            max_batch_tokens: tokens that the network holds at once, as in the constructor.
             cache_bytes: room for encoded documents, as in the constructor.
+            graph_bytes: GPU memory that CUDA graphs may hold, as in the constructor.
             threads: of the CPU that compute; by default as many as PyTorch or ONNX Runtime take. Of
                 PyTorch they are the whole process's, of ONNX Runtime this scorer's.
 
@@ -162,6 +182,7 @@ class QualsScorer:
             "scoring": scoring or chosen.scoring,
             "max_batch_tokens": max_batch_tokens,
             "cache_bytes": cache_bytes,
+            "graph_bytes": graph_bytes,
         }
         placement: dict[str, Any] = {"device": device, "dtype": dtype, "backend": backend}
         placement["threads"] = threads
@@ -215,7 +236,7 @@ class QualsScorer:
         """
         sources = self.generator.tokenizer.encode(require_texts("summaries", summaries))
         ids = [source.input_ids for source in sources]
-        with inference(self.generator):
+        with self._lock, inference(self.generator):
             batches = self._functions.generate(
                 self.generator, ids, self.decoding, self.max_batch_tokens
             )
@@ -240,7 +261,7 @@ class QualsScorer:
         shape = self.generator.shape
         check_token_ids(token_ids, shape.max_position_embeddings, shape.vocab_size)
         ids = [source.input_ids for source in sources]
-        with inference(self.generator):
+        with self._lock, inference(self.generator):
             found: list[list[TokenLogprobs]] = self._functions.rescore(
                 self.generator, ids, token_ids, self.max_batch_tokens
             )
@@ -256,7 +277,7 @@ class QualsScorer:
         good = [i for i, problem in enumerate(checked) if problem is None]
         if len(good) < len(pairs):
             on_progress(len(pairs) - len(good))
-        with inference(self.generator):
+        with self._lock, inference(self.generator):
             found = self._pass.score(
                 [documents[i] for i in good],
                 [pairs[i][1] for i in good],

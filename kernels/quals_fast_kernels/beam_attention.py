@@ -27,7 +27,7 @@ from quals_fast_kernels._launch import (
 )
 
 _MAX_HEAD_DIM = 128
-_TILE = 4096  # keys of one turn, BLOCK_T * BLOCK_D: 64 positions of 64
+_TILE = 1024  # numbers a turn, BLOCK_T * BLOCK_D: 16 positions of 64, so that short pasts fill it
 
 
 def beam_attention_ref(

@@ -18,6 +18,7 @@ from quals_fast.decoding.rules import STATES, GroupSelect, Hypotheses, OnChoice,
 from quals_fast.ops import EAGER, GroupChoice
 
 FEW = 16  # candidates a row and beam of a group: enough in nearly all steps, as measured
+LAG = 1  # steps that a GPU has to do while the host waits for the flag of the one before
 
 
 class LanguageModel(Protocol):
@@ -87,14 +88,15 @@ def diverse_beam_search(
 
 
 class StopTest:
-    """Tells that all have finished, late enough that a GPU never runs out of work.
+    """Tells that all have finished, without stopping a GPU that still has work.
 
-    An answer is waited for when the part of the work behind it has been launched, so where a search
-    stops does not depend on how fast the host is.
+    The host waits for one flag and for nothing that was launched after it, so where a search stops
+    does not depend on how fast the host is.
 
     Args:
         device: of the flags; where it is no GPU, nothing is learned.
-        lag: parts of the work that are under way while the host waits.
+        lag: parts of the work that are launched before the host waits for the flag of an earlier
+            one; with 0 it waits for each part.
     """
 
     def __init__(self, device: torch.device, lag: int) -> None:
@@ -107,7 +109,7 @@ class StopTest:
             return False
         answer = torch.empty((), dtype=torch.bool, pin_memory=True)
         answer.copy_(flag, non_blocking=True)
-        event = torch.cuda.Event(blocking=True)
+        event = torch.cuda.Event()  # waited for by spinning: a blocking one wakes the host late
         event.record(torch.cuda.current_stream(flag.device))
         self._asked.append((event, answer))
         if len(self._asked) <= self._lag:
@@ -148,7 +150,7 @@ class Search:
 
     def run(self) -> Hypotheses:
         """Take all steps that it needs."""
-        stop = StopTest(self._device, lag=3)
+        stop = StopTest(self._device, LAG)
         for t in range(self._config.max_length + 1):
             self.step(t)
             done = self.state.all_done()

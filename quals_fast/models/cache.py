@@ -25,6 +25,15 @@ class SourceMemory(NamedTuple):
         keys, values = ([x[index] for x in part] for part in (self.keys, self.values))
         return SourceMemory(keys, values, self.mask[index])
 
+    def tensors(self) -> list[Tensor]:
+        """Return all tensors, in one order."""
+        return [*self.keys, *self.values, self.mask]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one layer's keys, ``(B, H, S, D)``."""
+        return tuple(self.keys[0].shape)
+
     @property
     def batch_size(self) -> int:
         """Number of sources, B."""

@@ -9,6 +9,8 @@ import torch
 from quals_fast.models.integers import has_fast_int8
 from quals_fast.ops import EAGER, BackendUnavailableError, Kernels
 
+HALF_PRECISION_UNITS = (7, 0)  # compute capability; before, float16 may take 64 times as long
+
 
 @dataclass(frozen=True, slots=True)
 class Precision:
@@ -40,7 +42,8 @@ def resolve_precision(name: str, device: torch.device, kernels: Kernels = EAGER)
 
     ``"auto"`` on a CPU is the fastest one that keeps the rank correlation with float32 at 0.99 or
     more on real texts (`python -m bench.precision`): ``"mixed"`` where the processor has the
-    instructions for it, else ``"float32"``. On a GPU it is ``"float16"``, as published.
+    instructions for it, else ``"float32"``. On a GPU it is ``"float16"``, as published, and
+    ``"float32"`` where the GPU is older than its matrix units for half precision.
 
     Raises:
         ValueError: an unknown name.
@@ -50,7 +53,7 @@ def resolve_precision(name: str, device: torch.device, kernels: Kernels = EAGER)
         expected = ", ".join(["auto", *PRECISIONS])
         raise ValueError(f"`dtype` must be one of {expected}, but got {name!r}")
     if device.type == "cuda":
-        return _on_gpu("float16" if name == "auto" else name, device)
+        return _on_gpu(name, device)
     fast = torch.cpu._is_avx512_bf16_supported() and has_fast_int8() and kernels is EAGER
     if name == "mixed" and not fast:
         raise BackendUnavailableError(
@@ -61,11 +64,14 @@ def resolve_precision(name: str, device: torch.device, kernels: Kernels = EAGER)
 
 
 def _on_gpu(name: str, device: torch.device) -> Precision:
+    capability = torch.cuda.get_device_capability(device)
+    if name == "auto":
+        name = "float16" if capability >= HALF_PRECISION_UNITS else "float32"
     if name == "mixed":
         raise BackendUnavailableError(
             "dtype 'mixed' is for CPUs; use dtype='float16' or 'bfloat16' on a GPU"
         )
-    if name == "bfloat16" and torch.cuda.get_device_capability(device) < (8, 0):
+    if name == "bfloat16" and capability < (8, 0):
         raise BackendUnavailableError(
             f"dtype 'bfloat16' is not to be had on {torch.cuda.get_device_name(device)}; use "
             "dtype='float16' or 'float32'"

@@ -350,3 +350,18 @@ def test_dtypes():
     message = "`dtype` must be one of auto, float32, mixed, bfloat16, float16, but got 'int8'"
     with pytest.raises(ValueError, match=message):
         resolve_precision("int8", CPU)
+
+
+@pytest.mark.parametrize(("capability", "name"), [((9, 0), "float16"), ((6, 1), "float32")])
+def test_half_precision_is_for_gpus_with_units_for_it(monkeypatch, capability, name):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert resolve_precision("auto", torch.device("cuda")).name == name
+    assert resolve_precision("float16", torch.device("cuda")).name == "float16"  # as asked for
+
+
+def test_bfloat16_on_a_gpu_without_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    message = r"dtype 'bfloat16' is not to be had on Tesla T4; use dtype='float16' or 'float32'"
+    with pytest.raises(RuntimeError, match=message):
+        resolve_precision("bfloat16", torch.device("cuda"))

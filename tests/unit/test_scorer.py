@@ -5,6 +5,9 @@ import math
 import pickle
 import random
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ import tiny_models
 import torch
 
 from quals_fast import DecodingConfig, QualsScorer, ScoringConfig
+from quals_fast.backends import default_batch_tokens, inference
 from quals_fast.config import PRESETS
 from quals_fast.models import linear
 from quals_fast.models.bart import Bart
@@ -237,6 +241,10 @@ def test_settings_that_do_not_fit_the_model_are_refused(folder):
         QualsScorer.from_pretrained(folder, decoding=DecodingConfig(max_length=64))
     with pytest.raises(ValueError, match="`max_batch_tokens` must be at least 1, but got 0"):
         QualsScorer.from_pretrained(folder, max_batch_tokens=0)
+    with pytest.raises(ValueError, match="`graph_bytes` must be at least 0, but got -1"):
+        QualsScorer.from_pretrained(folder, graph_bytes=-1)
+    with pytest.raises(TypeError, match="`graph_bytes` must be an integer, but got float"):
+        QualsScorer.from_pretrained(folder, graph_bytes=8e9)
     with pytest.raises(
         ValueError, match="`backend` must be 'auto', 'eager', 'triton' or 'onnx', but"
     ):
@@ -364,6 +372,55 @@ def test_scores_are_the_same_inside_of(scorer, context):
         hypotheses = scorer.generate(SUMMARIES[:1])
     assert found.scores == expected.scores
     assert hypotheses == scorer.generate(SUMMARIES[:1])
+
+
+def test_of_two_threads_one_computes_at_a_time(folder, monkeypatch):
+    scorer = QualsScorer.from_pretrained(folder, device="cpu")
+    expected = scorer.score(DOCUMENTS, SUMMARIES)
+    computing, most = [], []
+    score = type(scorer._pass).score
+
+    def watch(self, *arguments):
+        computing.append(1)
+        most.append(len(computing))
+        time.sleep(0.05)
+        found = score(self, *arguments)
+        computing.pop()
+        return found
+
+    monkeypatch.setattr(type(scorer._pass), "score", watch)
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: scorer.score(DOCUMENTS, SUMMARIES), range(4)))
+    assert most == [1] * 4
+    assert all(result.scores == expected.scores for result in results)
+
+
+def test_a_callback_may_score(scorer):
+    inside = []
+    scorer.score(
+        DOCUMENTS[:1],
+        SUMMARIES[:1],
+        on_progress=lambda n: inside.append(scorer.score(DOCUMENTS[1:2], SUMMARIES[1:2])),
+    )
+    assert [result[0].status for result in inside] == ["ok"]
+
+
+@pytest.mark.parametrize(("device", "tokens"), [("cpu", 32_768), ("cuda", 262_144)])
+def test_the_batch_budget_follows_the_device(scorer, device, tokens):
+    generator = SimpleNamespace(bart=SimpleNamespace(device=torch.device(device)))
+    assert default_batch_tokens(generator) == tokens
+    if device == "cpu":
+        assert scorer.max_batch_tokens == tokens
+
+
+def test_a_gpus_attention_is_not_cudnns():
+    generator = SimpleNamespace(bart=SimpleNamespace(device=torch.device("cuda")))
+    cuda = torch.backends.cuda
+    before = cuda.cudnn_sdp_enabled()
+    with inference(generator):
+        assert not cuda.cudnn_sdp_enabled()
+        assert cuda.flash_sdp_enabled() and cuda.mem_efficient_sdp_enabled()
+    assert cuda.cudnn_sdp_enabled() == before
 
 
 def test_a_scorer_is_pickled_by_what_it_was_loaded_from(scorer, folder):

@@ -1,0 +1,75 @@
+"""Compile every kernel for a GPU that is not there: ``python compile_kernels.py 90``.
+
+The launchers run as ever, on CPU tensors, and stop where they would launch. Prints a name a line.
+"""
+
+import sys
+
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from quals_fast.ops import TRITON
+
+TOKENS, WIDTH, BEAMS, HEADS, LENGTH = 50_265, 1024, 60, 16, 61
+
+
+class Driver:
+    """As much of a GPU's driver as the compiler asks for."""
+
+    def get_current_target(self):
+        return GPUTarget("cuda", int(sys.argv[1]), 32)
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device):
+        return 0
+
+
+def compile_all():
+    for dtype in (torch.float16, torch.float32):
+        for rows in (60, 960):  # each has tiles of its own
+            hidden = torch.zeros(rows, WIDTH, dtype=dtype)
+            head = hidden, torch.zeros(TOKENS, WIDTH, dtype=dtype), torch.zeros(TOKENS)
+            TRITON.lm_head_topk(*head, 120, (1, 2))
+            TRITON.linear_logprob(*head, torch.zeros(rows, dtype=torch.int64))
+        query = torch.zeros(1, BEAMS, HEADS, 64, dtype=dtype)
+        store = torch.zeros(2, 1, BEAMS, HEADS, LENGTH, 64, dtype=dtype)
+        for length in (1, 20):
+            index = torch.zeros(1, BEAMS, LENGTH, dtype=torch.int64)
+            TRITON.beam_attention(query, *store, index, length)
+    for rule, width in (("fairseq09", 120), ("hamming", 61)):
+        TRITON.group_select(
+            torch.zeros(2, BEAMS, width),
+            torch.zeros(2, BEAMS, width, dtype=torch.int64),
+            torch.zeros(2, BEAMS),
+            torch.ones(2, BEAMS, dtype=torch.bool),
+            rule=rule,
+            num_beam_groups=BEAMS,
+            penalty=0.5,
+            eos_token_id=2,
+            vocab_size=TOKENS,
+        )
+    texts = torch.zeros(2, 64, dtype=torch.int32), torch.ones(2, dtype=torch.int64)
+    needles = torch.zeros(2, BEAMS, 61, dtype=torch.int32)
+    TRITON.span_match(*texts, needles, torch.ones(2, BEAMS, dtype=torch.int64))
+
+
+def main():
+    driver.set_active(Driver())
+    run = JITFunction.run
+
+    def compile_only(self, *arguments, grid, warmup, **named):
+        kernel = run(self, *arguments, grid=grid, warmup=True, **named)
+        assert kernel.asm["cubin"]
+        print(self.__name__)
+        return kernel
+
+    JITFunction.run = compile_only
+    compile_all()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""Kernels compile for GPUs that are not here: the interpreter takes what the compiler does not."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from quals_fast_kernels._compat import HAS_TRITON
+
+SCRIPT = Path(__file__).with_name("compile_kernels.py")
+KERNELS = {
+    "_beam_attention_kernel", "_combine_kernel", "_group_select_kernel", "_linear_logprob_kernel",
+    "_lm_head_kernel", "_select_kernel", "_span_match_kernel",
+}  # fmt: skip
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
+@pytest.mark.parametrize("capability", ["80", "90"])
+def test_every_kernel_compiles(capability, tmp_path):
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    found = subprocess.run(
+        [sys.executable, str(SCRIPT), capability],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**environment, "TRITON_CACHE_DIR": str(tmp_path)},
+    )
+    assert found.returncode == 0, found.stderr
+    assert set(found.stdout.split()) == KERNELS

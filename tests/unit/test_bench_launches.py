@@ -1,0 +1,92 @@
+"""The count of kernels that the GPU path launches: pinned, and checked by hand where it can be."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+from torch.nn import functional as F
+
+from bench import launches as module
+from bench.launches import Launches, count
+from quals_fast import DecodingConfig
+
+
+@pytest.fixture(scope="module")
+def counts():
+    tokenizer = module.byte_level_tokenizer(module.BART_LARGE_SETTINGS)
+    model = module.without_data(module.BART_LARGE, module.BART_LARGE_SETTINGS, tokenizer)
+    return {size: count(model, DecodingConfig(), size) for size in (1, 32)}
+
+
+def test_counts_at_the_size_of_bart_large(counts):
+    one, many = counts[1], counts[32]
+    # A layer's step: 8 products, 3 sums, 3 norms, GELU, 2 keys and values stored, 2 attentions,
+    # 2 to turn the mask into numbers. What is left is embedding, LM head, choice and histories.
+    of_layers = 12 * (8 + 3 + 3 + 1 + 2 + 2 + 2)
+    assert (of_layers, one.products) == (252, 96)
+    assert [one.step[t] for t in (2, 7, 8, 59)] == [283, 283, 309, 309]
+    assert (one.early, one.usual) == (283, 309)
+    assert one.step == many.step
+    both = {"encoding": 392, "selection": 323, "rescoring": 245, "other": 15}
+    assert one.outside == both | {"copies to graphs": 2}  # what was found is sorted in the graphs
+    assert many.outside == both | {"sorting": 9}
+
+
+def test_a_whole_pass(counts):
+    one, many = counts[1], counts[32]
+    assert (one.blocking_reads, one.copies_in) == (2, 6)
+    assert one.stop == 12 and many.stop == 3
+    for each, found in ((4, one), (1, many)):
+        steps = sum(found.step[t] for t in range(26))
+        assert found.total(26) == steps + -(-26 // each) * found.stop + sum(found.outside.values())
+    assert 180e6 < one.graph_bytes < 220e6
+    assert many.graph_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("run", "kernels"),
+    [
+        (lambda x: x.view(-1), 0),
+        (lambda x: x.transpose(0, 1).flatten(), 1),  # has to copy
+        (lambda x: x.flatten(), 0),  # has not
+        (lambda x: x.expand(3, 4, 4).contiguous(), 1),
+        (lambda x: torch.empty_like(x), 0),
+        (lambda x: torch.zeros_like(x), 1),
+        (lambda x: F.linear(x, x) + x, 2),
+        (lambda x: F.scaled_dot_product_attention(*[x[None, None]] * 3), 1),
+        (lambda x: F.scaled_dot_product_attention(*[x[None, None]] * 3, attn_mask=x > 0), 4),
+        (lambda x: x.sort(), 3),
+        (lambda x: F.pad(x, (1, 1)), 2),
+    ],
+)  # fmt: skip
+def test_operations(run, kernels):
+    with torch.inference_mode():
+        x = torch.empty(4, 4, device="meta")
+        with Launches() as launches:
+            run(x)
+    assert launches.total("other") == kernels, launches.kernels
+
+
+def test_copies_from_the_host_are_counted_apart():
+    with torch.inference_mode(), Launches() as launches:
+        torch.zeros(3, device="cpu").to("meta")
+    assert launches.copies_in == 1
+
+
+def test_the_command_ends_with_a_line_of_json(tmp_path):
+    found = subprocess.run(
+        [sys.executable, "-m", "bench.launches", "--batches", "1"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+        env={**os.environ, "BENCH_RESULTS": str(tmp_path)},
+    )
+    result = json.loads(found.stdout.splitlines()[-1])
+    assert result["kernels_per_step"] == {"1": 309}
+    assert result["kernels_outside"] == {"1": 977}
+    assert "kernels launched by the pass of a GPU" in found.stdout
