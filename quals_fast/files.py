@@ -166,6 +166,7 @@ CSV_COLUMNS = (
     "status",
     "n_pairs",
     "truncated_tokens",
+    "unknown_tokens",
     "worst_question",
     "worst_answer",
     "message",

@@ -6,12 +6,14 @@ import re
 import shlex
 from importlib import import_module
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from click.testing import CliRunner
 
 from bench import report
 from quals_fast.cli import app
+from quals_fast.results import Status
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -91,6 +93,29 @@ def test_links_and_paths_lead_somewhere(name):
     for module in re.findall(r"python -m (bench\.[\w.]*\w)", text):
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+
+
+SEMANTICS = (ROOT / "docs" / "semantics.md").read_text("utf-8")
+CITED = re.compile(r"docs/semantics\.md (\d(?:\.\d)?)")
+
+
+def test_cited_sections_of_the_definition_exist():
+    sections = set(re.findall(r"^##+ (\d(?:\.\d)?) ", SEMANTICS, re.MULTILINE))
+    cited = {
+        (str(path), section)
+        for folder in ("quals_fast", "kernels", "bench", "tests")
+        for path in (ROOT / folder).rglob("*.py")
+        for section in CITED.findall(path.read_text("utf-8"))
+    }
+    assert len(cited) >= 20
+    assert {one for one in cited if one[1] not in sections} == set()
+    assert set(re.findall(r"\((\d\.\d)\)", SEMANTICS)) <= sections
+
+
+def test_every_status_is_defined():
+    for status in (*get_args(Status), "no_questions"):
+        assert f"`{status}`" in SEMANTICS, status
+        assert f"`{status}`" in README or status == "no_questions", status
 
 
 @pytest.mark.parametrize("page", report.PAGES, ids=lambda page: page.name)
