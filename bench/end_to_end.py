@@ -5,9 +5,10 @@
 
 Each arm lives in a process of its own, so that its peak memory is its own; the arms take turns,
 round by round, on the same rows, and only one runs at a time. Loading and a first row apart warm
-them up. A ratio is formed within a round. Rounds stop when the case's share of `--limit` is spent;
-one is always run. `--quick`: 10 rows (two published batches) of the bundled model, 5 of BART-base,
-up to 3 rounds, both workloads; under 8 minutes on 2 cores.
+them up; on a GPU the engine scores the rows twice, since it captures its graphs the second time.
+A ratio is formed within a round. Rounds stop when the case's share of `--limit` is spent; one is
+always run, and the result is written after each case. `--quick`: 10 rows (two published batches)
+of the bundled model, 5 of BART-base, up to 3 rounds, both workloads; under 8 minutes on 2 cores.
 
 Agreement: the engine's float32 scores against the reference's on the rows timed, and every other
 type of the engine against its float32 on more rows. `identical_sequences` is the share of the kept
@@ -19,7 +20,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,31 +29,33 @@ from typing import Any
 from scipy.stats import spearmanr
 
 from bench.arms import CTranslate2Arm, EngineArm, Kept, ReferenceArm
-from bench.common import Pair, fill_in, finish, machine, spread
+from bench.common import Pair, fill_in, finish, is_gpu, machine, peak_mib, spread
 from bench.floor import achieved, rates, works_of
-from bench.grow import MODELS, folder_of
+from bench.grow import EVERY_MODEL, TINY, folder_of
 from bench.turns import Turn, Worker
 from bench.workloads import WORKLOADS, describe, load_workload
 
-WEIGHTS = {"qagen-mini": 1.0, "bart-base": 2.0, "bart-large": 8.0}  # of the time limit
-ROWS = {"qagen-mini": 10, "bart-base": 5, "bart-large": 5}  # timed with --quick
+WEIGHTS = {"qagen-mini": 1.0, "bart-base": 2.0, "bart-large": 8.0, TINY: 1.0}  # of the limit
+ROWS = {"qagen-mini": 10, "bart-base": 5, "bart-large": 5, TINY: 2}  # timed with --quick
 REFERENCE, CTRANSLATE2, EXACT = "reference", "ctranslate2", "float32"
 
 
 def start_workers(
-    folder: Path, dtypes: Sequence[str], device: str
+    folder: Path, dtypes: Sequence[str], device: str, *, has_ctranslate2: bool
 ) -> tuple[dict[str, Worker], str]:
     """Start a process for each arm: the reference, the engine in each type, CTranslate2.
+
+    Args:
+        folder: of the model.
+        dtypes: of the engine.
+        device: by torch's name of it.
+        has_ctranslate2: whether CTranslate2 is an arm.
 
     Returns:
         The arms, engines by the type that they run in, and the type that the last of `dtypes` is.
     """
-    is_gpu = device.startswith("cuda")
-    workers = {
-        REFERENCE: Worker(
-            ReferenceArm, folder, device=device, dtype_name="float16" if is_gpu else "float32"
-        )
-    }
+    published = "float16" if is_gpu(device) else "float32"
+    workers = {REFERENCE: Worker(ReferenceArm, folder, device=device, dtype_name=published)}
     chosen = EXACT
     for dtype in dtypes:
         worker = Worker(EngineArm, folder, dtype, device=device)
@@ -60,7 +64,7 @@ def start_workers(
             worker.close()  # "auto" is one of the others
         else:
             workers[chosen] = worker
-    if not is_gpu:
+    if has_ctranslate2:
         CTranslate2Arm(folder)  # converts here, so that the worker's peak memory is not that
         workers[CTRANSLATE2] = Worker(CTranslate2Arm, folder)
     return workers, chosen
@@ -148,16 +152,27 @@ def agree(one: Turn, other: Turn) -> dict[str, float | int | None]:
     }
 
 
-def run_model(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run one model's workloads."""
+def run_model(
+    model: str, arguments: argparse.Namespace, save: Callable[[dict[str, Any]], None]
+) -> None:
+    """Run one model's workloads; `save` gets what was measured up to then after each of them."""
     share = arguments.limit * WEIGHTS[model] / sum(WEIGHTS[m] for m in arguments.models)
     folder = folder_of(model)
     begin = time.perf_counter()
-    workers, chosen = start_workers(folder, arguments.dtypes, arguments.device)
-    cases: dict[str, Any] = {}
+    workers, chosen = start_workers(
+        folder,
+        arguments.dtypes,
+        arguments.device,
+        has_ctranslate2=not arguments.no_ctranslate2,
+    )
+    found: dict[str, Any] = {"arm": chosen, "workloads": {}}
     try:
         warm = load_workload("short", arguments.data, 1)
-        warm_up = {name: worker.score(warm, []).seconds for name, worker in workers.items()}
+        found["warm_up_seconds"] = {
+            name: worker.score(warm, []).seconds for name, worker in workers.items()
+        }
+        engines = [name for name in workers if name not in (REFERENCE, CTRANSLATE2)]
+        measured = rates(arguments.device, engines)
         left = share - (time.perf_counter() - begin)
         for workload in arguments.workloads:
             timed_rows = arguments.rows or ROWS[model]
@@ -166,20 +181,24 @@ def run_model(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
             )
             timed = rows[:timed_rows]
             seconds = max(0.0, left) / len(arguments.workloads)
-            cases[workload] = run_case(workers, timed, rows, arguments.rounds, seconds)
-        facts = {name: worker.close() for name, worker in workers.items()}
+            if is_gpu(arguments.device):
+                for name in engines * 2:
+                    workers[name].score(timed, [])
+            case = run_case(workers, timed, rows, arguments.rounds, seconds)
+            works, times = case.pop("works"), case["seconds_per_summary"]
+            case["floor"] = {
+                name: achieved(folder, works, times[name]["median"] * len(works), name, measured)
+                for name in engines
+            }
+            found["workloads"][workload] = case
+            found["facts"] = {
+                name: worker.facts | {"peak_mib": worker.ask(peak_mib)}
+                for name, worker in workers.items()
+            }
+            save(found)
     finally:
         for worker in workers.values():
             worker.kill()
-    measured = rates(arguments.device)
-    for case in cases.values():
-        works, times = case.pop("works"), case["seconds_per_summary"]
-        case["floor"] = {
-            name: achieved(folder, works, times[name]["median"] * len(works), name, measured)
-            for name in workers
-            if name not in (REFERENCE, CTRANSLATE2)
-        }
-    return {"arm": chosen, "warm_up_seconds": warm_up, "facts": facts, "workloads": cases}
 
 
 def summarise(models: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -209,7 +228,9 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="under 8 minutes on 2 cores")
     parser.add_argument("--data", type=Path, help="JSON lines; the project's examples without")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=["qagen-mini", "bart-base"])
+    parser.add_argument(
+        "--models", nargs="+", choices=EVERY_MODEL, default=["qagen-mini", "bart-base"]
+    )
     parser.add_argument("--workloads", nargs="+", choices=[*WORKLOADS], default=[*WORKLOADS])
     parser.add_argument("--rows", type=int, help="rows timed (quick: 10 or 5, else 10)")
     parser.add_argument("--rounds", type=int, help="at most (quick: 3, else 5)")
@@ -217,24 +238,34 @@ def main() -> None:
     parser.add_argument("--limit", type=float, help="seconds (quick: 390, else 5400)")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "auto"], help="of the engine")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--no-ctranslate2", action="store_true", help="without that arm, as always on a GPU"
+    )
     arguments = parser.parse_args()
     defaults = {"rows": 10, "rounds": 5, "agreement_rows": 100, "limit": 5400}
     if arguments.quick:
         defaults = {"rounds": 3, "agreement_rows": 10, "limit": 390}
     fill_in(arguments, defaults)
-    models = {model: run_model(model, arguments) for model in arguments.models}
-    is_gpu = arguments.device.startswith("cuda")
-    others = {} if is_gpu else {"ctranslate2": version("ctranslate2")}
-    finish(
-        "end_to_end",
-        {
-            **summarise(models),
-            "data": arguments.data.name if arguments.data else "examples",
-            "quick": arguments.quick,
-            "versions": machine()["versions"] | others,
-            "cases": models,
-        },
-    )
+    arguments.no_ctranslate2 |= is_gpu(arguments.device)
+    others = {} if arguments.no_ctranslate2 else {"ctranslate2": version("ctranslate2")}
+    models: dict[str, dict[str, Any]] = {}
+
+    def save(model: str, found: dict[str, Any]) -> None:
+        models[model] = found
+        finish(
+            "end_to_end",
+            {
+                **summarise(models),
+                "data": arguments.data.name if arguments.data else "examples",
+                "quick": arguments.quick,
+                "versions": machine()["versions"] | others,
+                "cases": models,
+            },
+            arguments.device,
+        )
+
+    for model in arguments.models:
+        run_model(model, arguments, partial(save, model))
 
 
 if __name__ == "__main__":

@@ -28,11 +28,14 @@ from torch import Tensor
 from bench.common import EXAMPLES, load_pairs
 from bench.net2net import Growth, Statistics, deepen, widen
 from bench.published import PublishedPipeline
+from bench.tiny import write_tiny
 from quals_fast import QualsScorer
 from quals_fast.models.checkpoint import sha256
 from quals_fast.models.loading import model_folder, read_weights
 
 MODELS = ("qagen-mini", "bart-base", "bart-large")
+TINY = "tiny"  # for dry runs; nothing that it measures means anything
+EVERY_MODEL = (*MODELS, TINY)
 NEVER = -1e4  # logit bias of tokens that were added
 STATISTICS_ROWS = 4  # example summaries whose hidden states the added layers are fitted to
 
@@ -45,15 +48,19 @@ GROWTHS = {
 
 
 def folder_of(name: str) -> Path:
-    """Return the folder of a model by the benchmarks' names; grow it if it is not there yet.
+    """Return the folder of a model by the benchmarks' names; make it if it is not there yet.
 
-    Grown models lie in ``$XDG_CACHE_HOME/quals_fast/bench``, under a key of the bundled model and
-    of this file.
+    Models that are made lie in ``$XDG_CACHE_HOME/quals_fast/bench``, under a key of what they are
+    made of.
     """
     if name == "qagen-mini":
         return model_folder(name)
+    if name == TINY:
+        texts = [text for pair in load_pairs([EXAMPLES]) for text in (pair.document, pair.summary)]
+        parts = [EXAMPLES, Path(__file__).with_name("tiny.py")]
+        return cached(name, parts, lambda target: write_tiny(texts, target))
     if name not in GROWTHS:
-        raise ValueError(f"`model` must be one of {', '.join(MODELS)}, but got {name!r}")
+        raise ValueError(f"`model` must be one of {', '.join(EVERY_MODEL)}, but got {name!r}")
     source = model_folder("qagen-mini")
     parts = [source / "SHA256SUMS", Path(__file__), Path(__file__).with_name("net2net.py")]
     return cached(name, parts, lambda target: write(source, GROWTHS[name], target))
@@ -167,11 +174,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--shape", choices=sorted(GROWTHS), default="bart-base")
-    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--shape", choices=[*sorted(GROWTHS), TINY], default="bart-base")
+    parser.add_argument("--rows", type=int, default=8, help="to compare on; 0: only make the model")
     arguments = parser.parse_args()
     print(folder_of(arguments.shape))
-    print(json.dumps(compare(arguments.shape, arguments.rows)))
+    if arguments.rows:
+        print(json.dumps(compare(arguments.shape, arguments.rows)))
 
 
 if __name__ == "__main__":

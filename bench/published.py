@@ -3,7 +3,7 @@
 Attention through SDPA, key-value cache, all threads, the published batch sizes (5 summaries, 30
 pairs), every batch padded. As published, the search looks at all V log-probabilities for each of
 the 60 groups in turn, finished summaries leave the batch, and the document is encoded once a pair.
-Source: SEMANTICS 1; fairseq 0.9 (sequence_generator.py, search.py); amazon-science/
+Source: docs/semantics.md 1; fairseq 0.9 (sequence_generator.py, search.py); amazon-science/
 fact-check-summarization. One sentence at a time: quals_fast/reference/diverse_beam.py.
 """
 

@@ -1,7 +1,7 @@
-"""Paste the numbers of bench/results into README.md, between its markers.
+"""Paste the numbers of bench/results into the README and docs, between their markers.
 
-    python -m bench.report          writes the README
-    python -m bench.report --check  ends with exit code 1 if the README is not what it would write
+    python -m bench.report          writes the pages
+    python -m bench.report --check  ends with exit code 1 if a page is not what it would write
 
 A section stands between ``<!-- report:NAME -->`` and ``<!-- /report -->``.
 """
@@ -16,8 +16,9 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.common import RESULTS, ROOT
+from bench.gpu.stages import STAGES
 
-README = ROOT / "README.md"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "gpu.md")
 SECTION = re.compile(r"(<!-- report:(\w+) -->\n).*?(<!-- /report -->)", re.DOTALL)
 
 
@@ -445,6 +446,48 @@ def qags_models() -> str:
     )
 
 
+def gpu() -> str:
+    """Report what was measured on a GPU: the figure of each stage of bench/gpu.sh."""
+    rows = []
+    for name, stage in STAGES.items():
+        path = stage.result_file(RESULTS, "cuda")
+        if path is None or not path.is_file() or path.suffix != ".json":
+            continue
+        m = json.loads(path.read_text("utf-8"))["machine"]
+        software = f"torch {m['versions']['torch']}, driver {m['driver']}"
+        rows.append([name, stage.figure(RESULTS, "cuda"), f"{m['gpu']}, {software}", m["commit"]])
+    if not rows:
+        return (
+            "Nothing has been measured on a GPU yet, so this page has no GPU figures. The kernels "
+            "run in Triton's interpreter and compile for the A100 and H100. On a machine with a "
+            "GPU, `bench/gpu.sh` measures everything in under 9 minutes."
+        )
+    return table(["stage", "figure", "measured on", "commit"], rows)
+
+
+def launches() -> str:
+    """Report the kernels that the pass of a GPU launches, as counted without one."""
+    result = load("launches")
+    rows = []
+    for pairs, of in result["counts"].items():
+        parts = ", ".join(f"{part} {n}" for part, n in of["outside"].items() if n)
+        held = f"{of['graph_mib']:,.0f} MiB" if of["graph_mib"] else "no graphs"
+        outside = f"{sum(of['outside'].values())} ({parts})"
+        steps = [str(of[what]) for what in ("step_early", "step", "step_products", "stop")]
+        rows.append([pairs, *steps, outside, str(of["blocking_reads"]), held])
+    header = [
+        "pairs", "kernels a step before an end is allowed", "a step after that",
+        "of these matrix products", "to test for the end, a graph or step", "outside of the steps",
+        "blocking reads", "graphs hold",
+    ]  # fmt: skip
+    m = result["machine"]
+    return (
+        f"{table(header, rows)}\n\nBART-large's shape with a byte-level tokenizer, 60 beams. "
+        "cuBLAS may split a product, which adds a kernel that sums the parts. "
+        f"torch {m['versions']['torch']}, commit {m['commit']}."
+    )
+
+
 def _estimate(one: dict[str, float]) -> str:
     return f"{one['value']:.2f} [{one['low']:.2f}, {one['high']:.2f}]"
 
@@ -470,12 +513,14 @@ SECTIONS: dict[str, Callable[[], str]] = {
         conseq_experiment,
         claim,
         qags_models,
+        gpu,
+        launches,
     )
 }
 
 
 def render(text: str) -> str:
-    """Return the README with its numbers."""
+    """Return a page with its numbers."""
     return SECTION.sub(lambda m: f"{m[1]}{SECTIONS[m[2]]()}\n{m[3]}", text)
 
 
@@ -486,11 +531,12 @@ def main() -> None:
     )
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
-    old = README.read_text("utf-8")
-    new = render(old)
-    if arguments.check:
-        sys.exit(old != new and "README.md is out of date: run python -m bench.report")
-    README.write_text(new, "utf-8")
+    for page in PAGES:
+        old = page.read_text("utf-8")
+        new = render(old)
+        if arguments.check and old != new:
+            sys.exit(f"{page.relative_to(ROOT)} is out of date: run python -m bench.report")
+        page.write_text(new, "utf-8")
 
 
 if __name__ == "__main__":

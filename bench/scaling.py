@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.arms import EngineArm
-from bench.common import RESULTS, Pair, finish, peak_mib, spread
+from bench.common import RESULTS, Pair, finish, peak_mib, result_name, spread
 from bench.grow import MODELS, folder_of
 from bench.workloads import load_workload, token_count
 from quals_fast import DecodingConfig
@@ -157,8 +157,8 @@ def main() -> None:
         "beams": by_beams,
         f"rows ({arguments.row_beams} beams)": by_rows,
     }
-    plot(panels, RESULTS / "scaling.svg")
-    finish("scaling", result)
+    plot(panels, RESULTS / f"{result_name('scaling', arguments.device)}.svg")
+    finish("scaling", result, arguments.device)
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ class Source:
         summaries = [self.text(60) for _ in range(number)]
         drawn = [self.answer(s) for s in summaries for _ in range(NUM_BEAMS)]
         questions = ["Who?", "who?", "who!", "WHEN", "ÉTÉ", "été", "\u01c4", "\u01c5", "E\u0301"]
-        ids = [s.text_ids for s in self.tokenizer.encode([*summaries, *drawn, *questions])]
+        ids = [list(s.text_ids) for s in self.tokenizer.encode([*summaries, *drawn, *questions])]
         asked = ids[-len(questions) :]
         groups = []
         for n, summary in enumerate(summaries):

@@ -1,76 +1,92 @@
-"""Large batches and single pairs: pairs a second, and the time of one pair.
+"""Large batches and single pairs: pairs a second, the share of the floor, the time of one pair.
 
-    python -m bench.throughput --device cuda [--model bart-large] [--data FILE]
+    python -m bench.throughput --device cuda [--rows 64 256] [--model bart-large] [--data FILE]
 
 Texts are the `long` workload; bart-large is the bundled model grown to that size (bench/grow.py).
-Warm-up (kernels compiled, graphs captured) is reported apart. Ends with one JSON line.
+Warm-up (kernels compiled, graphs captured) is reported apart. The floor is that of bench/floor.py.
+Ends with one JSON line; the result is written after each number of rows.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from bench.common import finish, spread
-from bench.grow import MODELS, folder_of
+from bench.arms import EngineArm
+from bench.common import Pair, finish, is_gpu, spread
+from bench.floor import achieved, rates, works_of
+from bench.grow import EVERY_MODEL, folder_of
+from bench.latency import percentiles_ms, seconds_of_each
 from bench.workloads import load_workload
-from quals_fast import QualsScorer
 
 BATCH, SINGLE = 256, 30  # pairs at once; pairs one after the other
 
 
+def measure(
+    arm: EngineArm, pairs: Sequence[Pair], rounds: int, folder: Path, rates_per_s: dict[str, float]
+) -> dict[str, Any]:
+    """Score rows together, round by round; count what they asked for.
+
+    Args:
+        arm: the engine.
+        pairs: the rows.
+        rounds: that are timed.
+        folder: of its model.
+        rates_per_s: of the machine, as `bench.floor.rates` measures them.
+    """
+    documents, summaries = [p.document for p in pairs], [p.summary for p in pairs]
+    times = []
+    for _ in range(2 + rounds):  # a GPU captures its graphs when a shape comes a second time
+        start = time.perf_counter()
+        arm.score(documents, summaries)
+        times.append(time.perf_counter() - start)
+    timed = spread(times[2:])
+    dtype = arm.runs_as("dtype") or "float32"
+    return {
+        "warm_up_s": times[:2],
+        "pairs_per_s": spread([len(pairs) / seconds for seconds in times[2:]]),
+        "floor": achieved(folder, works_of(arm, pairs), timed["median"], dtype, rates_per_s),
+    }
+
+
 def main() -> None:
-    """Measure and write bench/results/throughput_<device>.json."""
+    """Measure and write bench/results/throughput.json."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--model", choices=MODELS, default="bart-large")
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--rows", type=int, default=BATCH)
+    parser.add_argument("--model", choices=EVERY_MODEL, default="bart-large")
+    parser.add_argument("--data", type=Path, help="JSON lines; the project's examples without")
+    parser.add_argument("--rows", type=int, nargs="+", default=[BATCH], help="pairs at once")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    pairs = load_workload("long", arguments.data, arguments.rows)
-    documents, summaries = [p.document for p in pairs], [p.summary for p in pairs]
-    scorer = QualsScorer.from_pretrained(
-        folder_of(arguments.model),
-        device=arguments.device,
-        dtype=arguments.dtype,
-        max_batch_tokens=262_144,
-    )
-    is_gpu = scorer.generator.bart.device.type == "cuda"
-    start = time.perf_counter()
-    scorer.score(documents, summaries)
-    scorer.score(documents[:1], summaries[:1])
-    warm_up_s = time.perf_counter() - start
-    rates = []
-    for _ in range(arguments.rounds):
-        start = time.perf_counter()
-        scorer.score(documents, summaries)
-        rates.append(len(pairs) / (time.perf_counter() - start))
-    single = []
-    for document, summary in list(zip(documents, summaries, strict=True))[:SINGLE]:
-        start = time.perf_counter()
-        scorer.score([document], [summary])
-        single.append(1000 * (time.perf_counter() - start))
-    finish(
-        f"throughput_{'gpu' if is_gpu else 'cpu'}",
-        {
-            "model": arguments.model,
-            "workload": "long",
-            "rows": len(pairs),
-            "signature": scorer.signature,
-            "warm_up_s": warm_up_s,
-            "pairs_per_s": spread(rates),
-            "one_pair_ms": spread(single) | {"p50": statistics.median(single)},
-            "peak_gpu_mib": torch.cuda.max_memory_allocated() / 2**20 if is_gpu else None,
-        },
-    )
+    pairs = load_workload("long", arguments.data, max(arguments.rows))
+    folder = folder_of(arguments.model)
+    arm = EngineArm(folder, arguments.dtype, device=arguments.device)
+    device = arm.scorer.generator.bart.device.type
+    measured = rates(device, [arm.runs_as("dtype") or "float32"])
+    batches: dict[int, dict[str, Any]] = {}
+    result = {
+        "model": arguments.model,
+        "workload": "long",
+        "signature": arm.scorer.signature,
+        "batches": batches,
+    }
+    for rows in arguments.rows:
+        batches[rows] = measure(arm, pairs[:rows], arguments.rounds, folder, measured)
+        if is_gpu(device):
+            result["peak_gpu_mib"] = torch.cuda.max_memory_allocated() / 2**20
+        finish("throughput", result, device)
+    for _ in range(2):
+        seconds_of_each(arm, pairs[:SINGLE])
+    result["one_pair_ms"] = percentiles_ms(seconds_of_each(arm, pairs[:SINGLE]))
+    finish("throughput", result, device)
 
 
 if __name__ == "__main__":

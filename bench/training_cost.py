@@ -47,8 +47,8 @@ import torch
 from torch.nn import functional as F
 from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTokenizerFast
 
-from bench.common import Pair, finish, spread
-from bench.grow import MODELS, folder_of
+from bench.common import Pair, fill_in, finish, spread, synchronize
+from bench.grow import EVERY_MODEL, TINY, folder_of
 from bench.workloads import WORKLOADS, describe, load_workload, token_count
 from quals_fast import QualsScorer
 from quals_fast.training import BackgroundScorer
@@ -124,8 +124,7 @@ class Policy:
         (advantages.flatten() * loss).mean().backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        if loss.is_cuda:
-            torch.cuda.synchronize()
+        synchronize()
 
 
 Arm = Callable[[Batch], float]
@@ -231,27 +230,28 @@ def flat(scores: list[Any]) -> list[float]:
 
 def take_turns(
     arms: list[tuple[str, Arm]], batch: Batch, rounds: int, bases: dict[str, str]
-) -> dict[str, Any]:
-    """Run the arms in turn; form shares within a round.
+) -> Iterator[dict[str, Any]]:
+    """Run the arms in turn; after each round yield the figures of all of them up to then.
 
     Args:
         arms: by name.
         batch: for all of them.
         rounds: that count.
-        bases: the arm without scoring that each other one is compared with.
+        bases: the arm without scoring that each other one is compared with; shares are formed
+            within a round.
     """
     seconds: dict[str, list[float]] = {name: [] for name, _ in arms}
     for _ in range(rounds):
         for name, run in arms:
             seconds[name].append(run(batch))
             print(f"{name}: {seconds[name][-1]:.1f} s", file=sys.stderr, flush=True)
-    return {
-        "seconds": {name: spread(own) for name, own in seconds.items()},
-        "share": {
-            name: spread([1 - a / b for a, b in zip(seconds[base], seconds[name], strict=True)])
-            for name, base in bases.items()
-        },
-    }
+        yield {
+            "seconds": {name: spread(own) for name, own in seconds.items()},
+            "share": {
+                name: spread([1 - a / b for a, b in zip(seconds[base], seconds[name], strict=True)])
+                for name, base in bases.items()
+            },
+        }
 
 
 def step_batch(pairs: list[Pair], n_documents: int, n_completions: int) -> Batch:
@@ -263,21 +263,24 @@ def step_batch(pairs: list[Pair], n_documents: int, n_completions: int) -> Batch
     return Batch([pair.document for pair in pairs[:n_documents]], completions)
 
 
-def run_case(arguments: argparse.Namespace, workload: str) -> dict[str, Any]:
-    """Measure one workload."""
+def run_case(
+    arguments: argparse.Namespace, workload: str, save: Callable[[dict[str, Any]], None]
+) -> None:
+    """Measure one workload; `save` gets what was measured up to then after each round."""
     rows = max(arguments.summaries, arguments.documents + arguments.completions)
     pairs = load_workload(workload, arguments.data, rows)
     step = step_batch(pairs, arguments.documents, arguments.completions)
     evaluated = step_batch(pairs, arguments.summaries, 1)
     new_tokens = round(statistics.median(token_count([pair.summary for pair in pairs])))
     place = {"device": arguments.scorer_device or arguments.device, "cache_bytes": CACHE_BYTES}
-    scorer = QualsScorer.from_pretrained(arguments.scorer, **place)
+    model = str(folder_of(TINY)) if arguments.scorer == TINY else arguments.scorer
+    scorer = QualsScorer.from_pretrained(model, **place)
     policy = Policy(folder_of(arguments.policy), arguments.device, new_tokens)
     with ExitStack() as stack:
         background = {
             "thread": stack.enter_context(BackgroundScorer(scorer)),
             "process": stack.enter_context(
-                BackgroundScorer.in_process(arguments.scorer, threads=None, **place)
+                BackgroundScorer.in_process(model, threads=None, **place)
             ),
         }
         arms = Arms(policy, scorer, background)
@@ -286,7 +289,15 @@ def run_case(arguments: argparse.Namespace, workload: str) -> dict[str, Any]:
             run(Batch(step.documents[:1], step.completions[:1]))
         arms.scoring.clear()
         bases = {name: "none" for name, _ in of_step if name != "none"}
-        found = {"step": take_turns(of_step, step, arguments.rounds, bases)}
+        found: dict[str, Any] = {
+            "new_tokens": new_tokens,
+            "sizes": describe(pairs),
+            "signature": scorer.signature,
+        }
+        for found["step"] in take_turns(of_step, step, arguments.rounds, bases):
+            save(found)
+        if not arguments.summaries:
+            return
         # As many steps as the scoring of the evaluation lasts, by what a step's scoring took.
         n_scored = arguments.documents * arguments.completions
         lasts = statistics.median(arms.scoring) / n_scored * arguments.summaries
@@ -297,17 +308,12 @@ def run_case(arguments: argparse.Namespace, workload: str) -> dict[str, Any]:
             for name, _ in of_evaluation
             if not name.startswith("none")
         }
-        found["evaluation"] = take_turns(of_evaluation, evaluated, arguments.rounds, bases)
-    return {
-        **found,
-        "new_tokens": new_tokens,
-        "steps_beside_evaluation": n_steps,
-        "sizes": describe(pairs),
-        "cache": {
-            name: getattr(scorer.cache_stats, name) for name in ("hits", "misses", "n_bytes")
-        },
-        "signature": scorer.signature,
-    }
+        found["steps_beside_evaluation"] = n_steps
+        turns = take_turns(of_evaluation, evaluated, arguments.rounds, bases)
+        for found["evaluation"] in turns:
+            stats = scorer.cache_stats
+            found["cache"] = {name: getattr(stats, name) for name in ("hits", "misses", "n_bytes")}
+            save(found)
 
 
 def main() -> None:
@@ -318,13 +324,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--data", type=Path, help="JSON lines; the project's examples without")
     parser.add_argument("--workloads", nargs="+", choices=[*WORKLOADS], default=["short"])
-    parser.add_argument("--policy", choices=MODELS, help="(quick: qagen-mini, else bart-base)")
+    parser.add_argument("--policy", choices=EVERY_MODEL, help="(quick: qagen-mini, else bart-base)")
     parser.add_argument("--scorer", default="qagen-mini", help="the bundled model, or a folder")
     parser.add_argument("--device", default="cpu", help="of the training")
     parser.add_argument("--scorer-device", help="that of the training without")
     parser.add_argument("--documents", type=int, help="(quick: 2, else 8)")
     parser.add_argument("--completions", type=int, help="of a document (quick: 4, else 8)")
-    parser.add_argument("--summaries", type=int, help="of an evaluation (quick: 8, else 500)")
+    parser.add_argument(
+        "--summaries", type=int, help="of an evaluation; 0: none (quick: 8, else 500)"
+    )
     parser.add_argument("--rounds", type=int, help="(quick: 2, else 3)")
     arguments = parser.parse_args()
     defaults = {"policy": "bart-base", "documents": 8, "completions": 8, "summaries": 500,
@@ -332,30 +340,36 @@ def main() -> None:
     if arguments.quick:
         defaults = {"policy": "qagen-mini", "documents": 2, "completions": 4, "summaries": 8,
                     "rounds": 2}  # fmt: skip
-    for name, value in defaults.items():
-        if getattr(arguments, name) is None:
-            setattr(arguments, name, value)
-    cases = {workload: run_case(arguments, workload) for workload in arguments.workloads}
-    finish(
-        "training_cost",
-        {
+    fill_in(arguments, defaults)
+    cases: dict[str, dict[str, Any]] = {}
+
+    def save(workload: str, case: dict[str, Any]) -> None:
+        cases[workload] = case
+        shares = {
             f"share_of_{what}": {
-                arguments.policy: {
-                    workload: case[what]["share"] for workload, case in cases.items()
-                }
+                arguments.policy: {name: one[what]["share"] for name, one in cases.items()}
             }
             for what in ("step", "evaluation")
+            if all(what in one for one in cases.values())
         }
-        | {
-            "policy": arguments.policy,
-            "documents": arguments.documents,
-            "completions": arguments.completions,
-            "summaries": arguments.summaries,
-            "data": arguments.data.name if arguments.data else "examples",
-            "quick": arguments.quick,
-            "cases": cases,
-        },
-    )
+        finish(
+            "training_cost",
+            {
+                **shares,
+                "policy": arguments.policy,
+                "scorer": arguments.scorer,
+                "documents": arguments.documents,
+                "completions": arguments.completions,
+                "summaries": arguments.summaries,
+                "data": arguments.data.name if arguments.data else "examples",
+                "quick": arguments.quick,
+                "cases": cases,
+            },
+            arguments.device,
+        )
+
+    for workload in arguments.workloads:
+        run_case(arguments, workload, partial(save, workload))
 
 
 if __name__ == "__main__":

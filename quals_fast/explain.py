@@ -25,6 +25,7 @@ _MEANINGS: dict[Status, str] = {
     "no_pairs": "no generated question had its answer in the summary, so nothing can be compared",
     "empty_summary": "the summary is empty, so no question can be generated from it",
     "empty_document": "the document is empty, so there is nothing to compare the summary with",
+    "unknown_text": "the model cannot read this text, so a score would mean nothing",
     "error": "this row could not be scored",
 }
 
@@ -92,6 +93,8 @@ def render_terminal(row: ExplainedRow, *, max_pairs: int | None = None) -> Rende
     facts = [f"score {_number(row.score)}", result.status, count(len(result.pairs), "pair")]
     if result.truncated_tokens:
         facts.append(f"{count(result.truncated_tokens, 'source token')} cut off")
+    if result.unknown_tokens:
+        facts.append(count(result.unknown_tokens, "unknown token"))
     parts: list[RenderableType] = [
         Text.assemble((printable(row.id), "bold"), *(f"   {fact}" for fact in facts))
     ]

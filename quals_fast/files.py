@@ -153,6 +153,7 @@ CSV_COLUMNS = (
     "status",
     "n_pairs",
     "truncated_tokens",
+    "unknown_tokens",
     "worst_question",
     "worst_answer",
     "message",

@@ -1,6 +1,6 @@
 """Which generated sequences are question-answer pairs about the summary, and which are kept.
 
-Source: SEMANTICS 1.3; amazon-science/fact-check-summarization, preprocess/evaluate_hypo.py.
+Source: docs/semantics.md 1.3; amazon-science/fact-check-summarization, preprocess/evaluate_hypo.py.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ def pairs_about(
             continue
         question_ids, answer_ids = parts
         answer = tokenizer.decode(answer_ids)
+        if tokenizer.unknown_token_id in answer_ids:  # it may stand for another word there
+            continue
         needle = _as_text(answer_ids) if tokenizer.answer_match == "ids" else answer.lower()
         if answer.strip() and needle in haystack:
             pairs.append(KeptPair(tokenizer.decode(question_ids), answer, hypothesis))

@@ -1,6 +1,6 @@
 """Question-answer sequences of many summaries: batches through the beam search, read back.
 
-Source: SEMANTICS 1.1 and 1.2.
+Source: docs/semantics.md 1.1, docs/semantics.md 1.2.
 """
 
 from __future__ import annotations

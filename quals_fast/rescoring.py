@@ -1,6 +1,6 @@
 """Log-probabilities of given targets, given documents that are encoded once.
 
-Source: SEMANTICS 1.4. The published program encodes the document anew for each pair.
+Source: docs/semantics.md 1.4. The published program encodes the document anew for each pair.
 """
 
 from __future__ import annotations

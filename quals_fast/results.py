@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 TokenLogprobs: TypeAlias = tuple[float, ...]
-Status = Literal["ok", "no_pairs", "empty_summary", "empty_document", "error"]
+Status = Literal["ok", "no_pairs", "empty_summary", "empty_document", "unknown_text", "error"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,13 +77,15 @@ class SummaryScore:
     """The score of one summary against its document.
 
     Attributes:
-        status: ``ok``, ``no_pairs``, ``empty_summary``, ``empty_document`` or ``error``.
+        status: ``ok``, ``no_pairs``, ``empty_summary``, ``empty_document``, ``unknown_text`` (more
+            than half of a text's tokens are unknown to the model) or ``error``.
         score: QUALS, nats a token: near 0, the document supports the summary; clearly negative, it
             does not. NaN where `status` is not ``ok`` (but see `ScoringConfig.no_pairs_score`).
         pairs: the kept pairs, in the order of selection.
         n_hypotheses: sequences that the search returned, before the filter.
         truncated_tokens: source tokens of summary and document that the model did not see.
-        message: what was wrong and what to do, where `status` is ``error``.
+        unknown_tokens: tokens of both whole texts that stand for what the vocabulary lacks.
+        message: what was wrong and what to do, where `status` is ``unknown_text`` or ``error``.
     """
 
     status: Status
@@ -91,6 +93,7 @@ class SummaryScore:
     pairs: tuple[QAPair, ...] = ()
     n_hypotheses: int = 0
     truncated_tokens: int = 0
+    unknown_tokens: int = 0
     message: str | None = None
 
     @classmethod
@@ -102,6 +105,7 @@ class SummaryScore:
         n_hypotheses: int,
         num_beams: int,
         truncated_tokens: int,
+        unknown_tokens: int = 0,
     ) -> SummaryScore:
         """Take the mean of the pairs' scores, or `no_pairs_score` (None: NaN) without pairs.
 
@@ -124,6 +128,7 @@ class SummaryScore:
             pairs=pairs,
             n_hypotheses=n_hypotheses,
             truncated_tokens=truncated_tokens,
+            unknown_tokens=unknown_tokens,
         )
 
     @property
@@ -185,8 +190,13 @@ class RowScore(Protocol):
         ...
 
     @property
+    def unknown_tokens(self) -> int:
+        """Tokens that stand for what the vocabulary lacks."""
+        ...
+
+    @property
     def message(self) -> str | None:
-        """What was wrong, where `status` is ``error``."""
+        """What was wrong, where `status` is ``error`` or ``unknown_text``."""
         ...
 
     @property
@@ -206,6 +216,7 @@ def row_to_dict(row: RowScore, *, include_pairs: bool) -> dict[str, Any]:
         "status": row.status,
         "n_pairs": len(row.pairs),
         "truncated_tokens": row.truncated_tokens,
+        "unknown_tokens": row.unknown_tokens,
     }
     if row.message is not None:
         content["message"] = row.message

@@ -35,6 +35,7 @@ from quals_fast.validation import (
     check_same_length,
     check_texts,
     check_token_ids,
+    check_tokens,
     require_texts,
 )
 
@@ -226,19 +227,10 @@ class QualsScorer:
             for summary in (entry if isinstance(entry, list | tuple) else [entry])
         ]
         checked = [check_pair(document, summary) for document, summary in tasks]
-        good = [task for task, problem in zip(tasks, checked, strict=True) if problem is None]
-
-        sources = self._encode([document for document, _ in good])
-        texts = [summary for _, summary in good]
-        sources_of_summaries = self._encode(texts)
-        with self._lock, inference(self.generator):
-            found = self._pass.score(
-                sources, texts, sources_of_summaries, on_progress or (lambda n: None)
-            )
-        scored = map(self._aggregate, sources, sources_of_summaries, found)
-
-        flat = [next(scored) if problem is None else problem for problem in checked]
-        return QualsResult(nested_like(nested, flat), self.signature)
+        readable = [task for task, problem in zip(tasks, checked, strict=True) if problem is None]
+        scored = iter(self._score(readable, on_progress or (lambda n: None)))
+        rows = [next(scored) if problem is None else problem for problem in checked]
+        return QualsResult(nested_like(nested, rows), self.signature)
 
     def generate(self, summaries: Sequence[str]) -> list[list[Hypothesis]]:
         """Generate question-answer sequences from each summary, in the rule's order.
@@ -279,6 +271,29 @@ class QualsScorer:
             )
         return found
 
+    def _score(
+        self, pairs: list[tuple[str, str]], on_progress: Callable[[int], None]
+    ) -> list[SummaryScore]:
+        """Score document and summary of each pair, if their tokens say enough for that."""
+        documents = self._encode([document for document, _ in pairs])
+        summaries = self._encode([summary for _, summary in pairs])
+        checked = list(map(check_tokens, documents, summaries))
+        good = [i for i, problem in enumerate(checked) if problem is None]
+        if len(good) < len(pairs):
+            on_progress(len(pairs) - len(good))
+        with self._lock, inference(self.generator):
+            found = self._pass.score(
+                [documents[i] for i in good],
+                [pairs[i][1] for i in good],
+                [summaries[i] for i in good],
+                on_progress,
+            )
+        scored = (
+            self._aggregate(documents[i], summaries[i], row)
+            for i, row in zip(good, found, strict=True)
+        )
+        return [next(scored) if problem is None else problem for problem in checked]
+
     def _encode(self, texts: list[str]) -> list[Source]:
         """Tokenise each distinct text once."""
         distinct = list(dict.fromkeys(texts))
@@ -307,6 +322,7 @@ class QualsScorer:
             n_hypotheses=found.n_hypotheses,
             num_beams=self.decoding.num_beams,
             truncated_tokens=summary.truncated_tokens + document.truncated_tokens,
+            unknown_tokens=summary.unknown_tokens + document.unknown_tokens,
         )
 
 

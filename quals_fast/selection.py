@@ -2,7 +2,7 @@
 
 Shapes are fixed and no value decides what runs, so that a CUDA graph can hold it all.
 `quals_fast.filtering.keep_pairs` says the same of one summary in plain Python.
-Source: SEMANTICS 1.3.
+Source: docs/semantics.md 1.3.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class PairSelector:
     ) -> None:
         self._device, self._span_match = device, span_match
         self._by_ids = tokenizer.answer_match == "ids"
-        self._sep = settings.sep_token_id
+        self._sep, self._unknown = settings.sep_token_id, tokenizer.unknown_token_id
         special = {settings.eos_token_id, settings.pad_token_id, settings.forced_bos_token_id}
         is_special = [token in special for token in range(settings.vocab_size)]
         self._is_special = torch.tensor(is_special, device=device)
@@ -112,9 +112,12 @@ class PairSelector:
             needles = texts.letters
         is_found = self._span_match(summaries.symbols, summaries.lengths, *needles)
         has_one_sep = is_sep.sum(-1) == 1
+        is_answer = ~texts.is_blank & is_found
+        if self._unknown is not None:  # it may stand for another word in the summary
+            is_answer = is_answer & ~(parts.in_answer & (ids == self._unknown)).any(-1)
         order, n_kept = take_turns(
             hypotheses.sums,
-            has_one_sep & ~texts.is_blank & is_found,
+            has_one_sep & is_answer,
             _are_equal(texts.answers),
             _are_equal(texts.questions),
             max_pairs,

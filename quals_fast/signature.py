@@ -40,6 +40,7 @@ def signature(
         "summary": s.summary_logprob,
         "pairs": "all" if s.max_pairs is None else str(s.max_pairs),
         "nopairs": missing,
+        "unknown": "dropped",  # pairs whose answer holds an unknown token
         "model": f"{escaped(model)}@{digest}",
         "dtype": dtype,
         "backend": backend,

@@ -50,6 +50,8 @@ class Tally:
         self.first_error: str | None = None
         self.truncated_rows = 0
         self.truncated_tokens = 0
+        self.unknown_rows = 0
+        self.unknown_tokens = 0
         self._sum = 0.0
         self._n_scored = 0
         self._lowest: list[_Entry] = []
@@ -69,6 +71,8 @@ class Tally:
         self.statuses[result.status] += 1
         self.truncated_rows += result.truncated_tokens > 0
         self.truncated_tokens += result.truncated_tokens
+        self.unknown_rows += result.unknown_tokens > 0
+        self.unknown_tokens += result.unknown_tokens
         if not math.isnan(result.score):
             self._sum += result.score
             self._n_scored += 1
@@ -98,7 +102,7 @@ class Tally:
         return sorted(self._lowest, reverse=True)
 
     def closing_line(self) -> str:
-        """Return counts, failures, truncation, mean and the first error's message in one line."""
+        """Return counts, failures, lost tokens, mean and the first error's message in one line."""
         counts = ", ".join(f"{n} {status}" for status, n in self.statuses.most_common())
         parts = [count(self.total, "row") + (f": {counts}" if counts else "")]
         if self.error_lines:
@@ -108,6 +112,9 @@ class Tally:
         if self.truncated_rows:
             tokens = count(self.truncated_tokens, "token")
             parts.append(f"{tokens} cut off in {count(self.truncated_rows, 'row')}")
+        if self.unknown_rows:
+            tokens = count(self.unknown_tokens, "unknown token")
+            parts.append(f"{tokens} in {count(self.unknown_rows, 'row')}")
         if not math.isnan(self.mean):
             parts.append(f"mean score {self.mean:.3f}")
         if self.first_error is not None:

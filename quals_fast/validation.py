@@ -2,10 +2,37 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from quals_fast.results import Status, SummaryScore
+from quals_fast.results import SummaryScore
+
+# White space, control characters and what Unicode calls Default_Ignorable_Code_Point.
+_INVISIBLE = re.compile(
+    r"[\s\x00-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"
+    r"\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8"
+    r"\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]*"
+)
+
+
+class TokenCounts(Protocol):
+    """How many tokens a text has."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the whole text, without special ones."""
+        ...
+
+    @property
+    def truncated_tokens(self) -> int:
+        """Tokens that the model does not see."""
+        ...
+
+    @property
+    def unknown_tokens(self) -> int:
+        """Tokens that stand for what the vocabulary lacks."""
+        ...
 
 
 def check_pair(document: object, summary: object) -> SummaryScore | None:
@@ -14,14 +41,39 @@ def check_pair(document: object, summary: object) -> SummaryScore | None:
         problem = text_problem(name, text)
         if problem is not None:
             return SummaryScore(status="error", message=problem)
-    empty: tuple[tuple[object, Status], ...] = (
-        (summary, "empty_summary"),
-        (document, "empty_document"),
+    return _empty(is_invisible(str(summary)), is_invisible(str(document)))
+
+
+def check_tokens(document: TokenCounts, summary: TokenCounts) -> SummaryScore | None:
+    """Return the score of a pair whose tokens say too little to be scored, or None."""
+    found = _empty(summary.n_tokens == 0, document.n_tokens == 0)
+    if found is not None:
+        return found
+    unknown = [
+        f"{text.unknown_tokens} of {text.n_tokens} in the {name}"
+        for name, text in (("summary", summary), ("document", document))
+        if 2 * text.unknown_tokens > text.n_tokens
+    ]
+    if not unknown:
+        return None
+    return SummaryScore(
+        status="unknown_text",
+        truncated_tokens=summary.truncated_tokens + document.truncated_tokens,
+        unknown_tokens=summary.unknown_tokens + document.unknown_tokens,
+        message="more than half of the tokens are unknown to the model: "
+        f"{', '.join(unknown)}; use a model whose vocabulary has the text's script",
     )
-    for text, status in empty:
-        if not str(text).strip():
-            return SummaryScore(status=status)
-    return None
+
+
+def _empty(summary: bool, document: bool) -> SummaryScore | None:
+    if summary:
+        return SummaryScore(status="empty_summary")
+    return SummaryScore(status="empty_document") if document else None
+
+
+def is_invisible(text: str) -> bool:
+    """Return whether a text shows nothing: white space, zero-width or control characters only."""
+    return _INVISIBLE.fullmatch(text) is not None
 
 
 def text_problem(name: str, text: object) -> str | None:
@@ -112,7 +164,7 @@ def require_texts(name: str, texts: object) -> list[str]:
     valid: list[str] = []
     for index, text in enumerate(check_texts(name, texts)):
         problem = text_problem(f"{name}[{index}]", text)
-        if problem is None and not str(text).strip():
+        if problem is None and is_invisible(str(text)):
             problem = f"`{name}[{index}]` must not be empty or blank; leave it out"
         if problem is not None:
             raise ValueError(problem)

@@ -9,12 +9,14 @@ import torch
 if not torch.cuda.is_available():  # then kernels are interpreted; read when they are imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# For bench; at the end, so that quals_fast is the installed one.
+sys.path.append(str(Path(__file__).parent.parent))
+
 import tiny_models
 
 from quals_fast import QualsScorer
 
 ROOT = Path(__file__).parent.parent
-sys.path.append(str(ROOT))  # for bench; at the end, so that quals_fast is the installed one
 torch.set_num_threads(1)  # in networks this small, more threads only wait for one another
 pytest.register_assert_rewrite("cli_helpers", "model_folders")  # so that they say what differs
 

@@ -6,11 +6,14 @@ import re
 import shlex
 from importlib import import_module
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from click.testing import CliRunner
 
+from bench import report
 from quals_fast.cli import app
+from quals_fast.results import Status
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -80,20 +83,58 @@ def test_the_commands_of_the_readme_exist(command):
         assert re.search(rf"(^|\s){re.escape(option)}[\s,]", listed, re.MULTILINE), option
 
 
-@pytest.mark.parametrize("name", ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "bench/README.md", "docs/gpu.md"]
+)
 def test_links_and_paths_lead_somewhere(name):
     text = (ROOT / name).read_text("utf-8")
     for target in re.findall(r"\]\((?!http|#)([^)#]+)\)", text):
-        assert (ROOT / target).exists(), target
+        assert (ROOT / name).parent.joinpath(target).exists(), target
     for module in re.findall(r"python -m (bench\.[\w.]*\w)", text):
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
 
 
-def test_every_report_section_of_the_readme_is_filled():
-    sections = re.findall(r"<!-- report:(\w+) -->\n(.*?)<!-- /report -->", README, re.DOTALL)
-    assert len(sections) >= 6
+SEMANTICS = (ROOT / "docs" / "semantics.md").read_text("utf-8")
+CITED = re.compile(r"docs/semantics\.md (\d(?:\.\d)?)")
+
+
+def test_cited_sections_of_the_definition_exist():
+    sections = set(re.findall(r"^##+ (\d(?:\.\d)?) ", SEMANTICS, re.MULTILINE))
+    cited = {
+        (str(path), section)
+        for folder in ("quals_fast", "kernels", "bench", "tests")
+        for path in (ROOT / folder).rglob("*.py")
+        for section in CITED.findall(path.read_text("utf-8"))
+    }
+    assert len(cited) >= 20
+    assert {one for one in cited if one[1] not in sections} == set()
+    assert set(re.findall(r"\((\d\.\d)\)", SEMANTICS)) <= sections
+
+
+def test_every_status_is_defined():
+    for status in (*get_args(Status), "no_questions"):
+        assert f"`{status}`" in SEMANTICS, status
+        assert f"`{status}`" in README or status == "no_questions", status
+
+
+@pytest.mark.parametrize("page", report.PAGES, ids=lambda page: page.name)
+def test_every_report_section_is_filled(page):
+    text = page.read_text("utf-8")
+    sections = re.findall(r"<!-- report:(\w+) -->\n(.*?)<!-- /report -->", text, re.DOTALL)
+    assert len(sections) >= 2
     assert all(body.strip() for _, body in sections)
+
+
+def test_a_gpus_figures_come_from_its_results(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    assert report.gpu().startswith("Nothing has been measured on a GPU yet")
+    machine = {"gpu": "a card", "driver": "1.2", "versions": {"torch": "2.11"}, "commit": "abc"}
+    result = {"kernels_per_step": {"1": 309}, "machine": machine}
+    (tmp_path / "launches_gpu.json").write_text(json.dumps(result))
+    table = report.gpu()
+    assert "| profile | kernels a step B=1: 309 | a card, torch 2.11, driver 1.2 | abc |" in table
+    assert table.count("\n") == 2
 
 
 def test_the_examples_are_twenty_documents_with_two_summaries_each(example_rows):

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from bench.tiny import train
 from quals_fast.models.bart import Bart
 from quals_fast.models.shape import BartShape
 
@@ -84,30 +85,6 @@ FAIRSEQ_LIKE = {
 }
 
 
-def train(bart: Bart, config: dict, words: list[int], steps: int = 200) -> None:
-    """Teach `w w SEP w EOS` with words of the source, so that what is generated is a pair."""
-    torch.manual_seed(1)
-    sep, end = config["sep_token_id"], config["eos_token_id"]
-    bart.requires_grad_(True)
-    optimizer = torch.optim.Adam(bart.parameters(), lr=1e-2)
-    start = [config["forced_bos_token_id"]] if config.get("forced_bos_token_id") else []
-    for _ in range(steps):
-        source = torch.tensor(words)[torch.randint(len(words), (16, 8))]
-        picked = source.gather(1, torch.randint(8, (16, 3)))
-        parts = [picked[:, :2], torch.full((16, 1), sep), picked[:, 2:], torch.full((16, 1), end)]
-        labels = torch.cat([torch.tensor(start).long().expand(16, -1), *parts], 1)
-        inputs = labels.roll(1, 1)
-        inputs[:, 0] = config["decoder_start_token_id"]
-        memory = bart.encode(source, torch.ones_like(source, dtype=torch.bool))
-        hidden = bart.decode_teacher_forced(inputs[:, None], memory)[:, 0]
-        logits = hidden.flatten(0, 1) @ bart.model.shared.weight.T + bart.final_logits_bias
-        loss = torch.nn.functional.cross_entropy(logits, labels.flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    bart.requires_grad_(False)
-
-
 def write_checkpoint(
     folder: Path,
     config: dict | None = None,
@@ -126,7 +103,9 @@ def write_checkpoint(
     tokenizer.save(str(folder / "tokenizer.json"))
     bart = random_bart(config, seed)
     if trained_on is not None:
-        train(bart, config, sorted(set(tokenizer.encode(trained_on).ids)))
+        torch.manual_seed(1)
+        words = sorted(set(tokenizer.encode(trained_on).ids))
+        train(bart, config, words, source_words=8, question_words=2, steps=200)
     weights = dict(bart.state_dict())
     weights["final_logits_bias"] = weights["final_logits_bias"][None]  # as Hugging Face has it
     save_file({name: w.contiguous() for name, w in weights.items()}, folder / "model.safetensors")

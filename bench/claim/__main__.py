@@ -13,7 +13,8 @@ of texts too; on a GPU the same, since graphs are captured for shapes that come 
 bundled models with their trained weights; the sizes of BART-base and BERT-base (`bart-base`), on a
 GPU those of the large ones (`bart-large`). There QAGS has random weights and replays what the
 bundled networks did on the same rows, and QUALS runs the bundled model grown to the size
-(bench/grow.py). Writes bench/results/claim.json, bench/CLAIM.md and bench/claim.svg.
+(bench/grow.py). Writes bench/results/claim.json after each round, bench/CLAIM.md and
+bench/claim.svg; on a GPU claim_gpu.json, CLAIM_GPU.md and claim_gpu.svg.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +41,18 @@ from bench.claim.arms import (
 )
 from bench.claim.figures import add_cases, check_same_setup, summarise
 from bench.claim.page import page, plot, verdict
-from bench.common import RESULTS, ROOT, Pair, fill_in, finish, machine
+from bench.common import (
+    RESULTS,
+    Pair,
+    fill_in,
+    finish,
+    is_gpu,
+    machine,
+    peak_mib,
+    result_name,
+)
 from bench.flops import count_flops
-from bench.grow import MODELS, folder_of
+from bench.grow import EVERY_MODEL, TINY, folder_of
 from bench.onnx import exported
 from bench.turns import Worker
 from bench.workloads import WORKLOADS, load_workload, token_count
@@ -49,7 +60,15 @@ from quals_fast.models.checkpoint import read_checkpoint
 from quals_fast.reference.qags import GivenAnswers, Replay, SpacyAnswers
 from quals_fast.reference.qags.scorer import Arm
 
-WEIGHTS = {"qagen-mini": 2.0, "bart-base": 3.0, "bart-large": 6.0}  # of the time limit
+WEIGHTS = {"qagen-mini": 2.0, "bart-base": 3.0, "bart-large": 6.0, TINY: 1.0}  # of the time limit
+# What the ratios do not need and `--without` leaves out.
+OPTIONAL = (
+    "qags_batched_half",
+    "quals_once",
+    "quals_fast_eager",
+    "quals_fast_onnx",
+    "quals_fast_onnx_int8",
+)
 GPU_TOKENS = 262_144  # that the engine holds at once there; QAGS takes 131,072 of its own
 
 Rounds = list[list[Pair]]  # the rows of each round
@@ -60,28 +79,31 @@ def start_arms(
 ) -> dict[str, Worker]:
     """Start a process for each arm, by its name."""
     device, folder = arguments.device, folder_of(size)
-    is_gpu = device.startswith("cuda")
     given = {"device": device, "replays": replays, "candidates": arguments.candidates}
-    engine = {"device": device} | ({"max_batch_tokens": GPU_TOKENS} if is_gpu else {})
+    engine = {"device": device} | ({"max_batch_tokens": GPU_TOKENS} if is_gpu(device) else {})
     arms = {
-        "qags_as_shipped": Worker(QagsArm, "as_shipped", size, **given),
-        "qags_batched": Worker(QagsArm, "batched", size, **given),
+        "qags_as_shipped": partial(Worker, QagsArm, "as_shipped", size, **given),
+        "qags_batched": partial(Worker, QagsArm, "batched", size, **given),
     }
-    if is_gpu or torch.cpu._is_avx512_bf16_supported():
-        half = "float16" if is_gpu else "bfloat16"
-        arms["qags_batched_half"] = Worker(QagsArm, "batched", size, half, **given)
+    if is_gpu(device) or torch.cpu._is_avx512_bf16_supported():
+        half = "float16" if is_gpu(device) else "bfloat16"
+        arms["qags_batched_half"] = partial(Worker, QagsArm, "batched", size, half, **given)
     arms |= {
-        "quals_published": Worker(PublishedArm, folder, device=device),
-        "quals_once": Worker(PublishedArm, folder, device=device, encode_once=True),
-        "quals_fast_float32": Worker(StagedEngineArm, folder, "float32", **engine),
-        "quals_fast": Worker(StagedEngineArm, folder, "auto", **engine),
+        "quals_published": partial(Worker, PublishedArm, folder, device=device),
+        "quals_once": partial(Worker, PublishedArm, folder, device=device, encode_once=True),
+        "quals_fast_float32": partial(Worker, StagedEngineArm, folder, "float32", **engine),
+        "quals_fast": partial(Worker, StagedEngineArm, folder, "auto", **engine),
     }
-    if is_gpu:
-        arms["quals_fast_eager"] = Worker(StagedEngineArm, folder, "auto", "eager", **engine)
+    if is_gpu(device):
+        arms["quals_fast_eager"] = partial(
+            Worker, StagedEngineArm, folder, "auto", "eager", **engine
+        )
     elif size == TRAINED or not arguments.quick:  # the export of a larger one takes minutes
         for name, dtype in (("quals_fast_onnx", "float32"), ("quals_fast_onnx_int8", "int8")):
-            arms[name] = Worker(StagedEngineArm, exported(folder, dtype), "auto", "onnx")
-    return arms
+            if name not in arguments.without:
+                export = exported(folder, dtype)
+                arms[name] = partial(Worker, StagedEngineArm, export, "auto", "onnx")
+    return {name: start() for name, start in arms.items() if name not in arguments.without}
 
 
 def warm_up(
@@ -116,10 +138,13 @@ def warm_up(
 
 
 def capture(arms: dict[str, Worker], pairs: list[Pair]) -> None:
-    """Warm up on a GPU, where graphs are captured for shapes that come a second time."""
+    """Warm up on a GPU, where the engine captures graphs for shapes that come a second time."""
     for name, arm in arms.items():
-        for _ in range(2 if name.startswith("quals_fast") else 1):
+        if name.startswith("quals_fast"):
             arm.score(pairs, [])
+            arm.score(pairs, [])
+        else:
+            arm.score(pairs[:1], [])
 
 
 def run_round(arms: dict[str, Worker], pairs: list[Pair], *, times_stages: bool) -> dict[str, Any]:
@@ -160,7 +185,8 @@ def run_size(
     rows: Mapping[str, Rounds],
     replays: Mapping[Texts, Replay],
     seconds: float,
-) -> tuple[dict[str, Any], dict[Texts, Replay]]:
+    save: Callable[[dict[str, Any]], None],
+) -> dict[Texts, Replay]:
     """Run one size's workloads.
 
     Args:
@@ -169,12 +195,12 @@ def run_size(
         rows: of each workload.
         replays: what QAGS's random weights replay.
         seconds: behind which no round but the first begins that would not end in time.
+        save: gets what was measured up to then, by workload, after each round.
 
     Returns:
-        What was measured, by workload, and what QAGS did with which texts.
+        What QAGS did with which texts.
     """
     begin = time.perf_counter()
-    is_gpu = arguments.device.startswith("cuda")
     arms: dict[str, Worker] = {}
     cases: dict[str, Any] = {
         workload: {
@@ -189,7 +215,7 @@ def run_size(
     try:
         arms = start_arms(size, arguments, replays)
         for workload, rounds in rows.items():
-            if is_gpu:
+            if is_gpu(arguments.device):
                 capture(arms, rounds[0])
             else:
                 cases[workload]["tflop"] = warm_up(
@@ -204,13 +230,16 @@ def run_size(
                     found = run_round(arms, rounds[number], times_stages=number == 0)
                     cases[workload]["rounds"].append(found)
                     longest[workload] = max(longest[workload], time.perf_counter() - started)
-        did = arms["qags_batched"].ask(QagsArm.get_replayed)
-        facts = {name: arm.close() for name, arm in arms.items()}
+                    facts = {
+                        name: {"dtype": arm.facts["dtype"], "peak_mib": arm.ask(peak_mib)}
+                        for name, arm in arms.items()
+                    }
+                    begun = {name: case for name, case in cases.items() if case["rounds"]}
+                    save({name: case | {"facts": facts} for name, case in begun.items()})
+        return arms["qags_batched"].ask(QagsArm.get_replayed)
     finally:
         for arm in arms.values():
             arm.kill()
-    of_arms = {n: {what: one[what] for what in ("dtype", "peak_mib")} for n, one in facts.items()}
-    return {workload: case | {"facts": of_arms} for workload, case in cases.items()}, did
 
 
 def replay(pairs: list[Pair], arguments: argparse.Namespace) -> dict[Texts, Replay]:
@@ -233,7 +262,7 @@ def rows_of(arguments: argparse.Namespace, size: str, done: Mapping[str, Any]) -
     """
     rows: dict[str, Rounds] = {}
     for workload in arguments.workloads:
-        if arguments.device.startswith("cuda"):
+        if is_gpu(arguments.device):
             rows[workload] = [load_workload(workload, arguments.data, arguments.rows)]
             rows[workload] *= arguments.rounds
             continue
@@ -244,12 +273,22 @@ def rows_of(arguments: argparse.Namespace, size: str, done: Mapping[str, Any]) -
     return rows
 
 
-def run_sizes(arguments: argparse.Namespace, done: Mapping[str, Any]) -> dict[str, Any]:
-    """Run all sizes, the bundled one first, in the time that there is; return their cases."""
+def run_sizes(
+    arguments: argparse.Namespace,
+    done: Mapping[str, Any],
+    save: Callable[[dict[str, Any]], None],
+) -> None:
+    """Run all sizes, the bundled one first, in the time that there is.
+
+    Args:
+        arguments: of the command.
+        done: cases that rounds are added to.
+        save: gets the new cases after each round.
+    """
     begin = time.perf_counter()
     cases: dict[str, Any] = {}
     replays: dict[Texts, Replay] = {}
-    waiting = sorted(arguments.models, key=MODELS.index)
+    waiting = sorted(arguments.models, key=EVERY_MODEL.index)
     while waiting:
         size = waiting[0]
         rows = rows_of(arguments, size, done)
@@ -260,10 +299,13 @@ def run_sizes(arguments: argparse.Namespace, done: Mapping[str, Any]) -> dict[st
             replays |= replay(missing, arguments) if missing else {}
         left = arguments.limit - (time.perf_counter() - begin)
         share = left * WEIGHTS[size] / sum(WEIGHTS[name] for name in waiting)
-        cases[size], did = run_size(size, arguments, rows, replays, share)
-        replays |= did
+
+        def save_size(found: dict[str, Any], size: str = size) -> None:
+            cases[size] = found
+            save(cases)
+
+        replays |= run_size(size, arguments, rows, replays, share, save_size)
         del waiting[0]
-    return cases
 
 
 def prepare(arguments: argparse.Namespace) -> None:
@@ -285,9 +327,10 @@ def prepare(arguments: argparse.Namespace) -> None:
 
 
 def write_page(result: dict[str, Any], name: str) -> None:
-    """Write bench/CLAIM.md and its plot; on a GPU bench/CLAIM_GPU.md."""
-    (ROOT / "bench" / f"{name.upper()}.md").write_text(page(result, agreement(), name), "utf-8")
-    plot(result, ROOT / "bench" / f"{name}.svg")
+    """Write CLAIM.md and its plot, or CLAIM_GPU.md, beside the folder of results."""
+    folder = RESULTS.parent
+    (folder / f"{name.upper()}.md").write_text(page(result, agreement(), name), "utf-8")
+    plot(result, folder / f"{name}.svg")
 
 
 def main() -> None:
@@ -298,9 +341,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="under 10 minutes on 2 cores")
     parser.add_argument("--data", type=Path, help="JSON lines; the project's examples without")
     parser.add_argument(
-        "--models", nargs="+", choices=MODELS, help="(GPU: qagen-mini bart-large, else bart-base)"
+        "--models",
+        nargs="+",
+        choices=EVERY_MODEL,
+        help="(GPU: qagen-mini bart-large, else bart-base)",
     )
     parser.add_argument("--workloads", nargs="+", choices=[*WORKLOADS], default=[*WORKLOADS])
+    parser.add_argument(
+        "--without", nargs="+", choices=OPTIONAL, default=[], help="arms that are left out"
+    )
     parser.add_argument("--rows", type=int, help="of a round (1; GPU: 50)")
     parser.add_argument("--rounds", type=int, help="at most (quick: 3, else 10)")
     parser.add_argument(
@@ -316,16 +365,16 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.prepare:
         return prepare(arguments)
-    is_gpu = arguments.device.startswith("cuda")
-    name = "claim_gpu" if is_gpu else "claim"
+    on_gpu = is_gpu(arguments.device)
+    name = result_name("claim", arguments.device)
     stored = RESULTS / f"{name}.json"
     if (arguments.page or arguments.add) and not stored.is_file():
         parser.error(f"there is no {stored} yet: run without --page and --add")
     last = json.loads(stored.read_text("utf-8")) if stored.is_file() else {}
     if arguments.page:
         return write_page(last, name)
-    defaults: dict[str, Any] = {"rows": 50 if is_gpu else 1, "rounds": 10, "limit": 3600.0}
-    defaults["models"] = [TRAINED, "bart-large" if is_gpu else "bart-base"]
+    defaults: dict[str, Any] = {"rows": 50 if on_gpu else 1, "rounds": 10, "limit": 3600.0}
+    defaults["models"] = [TRAINED, "bart-large" if on_gpu else "bart-base"]
     if arguments.quick:
         defaults |= {"rounds": 3, "limit": 540.0}
     fill_in(arguments, defaults)
@@ -343,12 +392,19 @@ def main() -> None:
             check_same_setup(last, found)
         except ValueError as error:
             parser.error(str(error))
-    found["cases"] = add_cases(found["cases"], run_sizes(arguments, found["cases"]))
     commit = about["commit"] + (" with uncommitted changes" if about["dirty"] else "")
     found["commits"] = list(dict.fromkeys([*found["commits"], commit]))
-    result = {"verdict": verdict(found), **summarise(found["cases"]), **found}
-    finish(name, result)
-    write_page({**result, "machine": about}, name)
+    before = found["cases"]
+
+    def result() -> dict[str, Any]:
+        return {"verdict": verdict(found), **summarise(found["cases"]), **found}
+
+    def save(cases: dict[str, Any]) -> None:
+        found["cases"] = add_cases(before, cases)
+        finish("claim", result(), arguments.device)
+
+    run_sizes(arguments, before, save)
+    write_page({**result(), "machine": about}, name)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import torch
 from bench.arms import EngineArm, Kept, ReferenceArm
 from bench.common import Pair
 from bench.flops import count_flops, flops_at_width
+from bench.grow import TINY
 from quals_fast.filtering import keep_pairs
 from quals_fast.reference.qags import GivenAnswers, NetworkFiles, QagsScorer, Replay
 from quals_fast.reference.qags.results import STAGES as QAGS_STAGES
@@ -38,8 +39,12 @@ DESCRIPTIONS = {
 }
 
 # Width, layers, heads and feed-forward units of BERT, and of BART's two halves each.
-BERT = {"bart-base": (768, 12, 12, 3072), "bart-large": (1024, 24, 16, 4096)}
-BART = {"bart-base": (768, 6, 12, 3072), "bart-large": (1024, 12, 16, 4096)}
+BERT = {
+    "bart-base": (768, 12, 12, 3072),
+    "bart-large": (1024, 24, 16, 4096),
+    TINY: (32, 1, 1, 64),
+}
+BART = {"bart-base": (768, 6, 12, 3072), "bart-large": (1024, 12, 16, 4096), TINY: (32, 1, 1, 64)}
 BART_VOCABULARY = 50_265
 TRAINED = "qagen-mini"  # the size of the bundled networks; others have random weights in QAGS
 NARROW = (24, 48)  # widths of one head at which the FLOPs of a replay are counted
@@ -190,7 +195,7 @@ def networks(size: str, width: int | None = None) -> tuple[NetworkFiles, Network
 
     Args:
         size: ``"qagen-mini"``: the bundled ones; ``"bart-base"`` and ``"bart-large"``: random ones
-            of the sizes of BART and BERT.
+            of the sizes of BART and BERT; ``"tiny"``: random ones for dry runs.
         width: of random ones, in place of that of their size.
     """
     generation = NetworkFiles.read(BUNDLED_MODELS / GENERATION)

@@ -13,6 +13,8 @@ Three steps, each of which goes on where it was stopped when the same command is
 
 Results go to bench/results/conseq_experiment.json, examples/conseq_report.md and its plot; what is
 made on the way into the folder of --run. The defaults take about an hour on two idle cores.
+On a GPU (bench/gpu_conseq.sh): --write --device cuda ends with QUALS, and --finish measures the
+rest on a machine with spaCy, from --run alone; what they write ends with _gpu.
 A trial: --texts 60 --examples 64 --measured 10 --documents 30 --seeds 0 1 --run runs/trial
 """
 
@@ -21,22 +23,24 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.common import EXAMPLES, RESULTS, ROOT, finish, load_pairs
+from bench.common import EXAMPLES, RESULTS, ROOT, finish, load_pairs, machine, result_name
 from bench.conseq_experiment.contrast import train_by_contrast
 from bench.conseq_experiment.likelihood import train_by_likelihood
 from bench.conseq_experiment.measures import GENERATE, Measures, write_summaries
-from bench.conseq_experiment.outcome import Runs, summarise
+from bench.conseq_experiment.outcome import summarise
 from bench.conseq_experiment.page import page, plot, verdict
-from bench.conseq_experiment.texts import SOURCE_TOKENS, Cutter, read_texts
+from bench.conseq_experiment.texts import SOURCE_TOKENS, Cutter, Text, read_texts
 from bench.qags_training.loop import Recipe
 from quals_fast.training import ConSeqConfig
 from quals_fast.training.conseq.config import By
+from quals_fast.training.stages import check_header, digest, write_whole
 
 NAME = "conseq_experiment"
 PAGE = ROOT / "examples" / "conseq_report.md"
@@ -47,66 +51,104 @@ SHOWN = 3  # documents of the examples
 def main() -> None:
     """Run what has not been run yet; write result and page."""
     arguments = _arguments()
-    if not arguments.page:
-        torch.set_num_threads(arguments.threads)
-        finish(NAME, _run(arguments))
-    write_page()
+    if arguments.page:
+        return write_page(arguments.device)
+    torch.set_num_threads(arguments.threads)
+    record: Path = arguments.run / "written.json"
+    if not arguments.finish:
+        write(arguments, record)
+    elif not record.is_file():
+        raise SystemExit(f"{record} is missing: run the first two steps with --write")
+    written = json.loads(record.read_text("utf-8"))
+    texts = [Text(*text) for text in written["held_out"]]
+    measures = Measures(texts, arguments.run / "measures", _say, arguments.base, arguments.device)
+    runs: dict[str, list[list[str]]] = {
+        "reference": [measures.references],
+        **written["summaries"],
+    }
+    if arguments.write:
+        for of_arm in runs.values():
+            for summaries in of_arm:
+                measures.quals(summaries)
+        return None
+    device = written["result"]["device"]
+    finish(NAME, outcome(written, runs, measures), device)
+    return write_page(device)
 
 
-def write_page() -> None:
-    """Write page and plot from the last result."""
-    result = json.loads((RESULTS / f"{NAME}.json").read_text("utf-8"))
-    picture = PAGE.with_suffix(".svg")
-    PAGE.write_text(page(result, picture.name), "utf-8")
+def write_page(device: str) -> None:
+    """Write page and plot from the last result of a device."""
+    name = result_name(NAME, device)
+    result = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
+    target = PAGE.with_stem(result_name(PAGE.stem, device))
+    picture = target.with_suffix(".svg")
+    target.write_text(page(result, picture.name), "utf-8")
     plot(result, picture)
 
 
-def _run(arguments: argparse.Namespace) -> dict[str, Any]:
-    texts = read_texts(arguments.data, arguments.held_out, arguments.texts)
-    folder: Path = arguments.run
+def write(a: argparse.Namespace, record: Path) -> None:
+    """Take the first two steps and write all summaries; or go on where that was stopped.
+
+    Args:
+        a: the command's.
+        record: file for all that the third step needs, so that no weights need to be kept.
+    """
+    texts = read_texts(a.data, a.held_out, a.texts, a.base)
+    folder: Path = a.run
     recipe = Recipe(
-        examples=arguments.examples,
-        minutes=arguments.minutes,
+        examples=a.examples,
+        minutes=a.minutes,
         batch_size=16,
-        learning_rate=arguments.learning_rate,
-        seed=arguments.seeds[0],
-        threads=arguments.threads,
+        learning_rate=a.learning_rate,
+        seed=a.seeds[0],
+        threads=a.threads,
     )
-    likelihood = folder / "likelihood"
-    made = train_by_likelihood(
-        texts.references + texts.others, recipe, arguments.dropout, likelihood
-    )
-    chosen_from = texts.references[: arguments.documents]
     config = ConSeqConfig(
-        positive_fraction=arguments.positive_fraction,
-        negative_fraction=arguments.negative_fraction,
-        learning_rate=arguments.conseq_rate,
+        positive_fraction=a.positive_fraction,
+        negative_fraction=a.negative_fraction,
+        learning_rate=a.conseq_rate,
         max_source_tokens=SOURCE_TOKENS,
     )
+    measured = texts.held_out[: a.measured]
+    header = {
+        "texts": digest([texts.references, texts.others, measured]),
+        "likelihood": [asdict(recipe), a.dropout, a.frozen],
+        "conseq": [asdict(config), a.documents, a.beams, a.seeds],
+        "base": a.base,
+    }
+    if record.is_file():
+        check_header(record, json.loads(record.read_text("utf-8"))["header"], header)
+        return
+    likelihood = folder / "likelihood"
+    made = train_by_likelihood(
+        texts.references + texts.others, recipe, a.dropout, likelihood, a.base, a.device,
+        frozen=a.frozen,
+    )  # fmt: skip
     contrast = train_by_contrast(
-        chosen_from,
+        texts.references[: a.documents],
         likelihood / "summariser",
         folder / "conseq",
         config,
-        arguments.seeds,
-        arguments.beams,
+        a.seeds,
+        a.beams,
         _say,
+        a.base,
+        a.device,
     )
-    summarisers = {
-        "MLE": [likelihood / "summariser"],
-        **{ARMS[by]: [*of_seeds.values()] for by, of_seeds in contrast.models.items()},
-    }
-    measured = texts.held_out[: arguments.measured]
-    measures = Measures(measured, folder / "measures", _say)
-    summaries = {
-        arm: [measures.summarise(model) for model in models] for arm, models in summarisers.items()
-    }
-    arms: dict[str, Runs] = {
-        "reference": [measures.of(measures.references)],
-        **{arm: [measures.of(one) for one in each] for arm, each in summaries.items()},
-    }
+    measures = Measures(measured, folder / "measures", _say, a.base, a.device)
+    mle = likelihood / "summariser"
+    models = {"MLE": [mle]}
+    summaries = {"MLE": [measures.summarise("MLE", mle, likelihood / "likelihood.json")]}
+    for by, of_seeds in contrast.models.items():
+        models[ARMS[by]] = [*of_seeds.values()]
+        summaries[ARMS[by]] = [
+            measures.summarise(f"{by}-seed{seed}", model, model.with_name(f"training_{by}.json"))
+            for seed, model in of_seeds.items()
+        ]
     result = {
-        "data": arguments.data.name,
+        "data": a.data.name,
+        "device": a.device,
+        "written_on": machine(),
         "texts": {
             "source_tokens": SOURCE_TOKENS,
             "references": len(texts.references),
@@ -114,28 +156,41 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
             "held_out": len(measured),
         },
         "likelihood": made["header"] | {"seen": made["seen"]},
-        "conseq": asdict(config) | {"seeds": arguments.seeds, "beams": arguments.beams},
+        "conseq": asdict(config) | {"seeds": a.seeds, "beams": a.beams},
         "selection": contrast.selection,
         "selection_shared": contrast.shared,
         "generate": GENERATE,
+        "examples": _examples({arm: of_arm[0] for arm, of_arm in models.items()}, a),
+    }
+    content = {"header": header, "held_out": measured, "summaries": summaries, "result": result}
+    write_whole(record, json.dumps(content))
+
+
+def outcome(
+    written: Mapping[str, Any], runs: Mapping[str, list[list[str]]], measures: Measures
+) -> dict[str, Any]:
+    """Measure the summaries of all runs, by arm; return the whole result."""
+    found = summarise({arm: [measures.of(one) for one in each] for arm, each in runs.items()})
+    before = written["summaries"]["MLE"][0]
+    result = {
+        **written["result"],
         "signatures": measures.signatures,
-        **summarise(arms),
+        **found,
         "as_before": {
-            arm: [
-                sum(a == b for a, b in zip(one, summaries["MLE"][0], strict=True)) for one in each
-            ]
-            for arm, each in summaries.items()
+            arm: [sum(a == b for a, b in zip(one, before, strict=True)) for one in each]
+            for arm, each in written["summaries"].items()
         },
-        "examples": _examples({arm: models[0] for arm, models in summarisers.items()}),
     }
     return {"verdict": verdict(result), **result}
 
 
-def _examples(summarisers: dict[str, Path]) -> list[dict[str, str]]:
+def _examples(summarisers: dict[str, Path], a: argparse.Namespace) -> list[dict[str, str]]:
     """Summarise documents that the project may show."""
-    cut = Cutter().document
+    cut = Cutter(a.base).document
     documents = list(dict.fromkeys(cut(pair.document) for pair in load_pairs([EXAMPLES])))[:SHOWN]
-    columns = {arm: write_summaries(model, documents) for arm, model in summarisers.items()}
+    columns = {
+        arm: write_summaries(model, documents, a.device) for arm, model in summarisers.items()
+    }
     return [
         {"document": document, **{arm: column[row] for arm, column in columns.items()}}
         for row, document in enumerate(documents)
@@ -150,7 +205,12 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--page", action="store_true", help="only write the page anew")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--page", action="store_true", help="only write the page anew")
+    only.add_argument("--write", action="store_true", help="end with QUALS of the summaries")
+    only.add_argument("--finish", action="store_true", help="measure what --run holds")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, of all but QAGS")
+    parser.add_argument("--base", default="qagen-mini", help="model to start from and judge with")
     parser.add_argument("--data", type=Path, help="JSON lines like docsum_pairs")
     parser.add_argument("--run", type=Path, default=ROOT / "runs" / "conseq", help="folder")
     parser.add_argument("--texts", type=int, help="of each kind to learn from; all by default")
@@ -163,6 +223,7 @@ def _arguments() -> argparse.Namespace:
     step.add_argument("--minutes", type=float, default=45.0, help="end by then")
     step.add_argument("--learning-rate", type=float, default=2e-4)
     step.add_argument("--dropout", type=float, default=0.1)
+    step.add_argument("--frozen", action="store_true", help="leave the embeddings as they are")
     step = parser.add_argument_group("ConSeq")
     step.add_argument("--documents", type=int, default=192, help="that samples are drawn of")
     step.add_argument("--beams", type=int, default=10, help="of QUALS when it judges samples")
@@ -170,7 +231,7 @@ def _arguments() -> argparse.Namespace:
     step.add_argument("--negative-fraction", type=float, default=0.5)
     step.add_argument("--conseq-rate", type=float, default=1e-4, help="learning rate")
     arguments = parser.parse_args()
-    if arguments.data is None and not arguments.page:
+    if arguments.data is None and not (arguments.page or arguments.finish):
         parser.error("--data is needed: the project holds no news text")
     return arguments
 

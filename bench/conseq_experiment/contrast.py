@@ -43,6 +43,8 @@ def train_by_contrast(
     seeds: Sequence[int],
     beams: int,
     on_progress: OnProgress,
+    base: str = "qagen-mini",
+    device: str = "cpu",
 ) -> Contrast:
     """Run ConSeq by QUALS, then by ROUGE on as many documents, or go on where it was stopped.
 
@@ -54,9 +56,11 @@ def train_by_contrast(
         seeds: of the training; the samples are those of the first one.
         beams: of QUALS when samples are judged.
         on_progress: called with what is done, how far and of how many.
+        base: model that judges.
+        device: of all that is done.
     """
     decoding = DecodingConfig(num_beams=beams, num_beam_groups=beams)
-    scorer = QualsScorer.from_pretrained("qagen-mini", decoding=decoding)
+    scorer = QualsScorer.from_pretrained(base, device=device, decoding=decoding)
     documents, references = [text.document for text in texts], [text.summary for text in texts]
     configs: dict[By, ConSeqConfig] = {"quals": replace(config, seed=seeds[0], by="quals")}
     models: dict[By, dict[int, Path]] = {}
@@ -70,7 +74,7 @@ def train_by_contrast(
             output=folder,
             scorer=scorer,
             config=configs[by],
-            device="cpu",
+            device=device,
             on_progress=on_progress,
         )
         if by == "quals":  # by ROUGE all references are equally good, so the samples decide alone
@@ -81,7 +85,7 @@ def train_by_contrast(
         for seed in seeds[1:]:
             models[by][seed] = _train_again(
                 pairs, summariser, folder / f"seed{seed}", replace(configs[by], seed=seed),
-                on_progress,
+                on_progress, device,
             )  # fmt: skip
         selection[by] = _describe(pairs, folder / f"scores_{by}.jsonl", result.n_judged)
         rows.append({pair["row"] for pair in pairs})
@@ -94,11 +98,12 @@ def _train_again(
     folder: Path,
     config: ConSeqConfig,
     on_progress: OnProgress,
+    device: str,
 ) -> Path:
     """Train on chosen pairs with another seed."""
     folder.mkdir(exist_ok=True)
     fit(
-        AutoModelForSeq2SeqLM.from_pretrained(summariser),
+        AutoModelForSeq2SeqLM.from_pretrained(summariser).to(device),
         AutoTokenizer.from_pretrained(summariser),
         [(pair["document"], pair["positive"], pair["negative"]) for pair in pairs],
         folder,

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+from bench.common import is_gpu
 from bench.conseq_experiment.texts import Text
 from quals_fast import QualsScorer
 from quals_fast.evaluation import rouge_floor
 from quals_fast.reference.qags import QagsScorer
-from quals_fast.training.conseq.pipeline import digest_of_folder
 from quals_fast.training.rows import score_each
 from quals_fast.training.stages import OnProgress, digest, run_stage
 from quals_fast.training.summaries import generate_summaries
@@ -29,54 +31,85 @@ Column = list[float | None]  # of one measure, a held-out document each; None wh
 class Measures:
     """Measures summaries; each is written as it is made, so that a second run goes on.
 
+    QUALS may have been measured on another machine: columns that are whole are taken as they are.
+
     Args:
         texts: held-out documents with their references.
         folder: for the files.
         on_progress: called with what is done, how far and of how many.
+        base: model that QUALS is measured with.
+        device: of summarisers and QUALS; QAGS runs on the CPU, where spaCy is.
 
     Attributes:
         references: the texts' summaries.
     """
 
-    def __init__(self, texts: Sequence[Text], folder: Path, on_progress: OnProgress) -> None:
+    def __init__(
+        self,
+        texts: Sequence[Text],
+        folder: Path,
+        on_progress: OnProgress,
+        base: str = "qagen-mini",
+        device: str = "cpu",
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._documents = [text.document for text in texts]
         # The summarisers write lower case, and spaCy's candidates go by it: so no arm gains by it.
         self.references = [text.summary.lower() for text in texts]
         self._folder, self._on_progress = folder, on_progress
-        self._quals = QualsScorer.from_pretrained("qagen-mini", device="cpu", cache_bytes=2**28)
+        self._base, self._device = base, device
+        self._quals_signatures: dict[str, None] = {}
+
+    @cached_property
+    def _quals(self) -> QualsScorer:
+        return QualsScorer.from_pretrained(self._base, device=self._device, cache_bytes=2**28)
+
+    @cached_property
+    def _qags(self) -> QagsScorer:
         has_bfloat16 = torch.cpu.get_capabilities()["avx512_bf16"]
-        self._qags = QagsScorer.from_pretrained(
+        return QagsScorer.from_pretrained(
             device="cpu", dtype="bfloat16" if has_bfloat16 else "float32"
         )
 
     @property
     def signatures(self) -> list[str]:
-        """What the scores of QUALS and QAGS depend on."""
-        return [self._quals.signature, self._qags.signature]
+        """What the scores of QUALS and QAGS that were asked for depend on."""
+        return [*self._quals_signatures, self._qags.signature]
 
-    def summarise(self, model: Path) -> list[str]:
-        """Summarise all documents."""
-        name = "-".join(model.parts[-2:])
+    def summarise(self, name: str, model: Path, record: Path) -> list[str]:
+        """Summarise all documents.
+
+        Args:
+            name: of the model.
+            model: its folder; not needed where the summaries are there already.
+            record: file that says what the model was made from.
+        """
         return self._stage(
             f"summaries-{name}",
-            {"model": digest_of_folder(model), **GENERATE},
-            lambda rows: write_summaries(model, self._documents[rows.start : rows.stop]),
+            {"made_from": digest(record.read_text("utf-8")), **GENERATE},
+            lambda rows: write_summaries(
+                model, self._documents[rows.start : rows.stop], self._device
+            ),
         )
 
-    def of(self, summaries: list[str]) -> dict[str, Column]:
-        """Return all measures of a summary of each document, by their titles."""
-        of_what = digest(summaries)
-        quals: Column = self._stage(
-            f"quals-{of_what}",
-            {"signature": self._quals.signature},
+    def quals(self, summaries: list[str]) -> Column:
+        """Return the QUALS of a summary of each document."""
+        name = f"quals-{digest(summaries)}"
+        signature = self._known_signature(name) or self._quals.signature
+        self._quals_signatures[signature] = None
+        return self._stage(
+            name,
+            {"signature": signature},
             lambda rows: [
                 _finite(row.score)
                 for row in score_each(self._quals, *self._part(rows, summaries), "raise")
             ],
         )
+
+    def of(self, summaries: list[str]) -> dict[str, Column]:
+        """Return all measures of a summary of each document, by their titles."""
         qags: Column = self._stage(
-            f"qags-{of_what}",
+            f"qags-{digest(summaries)}",
             {"signature": self._qags.signature},
             lambda rows: [
                 _finite(row.score) for row in self._qags.score(*self._part(rows, summaries)).rows
@@ -85,13 +118,21 @@ class Measures:
         rouge = rouge_floor(self.references, summaries)
         pairs = list(zip(self._documents, summaries, strict=True))
         return {
-            "QUALS": quals,
+            "QUALS": self.quals(summaries),
             "QAGS": qags,
             **{f"ROUGE-{kind}": [*rouge[f"ROUGE-{kind} F1"]] for kind in "12L"},
             "words": [float(len(summary.split())) for summary in summaries],
             "copied bigrams": [copied(*pair, 2) for pair in pairs],
             "copied trigrams": [copied(*pair, 3) for pair in pairs],
         }
+
+    def _known_signature(self, name: str) -> str | None:
+        """Return what a column was measured with if all of it is there."""
+        path = self._folder / f"{name}.jsonl"
+        lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+        if len(lines) != 1 + len(self._documents):
+            return None
+        return str(json.loads(lines[0])["signature"])
 
     def _part(self, rows: range, summaries: list[str]) -> tuple[list[str], list[str]]:
         part = slice(rows.start, rows.stop)
@@ -110,11 +151,12 @@ class Measures:
         )
 
 
-def write_summaries(model: Path, documents: list[str]) -> list[str]:
+def write_summaries(model: Path, documents: list[str], device: str) -> list[str]:
     """Summarise documents by beam search."""
-    network = AutoModelForSeq2SeqLM.from_pretrained(model)
+    network = AutoModelForSeq2SeqLM.from_pretrained(model).to(device)
     tokenizer = AutoTokenizer.from_pretrained(model)
-    found = generate_summaries(network, tokenizer, documents, batch_size=10, **GENERATE)
+    size = _CHUNK if is_gpu(device) else 10
+    found = generate_summaries(network, tokenizer, documents, batch_size=size, **GENERATE)
     return [summary for (summary,) in found]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from bench.common import is_gpu
 from bench.conseq_experiment.outcome import COMPARED
 from bench.report import table, where
 
@@ -57,6 +58,7 @@ def page(result: dict[str, Any], picture: str) -> str:
             if arm != "MLE"
         ),
         machine=where(result),
+        written_on=_written_on(result),
     )
     return text.rstrip() + "\n"
 
@@ -79,6 +81,14 @@ def verdict(result: dict[str, Any]) -> str:
         f"{interval(of_mle['copied trigrams'], 3, signed=True)}, the length by "
         f"{interval(of_mle['words'], 1, signed=True)} words."
     )
+
+
+def _written_on(result: dict[str, Any]) -> str | None:
+    """Say on which GPU all but QAGS and ROUGE was done, if it was on one."""
+    if not is_gpu(result.get("device", "cpu")):
+        return None
+    m = result["written_on"]
+    return f"{m['gpu']}, driver {m['driver']}; {where({'machine': m})}"
 
 
 def interval(one: dict[str, float], digits: int, *, signed: bool = False) -> str:

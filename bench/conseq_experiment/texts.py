@@ -43,7 +43,9 @@ class Texts:
     held_out: list[Text]
 
 
-def read_texts(path: Path, held_out: int, limit: int | None = None) -> Texts:
+def read_texts(
+    path: Path, held_out: int, limit: int | None = None, base: str = "qagen-mini"
+) -> Texts:
     """Read, cut and divide the texts of a file in the format of docsum_pairs.
 
     Every program sees the cut document and nothing else, so that no score hangs on what the
@@ -53,8 +55,9 @@ def read_texts(path: Path, held_out: int, limit: int | None = None) -> Texts:
         path: JSON lines with ``document``, ``summary`` and ``source``.
         held_out: how many documents to report on.
         limit: of the references and of the others, for trials.
+        base: model whose tokens are counted.
     """
-    cut = Cutter()
+    cut = Cutter(base)
     references: dict[str, Text] = {}
     systems: dict[str, Text] = {}
     leads: list[Text] = []
@@ -86,10 +89,14 @@ def _add(texts: dict[str, Text], cut: Cutter, row: InputRow) -> None:
 
 
 class Cutter:
-    """Cuts texts by tokens of the bundled model, whose vocabulary the summariser has."""
+    """Cuts texts by tokens of the base, whose vocabulary the summariser has.
 
-    def __init__(self) -> None:
-        self._tokenizer = Tokenizer.from_file(str(model_folder("qagen-mini") / "tokenizer.json"))
+    Args:
+        base: bundled model, or a folder.
+    """
+
+    def __init__(self, base: str = "qagen-mini") -> None:
+        self._tokenizer = Tokenizer.from_file(str(model_folder(base) / "tokenizer.json"))
         self._tokenizer.no_truncation()
 
     def document(self, text: str) -> str:

@@ -55,6 +55,7 @@ def main() -> None:
                     for name, rows in sets.items()
                 },
             },
+            a.device,
         )
         if a.settings:
             positions = scorer.generator.settings.max_source_tokens
@@ -69,7 +70,7 @@ def main() -> None:
                 "cost_rows": len(few),
                 "cost": cost(compared, a.model, a.device, few, a.rounds),
             }
-            finish(SETTINGS, found)
+            finish(SETTINGS, found, a.device)
     write_page()
 
 

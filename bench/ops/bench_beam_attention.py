@@ -13,46 +13,45 @@ from quals_fast_kernels.beam_attention import beam_attention_ref, beam_attention
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.ops.common import Case, run
+from bench.ops.common import DEVICE, DTYPE, Case, compiled, main
 
 NUM_BEAMS, ROOM = 60, 64
 MOVES = 0.2  # share of the slots that continue another one at a step
 
 
-def cases() -> Iterator[Case]:
+def cases(tiny: bool) -> Iterator[Case]:
     """Yield heads of the models that we run, early and late in the search, in bfloat16."""
-    for batch in (1, 16, 64):
-        for heads, width in ((12, 32), (12, 64), (16, 64)):
-            shape = (batch, NUM_BEAMS, heads, ROOM, width)
-            keys, values = torch.randn(2, *shape, device="cuda", dtype=torch.bfloat16)
+    beams = 6 if tiny else NUM_BEAMS
+    for batch in (1,) if tiny else (1, 16, 64):
+        for heads, width in ((1, 16),) if tiny else ((12, 32), (12, 64), (16, 64)):
+            shape = (batch, beams, heads, ROOM, width)
+            keys, values = torch.randn(2, *shape, device=DEVICE, dtype=DTYPE)
             query = torch.randn_like(keys[:, :, :, 0])
-            for length in (8, 32, 60):
-                index = _index(batch, length)
+            for length in (8,) if tiny else (8, 32, 60):
+                index = _index(batch, beams, length)
                 arguments = (query, keys, values, index, length)
                 # Its own copy: moving a past changes it.
                 moved = (query, keys.clone(), values.clone(), index[:, :, -2].long(), length)
                 yield Case(
                     name=f"B={batch} H={heads} D={width} length={length}",
-                    config=f"B={batch} K={NUM_BEAMS} H={heads} D={width} T={ROOM} length={length}",
+                    config=f"B={batch} K={beams} H={heads} D={width} T={ROOM} length={length}",
                     providers={
                         "triton": partial(beam_attention_triton, *arguments),
                         "eager": partial(beam_attention_ref, *arguments),
-                        "compile": partial(
-                            torch.compile(beam_attention_ref, dynamic=False), *arguments
-                        ),
+                        "compile": compiled(beam_attention_ref, *arguments),
                         "reorder": partial(_reorder_then_attend, *moved),
                     },
                     agree=partial(_error, *arguments),
                 )
 
 
-def _index(batch: int, length: int) -> Tensor:
+def _index(batch: int, beams: int, length: int) -> Tensor:
     """Return the slots ``(B, K, length)`` that a search would have written to."""
-    own = torch.arange(NUM_BEAMS, device="cuda").expand(batch, -1)
-    index = torch.empty(batch, NUM_BEAMS, 0, dtype=torch.int64, device="cuda")
+    own = torch.arange(beams, device=DEVICE).expand(batch, -1)
+    index = torch.empty(batch, beams, 0, dtype=torch.int64, device=DEVICE)
     for _ in range(length):
-        other = torch.randint(NUM_BEAMS, (batch, NUM_BEAMS), device="cuda")
-        parent = torch.where(torch.rand(own.shape, device="cuda") < MOVES, other, own)
+        other = torch.randint(beams, (batch, beams), device=DEVICE)
+        parent = torch.where(torch.rand(own.shape, device=DEVICE) < MOVES, other, own)
         index = index.gather(1, parent[:, :, None].expand_as(index))
         index = torch.cat([index, own[:, :, None]], -1)
     return index.int()
@@ -86,5 +85,4 @@ def _error(query: Tensor, keys: Tensor, values: Tensor, index: Tensor, length: i
 
 
 if __name__ == "__main__":
-    torch.manual_seed(0)
-    run("beam_attention", cases())
+    main("beam_attention", cases)

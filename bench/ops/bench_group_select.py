@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from quals_fast_kernels.group_select import (
@@ -13,56 +14,52 @@ from quals_fast_kernels.group_select import (
 )
 from torch import Tensor
 
-from bench.ops.common import Case, run
+from bench.ops.common import DEVICE, Case, compiled, main
 
 VOCAB_SIZE, NUM_BEAMS, EOS_TOKEN_ID, PENALTY = 50265, 60, 2, 0.5
-WIDTHS = {"fairseq09": 2 * NUM_BEAMS, "hamming": NUM_BEAMS + 1}  # candidates that are enough
+RULES = ("fairseq09", "hamming")
 
 
-def cases() -> Iterator[Case]:
+def cases(tiny: bool) -> Iterator[Case]:
     """Yield the published search's step for both rules; groups of one beam."""
-    for rule, width in WIDTHS.items():
-        for batch in (1, 16, 64):
-            logprobs, token_ids = _candidates(batch, width)
-            scores = -torch.rand(batch, NUM_BEAMS, device="cuda")
+    beams = 6 if tiny else NUM_BEAMS
+    for rule in RULES:
+        width = 2 * beams if rule == "fairseq09" else beams + 1  # candidates that are enough
+        for batch in (1,) if tiny else (1, 16, 64):
+            logprobs, token_ids = _candidates(batch, beams, width)
+            scores = -torch.rand(batch, beams, device=DEVICE)
             active = None
             if rule == "hamming":
-                active = torch.ones(batch, NUM_BEAMS, dtype=torch.bool, device="cuda")
-            eager, triton, compiled = (
-                partial(
-                    implementation,
-                    logprobs,
-                    token_ids,
-                    scores,
-                    active,
-                    rule=rule,
-                    num_beam_groups=NUM_BEAMS,
-                    penalty=PENALTY,
-                    eos_token_id=EOS_TOKEN_ID,
-                    vocab_size=VOCAB_SIZE,
-                )
-                for implementation in (
-                    group_select_ref,
-                    group_select_triton,
-                    torch.compile(group_select_ref, dynamic=False),
-                )
-            )
-
+                active = torch.ones(batch, beams, dtype=torch.bool, device=DEVICE)
+            given = (logprobs, token_ids, scores, active)
+            settings: dict[str, Any] = {
+                "rule": rule,
+                "num_beam_groups": beams,
+                "penalty": PENALTY,
+                "eos_token_id": EOS_TOKEN_ID,
+                "vocab_size": VOCAB_SIZE,
+            }
+            eager = partial(group_select_ref, *given, **settings)
+            triton = partial(group_select_triton, *given, **settings)
             yield Case(
                 name=f"{rule} B={batch}",
-                config=f"{rule} B={batch} K={NUM_BEAMS} G={NUM_BEAMS} C={width} V={VOCAB_SIZE}",
-                providers={"triton": triton, "eager": eager, "compile": compiled},
+                config=f"{rule} B={batch} K={beams} G={beams} C={width} V={VOCAB_SIZE}",
+                providers={
+                    "triton": triton,
+                    "eager": eager,
+                    "compile": compiled(group_select_ref, *given, **settings),
+                },
                 agree=partial(_disagreement, eager, triton),
                 dtype="float32",
             )
 
 
-def _candidates(batch: int, width: int) -> tuple[Tensor, Tensor]:
+def _candidates(batch: int, beams: int, width: int) -> tuple[Tensor, Tensor]:
     """Return log-probabilities and ids ``(B, K, C)`` of slots that mostly like the same tokens."""
     parts = []
     for _ in range(batch):  # one at a time, as (B, K, V) would take gigabytes
-        common = 3 * torch.randn(VOCAB_SIZE, device="cuda")
-        logits = common + torch.randn(NUM_BEAMS, VOCAB_SIZE, device="cuda")
+        common = 3 * torch.randn(VOCAB_SIZE, device=DEVICE)
+        logits = common + torch.randn(beams, VOCAB_SIZE, device=DEVICE)
         values, ids = logits.log_softmax(-1).topk(width)
         ids, order = ids.sort(-1)
         parts.append((values.gather(-1, order), ids))
@@ -77,5 +74,4 @@ def _disagreement(eager: Callable[[], GroupChoice], triton: Callable[[], GroupCh
 
 
 if __name__ == "__main__":
-    torch.manual_seed(0)
-    run("group_select", cases())
+    main("group_select", cases)

@@ -12,7 +12,7 @@ import torch
 from quals_fast_kernels.linear_logprob import linear_logprob_ref, linear_logprob_triton
 from torch import Tensor
 
-from bench.ops.common import Case, run
+from bench.ops.common import DEVICE, Case, compiled, main
 from bench.ops.lm_heads import LmHead, lm_heads
 
 
@@ -28,22 +28,21 @@ def error_of_allowed(head: LmHead, target_ids: Tensor) -> float:
     return error / (2 * eager_error + 1e-5)
 
 
-def cases() -> Iterator[Case]:
+def cases(tiny: bool) -> Iterator[Case]:
     """Yield the workloads of rescoring."""
-    for head in lm_heads():
-        target_ids = torch.randint(len(head.weight), (len(head.hidden),), device="cuda")
-        compiled = torch.compile(linear_logprob_ref, dynamic=False)
+    for head in lm_heads(tiny):
+        target_ids = torch.randint(len(head.weight), (len(head.hidden),), device=DEVICE)
         yield Case(
             name=head.config,
             config=head.config,
             providers={
                 "triton": partial(linear_logprob_triton, *head, target_ids),
                 "eager": partial(linear_logprob_ref, *head, target_ids),
-                "compile": partial(compiled, *head, target_ids),
+                "compile": compiled(linear_logprob_ref, *head, target_ids),
             },
             agree=partial(error_of_allowed, head, target_ids),
         )
 
 
 if __name__ == "__main__":
-    run("linear_logprob", cases())
+    main("linear_logprob", cases)

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from quals_fast_kernels.lm_head_topk import lm_head_topk_ref, lm_head_topk_triton
 
-from bench.ops.common import Case, run
+from bench.ops.common import Case, compiled, main
 from bench.ops.lm_heads import LmHead, lm_heads
 
 K, SUPPRESSED = 120, (1,)  # two candidates a beam; the search always rules out the pad token
@@ -38,21 +38,20 @@ def error_of_allowed(head: LmHead) -> float:
     return max(error, regret / 2) / (2 * eager_error + 1e-5)
 
 
-def cases() -> Iterator[Case]:
+def cases(tiny: bool) -> Iterator[Case]:
     """Yield the workloads of generation."""
-    for head in lm_heads():
-        compiled = torch.compile(lm_head_topk_ref, dynamic=False)
+    for head in lm_heads(tiny):
         yield Case(
             name=head.config,
             config=f"{head.config} k={K}",
             providers={
                 "triton": partial(lm_head_topk_triton, *head, K, SUPPRESSED),
                 "eager": partial(lm_head_topk_ref, *head, K, SUPPRESSED),
-                "compile": partial(compiled, *head, K, SUPPRESSED),
+                "compile": compiled(lm_head_topk_ref, *head, K, SUPPRESSED),
             },
             agree=partial(error_of_allowed, head),
         )
 
 
 if __name__ == "__main__":
-    run("lm_head_topk", cases())
+    main("lm_head_topk", cases)

@@ -15,7 +15,7 @@ import torch
 from quals_fast_kernels.span_match import span_match_ref, span_match_triton
 from torch import Tensor
 
-from bench.ops.common import Case, run
+from bench.ops.common import DEVICE, Case, main
 
 NUM_BEAMS = 60
 # B, S, T, the longest answer, how many symbols there are
@@ -25,31 +25,33 @@ WORKLOADS = {
     "long letters": (16, 4096, 488, 40, 64),
 }
 
+TINY = {"tiny": (1, 16, 9, 3, 8)}
+
 
 def inputs(
     batch: int, width: int, longest: int, answer: int, symbols: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Draw summaries and answers, the same ones in every run."""
-    draw = torch.Generator("cuda").manual_seed(0)
+    draw = torch.Generator(DEVICE).manual_seed(0)
 
     def integers(low: int, high: int, *shape: int) -> Tensor:
-        return torch.randint(low, high, shape, generator=draw, device="cuda")
+        return torch.randint(low, high, shape, generator=draw, device=DEVICE)
 
     haystack = integers(0, symbols, batch, width)
     lengths = integers(width // 2, width + 1, batch)
     needles = integers(0, symbols, batch, NUM_BEAMS, longest)
     needle_lengths = integers(1, answer + 1, batch, NUM_BEAMS)
     start = integers(0, width // 2 - answer, batch, NUM_BEAMS, 1)
-    at = start + torch.arange(answer, device="cuda")  # (B, N, answer)
+    at = start + torch.arange(answer, device=DEVICE)  # (B, N, answer)
     cut = haystack[:, None].expand(-1, NUM_BEAMS, -1).gather(-1, at)
     is_cut = integers(0, 2, batch, NUM_BEAMS, 1).bool()
     needles[..., :answer] = torch.where(is_cut, cut, needles[..., :answer])
     return haystack.int(), lengths, needles.int(), needle_lengths
 
 
-def cases() -> Iterator[Case]:
+def cases(tiny: bool) -> Iterator[Case]:
     """Yield one case for each workload."""
-    for name, sizes in WORKLOADS.items():
+    for name, sizes in (TINY if tiny else WORKLOADS).items():
         batch, width, longest, answer, symbols = sizes
         given = inputs(*sizes)
 
@@ -71,4 +73,4 @@ def error(*given: Tensor) -> float:
 
 
 if __name__ == "__main__":
-    run("span_match", cases())
+    main("span_match", cases)

@@ -2,22 +2,31 @@
 
 A provider is timed by CUDA events around one call. Before each call a buffer larger than the L2
 cache is overwritten: it leaves the cache cold, and the device busy while the host launches.
+
+Options of every command: `--no-compile` leaves out torch.compile, which takes minutes; `--tiny`
+runs one small case, also on a CPU with TRITON_INTERPRET=1, where the times mean nothing.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from quals_fast_kernels._compat import triton_version
 
-from bench.common import RESULTS, machine
+from bench.common import RESULTS, machine, result_name, synchronize
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# Triton's interpreter multiplies bfloat16 wrongly, so on a CPU cases are in float32.
+DTYPE = torch.bfloat16 if DEVICE == "cuda" else torch.float32
 WARMUP, ROUNDS = 10, 50
+TINY_WARMUP, TINY_ROUNDS = 1, 2
 FLUSH_BYTES = 2**30
 
 
@@ -28,50 +37,75 @@ class Case(NamedTuple):
     config: str  # what the numbers depend on, as in "N=60 V=28216 d=384 k=120"
     providers: dict[str, Callable[[], Any]]  # "triton", "eager", "compile": each one call
     agree: Callable[[], float]  # largest error over what is allowed; above 1 nothing is timed
-    dtype: str = "bfloat16"
+    dtype: str = str(DTYPE).removeprefix("torch.")
 
 
-def run(op: str, cases: Iterable[Case]) -> None:
-    """Time each case and append its rows to ``bench/results/ops.csv``.
+def compiled(function: Callable[..., Any], *arguments: Any, **settings: Any) -> Callable[[], Any]:
+    """Return a call of a function that torch compiles for its shapes when it is first made."""
+
+    @cache
+    def compile_it() -> Callable[..., Any]:
+        torch.compiler.reset()  # a function is compiled for eight shapes at most
+        return torch.compile(function, dynamic=False)
+
+    return lambda: compile_it()(*arguments, **settings)
+
+
+def main(op: str, cases: Callable[[bool], Iterable[Case]]) -> None:
+    """Time each case and append its rows to ``bench/results/ops_gpu.csv``.
 
     Args:
         op: stem of the operation's file.
-        cases: may be a generator, whose inputs then live one case at a time. It is not touched
-            where there is no GPU: that is said in one line, and nothing is written.
+        cases: takes whether one tiny case is wanted; may be a generator, whose inputs then live one
+            case at a time. It is not touched where there is no GPU, unless the case is to be tiny:
+            that is said in one line, and nothing is written.
 
     Raises:
         RuntimeError: a case disagrees; what was measured before it is kept.
     """
-    if not torch.cuda.is_available():
+    parser = argparse.ArgumentParser(description=f"Time {op} on a GPU.")
+    parser.add_argument("--no-compile", action="store_true", help="without torch.compile")
+    parser.add_argument("--tiny", action="store_true", help="one small case, also on a CPU")
+    arguments = parser.parse_args()
+    if DEVICE == "cpu" and not arguments.tiny:
         print(f"{op}: this machine has no CUDA device; nothing measured, nothing written")
         return
-    for case in cases:
+    warmup, rounds = (TINY_WARMUP, TINY_ROUNDS) if arguments.tiny else (WARMUP, ROUNDS)
+    torch.manual_seed(0)
+    for case in cases(arguments.tiny):
         error = case.agree()
         if not error <= 1:  # so that nan fails, too
             raise RuntimeError(f"{op} {case.name}: error is {error:.3g} of what is allowed")
         print(f"{op} {case.name}: error is {error:.3g} of what is allowed")
         for provider, call in case.providers.items():
-            _append(op, case, provider, _measure_ms(provider, call))
+            if provider != "compile" or not arguments.no_compile:
+                _append(op, case, provider, _measure_ms(provider, call, warmup, rounds))
 
 
-def _measure_ms(provider: str, call: Callable[[], Any]) -> list[float]:
+def _measure_ms(provider: str, call: Callable[[], Any], warmup: int, rounds: int) -> list[float]:
     """Return the device time of each round; compiling and warming up are printed apart."""
     start = time.perf_counter()
-    for _ in range(WARMUP):
+    for _ in range(warmup):
         call()
-    torch.cuda.synchronize()
-    print(f"  {provider}: {WARMUP} warm-up calls took {time.perf_counter() - start:.2f} s")
-    flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda")
-    elapsed_ms = []
-    for _ in range(ROUNDS):
-        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        flush.zero_()
-        before.record()
+    synchronize()
+    print(f"  {provider}: {warmup} warm-up calls took {time.perf_counter() - start:.2f} s")
+    return [_elapsed_ms(call) for _ in range(rounds)]
+
+
+def _elapsed_ms(call: Callable[[], Any]) -> float:
+    if DEVICE == "cpu":
+        start = time.perf_counter()
         call()
-        after.record()
-        after.synchronize()
-        elapsed_ms.append(before.elapsed_time(after))
-    return elapsed_ms
+        return 1000 * (time.perf_counter() - start)
+    # The allocator keeps this buffer: only the first one takes time.
+    flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device=DEVICE)
+    before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    flush.zero_()
+    before.record()
+    call()
+    after.record()
+    after.synchronize()
+    return before.elapsed_time(after)
 
 
 def _append(op: str, case: Case, provider: str, elapsed_ms: list[float]) -> None:
@@ -93,7 +127,8 @@ def _append(op: str, case: Case, provider: str, elapsed_ms: list[float]) -> None
         "triton": triton_version(),
         "commit": about["commit"] + ("+dirty" if about["dirty"] else ""),
     }
-    path = RESULTS / "ops.csv"
+    path = RESULTS / f"{result_name('ops', DEVICE)}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
     is_new = not path.exists()
     with path.open("a", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(row), lineterminator="\n")

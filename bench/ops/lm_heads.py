@@ -8,13 +8,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bench.ops.common import DEVICE, DTYPE
+
 ROWS = (60, 960, 3840)
 HEADS = ((28216, 384), (50265, 768), (50265, 1024))  # qagen-mini, BART-base, BART-large: V, d
+TINY_ROWS, TINY_HEAD = 3, (203, 16)
 TRUTH_ROWS = 240  # rows of float64 logits alive at once
 
 
 class LmHead(NamedTuple):
-    """States and head in bfloat16, and the log-probabilities that they should give."""
+    """States and head, and the log-probabilities that they should give."""
 
     hidden: Tensor  # (N, d)
     weight: Tensor  # (V, d)
@@ -33,12 +36,11 @@ class LmHead(NamedTuple):
             yield rows, (self.hidden[rows].double() @ weight.T + bias).log_softmax(-1)
 
 
-def lm_heads() -> Iterator[LmHead]:
+def lm_heads(tiny: bool) -> Iterator[LmHead]:
     """Yield each workload with random values, which a head's time does not depend on."""
-    for vocab, width in HEADS:
-        for rows in ROWS:
-            torch.compiler.reset()  # a function is compiled for eight shapes at most
+    for vocab, width in (TINY_HEAD,) if tiny else HEADS:
+        for rows in (TINY_ROWS,) if tiny else ROWS:
             torch.manual_seed(0)
-            hidden = torch.randn(rows, width, device="cuda", dtype=torch.bfloat16)
-            weight = torch.randn(vocab, width, device="cuda", dtype=torch.bfloat16)
-            yield LmHead(hidden, weight.mul_(width**-0.5), torch.zeros(vocab, device="cuda"))
+            hidden = torch.randn(rows, width, device=DEVICE, dtype=DTYPE)
+            weight = torch.randn(vocab, width, device=DEVICE, dtype=DTYPE)
+            yield LmHead(hidden, weight.mul_(width**-0.5), torch.zeros(vocab, device=DEVICE))

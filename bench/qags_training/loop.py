@@ -69,7 +69,7 @@ def train(task: Task, recipe: Recipe, folder: Path) -> Path:
     )
     done = 0
     if path.is_file():
-        saved = torch.load(path, weights_only=True)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
         task.network.load_state_dict(saved["weights"], strict=False)
         optimizer.load_state_dict(saved["optimizer"])
         done = int(saved["done"])

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { Tokenizer } from "@huggingface/tokenizers";
 import * as ort from "onnxruntime-node";
 
-const STATUSES = ["ok", "no_pairs", "empty_summary", "empty_document", "error"];
+const STATUSES = ["ok", "no_pairs", "empty_summary", "empty_document", "error", "unknown_text"];
 const [graph, folder, pairs, rows] = process.argv.slice(2);
 const readJson = (name) => JSON.parse(readFileSync(join(folder, name), "utf8"));
 

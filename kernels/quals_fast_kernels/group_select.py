@@ -5,7 +5,7 @@
 
 Which of the chosen tokens count is the rule: ``fairseq09`` counts all 2n, ``hamming`` the n that
 continue the group (EOS never does), and only while the group is active.
-Slots are interleaved: slot = rank * G + g. Source: SEMANTICS 1.1; arXiv 1610.02424.
+Slots are interleaved: slot = rank * G + g. Source: docs/semantics.md 1.1; arXiv 1610.02424.
 
 Shapes: B sentences, K = n * G slots, C candidates a slot. Bytes: 12 B*K*C are read, 56 B*K are
 written and 2 B*V of counts are zeroed; what takes time is G short steps, one after the other.

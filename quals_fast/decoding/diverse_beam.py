@@ -141,7 +141,7 @@ class Search:
         start = vocabulary.decoder_start_token_id
         self._tokens = torch.full((batch_size, 1), start, device=device)
         self._beam_idx: Tensor | None = None
-        # No penalty can lift another token above so many (SEMANTICS 1.1, exact shortcut).
+        # No penalty can lift another token above so many (docs/semantics.md 1.1, shortcut).
         width = 2 * config.num_beams
         if config.rule == "hamming":
             width = config.num_beams + config.group_size

@@ -104,7 +104,7 @@ class _Search(ABC):
         self.beam_scores[:, self.groups :] = -np.inf
         self.steps: list[_Step] = []
         self.finished: list[list[_Finished]] = [[] for _ in range(batch_size)]
-        # No penalty can lift another token above so many (SEMANTICS 1.1, exact shortcut).
+        # No penalty can lift another token above so many (docs/semantics.md 1.1, shortcut).
         width = 2 * self.beams if config.rule == "fairseq09" else self.beams + config.group_size
         self._width = min(settings.vocab_size, width)
         self._few = min(self._width, FEW * config.group_size)

@@ -35,6 +35,7 @@ from quals_fast.models.loading import QAGenerator, load_generator
 from quals_fast.rescoring import rescore
 from quals_fast.signature import signature
 from quals_fast.staged import Scored, StagedPass
+from quals_fast.validation import check_tokens
 
 _DYNAMIC = torch.export.Dim.DYNAMIC
 _LARGEST = 2**31 - 2**20  # bytes; protobuf takes less than 2 GiB
@@ -44,7 +45,8 @@ _BATCH_TOKENS = 32_768
 _INPUTS = {
     "document_ids": "(B, S) int64: tokens of the documents, uncut and without special tokens. "
     "What stands behind a length does not matter.",
-    "document_lengths": "(B,) int64: tokens of each document, from 0 to S.",
+    "document_lengths": "(B,) int64: tokens of each document, from 0 to S; 0 for one that is empty "
+    "or shows nothing, such as white space.",
     "summary_ids": "(B, S') int64: likewise, of the summaries.",
     "summary_lengths": "(B,) int64: likewise.",
 }
@@ -53,6 +55,7 @@ _OUTPUTS = {
     "status": "(B,) int64: " + ", ".join(f"{i} {name}" for i, name in enumerate(STATUSES)) + ".",
     "n_pairs": "(B,) int64: question-answer pairs that were kept.",
     "truncated_tokens": "(B,) int64: tokens of both texts that the model did not see.",
+    "unknown_tokens": "(B,) int64: tokens of both texts that stand for what the vocabulary lacks.",
     "pair_ids": "(B, Q, T) int64: question SEP answer EOS of each pair, in the order of selection.",
     "pair_lengths": "(B, Q) int64: tokens of each pair; 0 where there is none.",
     "summary_logprobs": "(B, Q, T) float32: log-probabilities given the summary, nats; 0 behind.",
@@ -219,6 +222,11 @@ def _check(
     same: list[bool] = []
     deltas = [0.0]
     for b, row in enumerate(expected):
+        status = STATUSES[found["status"][b]]
+        problem = check_tokens(sources[0][b], sources[1][b])
+        if problem is not None:
+            deltas.append(0.0 if status == problem.status else math.nan)
+            continue
         mine, theirs = _pairs(found, b), _expected_pairs(row, scoring)
         are_same = [x[0] == y[0] for x, y in zip_longest(mine, theirs, fillvalue=(None,))]
         same += are_same
@@ -227,7 +235,7 @@ def _check(
             for x, y in zip(mine, theirs, strict=False)
             if x[0] == y[0]
         ]
-        if found["status"][b] > 1:
+        if status not in ("ok", "no_pairs"):
             deltas.append(math.nan)
         elif theirs and all(are_same):
             score = np.mean(

@@ -20,7 +20,8 @@ from quals_fast.generation import vocabulary
 from quals_fast.models.loading import QAGenerator
 from quals_fast.selection import PairSelector, Summaries
 
-STATUSES = ("ok", "no_pairs", "empty_summary", "empty_document", "error")  # by number
+# By number.
+STATUSES = ("ok", "no_pairs", "empty_summary", "empty_document", "error", "unknown_text")
 
 
 class Scores(NamedTuple):
@@ -30,6 +31,7 @@ class Scores(NamedTuple):
     status: Tensor  # (B,) int64
     n_pairs: Tensor  # (B,) int64
     truncated_tokens: Tensor  # (B,) int64
+    unknown_tokens: Tensor  # (B,) int64
     pair_ids: Tensor  # (B, Q, T) int64
     pair_lengths: Tensor  # (B, Q) int64
     summary_logprobs: Tensor  # (B, Q, T) float32
@@ -51,6 +53,7 @@ class SingleGraph(nn.Module):
         super().__init__()
         self._settings, self._vocabulary = generator.settings, vocabulary(generator)
         self._decoding, self._scoring = decoding, scoring
+        self._unknown = generator.tokenizer.unknown_token_id
         self.encoder = EncoderGraph(generator.bart)
         self.rescorer = RescoreGraph(generator.bart, screened=False)
         self._selector = PairSelector(
@@ -59,7 +62,7 @@ class SingleGraph(nn.Module):
         width = 2 * decoding.num_beams
         if decoding.rule == "hamming":
             width = decoding.num_beams + decoding.group_size
-        self._width = min(self._vocabulary.size, width)  # SEMANTICS 1.1, exact shortcut
+        self._width = min(self._vocabulary.size, width)  # docs/semantics.md 1.1, shortcut
 
     def forward(
         self,
@@ -83,9 +86,17 @@ class SingleGraph(nn.Module):
         summaries = Summaries(summary_ids.int(), summary_lengths)
         kept = self._selector.select(found, summaries, self._scoring.max_pairs)
 
-        most = _size(kept.n_kept.max(), 1, found.token_ids.shape[1])
+        unknown = [
+            self._count_unknown(summary_ids, summary_lengths),
+            self._count_unknown(document_ids, document_lengths),
+        ]
+        is_empty = (summary_lengths == 0) | (document_lengths == 0)
+        is_unknown = (2 * unknown[0] > summary_lengths) | (2 * unknown[1] > document_lengths)
+        n_kept = torch.where(is_empty | is_unknown, 0, kept.n_kept)
+
+        most = _size(n_kept.max(), 1, found.token_ids.shape[1])
         order = kept.order[:, :most]  # (B, Q)
-        is_pair = torch.arange(most) < kept.n_kept[:, None]
+        is_pair = torch.arange(most) < n_kept[:, None]
         lengths = torch.where(is_pair, found.lengths.gather(1, order), 0)
         longest = _size(lengths.max(), 2, found.token_ids.shape[2])
         is_token = torch.arange(longest) < lengths[:, :, None]  # (B, Q, T)
@@ -100,10 +111,11 @@ class SingleGraph(nn.Module):
         given_document = self._rescore(ids, is_token, document_ids, document_lengths)
 
         gained = (given_document.double() - given_summary.double()).sum(-1) / lengths.clamp(min=1)
-        score = gained.sum(-1) / kept.n_kept.clamp(min=1)
+        score = gained.sum(-1) / n_kept.clamp(min=1)
         is_broken = (found.lengths == 0).any(1) | kept.unsure | (score != score)
-        status = torch.where(kept.n_kept == 0, 1, 0)
+        status = torch.where(n_kept == 0, 1, 0)
         status = torch.where(is_broken, 4, status)
+        status = torch.where(is_unknown, 5, status)
         status = torch.where(document_lengths == 0, 3, status)
         status = torch.where(summary_lengths == 0, 2, status)
         missing = self._scoring.no_pairs_score
@@ -111,8 +123,9 @@ class SingleGraph(nn.Module):
         return Scores(
             score=torch.where(status > 1, torch.nan, score).float(),
             status=status,
-            n_pairs=kept.n_kept,
+            n_pairs=n_kept,
             truncated_tokens=self._cut(document_lengths) + self._cut(summary_lengths),
+            unknown_tokens=unknown[0] + unknown[1],
             pair_ids=ids,
             pair_lengths=lengths,
             summary_logprobs=given_summary,
@@ -126,6 +139,12 @@ class SingleGraph(nn.Module):
 
     def _cut(self, lengths: Tensor) -> Tensor:
         return (lengths - self._room).clamp(min=0)
+
+    def _count_unknown(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Return how many tokens of each text the vocabulary lacks: ``(B, S)`` to ``(B,)``."""
+        is_text = torch.arange(ids.shape[1]) < lengths[:, None]
+        # No token has the id -1; ids out of range make the graph fail elsewhere.
+        return (is_text & (ids == (-1 if self._unknown is None else self._unknown))).sum(-1)
 
     def _source(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Cut texts and add special tokens: ``(B, S)`` to ids and mask of the encoder.

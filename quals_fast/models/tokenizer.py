@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import re
+from array import array
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from quals_fast.models.checkpoint import AnswerMatch, CheckpointError, Settings
+
+_PIECE = 4096  # characters that are tokenised together
+_BATCH = 64  # pieces at once; tokenising takes some 200 bytes a character
+# Before these characters a word of BERT's always ends; with Chinese characters as words, too.
+_BERT = re.compile(r"(?=[ \t\r\n!-/:-@\[-`{-~])")
+_BERT_CHINESE = re.compile(r"(?=[ \t\r\n!-/:-@\[-`{-~\u4e00-\u9fff])")
+# GPT-2's words may begin with a space, and white space within a run depends on what follows.
+_GPT2 = re.compile(r"(?<=\S)(?=[ \t\r\n])")
 
 
 class Source(NamedTuple):
@@ -15,13 +28,21 @@ class Source(NamedTuple):
 
     Attributes:
         input_ids: with special tokens, cut to the checkpoint's `max_source_tokens`.
-        text_ids: all tokens of the text, uncut and without special tokens.
+        text_ids: all tokens of the text, uncut and without special tokens; an array, since a list
+            would take ten times the memory.
         truncated_tokens: tokens that were cut off.
+        unknown_tokens: tokens of the whole text that stand for what the vocabulary lacks.
     """
 
     input_ids: list[int]
-    text_ids: list[int]
+    text_ids: array[int]
     truncated_tokens: int
+    unknown_tokens: int
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the whole text, without special ones."""
+        return len(self.text_ids)
 
 
 class QATokenizer:
@@ -30,6 +51,11 @@ class QATokenizer:
     Args:
         tokenizer: as loaded from the checkpoint's folder.
         settings: special ids and lengths of the checkpoint.
+
+    Attributes:
+        answer_match: whether answers are looked up by token ids or by text.
+        unknown_token_id: stands for whatever the vocabulary lacks; None if it lacks nothing, as
+            byte-level BPE does.
     """
 
     def __init__(self, tokenizer: Tokenizer, settings: Settings) -> None:
@@ -42,6 +68,8 @@ class QATokenizer:
         self.answer_match: AnswerMatch = settings.answer_match or (
             "ids" if is_wordpiece else "text"
         )
+        self.unknown_token_id = unknown_token_id(tokenizer)
+        self._cut = safe_cut(tokenizer)
 
     @classmethod
     def from_folder(cls, folder: Path, settings: Settings) -> QATokenizer:
@@ -63,17 +91,37 @@ class QATokenizer:
         """Return one for other settings of the same checkpoint, such as shorter sources."""
         return QATokenizer(self._tokenizer, settings)
 
-    def encode(self, texts: list[str]) -> list[Source]:
-        """Tokenise texts, add special tokens, cut what does not fit and count it."""
+    def encode(self, texts: Sequence[str]) -> list[Source]:
+        """Tokenise texts, add special tokens, cut what does not fit and count it.
+
+        Long texts are tokenised piece by piece, which gives the same tokens in little memory. Only
+        texts without a word's end, and tokenizers that `safe_cut` does not know, go as a whole.
+        """
         s = self._settings
         start = [] if s.bos_token_id is None else [s.bos_token_id]
         room = s.max_source_tokens - len(start) - 1
         sources = []
-        for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False):
-            ids = encoding.ids
-            cut = max(0, len(ids) - room)
-            sources.append(Source([*start, *ids[:room], s.eos_token_id], ids, cut))
+        for ids in self._tokenise(texts):
+            unknown = 0 if self.unknown_token_id is None else ids.count(self.unknown_token_id)
+            input_ids = [*start, *ids[:room], s.eos_token_id]
+            sources.append(Source(input_ids, ids, max(0, len(ids) - room), unknown))
         return sources
+
+    def _tokenise(self, texts: Sequence[str]) -> list[array[int]]:
+        """Return all tokens of each text, without special ones."""
+        found = [array("i") for _ in texts]
+        pieces = (
+            (index, piece)
+            for index, text in enumerate(texts)
+            for piece in pieces_of(text, self._cut, _PIECE)
+        )
+        while batch := list(islice(pieces, _BATCH)):
+            encodings = self._tokenizer.encode_batch_fast(
+                [piece for _, piece in batch], add_special_tokens=False
+            )
+            for (index, _), encoding in zip(batch, encodings, strict=True):
+                found[index].extend(encoding.ids)
+        return found
 
     def decode(self, token_ids: list[int] | tuple[int, ...]) -> str:
         """Return the text of tokens."""
@@ -92,6 +140,46 @@ class QATokenizer:
         if isinstance(self._tokenizer.decoder, decoders.ByteLevel):
             return self.decode((token_id,))
         return piece
+
+
+def unknown_token_id(tokenizer: Tokenizer) -> int | None:
+    """Return the id of a tokenizer's unknown token, or None if it never gives one."""
+    model = tokenizer.model
+    if isinstance(model, models.Unigram):  # does not say it in Python
+        unknown: int | None = json.loads(tokenizer.to_str())["model"]["unk_id"]
+        return unknown
+    return None if model.unk_token is None else model.token_to_id(model.unk_token)
+
+
+def safe_cut(tokenizer: Tokenizer) -> re.Pattern[str] | None:
+    """Return where a text can be cut so that its tokens are those of its pieces.
+
+    That must hold whatever stands on either side. None for tokenizers of which it is not known.
+    """
+    normalizer, splitter = tokenizer.normalizer, tokenizer.pre_tokenizer
+    if not all(added.special for added in tokenizer.get_added_tokens_decoder().values()):
+        return None  # special tokens are not looked for in texts; others could be cut in two
+    if isinstance(splitter, pre_tokenizers.BertPreTokenizer):
+        if isinstance(normalizer, normalizers.BertNormalizer) and normalizer.handle_chinese_chars:
+            return _BERT_CHINESE
+        if normalizer is None or isinstance(normalizer, normalizers.BertNormalizer):
+            return _BERT
+    is_gpt2 = (
+        normalizer is None
+        and isinstance(splitter, pre_tokenizers.ByteLevel)
+        and splitter.use_regex
+        and not splitter.add_prefix_space
+    )
+    return _GPT2 if is_gpt2 else None
+
+
+def pieces_of(text: str, cut: re.Pattern[str] | None, size: int) -> Iterator[str]:
+    """Cut a text at the first place after `size` characters, and so on; None: nowhere."""
+    start = 0
+    while cut is not None and (found := cut.search(text, start + size)):
+        yield text[start : found.start()]
+        start = found.start()
+    yield text[start:]
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:

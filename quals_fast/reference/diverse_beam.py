@@ -1,6 +1,6 @@
 """Diverse beam search as the original programs do it, one sentence at a time.
 
-Both rules of SEMANTICS 1.1. Slots are interleaved: slot = rank * G + g.
+Both rules of docs/semantics.md 1.1. Slots are interleaved: slot = rank * G + g.
 Sources: fairseq 0.9 (sequence_generator.py, search.py), transformers 4.55 (group beam search).
 """
 

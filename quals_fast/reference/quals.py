@@ -1,4 +1,4 @@
-"""QUALS of one summary, step by step as published: SEMANTICS 1, [nan21] and its program.
+"""QUALS of one summary, step by step: docs/semantics.md 1, arXiv 2105.04623 and its program.
 
 Source: amazon-science/fact-check-summarization, preprocess/evaluate_hypo.py.
 """
@@ -15,7 +15,7 @@ from quals_fast.reference.diverse_beam import Trace, diverse_beam_search
 from quals_fast.reference.generator import ReferenceGenerator
 from quals_fast.results import Hypothesis, QAPair, QualsResult, SummaryScore, nested_like
 from quals_fast.signature import signature
-from quals_fast.validation import check_pair, check_same_length, check_texts
+from quals_fast.validation import check_pair, check_same_length, check_texts, check_tokens
 
 
 def generate(
@@ -39,23 +39,27 @@ def split_at_sep(
 
 
 def answer_stands_in(answer_ids: list[int], summary: str, tokenizer: QATokenizer) -> bool:
-    """Return whether the answer is a span of the summary (step 2); an empty one is not.
+    """Return whether the answer is a span of the summary (step 2).
+
+    An empty one is not, nor one with an unknown token.
 
     The text rule is the published one; the rule on ids is for WordPiece, which decodes with
     spaces that the source did not have.
     """
+    if tokenizer.unknown_token_id in answer_ids:
+        return False  # it may stand for one word here and for another in the summary
     if tokenizer.answer_match == "text":
         answer = tokenizer.decode(answer_ids)
         return answer.strip() != "" and answer.lower() in summary.lower()
     (source,) = tokenizer.encode([summary])
-    ids, n = source.text_ids, len(answer_ids)
+    ids, n = list(source.text_ids), len(answer_ids)
     return n > 0 and any(ids[i : i + n] == answer_ids for i in range(len(ids) - n + 1))
 
 
 def select(pairs: list[tuple[str, str, float]], max_pairs: int | None) -> list[int]:
-    """Choose among (question, answer, summed search score), in order of selection (SEMANTICS 1.3).
+    """Choose among (question, answer, summed search score), in order of selection.
 
-    Answers take turns, each with its best remaining question.
+    Answers take turns, each with its best remaining question (docs/semantics.md 1.3).
     """
     by_score = sorted(range(len(pairs)), key=lambda i: -pairs[i][2])
     buckets: dict[str, list[int]] = {}
@@ -100,7 +104,10 @@ def score(
     decoding: DecodingConfig | None = None,
     scoring: ScoringConfig | None = None,
 ) -> SummaryScore:
-    """Score one summary: generate, then `score_hypotheses`."""
+    """Score one summary: generate, then `score_hypotheses`, if its tokens say enough."""
+    problem = check_tokens(*generator.checkpoint.tokenizer.encode([document, summary]))
+    if problem is not None:
+        return problem
     hypotheses = generate(generator, summary, decoding or DecodingConfig())
     return score_hypotheses(generator, document, summary, hypotheses, scoring)
 
@@ -141,6 +148,7 @@ def score_hypotheses(
         n_hypotheses=len(hypotheses),
         num_beams=len(hypotheses),  # float32 does not overflow
         truncated_tokens=source_of_document.truncated_tokens + source_of_summary.truncated_tokens,
+        unknown_tokens=source_of_document.unknown_tokens + source_of_summary.unknown_tokens,
     )
 
 
@@ -180,7 +188,7 @@ class ReferenceScorer:
         *,
         on_progress: Callable[[int], None] | None = None,
     ) -> QualsResult:
-        """Score each summary against its document; one a document."""
+        """Score each summary against its document."""
         texts, entries = check_texts("documents", documents), check_texts("summaries", summaries)
         check_same_length("summaries", entries, texts)
         rows = []

@@ -6,7 +6,7 @@ So a run can go on anywhere, may be prolonged, and is the same for any number of
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -149,6 +149,7 @@ class Plan(torch.utils.data.Sampler[list[int]]):
         batch_tokens: budget of source tokens, padding included, and weighted target tokens.
         seed: of the batches' order.
         multiple_of: number of batches to divide evenly among processes; the rest is left out.
+        workers: processes that encode the examples; 0 for none.
 
     Attributes:
         source_tokens: of all examples, without padding.
@@ -164,12 +165,19 @@ class Plan(torch.utils.data.Sampler[list[int]]):
         batch_tokens: int,
         seed: int,
         multiple_of: int = 1,
+        workers: int = 0,
     ) -> None:
         self._batches: list[list[int]] = []
         self.source_tokens = self.target_tokens = 0
-        for first in range(0, len(examples), _POOL):
-            last = min(first + _POOL, len(examples))
-            pairs = {place: examples[place] for place in range(first, last)}
+        pools: Iterable[list[Pair]] = torch.utils.data.DataLoader(
+            examples,  # type: ignore[arg-type]
+            batch_size=_POOL,
+            collate_fn=list,
+            num_workers=workers,
+        )
+        for number, pool in enumerate(pools):
+            first = number * _POOL
+            pairs = dict(enumerate(pool, first))
             self.source_tokens += sum(len(pair.source) for pair in pairs.values())
             self.target_tokens += sum(len(pair.target) for pair in pairs.values())
             batches = group(pairs, batch_tokens)

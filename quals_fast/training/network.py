@@ -29,11 +29,14 @@ class BartForConditionalGeneration(
     """
 
     answer_weight = 1.0  # of an answer's tokens in the loss; a question's have 1
+    label_smoothing = 0.0  # share of a target's weight that is spread over the vocabulary
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor
     ) -> dict[str, Tensor]:
         """Return ``loss``, the weighted mean over target tokens, their ``nats`` and ``tokens``.
+
+        Labels are smoothed in ``loss`` only.
 
         Args:
             input_ids: sources ``(B, S)``.
@@ -42,13 +45,28 @@ class BartForConditionalGeneration(
         """
         is_cpu = input_ids.device.type == "cpu"
         self.config._attn_implementation = attention.NAME if is_cpu else "sdpa"
-        nats = token_nats(self, input_ids, attention_mask, labels)
+        hidden, targets = target_states(self, input_ids, attention_mask, labels)
+        nats = nats_of(self, hidden, targets)
+        costs = nats
+        if self.label_smoothing:
+            costs = nats + self.label_smoothing * self._beyond_target(hidden, targets)
         weights = self._weights(labels)
         return {
-            "loss": (nats * weights).sum() / weights.sum(),
+            "loss": (costs * weights).sum() / weights.sum(),
             "nats": nats.sum(),
             "tokens": torch.tensor(len(nats), device=nats.device),
         }
+
+    def _beyond_target(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Return by how many nats the mean token of the vocabulary is beyond each target ``(N,)``.
+
+        The softmax's sum is in both, so that only logits differ. Masked tokens have no share.
+        """
+        bias, weight = self.final_logits_bias[0], self.lm_head.weight
+        share = bias.isfinite() / bias.isfinite().sum()
+        bias = bias.nan_to_num(neginf=0.0)
+        difference = weight[targets] - share @ weight
+        return (hidden * difference).sum(1) + bias[targets] - share @ bias
 
     def _weights(self, labels: Tensor) -> Tensor:
         """Return the weight of every target token, in one row."""
@@ -70,6 +88,20 @@ def token_nats(network: Any, input_ids: Tensor, attention_mask: Tensor, labels: 
         labels: targets ``(B, T)``, `IGNORED` where there is none; a row may hold several, each
             ended by EOS, which do not see each other.
     """
+    return nats_of(network, *target_states(network, input_ids, attention_mask, labels))
+
+
+def target_states(
+    network: Any, input_ids: Tensor, attention_mask: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the last hidden state before every target token ``(N, d)``, and the token ``(N,)``.
+
+    Args:
+        network: of transformers' BART.
+        input_ids: as for `token_nats`, and so are the others.
+        attention_mask: where a source token stands.
+        labels: targets.
+    """
     config = network.config
     is_real = labels != IGNORED
     place, mask = _targets_apart(labels, config.eos_token_id)
@@ -87,8 +119,13 @@ def token_nats(network: Any, input_ids: Tensor, attention_mask: Tensor, labels: 
         decoder_attention_mask=mask.to(embedded.dtype),
         use_cache=False,
     ).last_hidden_state
+    return hidden[is_real], labels[is_real]
+
+
+def nats_of(network: Any, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Return the negative log-probability of each target ``(N,)`` after its hidden state."""
     nats: Tensor = TokenNats.apply(  # type: ignore[no-untyped-call]
-        hidden[is_real], network.lm_head.weight, network.final_logits_bias[0], labels[is_real]
+        hidden, network.lm_head.weight, network.final_logits_bias[0], targets
     )
     return nats
 

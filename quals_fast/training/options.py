@@ -32,6 +32,8 @@ TRAINING_OPTIONS = (
                       "of letters that none has become unknown."),
     click.option("--epochs", type=float, default=T["epochs"], help="Passes over the questions."),
     click.option("--examples", type=int, default=T["examples"], help="In place of --epochs."),
+    click.option("--minutes", type=float, default=T["minutes"],
+                 help="End training by then, with the rate falling in time; saving comes after."),
     click.option("--learning-rate", type=float, default=T["learning_rate"],
                  help="Between warm-up and decay."),
     click.option("--warmup-steps", type=int, default=T["warmup_steps"], help="The rate rises."),
@@ -44,6 +46,8 @@ TRAINING_OPTIONS = (
     click.option("--dropout", type=float, default=T["dropout"],
                  help="Of states, with none of attention and activations; by default "
                       "what --init says of all three."),
+    click.option("--label-smoothing", type=float, default=T["label_smoothing"],
+                 help="Share of each target's weight that is spread over the vocabulary."),
     click.option("--views", default=str(Views()), help="Shares in which questions are shown."),
     click.option("--early-views", default=None, help="In place of --views at first."),
     click.option("--early-examples", type=int, default=T["early_examples"], help="For how long."),
@@ -81,6 +85,8 @@ TRAINING_OPTIONS = (
     click.option("--bf16", default=T["bf16"], help="auto (where the device has it), on or off."),
     click.option("--cpu", is_flag=True, help="Even if there is a GPU."),
     click.option("--threads", type=int, default=T["threads"], help="Of a CPU."),
+    click.option("--workers", type=int, default=T["workers"],
+                 help="Processes that prepare batches, so that a GPU does not wait for them."),
 )  # fmt: skip
 
 

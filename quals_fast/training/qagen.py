@@ -28,6 +28,7 @@ from transformers import EarlyStoppingCallback, Seq2SeqTrainingArguments
 
 from quals_fast.training import checkpoints
 from quals_fast.training.batches import Examples, Plan
+from quals_fast.training.clock import Clock
 from quals_fast.training.corpus import Corpus, read_corpus
 from quals_fast.training.cost import training_flops
 from quals_fast.training.encoding import PairEncoder
@@ -37,7 +38,8 @@ from quals_fast.training.trainer import QagenTrainer
 RUN_FILE = "run.json"
 # What may change when a run goes on; all else has to be as it was.
 _MAY_CHANGE = {"output", "dev", "epochs", "examples", "decay", "every", "keep", "patience",
-               "dev_questions", "bf16", "cpu", "threads", "skip_invalid"}  # fmt: skip
+               "dev_questions", "bf16", "cpu", "threads", "skip_invalid", "minutes",
+               "workers"}  # fmt: skip
 _LOGGED = 50  # steps between lines
 
 
@@ -55,11 +57,17 @@ def train(settings: TrainingSettings, report: Callable[[str], None] = print) -> 
         TrainingError: the data cannot be used, the folder holds another run, or the disk is full.
         CheckpointError: `init` cannot be used.
     """
+    clock = None if settings.minutes is None else Clock(settings.minutes)
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     arguments = _arguments(settings)
+    if clock is not None and arguments.world_size > 1:
+        raise TrainingError(
+            f"`minutes` is for one process, since clocks differ, but got {arguments.world_size}; "
+            "give `examples` instead"
+        )
     say = report if arguments.process_index == 0 else _silent
     run: dict[str, Any] = {"identity": _identity(settings, arguments.world_size)}
     with arguments.main_process_first():
@@ -78,7 +86,9 @@ def train(settings: TrainingSettings, report: Callable[[str], None] = print) -> 
     dev = {} if settings.dev is None else _dev(settings.dev, settings, encoder, say)
 
     examples = Examples(corpus, encoder, settings)
-    plan = Plan(examples, settings.batch_tokens, settings.seed, arguments.world_size)
+    plan = Plan(
+        examples, settings.batch_tokens, settings.seed, arguments.world_size, settings.workers
+    )
     steps = -(-len(plan) // (arguments.world_size * settings.accumulate))
     arguments.warmup_steps = min(settings.warmup_steps, steps)
     decay_steps = min(round(settings.decay * steps), steps - arguments.warmup_steps)
@@ -92,7 +102,7 @@ def train(settings: TrainingSettings, report: Callable[[str], None] = print) -> 
     )
 
     resumed = checkpoints.last_whole(settings.output, say)
-    trainer = QagenTrainer(start, arguments, examples, plan, dev, say)
+    trainer = QagenTrainer(start, arguments, examples, plan, dev, say, clock)
     if settings.patience is not None:
         trainer.add_callback(EarlyStoppingCallback(settings.patience))
     if resumed is not None:
@@ -100,6 +110,8 @@ def train(settings: TrainingSettings, report: Callable[[str], None] = print) -> 
     trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
     if trainer.state.global_step < steps and settings.patience is not None:
         say(f"stopped early; the best checkpoint is {trainer.state.best_model_checkpoint}")
+    if clock is not None and clock.is_up:
+        say(f"the time was up after {trainer.state.global_step:,} of {steps:,} steps")
     run |= {
         "questions": len(corpus.questions),
         "counts": dict(corpus.counts),
@@ -148,6 +160,7 @@ def _arguments(settings: TrainingSettings) -> Seq2SeqTrainingArguments:
         accelerator_config={"even_batches": False},
         report_to="none",
         disable_tqdm=True,
+        dataloader_num_workers=settings.workers,
         remove_unused_columns=False,
     )
     # One process takes one GPU: DataParallel would split batches that are already of the right

@@ -108,7 +108,7 @@ def summarise(
     Returns:
         ``quals``: the mean over rows with a score, nats a token; ``quals_low`` and ``quals_high``:
         its 95 % interval; ``quals_scored``: how many these are; ``quals_no_pairs``,
-        ``quals_empty`` and ``quals_error``: how many are not.
+        ``quals_empty``, ``quals_unknown`` and ``quals_error``: how many are not.
     """
     scores = [row.score for row in rows if not math.isnan(row.score)]
     estimate = mean_interval(scores, n_resamples=n_resamples, seed=seed)
@@ -120,5 +120,6 @@ def summarise(
         "quals_scored": len(scores),
         "quals_no_pairs": missing["no_pairs"],
         "quals_empty": missing["empty_summary"] + missing["empty_document"],
+        "quals_unknown": missing["unknown_text"],
         "quals_error": missing["error"],
     }

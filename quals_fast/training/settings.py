@@ -98,6 +98,8 @@ class TrainingSettings:
         prune: leave out of a WordPiece vocabulary what no text of `train` uses.
         epochs: passes over the questions.
         examples: questions to show, in place of `epochs`.
+        minutes: end training by then, counted from the start of the call and saving not included;
+            the rate falls in time, however many steps are done. None does all steps.
         learning_rate: between warm-up and decay.
         warmup_steps: over which the rate rises from 0.
         decay: share of all steps, at the end, over which it falls to 0; with 0 it stays, so that
@@ -106,6 +108,7 @@ class TrainingSettings:
         accumulate: batches a step, on each device.
         dropout: of states; attention and activations then have none, which on a CPU would cost as
             much time as all else. None takes what `init` says of all three.
+        label_smoothing: share of each target's weight that is spread over the whole vocabulary.
         views: in which questions are shown.
         early_views: in place of `views` for the first `early_examples`.
         early_examples: how many; short texts at first make a cheap start.
@@ -133,6 +136,7 @@ class TrainingSettings:
         bf16: ``"auto"`` takes it where the device has it.
         cpu: train on the CPU even if there is a GPU.
         threads: for torch; None leaves its own choice.
+        workers: processes that prepare batches; with 0 the training process does it between steps.
 
     Raises:
         ValueError: a value out of range.
@@ -148,12 +152,14 @@ class TrainingSettings:
     prune: bool = False
     epochs: float = 3.0
     examples: int | None = None
+    minutes: float | None = None
     learning_rate: float = 3e-5
     warmup_steps: int = 300
     decay: float = 0.2
     batch_tokens: int = 6_000
     accumulate: int = 1
     dropout: float | None = None
+    label_smoothing: float = 0.0
     views: Views = field(default_factory=Views)
     early_views: Views | None = None
     early_examples: int = 0
@@ -175,22 +181,24 @@ class TrainingSettings:
     bf16: Bf16 = "auto"
     cpu: bool = False
     threads: int | None = None
+    workers: int = 0
 
     def __post_init__(self) -> None:
         at_least = {
             "accumulate": 1, "batch_tokens": 1, "together": 1, "window_sentences": 1,
             "window_words": 1, "every": 1, "keep": 2, "warmup_steps": 0, "early_examples": 0,
             "examples": 1, "patience": 1, "dev_questions": 1, "passage_words": 1, "threads": 1,
-            "positions": 1,
+            "positions": 1, "workers": 0,
         }  # fmt: skip
         for name, least in at_least.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"`{name}` must be at least {least}, but got {value}")
-        for name in ("learning_rate", "epochs", "answer_weight"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"`{name}` must be positive, but got {getattr(self, name)}")
-        for name in ("decay", "dropout", "renamed"):
+        for name in ("learning_rate", "epochs", "answer_weight", "minutes"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"`{name}` must be positive, but got {value}")
+        for name in ("decay", "dropout", "label_smoothing", "renamed"):
             share = getattr(self, name)
             if share is not None and not 0 <= share <= 1:
                 raise ValueError(f"`{name}` must be from 0 to 1, but got {share}")

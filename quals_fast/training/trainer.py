@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from transformers import (
     PrinterCallback,
@@ -21,6 +22,7 @@ from transformers import (
 
 from quals_fast.training import checkpoints
 from quals_fast.training.batches import Examples, Plan, group
+from quals_fast.training.clock import Clock
 from quals_fast.training.network import Collator
 from quals_fast.training.settings import TrainingError, Views
 from quals_fast.training.starting_point import StartingPoint, save_folder
@@ -39,6 +41,7 @@ class QagenTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         plan: the batches of all processes.
         dev: questions to evaluate on, by view; empty evaluates nothing.
         report: takes lines about the progress.
+        clock: ends the run in time; None leaves it all its steps.
     """
 
     def __init__(
@@ -49,15 +52,16 @@ class QagenTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         plan: Plan,
         dev: Mapping[str, Examples],
         report: Callable[[str], None],
+        clock: Clock | None = None,
     ) -> None:
-        self._start, self._plan, self._dev = start, plan, dev
+        self._start, self._plan, self._dev, self._clock = start, plan, dev, clock
         super().__init__(
             model=start.network,
             args=arguments,
             train_dataset=examples,
             eval_dataset=dict(dev) or None,
             data_collator=Collator(start.settings.pad_token_id),
-            callbacks=[_Lines(report)],
+            callbacks=[_Lines(report), *([] if clock is None else [clock])],
         )
         self.remove_callback(PrinterCallback)
 
@@ -72,6 +76,15 @@ class QagenTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         )
         prepared: DataLoader[Any] = self.accelerator.prepare(loader)
         return prepared
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> LRScheduler:
+        """Return the schedule of the learning rate, which a clock may bring forward."""
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if self._clock is not None:
+            scheduler.lr_lambdas = [self._clock.in_time(one) for one in scheduler.lr_lambdas]
+        return scheduler
 
     @torch.no_grad()
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:

@@ -45,7 +45,8 @@ def test_closing_line_and_signature(run, expected):
     result = run("score", "in.jsonl")
     (counts,) = result.stderr.splitlines()
     mean = sum(one.score for one in expected if one.status == "ok") / 3
-    assert counts == f"4 rows: 3 ok, 1 no_pairs; mean score {mean:.3f}"
+    unknown = "1 unknown token in 1 row"  # "by"
+    assert counts == f"4 rows: 3 ok, 1 no_pairs; {unknown}; mean score {mean:.3f}"
     assert result.stdout.splitlines()[-1] == expected.signature
 
 
@@ -56,7 +57,8 @@ def test_closing_line_counts_failures_and_truncation(run):
     counts = result.stderr.splitlines()[0]
     assert counts.startswith("9 rows: ")
     assert "3 error" in counts
-    assert "errors at line 2, 4, 7; 8 tokens cut off in 1 row; mean score " in counts
+    lost = "8 tokens cut off in 1 row; 1 unknown token in 1 row"
+    assert f"errors at line 2, 4, 7; {lost}; mean score " in counts
     assert "; first error: line 2: invalid JSON: " in counts
 
 
@@ -183,7 +185,7 @@ def test_settings_reach_the_signature(run):
     assert result.exit_code == 0
     signature = result.stdout.splitlines()[-1]
     assert "|rule:hamming|beams:6/6|diversity:0.25|length:2-12|lp:2.0|" in signature
-    assert "|summary:search|pairs:all|nopairs:-7.0|model:queens@" in signature
+    assert "|summary:search|pairs:all|nopairs:-7.0|unknown:dropped|model:queens@" in signature
     assert "|dtype:bfloat16|backend:eager|" in signature
 
 

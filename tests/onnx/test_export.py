@@ -49,14 +49,14 @@ def folder(exported, tmp_path):
     return shutil.copytree(exported["float32"][0], tmp_path / "exported")
 
 
-def compare(model, folder, decoding):
+def compare(model, folder, decoding, summaries=SUMMARIES):
     eager = QualsScorer.from_pretrained(model, device="cpu", dtype="float32", decoding=decoding)
     mine = QualsScorer.from_pretrained(folder, backend="onnx", device="cpu", decoding=decoding)
-    expected, found = eager.score(DOCUMENTS, SUMMARIES), mine.score(DOCUMENTS, SUMMARIES)
-    for one, other in zip(eager.generate(SUMMARIES), mine.generate(SUMMARIES), strict=True):
+    expected, found = eager.score(DOCUMENTS, summaries), mine.score(DOCUMENTS, summaries)
+    for one, other in zip(eager.generate(summaries), mine.generate(summaries), strict=True):
         assert [h.token_ids for h in one] == [h.token_ids for h in other]
     for row, other in zip(expected, found, strict=True):
-        assert row.status == other.status
+        assert (row.status, row.unknown_tokens) == (other.status, other.unknown_tokens)
         assert [p.token_ids for p in row.pairs] == [p.token_ids for p in other.pairs]
         assert [p.question for p in row.pairs] == [p.question for p in other.pairs]
         assert other.score == pytest.approx(row.score, abs=1e-4, nan_ok=True)
@@ -90,9 +90,16 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_other_kinds_of_checkpoints(kind, tmp_path):
     config, tokenizer = KINDS[kind]
-    model = tiny_models.write_checkpoint(tmp_path / "m", config, tokenizer(), trained_on=TEXT)
+    # Answers with 陈 are among what it generates: unknown to WordPiece, three bytes to the other.
+    model = tiny_models.write_checkpoint(
+        tmp_path / "m", config, tokenizer(), trained_on=f"{TEXT} 陈"
+    )
     export(model, tmp_path / "out")
     compare(model, tmp_path / "out", ONE)
+    _, found = compare(model, tmp_path / "out", ONE, ["陈 won 1969", "the 陈", TEXT, "陈 伟 ,"])
+    unknown = found[3].status == "unknown_text"
+    assert unknown == (tokenizer is tiny_models.wordpiece_tokenizer)
+    assert [row.unknown_tokens for row in found] == ([1, 1, 0, 2] if unknown else [0] * 4)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8"])

@@ -22,14 +22,18 @@ from quals_fast.models.checkpoint import CheckpointError
 from quals_fast.ops import EAGER
 
 TEXT = "queen anne opened the tower by the river in 1969 , forty won"
+TRAINED_ON = f"{TEXT} 陈"  # so that [UNK] is among the answers
 LONG = f"{TEXT} . " * 6  # more than the model's 64 positions
-DOCUMENTS = [TEXT, "the king closed the game", LONG, "who was the queen ?", TEXT]
+DOCUMENTS = [TEXT, "the king closed the game", LONG, "who was the queen ?", TEXT, *[TEXT] * 2, "陈"]
 SUMMARIES = [
     "anne opened the tower",
     "the queen won in 1969",
     TEXT,
     LONG,
-    "[PAD]",  # no answer can be that
+    "?",  # no answer is that
+    "the queen 陈 opened the tower 1969 伟",
+    "陈 伟 , the 张 敏",
+    "queen anne",
 ]
 TEXTS = list(zip(DOCUMENTS, SUMMARIES, strict=True))
 SMALL = {"num_beams": 12, "min_length": 2, "max_length": 12}
@@ -66,7 +70,7 @@ def both(request, tmp_path_factory):
     """The graph's path, the graph and the scorer that it must agree with."""
     config, decoding, scoring = KINDS[request.param]
     folder = tmp_path_factory.mktemp("single")
-    model = tiny_models.write_checkpoint(folder / "m", config, trained_on=TEXT)
+    model = tiny_models.write_checkpoint(folder / "m", config, trained_on=TRAINED_ON)
     path = folder / "quals.onnx"
     parity = export_single_file(model, path, decoding=decoding, scoring=scoring, texts=TEXTS)
     assert parity["pairs"] >= 10
@@ -88,6 +92,7 @@ def assert_agrees(row, found, b):
     assert single_file.STATUSES[found["status"][b]] == row.status
     assert found["score"][b] == pytest.approx(row.score, rel=1e-5, abs=1e-6, nan_ok=True)
     assert found["truncated_tokens"][b] == row.truncated_tokens
+    assert found["unknown_tokens"][b] == row.unknown_tokens
     assert found["n_pairs"][b] == len(row.pairs)
     lengths = found["pair_lengths"][b]
     assert not lengths[len(row.pairs) :].any()
@@ -101,8 +106,13 @@ def assert_agrees(row, found, b):
 def test_the_graph_scores_as_the_eager_backend(both):
     _, graph, scorer = both
     expected = scorer.score(DOCUMENTS, SUMMARIES)
-    assert [row.status for row in expected] == ["ok"] * 4 + ["no_pairs"]
+    statuses = ["ok"] * 4 + ["no_pairs", "ok", "unknown_text", "unknown_text"]
+    assert [row.status for row in expected] == statuses
     assert expected[2].truncated_tokens > 0
+    assert [row.unknown_tokens for row in expected] == [0] * 5 + [2, 4, 1]
+    if 2 not in scorer.generator.settings.masked_token_ids:  # such answers are there to be dropped
+        (found,) = scorer.generate(SUMMARIES[5:6])
+        assert any(2 in h.token_ids[h.token_ids.index(1) :] for h in found if 1 in h.token_ids)
     together = graph.run(inputs(scorer, TEXTS))
     for b, (row, texts) in enumerate(zip(expected, TEXTS, strict=True)):
         assert_agrees(row, together, b)

@@ -11,6 +11,7 @@ from quals_fast.training.network import (
     BartForConditionalGeneration,
     Collator,
     TokenNats,
+    target_states,
     token_nats,
 )
 
@@ -133,3 +134,28 @@ def test_answers_weigh_more_in_the_loss(network):
     weighted = network(**batch)
     torch.testing.assert_close(weighted["loss"], (nats * weights).sum() / weights.sum())
     assert weighted["nats"] == plain["nats"]
+
+
+@pytest.mark.parametrize("masked", [[], [2, 40]], ids=["all tokens", "some masked"])
+def test_labels_are_smoothed_as_by_cross_entropy(network, masked):
+    """Loss and gradients; masked tokens are outside the vocabulary."""
+    pairs = [Pair([3, 8, EOS], [8, 9, 1, 10, EOS]), Pair([3, 7, 9, EOS], [9, 7, EOS])]
+    batch = Collator(network.config.pad_token_id)(pairs)
+    with torch.no_grad():
+        network.final_logits_bias.normal_()
+        network.final_logits_bias[:, masked] = -torch.inf
+    kept = [token for token in range(network.config.vocab_size) if token not in masked]
+    hidden, targets = target_states(network, **batch)
+    logits = (network.lm_head(hidden) + network.final_logits_bias)[:, kept]
+    places = torch.tensor([kept.index(target) for target in targets])
+    expected = torch.nn.functional.cross_entropy(logits, places, label_smoothing=0.1)
+    plain = network(**batch)
+    network.label_smoothing = 0.1
+    found = network(**batch)
+    assert found["nats"] == plain["nats"]
+    torch.testing.assert_close(found["loss"], expected, atol=1e-5, rtol=1e-5)
+    one, other = (
+        torch.autograd.grad(each, network.parameters()) for each in (found["loss"], expected)
+    )
+    for a, b in zip(one, other, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)

@@ -17,7 +17,7 @@ from quals_fast.cli import app
 from quals_fast.models.checkpoint import read_checkpoint
 from quals_fast.models.loading import load_generator
 from quals_fast.rescoring import rescore
-from quals_fast.training import batches, checkpoints
+from quals_fast.training import batches, checkpoints, clock, qagen
 from quals_fast.training.batches import Examples, Plan
 from quals_fast.training.corpus import read_corpus
 from quals_fast.training.encoding import PairEncoder
@@ -233,6 +233,50 @@ def test_a_longer_run_begins_as_the_shorter_one(settings, monkeypatch):
     assert len(even) % 2 == 0
     with pytest.raises(TrainingError, match=r"99 processes need a batch each, but there are \d"):
         Plan(runs[0], 110, 0, multiple_of=99)
+
+
+def test_workers_change_nothing(whole_run, tmp_path):
+    train(replace(whole_run, output=tmp_path / "run", workers=2), lambda line: None)
+    assert same(whole_run.output, tmp_path / "run")
+
+
+class Ticks:
+    """A clock that each look takes forward."""
+
+    def __init__(self, seconds):
+        self._seconds, self._now = seconds, 0.0
+
+    def __call__(self):
+        self._now += self._seconds
+        return self._now
+
+
+def test_a_run_ends_in_time_with_the_rate_at_its_end(run, settings, monkeypatch):
+    _, plain = run(examples=240, decay=0.9)
+    monkeypatch.setattr(clock.time, "monotonic", Ticks(1.0))
+    lines, found = run(
+        examples=240, decay=0.9, minutes=0.5, output=settings.output.with_name("timed")
+    )
+    assert found["steps"] == plain["steps"] == plain["steps_done"]
+    assert 5 < found["steps_done"] < found["steps"] / 2
+    assert any("the time was up after" in line for line in lines)
+    rates = [float(re.search(r"rate (\S+),", line)[1]) for line in lines if ", rate" in line]
+    assert sorted(rates, reverse=True) == rates
+    assert rates[-1] < 0.3 * rates[0]
+    last = checkpoints.checkpoints(settings.output.with_name("timed"))[0]
+    assert last.name == f"checkpoint-{found['steps_done']}"
+
+
+def test_time_that_reading_takes_up_is_named(run, monkeypatch):
+    monkeypatch.setattr(clock.time, "monotonic", Ticks(100.0))
+    with pytest.raises(TrainingError, match=r"`minutes` must leave time to train .* all of 1 have"):
+        run(minutes=1.0)
+
+
+def test_minutes_are_for_one_process(run, monkeypatch):
+    monkeypatch.setattr(qagen.Seq2SeqTrainingArguments, "world_size", property(lambda arguments: 2))
+    with pytest.raises(TrainingError, match=r"`minutes` is for one process, .* but got 2"):
+        run(minutes=1.0)
 
 
 def test_weights_that_are_not_finite_are_not_saved(run, settings):

@@ -31,7 +31,8 @@ def test_rows_without_a_score_are_counted_and_not_in_the_mean(scorer, caplog):
         metric.update(["?", "", SUMMARIES[0], 7], ["the town", TOWN, DOCUMENTS[0], TOWN])
     assert metric.compute() == pytest.approx(scorer.score(DOCUMENTS[:1], SUMMARIES[:1]).scores[0])
     assert metric.status_counts() == {
-        "ok": 1, "no_pairs": 1, "empty_summary": 1, "empty_document": 0, "error": 1,
+        "ok": 1, "no_pairs": 1, "empty_summary": 1, "empty_document": 0, "unknown_text": 0,
+        "error": 1,
     }  # fmt: skip
     assert "1 of 4 rows have no score; row 3: `summary` must be a string, but got int" in (
         caplog.text

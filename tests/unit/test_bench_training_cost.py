@@ -27,7 +27,7 @@ def test_all_arms_run(tmp_path):
         arms = Arms(Policy(folder, "cpu", 4), scorer, {"thread": thread, "process": process})
         of_step = list(arms.steps())
         bases = {name: "none" for name, _ in of_step[1:]}
-        found = take_turns(of_step, step, 1, bases)
+        (found,) = take_turns(of_step, step, 1, bases)
         names = {"sync_cold", "sync_warm", "thread_cold", "thread_warm", "process_warm"}
         assert found["share"].keys() == names
         assert found["share"]["sync_warm"]["median"] == pytest.approx(

@@ -111,7 +111,7 @@ def test_every_setting_changes_the_signature(monkeypatch):
 def test_the_signature_reads_as_documented():
     assert signature(DecodingConfig(), ScoringConfig(), **BASE).startswith(
         "quals|rule:fairseq09|beams:60/60|diversity:0.5|length:8-60|lp:1.0|summary:model|pairs:10|"
-        "nopairs:nan|model:m@d|dtype:float32|backend:eager|kernels:none|version:"
+        "nopairs:nan|unknown:dropped|model:m@d|dtype:float32|backend:eager|kernels:none|version:"
     )
 
 

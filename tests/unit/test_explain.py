@@ -137,6 +137,14 @@ def test_terminal_header_says_id_score_status_pairs_and_truncation() -> None:
     assert terminal(make_row(SUPPORTED)).splitlines()[0] == "tamar   score -0.054   ok   1 pair"
 
 
+def test_unknown_tokens_are_shown() -> None:
+    row = make_row(SUPPORTED, unknown_tokens=1)
+    header = "tamar   score -0.054   ok   1 pair   1 unknown token"
+    assert terminal(row).splitlines()[0] == header
+    page = Page(render_html([row, make_row(SUPPORTED)], SIGNATURE))
+    assert page.text.count("1 unknown token: the model cannot tell these") == 1
+
+
 def test_terminal_shows_the_summary_and_the_worst_pair_first() -> None:
     lines = terminal(make_row(SUPPORTED, UNSUPPORTED)).splitlines()
     assert lines[2] == "It cost forty lives."
@@ -206,6 +214,7 @@ def test_max_pairs_keeps_the_worst_and_says_so() -> None:
         ("no_pairs", None, "no generated question had its answer in the summary"),
         ("empty_summary", None, "the summary is empty"),
         ("empty_document", None, "the document is empty"),
+        ("unknown_text", "more than half", "the model cannot read this text"),
         ("error", "`summary` must be a string", "could not be scored: `summary` must be a string"),
     ],
 )

@@ -587,7 +587,7 @@ PAIR = QAPair(
 )
 RESULTS = [
     SummaryScore(status="ok", score=-1.25, pairs=(PAIR,), n_hypotheses=6, truncated_tokens=3),
-    SummaryScore(status="no_pairs", n_hypotheses=6),
+    SummaryScore(status="no_pairs", n_hypotheses=6, unknown_tokens=2),
     SummaryScore(status="no_pairs", score=-5.0, n_hypotheses=6),
     SummaryScore(status="empty_summary"),
     SummaryScore(status="error", message='line 5: a "message",\nwith é and \ud800'),
@@ -614,6 +614,7 @@ def test_json_lines(tmp_path, include_pairs):
     assert [line["status"] for line in lines] == [result.status for result in RESULTS]
     assert [line["n_pairs"] for line in lines] == [1, 0, 0, 0, 0]
     assert [line["truncated_tokens"] for line in lines] == [3, 0, 0, 0, 0]
+    assert [line["unknown_tokens"] for line in lines] == [0, 2, 0, 0, 0]
     assert [line.get("message") for line in lines] == [result.message for result in RESULTS]
     assert {line["signature"] for line in lines} == {"sig|é"}
     assert all(("pairs" in line) == include_pairs for line in lines)
@@ -629,6 +630,7 @@ def test_csv(tmp_path):
     assert [row["id"] for row in rows] == [f"é{i}\\udcff" for i in range(1, 6)]
     assert [row["score"] for row in rows] == ["-1.25", "", "-5.0", "", ""]
     assert [row["status"] for row in rows] == [result.status for result in RESULTS]
+    assert [row["unknown_tokens"] for row in rows] == ["0", "2", "0", "0", "0"]
     assert rows[0]["worst_question"] == "who opened it ?"
     assert rows[0]["worst_answer"] == "queen “anne”"
     assert rows[4]["message"] == 'line 5: a "message",\nwith é and \\ud800'

@@ -1,5 +1,7 @@
 """Which sequences are pairs about the summary, and which of them are selected."""
 
+from dataclasses import replace
+
 import pytest
 import tiny_models
 from hypothesis import given
@@ -125,6 +127,16 @@ def test_what_is_no_pair_is_dropped(loaded, request):
     assert len(kept(loaded, "queen", "", "", ids=[*word, sep, *word, eos])) == 1
 
 
+def test_an_answer_with_an_unknown_token_is_dropped(wordpiece):
+    tokenizer, settings = wordpiece
+    for match in ("ids", "text"):
+        loaded = QATokenizer(tokenizer._tokenizer, replace(settings, answer_match=match)), settings
+        for answer in ("陈", "queen 陈", "陈 queen"):  # in the summary by any rule
+            assert kept(loaded, f"the [UNK] , {answer} won", "who?", answer) == []
+        found = kept(loaded, "the 陈 queen", "who is 陈?", "queen")  # in a question it may stand
+        assert read(found) == [("who [UNK] [UNK] ?", "queen")]
+
+
 def test_an_answer_of_spaces_is_empty(byte_level):
     assert kept(byte_level, "a b", "what?", " ") == []
 
@@ -137,4 +149,4 @@ def test_the_span_rule_equals_the_reference(wordpiece, byte_level, answer, summa
         if settings.sep_token_id in source.text_ids:
             continue
         found = bool(kept(loaded, summary, "who?", answer))
-        assert found == reference.answer_stands_in(source.text_ids, summary, tokenizer)
+        assert found == reference.answer_stands_in(list(source.text_ids), summary, tokenizer)

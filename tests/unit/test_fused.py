@@ -17,9 +17,9 @@ from quals_fast.generation import begin_search
 from quals_fast.models.lm_head import LMHead
 from quals_fast.ops import EAGER
 
-TEXT = "the queen opened the stone bridge over the river in the town"
-SUMMARIES = ["queen opened bridge", "the town", "stone bridge over the river", "?"]
-DOCUMENTS = [TEXT, "the river", TEXT, "the town"]
+TEXT = "the queen opened the 陈 bridge over the river in the town"
+SUMMARIES = ["queen opened bridge", "the town", "陈 bridge over the river", "?", "陈 伟 ,"]
+DOCUMENTS = [TEXT, "the river", TEXT, "the town", TEXT]
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,7 @@ def check_equal(staged, fused):
     expected = staged.score(DOCUMENTS, SUMMARIES)
     found = fused.score(DOCUMENTS, SUMMARIES)
     assert [row.status for row in found] == [row.status for row in expected]
+    assert [row.unknown_tokens for row in found] == [row.unknown_tokens for row in expected]
     assert any(row.pairs for row in expected)
     for one, other in zip(found, expected, strict=True):
         assert [p.token_ids for p in one.pairs] == [p.token_ids for p in other.pairs]
@@ -57,6 +58,18 @@ def check_equal(staged, fused):
 @pytest.mark.parametrize("rule", ["fairseq09", "hamming"])
 def test_equal_to_the_staged_pass(folder, rule, groups):
     check_equal(*scorers(folder, rule, groups=groups))
+
+
+def test_answers_with_unknown_tokens_are_generated_but_not_kept(folder):
+    staged, fused = scorers(folder, "fairseq09", max_pairs=None)
+    unknown, sep = staged.generator.tokenizer.unknown_token_id, 1
+    (found,) = staged.generate(SUMMARIES[2:3])
+    answers = [h.token_ids[h.token_ids.index(sep) :] for h in found if sep in h.token_ids]
+    assert sum(unknown in answer for answer in answers) >= 2
+    for scorer in (staged, fused):
+        rows = scorer.score(DOCUMENTS, SUMMARIES)
+        assert [row.status for row in rows] == ["ok", "ok", "ok", "no_pairs", "unknown_text"]
+        assert not any("[UNK]" in pair.answer for row in rows for pair in row.pairs)
 
 
 def test_all_pairs_are_rescored_on_the_device(folder, monkeypatch):
@@ -76,7 +89,8 @@ def test_no_more_is_rescored_than_there_is(folder, monkeypatch):
 
     monkeypatch.setattr(module.FusedPass, "_rescore", watch)
     result = fused.score(DOCUMENTS, SUMMARIES)
-    pairs = [[len(pair.token_ids) for pair in row.pairs] for row in result]
+    searched = [row for row in result if row.status != "unknown_text"]
+    pairs = [[len(pair.token_ids) for pair in row.pairs] for row in searched]
     assert shapes == [(len(pairs), max(map(len, pairs)), max(n for row in pairs for n in row))]
 
 

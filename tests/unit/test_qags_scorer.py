@@ -253,6 +253,15 @@ def test_a_long_summary_is_cut_and_the_answer_is_not(own_folder):
     assert row.truncated_tokens == 20 - (12 - 3 - 3)  # specials, answer
 
 
+def test_unknown_tokens_of_both_texts_are_counted(folder):
+    candidates = {"the 伟 陈 won": ["won"], "anne won": ["anne"], "anne lost": ["anne"]}
+    scorer = load(folder, extractor=GivenAnswers(candidates))
+    rows = scorer.score(["陈 won", "陈 won", "king"], list(candidates))
+    assert [row.unknown_tokens for row in rows] == [3, 1, 0]
+    assert not {row.status for row in rows} & {"error", "unknown_text"}
+    assert rows[0].to_dict()["unknown_tokens"] == 3
+
+
 # Replay
 
 

@@ -26,6 +26,7 @@ def of_pairs(*pairs, no_pairs_score=None, n_hypotheses=60):
         n_hypotheses=n_hypotheses,
         num_beams=60,
         truncated_tokens=3,
+        unknown_tokens=2,
     )
 
 
@@ -42,7 +43,7 @@ def test_a_summary_scores_the_mean_over_pairs_whatever_their_lengths():
     result = of_pairs(TWO, FOUR)
     assert (result.status, result.score) == ("ok", pytest.approx(-1.125))
     assert result.worst_pair is TWO
-    assert (result.n_hypotheses, result.truncated_tokens) == (60, 3)
+    assert (result.n_hypotheses, result.truncated_tokens, result.unknown_tokens) == (60, 3, 2)
 
 
 def test_without_pairs():
@@ -69,6 +70,7 @@ def test_to_dict_has_no_nan():
         "status": "no_pairs",
         "n_pairs": 0,
         "truncated_tokens": 3,
+        "unknown_tokens": 2,
     }
     assert of_pairs(TWO).to_dict()["pairs"][0]["document_logprobs"] == [-2.0, -7.0]
 

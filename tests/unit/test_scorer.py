@@ -45,7 +45,7 @@ def test_the_result_reads_as_documented(scorer):
     for row, score in zip(result, result.scores, strict=True):
         assert row.status == "ok"
         assert row.n_hypotheses == 12
-        assert row.truncated_tokens == 0
+        assert (row.truncated_tokens, row.unknown_tokens) == (0, 0)
         assert row.score == score
         assert score == pytest.approx(sum(p.score for p in row.pairs) / len(row.pairs))
         for pair in row.pairs:
@@ -169,10 +169,35 @@ def test_a_bad_row_has_a_status_and_leaves_the_others_alone(
     assert [result[0].score, result[2].score] == pytest.approx(expected.scores, abs=1e-5)
 
 
-def test_a_text_without_any_known_character_does_not_fail(scorer):
-    # Control characters are no white space to Python, but the tokenizer leaves nothing of them.
-    result = scorer.score(["\x01\x02", TEXT], [TEXT, "\x01"])
-    assert [row.status for row in result] == ["ok", "no_pairs"]
+def test_texts_that_show_nothing_or_have_no_token_are_empty(scorer):
+    # The tokenizer leaves nothing of a private character or an accent that stands alone.
+    nothing = ["\x01\x02", "\u200b \ufeff", "\ue000", "\u0301"]
+    for text in nothing:
+        result = scorer.score([text, TEXT], [TEXT, text])
+        assert [row.status for row in result] == ["empty_document", "empty_summary"]
+
+
+def test_a_text_that_is_mostly_unknown_has_no_score_and_says_so(scorer):
+    seen = []
+    row, other, both, good = scorer.score(
+        ["queen 陈", "陈 伟 queen", "陈 " * 100, TEXT],
+        ["陈 伟 , the 张 敏", "queen 陈", "陈", SUMMARIES[0]],
+        on_progress=seen.append,
+    )
+    assert sum(seen) == 4
+    assert (row.status, row.unknown_tokens, row.pairs) == ("unknown_text", 5, ())
+    assert math.isnan(row.score)
+    advice = "; use a model whose vocabulary has the text's script"
+    assert row.message == (
+        f"more than half of the tokens are unknown to the model: 4 of 6 in the summary{advice}"
+    )
+    assert other.message == row.message.replace("4 of 6 in the summary", "2 of 3 in the document")
+    assert both.message == row.message.replace(
+        "4 of 6 in the summary", "1 of 1 in the summary, 100 of 100 in the document"
+    )
+    assert both.truncated_tokens == 100 - 62
+    assert (good.status, good.unknown_tokens) == ("ok", 0)
+    assert good.score == pytest.approx(scorer.score([TEXT], SUMMARIES[:1])[0].score, abs=1e-5)
 
 
 def test_a_megabyte_is_cut_and_counted(scorer):

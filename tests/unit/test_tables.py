@@ -16,7 +16,7 @@ def row(line, row_id=None):
     return InputRow(line=line, id=line if row_id is None else row_id, fields={})
 
 
-def ok(score, question="who won ?", answer="anne", truncated_tokens=0):
+def ok(score, question="who won ?", answer="anne", **counts):
     pairs = tuple(
         QAPair(
             question=text,
@@ -28,7 +28,7 @@ def ok(score, question="who won ?", answer="anne", truncated_tokens=0):
         )
         for text, value in ((question, score), ("a better one ?", score + 1))
     )
-    return SummaryScore(status="ok", score=score, pairs=pairs, truncated_tokens=truncated_tokens)
+    return SummaryScore(status="ok", score=score, pairs=pairs, **counts)
 
 
 def error(message="line 1: broken"):
@@ -85,6 +85,15 @@ def printed(table, width=120):
             [ok(0.0, truncated_tokens=70), NO_PAIRS, ok(0.0, truncated_tokens=7)],
             "3 rows: 2 ok, 1 no_pairs; 77 tokens cut off in 2 rows; mean score 0.000",
             id="truncated",
+        ),
+        pytest.param(
+            [
+                ok(0.0, unknown_tokens=3, truncated_tokens=1),
+                SummaryScore(status="unknown_text", unknown_tokens=9, message="more than half"),
+            ],
+            "2 rows: 1 ok, 1 unknown_text; 1 token cut off in 1 row; 12 unknown tokens in 2 rows; "
+            "mean score 0.000",
+            id="unknown",
         ),
         pytest.param(
             [ok(-1.0), SummaryScore(status="no_pairs", score=-5.0)],

@@ -1,6 +1,7 @@
 """Every message about a text says what was expected, what came and what to do."""
 
 import re
+from typing import NamedTuple
 
 import pytest
 
@@ -9,6 +10,7 @@ from quals_fast.validation import (
     check_same_length,
     check_texts,
     check_token_ids,
+    check_tokens,
     require_texts,
     text_problem,
 )
@@ -83,7 +85,59 @@ def test_status_of_a_pair_that_cannot_be_scored(document, summary, status):
 
 
 def test_good_pair():
-    assert check_pair("x" * 1_000_000, "\u200b") is None
+    assert check_pair("x" * 1_000_000, "\u200b.") is None
+
+
+class Counts(NamedTuple):
+    n_tokens: int
+    unknown_tokens: int
+    truncated_tokens: int = 0
+
+
+@pytest.mark.parametrize(
+    ("document", "summary", "status"),
+    [
+        (Counts(5, 0), Counts(5, 0), None),
+        (Counts(4, 2), Counts(6, 3), None),  # half of them
+        (Counts(5, 3), Counts(5, 0), "unknown_text"),
+        (Counts(5, 0), Counts(5, 3), "unknown_text"),
+        (Counts(1, 1), Counts(0, 0), "empty_summary"),
+        (Counts(0, 0), Counts(1, 1), "empty_document"),
+    ],
+)
+def test_status_by_tokens(document, summary, status):
+    found = check_tokens(document, summary)
+    assert status == (None if found is None else found.status)
+
+
+def test_the_message_says_which_text_is_unknown_and_how_many_tokens():
+    found = check_tokens(Counts(9, 7, truncated_tokens=4), Counts(3, 2, truncated_tokens=1))
+    assert found is not None
+    assert (found.truncated_tokens, found.unknown_tokens) == (5, 9)
+    assert found.message == (
+        "more than half of the tokens are unknown to the model: 2 of 3 in the summary, 7 of 9 in "
+        "the document; use a model whose vocabulary has the text's script"
+    )
+
+
+INVISIBLE = ["\u200b", "\ufeff", "\u00ad", "\x01\x1f\x7f\x9f", "\u2028\u3000\t", "\u2060", "\u3164"]
+INVISIBLE += ["\u200d\ufe0f", "\U000e0041", " \n" * 9]
+
+
+@pytest.mark.parametrize("text", INVISIBLE, ids=ascii)
+def test_invisible_texts_are_empty(text):
+    for pair, status in (((text, "s"), "empty_document"), (("d", text), "empty_summary")):
+        found = check_pair(*pair)
+        assert found is not None
+        assert (found.status, found.message) == (status, None)
+    assert check_pair(f"{text}a", f"-{text}") is None
+    with pytest.raises(ValueError, match=r"`documents\[1\]` must not be empty or blank; leave it"):
+        require_texts("documents", ["d", text])
+
+
+@pytest.mark.parametrize("text", ["\u2800", "\u0301", "\u0600", "\ue000", "\ufffd", "."], ids=ascii)
+def test_texts_that_show_something_are_not(text):
+    assert check_pair(text, text) is None
 
 
 @pytest.mark.parametrize(

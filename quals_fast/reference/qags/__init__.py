@@ -1,6 +1,6 @@
 """QAGS, what QUALS is compared with: generate questions from a summary, answer them on both texts.
 
-Source: SEMANTICS 2, [wang20] arXiv 2004.04228, W4ngatang/qags.
+Source: docs/semantics.md 2; arXiv 2004.04228, W4ngatang/qags.
 """
 
 from quals_fast.reference.qags.answers import (

@@ -1,4 +1,4 @@
-"""Extractive question answering with BERT, as for SQuAD 2.0 (SEMANTICS 2, step 4).
+"""Extractive question answering with BERT, as for SQuAD 2.0 (docs/semantics.md 2, step 4).
 
 Source: finetune_pt_squad.py and scripts/pt_qa.sh of W4ngatang/qags, which are run_squad.py of
 google-research/bert: windows of 384 tokens, 128 apart; answers of at most 30; questions cut to 64.
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from quals_fast.batching import run_batches
 from quals_fast.models.checkpoint import CheckpointError
+from quals_fast.models.tokenizer import unknown_token_id
 from quals_fast.reference.qags.networks import NetworkFiles
 from quals_fast.reference.qags.results import StageWork
 from quals_fast.reference.qags.windows import Window, cut_windows
@@ -113,6 +114,12 @@ class QuestionAnswerer:
                 "give a BERT with its own tokenizer"
             )
         self._cls, self._sep, self._pad = cls, sep, self.bert.config.pad_token_id or 0
+        self._unknown = unknown_token_id(self._tokenizer)
+
+    def count_unknown(self, texts: Sequence[str]) -> int:
+        """Return how many tokens of texts stand for what the vocabulary lacks."""
+        encodings, unknown = self._encode(texts), self._unknown
+        return sum(token == unknown for text in texts for token in encodings[text].ids)
 
     def leaves_room(self, question: str) -> bool:
         """Return whether a window that holds a question whole has room for a passage."""

@@ -1,4 +1,4 @@
-"""Answer candidates: what in a summary a question can be asked about (SEMANTICS 2, step 1)."""
+"""Answer candidates: what a question can be asked about (docs/semantics.md 2, step 1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which generated questions are asked (SEMANTICS 2, step 3)."""
+"""Which generated questions are asked (docs/semantics.md 2, step 3)."""
 
 from __future__ import annotations
 

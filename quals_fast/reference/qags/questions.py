@@ -1,4 +1,4 @@
-"""Questions about a summary, each for one answer candidate (SEMANTICS 2, step 2)."""
+"""Questions about a summary, each for one answer candidate (docs/semantics.md 2, step 2)."""
 
 from __future__ import annotations
 

@@ -75,6 +75,8 @@ class QagsScore:
         n_generated: questions that were generated, before the filter.
         truncated_tokens: tokens of the summary that the generator did not see, and of questions
             that question answering did not see.
+        unknown_tokens: tokens of both texts that stand for what question answering's vocabulary
+            lacks. They change no score: answers are compared as they stand in the texts.
         replay: what the run did.
         message: what was wrong and what to do, where `status` is ``error``.
     """
@@ -84,6 +86,7 @@ class QagsScore:
     pairs: tuple[QagsPair, ...] = ()
     n_generated: int = 0
     truncated_tokens: int = 0
+    unknown_tokens: int = 0
     replay: Replay = Replay(answers=(), steps=(), questions=())
     message: str | None = None
 

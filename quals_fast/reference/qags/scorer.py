@@ -77,11 +77,12 @@ class _Task:
     generated: list[Generated | None] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
     truncated_tokens: int = 0
+    unknown_tokens: int = 0
     problem: str | None = None
 
 
 class QagsScorer:
-    """Score summaries against their documents with QAGS (arXiv 2004.04228; SEMANTICS 2).
+    """Score summaries against their documents with QAGS (docs/semantics.md 2; arXiv 2004.04228).
 
     Args:
         generation: files of the question generator.
@@ -251,7 +252,8 @@ class QagsScorer:
         for index, (document, summary) in enumerate(zip(texts, entries, strict=True)):
             bad = check_pair(document, summary)
             if bad is None:
-                tasks[index] = _Task(str(document), str(summary))
+                unknown = self.answerer.count_unknown([str(document), str(summary)])
+                tasks[index] = _Task(str(document), str(summary), unknown_tokens=unknown)
                 rows.append(None)
             else:
                 status = cast(QagsStatus, bad.status)
@@ -423,6 +425,7 @@ def _row(task: _Task, answers: list[tuple[str | None, str | None]]) -> QagsScore
         pairs=tuple(pairs),
         n_generated=sum(len(one.questions) for one in generated),
         truncated_tokens=task.truncated_tokens,
+        unknown_tokens=task.unknown_tokens,
         replay=Replay(
             answers=tuple(task.answers),
             steps=tuple(one.steps for one in generated),

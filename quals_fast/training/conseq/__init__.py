@@ -1,4 +1,4 @@
-"""ConSeq: contrastive learning from sampled summaries that QUALS has judged (SEMANTICS 1.5).
+"""ConSeq: contrastive learning from sampled summaries that QUALS has judged.
 
-Source: arXiv 2105.04623, section 4, and amazon-science/fact-check-summarization.
+Source: docs/semantics.md 1.5; arXiv 2105.04623, section 4; amazon-science/fact-check-summarization.
 """

@@ -37,7 +37,7 @@ class ConSeqConfig:
         ValueError: a value out of range.
         TypeError: a value of the wrong type.
 
-    Source: SEMANTICS 1.5; arXiv 2105.04623.
+    Source: docs/semantics.md 1.5; arXiv 2105.04623.
     """
 
     num_samples: int = 6

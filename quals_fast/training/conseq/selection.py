@@ -92,8 +92,8 @@ def _edge(values: list[float], fraction: float) -> float:
 def judge_by_rouge(references: Sequence[str], samples: Sequence[Sequence[str]]) -> list[Judged]:
     """Score samples by the mean F1 of ROUGE-1, ROUGE-2 and ROUGE-L with their reference.
 
-    The baseline of SEMANTICS 1.5. A reference has 1 with itself, so all belong to the best and the
-    negatives decide alone.
+    The baseline of docs/semantics.md 1.5. A reference has 1 with itself, so all belong to the best
+    and the negatives decide alone.
 
     Raises:
         ModuleNotFoundError: the extra ``train`` is not installed.

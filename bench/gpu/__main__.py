@@ -1,0 +1,113 @@
+"""All that only a GPU can tell, in stages with limits of their own, under 9 minutes together.
+
+    bench/gpu.sh                        all stages: a first look
+    bench/gpu.sh settings --total 300   some of them, with more time
+    bench/gpu.sh --dry-run              all of them on a CPU, with a tiny model and a few rows
+
+A stage that fails or runs out of time keeps what it had and does not keep the others from running;
+then the exit code is 1. What a stage leaves of its time, the later ones may use. Results and logs
+lie in `--folder`. Where $OUT is set, it gets gpu.tar.gz, written anew after every stage:
+`tar -xzf gpu.tar.gz -C bench` puts its results beside the CPU's. Where there is no git,
+BENCH_COMMIT="$(git describe --always --dirty)" tells the commit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from bench.common import ROOT, machine
+from bench.gpu.runner import ARCHIVE, OK, Runner
+from bench.gpu.stages import ANSWERS, GROW, STAGES, Setup
+from bench.report import table
+
+
+def listing() -> str:
+    """Return the stages with their limits, for `--help`."""
+    rows = {"grow": GROW, **STAGES}
+    lines = [
+        f"  {name:<12}{stage.limit_s:>4.0f} s  {stage.purpose}" for name, stage in rows.items()
+    ]
+    return "\n".join(["stages (grow runs beside the first ones, where others need it):", *lines])
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line.
+
+    Raises:
+        SystemExit: an unknown stage, or a time that no stage could end in.
+    """
+    parser = argparse.ArgumentParser(
+        prog="bench/gpu.sh",
+        description=__doc__,
+        epilog=listing(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help="all without")
+    parser.add_argument("--data", type=Path, help="JSON lines; the project's examples without")
+    parser.add_argument(
+        "--candidates", type=Path, help="of QAGS's answers to --data: bench.claim --prepare"
+    )
+    parser.add_argument("--compile", action="store_true", help="time torch.compile's code too")
+    parser.add_argument("--total", type=float, help="seconds for the chosen stages together")
+    parser.add_argument("--folder", type=Path, help="(runs/gpu; dry run: runs/gpu_dry)")
+    parser.add_argument("--dry-run", action="store_true", help="on a CPU; figures mean nothing")
+    arguments = parser.parse_args(argv)
+    for name in arguments.stages:
+        if name not in STAGES:
+            parser.error(f"STAGE must be one of {', '.join(STAGES)}, but got {name!r}")
+    if arguments.total is not None and arguments.total <= 0:
+        parser.error(f"--total must be above 0 seconds, but got {arguments.total:g}")
+    for name in ("data", "candidates"):
+        path = getattr(arguments, name)
+        if path is not None and not path.is_file():
+            parser.error(f"--{name} must be a file, but there is no {path}")
+        # The stages run in the root of the tree.
+        setattr(arguments, name, path and path.resolve())
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stages, print the last table; return the exit code."""
+    begin = time.monotonic()
+    arguments = parse(argv)
+    if not (arguments.dry_run or torch.cuda.is_available()):
+        print("there is no GPU here; --dry-run needs none", file=sys.stderr)
+        return 2
+    stages = {name: STAGES[name] for name in arguments.stages or STAGES}
+    folder = arguments.folder or ROOT / "runs" / ("gpu_dry" if arguments.dry_run else "gpu")
+    setup = Setup(
+        device="cpu" if arguments.dry_run else "cuda",
+        data=arguments.data,
+        candidates=arguments.candidates or (None if arguments.data else ANSWERS),
+        compiles=arguments.compile,
+        is_dry=arguments.dry_run,
+    )
+    scale = 3.0 if setup.is_dry else 1.0  # the limits are a GPU's
+    if arguments.total is not None:
+        scale = arguments.total / sum(stage.limit_s for stage in stages.values())
+    about = machine()
+    print(f"{about['gpu'] or about['cpu']}, commit {about['commit']}")
+    if about["commit"] == "unknown":
+        print("set BENCH_COMMIT, so that the results tell the commit", file=sys.stderr)
+    out = os.environ.get("OUT")
+    archive = Path(out) / ARCHIVE if out else None
+    outcomes = Runner(folder.resolve(), setup, archive).run(stages, 2 if setup.is_dry else 1, scale)
+    print(
+        table(
+            ["stage", "outcome", "seconds", "figure"],
+            [[one.name, one.how, f"{one.seconds:.0f}", one.figure] for one in outcomes],
+        )
+    )
+    print(f"{time.monotonic() - begin:.0f} s; results and logs: {archive or folder}")
+    return 0 if all(one.how == OK for one in outcomes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""Pairs with and without cuDNN's attention, which builds a plan for each new shape.
+
+    python -m bench.gpu.attention --device cuda --model qagen-mini
+
+From version 2.11, PyTorch takes cuDNN's attention first on Hopper cards in half precision; the
+engine excludes it. Each arm has a scorer of its own and scores the same pairs: first once each,
+when all shapes are new, then again. On a CPU both arms run the same kernels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from bench.common import Pair, finish, spread
+from bench.grow import EVERY_MODEL, folder_of
+from bench.workloads import load_workload
+from quals_fast import QualsScorer
+from quals_fast.backends import ATTENTION
+
+ARMS = {"without_cudnn": ATTENTION, "with_cudnn": ("CUDNN_ATTENTION", *ATTENTION)}
+
+
+def seconds_of_rounds(
+    scorer: QualsScorer, pairs: Sequence[Pair], backends: Sequence[str], rounds: int
+) -> list[float]:
+    """Score the pairs one by one, round after round.
+
+    Args:
+        scorer: has not seen the pairs yet.
+        pairs: the rows.
+        backends: of attention, the preferred ones first; names of `SDPBackend`.
+        rounds: the first one meets new shapes.
+
+    Returns:
+        Seconds a pair of each round.
+    """
+    seconds = []
+    chosen = [getattr(SDPBackend, name) for name in backends]
+    with (
+        mock.patch("quals_fast.backends.ATTENTION", backends),
+        sdpa_kernel(chosen, set_priority=True),
+    ):
+        for _ in range(rounds):
+            start = time.perf_counter()
+            for pair in pairs:
+                scorer.score([pair.document], [pair.summary])
+            seconds.append((time.perf_counter() - start) / len(pairs))
+    return seconds
+
+
+def main() -> None:
+    """Measure and write bench/results/attention.json."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--model", choices=EVERY_MODEL, default="qagen-mini")
+    parser.add_argument("--data", type=Path, help="JSON lines; the project's examples without")
+    parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=5, help="the first two warm up")
+    arguments = parser.parse_args()
+    pairs = load_workload("short", arguments.data, arguments.rows + 1)
+    base = QualsScorer.from_pretrained(folder_of(arguments.model), device=arguments.device)
+    # Compiles the kernels, so that the first arm does not pay for them.
+    base.score([pairs[0].document], [pairs[0].summary])
+    arms: dict[str, dict[str, Any]] = {}
+    for name, backends in ARMS.items():
+        scorer = QualsScorer(base.generator)
+        seconds = seconds_of_rounds(scorer, pairs[1:], backends, arguments.rounds)
+        arms[name] = {
+            "first_s": seconds[0],
+            "second_s": seconds[1],
+            "later_s": spread(seconds[2:]),
+        }
+    finish(
+        "attention",
+        {
+            "model": arguments.model,
+            "rows": arguments.rows,
+            "signature": base.signature,
+            "first_ratio": arms["with_cudnn"]["first_s"] / arms["without_cudnn"]["first_s"],
+            "seconds_a_pair": arms,
+        },
+        arguments.device,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""Settings of the engine against their defaults: one process, one model, paired turns.
+
+    python -m bench.gpu.settings --device cuda --model bart-large
+
+A setting is a constant of the engine, patched while its arm runs, or an argument of the scorer.
+Each arm has a scorer of its own, which shares the loaded model with the default's. Within a round
+the default and the arm score the same rows in turn; a ratio above 1 says that the arm is faster.
+The largest difference of a score stands beside it. The result is written after each setting.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import math
+import pkgutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from bench.common import Pair, finish, spread
+from bench.grow import EVERY_MODEL, folder_of
+from bench.workloads import load_workload
+from quals_fast import QualsScorer
+
+WARM_UPS = 2  # a GPU captures its graphs when a shape comes a second time
+# The first ones matter most, should the time run out.
+CONSTANTS: dict[str, tuple[int, ...]] = {
+    "quals_fast.fused.MAX_GRAPH_BATCH": (1, 16, 64),
+    "quals_fast_kernels.beam_attention._TILE": (1024, 4096),
+    "quals_fast.decoding.graph.STEPS": (2, 4, 8),
+    "quals_fast.decoding.graph.LAG": (0, 1),
+    "quals_fast.decoding.diverse_beam.LAG": (1, 3),
+}
+ARGUMENTS: dict[str, tuple[int, ...]] = {
+    "graph_bytes": (0,),  # no graphs
+    "max_batch_tokens": (32_768, 131_072, 262_144, 524_288),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A setting: a constant by its full name, or an argument of the scorer, and its value."""
+
+    name: str
+    value: int
+
+    def __str__(self) -> str:
+        return f"{self.name.removeprefix('quals_fast.')}={self.value}"
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether it is a constant, which must stay patched while the arm runs."""
+        return self.name in CONSTANTS
+
+    def run(self, function: Callable[[], Any]) -> Any:
+        """Return what a function does under this setting."""
+        if not self.is_constant:
+            return function()
+        with mock.patch(self.name, self.value):
+            return function()
+
+    def scorer(self, base: QualsScorer) -> QualsScorer:
+        """Return a scorer of the same model with this setting."""
+        if self.is_constant:
+            return QualsScorer(base.generator)
+        arguments: dict[str, Any] = {self.name: self.value}
+        return QualsScorer(base.generator, **arguments)
+
+
+def arms(base: QualsScorer) -> Iterator[Arm]:
+    """Yield every setting that is not the default."""
+    for name, values in CONSTANTS.items():
+        default = pkgutil.resolve_name(name)
+        yield from (Arm(name, value) for value in values if value != default)
+    for name, values in ARGUMENTS.items():
+        default = getattr(base, name, None)
+        yield from (Arm(name, value) for value in values if value != default)
+
+
+def compare(
+    base: Callable[[], list[float]], arm: Callable[[], list[float]], rounds: int
+) -> dict[str, Any]:
+    """Let the default and an arm score the same rows in turn.
+
+    Args:
+        base: scores the rows as by default.
+        arm: scores them under a setting.
+        rounds: that are timed, after the arm has warmed up; the default has done so before.
+
+    Returns:
+        Ratio of the seconds, seconds of both, and the largest difference of a score.
+    """
+    for _ in range(WARM_UPS):
+        arm()
+    seconds: dict[str, list[float]] = {"default": [], "arm": []}
+    scores: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for name, score in (("default", base), ("arm", arm)):
+            start = time.perf_counter()
+            scores[name] = score()
+            seconds[name].append(time.perf_counter() - start)
+    return {
+        "speedup_vs_default": spread(
+            [a / b for a, b in zip(seconds["default"], seconds["arm"], strict=True)]
+        ),
+        "seconds": {name: spread(own) for name, own in seconds.items()},
+        **difference(scores["default"], scores["arm"]),
+    }
+
+
+def difference(expected: Sequence[float], found: Sequence[float]) -> dict[str, float | int | None]:
+    """Return the largest difference of a score, and how many rows have pairs in one list only."""
+    both = list(zip(expected, found, strict=True))
+    deltas = [abs(a - b) for a, b in both if not (math.isnan(a) or math.isnan(b))]
+    return {
+        "max_abs_difference": max(deltas, default=None),
+        "rows_with_pairs_in_one_only": sum(math.isnan(a) != math.isnan(b) for a, b in both),
+    }
+
+
+def score_together(scorer: QualsScorer, pairs: Sequence[Pair]) -> list[float]:
+    """Return the scores of rows that are scored in one call."""
+    return list(scorer.score([p.document for p in pairs], [p.summary for p in pairs]).scores)
+
+
+def score_singly(scorer: QualsScorer, pairs: Sequence[Pair]) -> list[float]:
+    """Return the scores of rows that are scored one by one."""
+    return [score for pair in pairs for score in score_together(scorer, [pair])]
+
+
+def main() -> None:
+    """Measure each setting and write bench/results/settings.json."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--model", choices=EVERY_MODEL, default="bart-large")
+    parser.add_argument("--data", type=Path, help="JSON lines; the project's examples without")
+    parser.add_argument("--rows", type=int, default=32, help="of the batch")
+    parser.add_argument(
+        "--large-rows", type=int, default=144, help="of the batch where its budget is the setting"
+    )
+    parser.add_argument("--singles", type=int, default=3, help="pairs scored one by one")
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    pairs = load_workload("long", arguments.data, max(arguments.rows, arguments.large_rows))
+    base = QualsScorer.from_pretrained(
+        folder_of(arguments.model), device=arguments.device, dtype=arguments.dtype
+    )
+    for _ in range(WARM_UPS):
+        score_singly(base, pairs[: arguments.singles])
+        score_together(base, pairs[: arguments.rows])
+    score_together(base, pairs)
+    found: dict[str, Any] = {}
+    for arm in arms(base):
+        scorer = arm.scorer(base)
+        rows = arguments.large_rows if arm.name == "max_batch_tokens" else arguments.rows
+        found[str(arm)] = {"rows": rows}
+        for what, score, chosen in (
+            ("pair", score_singly, pairs[: arguments.singles]),
+            ("batch", score_together, pairs[:rows]),
+        ):
+            found[str(arm)][what] = compare(
+                partial(score, base, chosen),
+                partial(arm.run, partial(score, scorer, chosen)),
+                arguments.rounds,
+            )
+        finish(
+            "settings",
+            {
+                "model": arguments.model,
+                "workload": "long",
+                "singles": arguments.singles,
+                "signature": base.signature,
+                "max_batch_tokens": base.max_batch_tokens,
+                "settings": found,
+            },
+            arguments.device,
+        )
+        del scorer  # with its graphs
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+if __name__ == "__main__":
+    main()

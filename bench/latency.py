@@ -1,0 +1,82 @@
+"""The time of one pair, scored alone: its distribution, and the share of the counted floor.
+
+    python -m bench.latency --device cuda [--model bart-large] [--data FILE]
+
+Texts are the `long` workload. All pairs are scored twice beforehand, since a GPU captures its
+graphs when a shape comes a second time; that is reported apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.arms import EngineArm
+from bench.common import Pair, finish, spread
+from bench.floor import achieved, rates, works_of
+from bench.grow import EVERY_MODEL, folder_of
+from bench.workloads import load_workload
+
+
+def seconds_of_each(arm: EngineArm, pairs: Sequence[Pair]) -> list[float]:
+    """Score pairs one after the other; return the seconds of each."""
+    seconds = []
+    for pair in pairs:
+        start = time.perf_counter()
+        arm.score([pair.document], [pair.summary])
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def percentiles_ms(seconds: Sequence[float]) -> dict[str, float]:
+    """Return spread, median and 95th percentile in milliseconds."""
+    in_ms = [1000 * one for one in seconds]
+    cuts = statistics.quantiles(in_ms, n=20, method="inclusive")
+    return spread(in_ms) | {"p50": cuts[9], "p95": cuts[18]}
+
+
+def main() -> None:
+    """Measure and write bench/results/latency.json."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--model", choices=EVERY_MODEL, default="bart-large")
+    parser.add_argument("--data", type=Path, help="JSON lines; the project's examples without")
+    parser.add_argument("--rows", type=int, default=20, help="different pairs")
+    parser.add_argument("--rounds", type=int, default=5, help="each pair is timed so many times")
+    arguments = parser.parse_args()
+    pairs = load_workload("long", arguments.data, arguments.rows)
+    folder = folder_of(arguments.model)
+    arm = EngineArm(folder, arguments.dtype, device=arguments.device)
+    warm_up = [sum(seconds_of_each(arm, pairs)) for _ in range(2)]
+    timed = [seconds for _ in range(arguments.rounds) for seconds in seconds_of_each(arm, pairs)]
+    dtype = arm.runs_as("dtype") or "float32"
+    measured = rates(arguments.device, [dtype])
+    of_pairs = []
+    for index, pair in enumerate(pairs):
+        arm.score([pair.document], [pair.summary])
+        own = statistics.median(timed[index :: len(pairs)])
+        of_pairs.append(achieved(folder, works_of(arm, [pair]), own, dtype, measured))
+    finish(
+        "latency",
+        {
+            "model": arguments.model,
+            "workload": "long",
+            "rows": len(pairs),
+            "signature": arm.scorer.signature,
+            "warm_up_s": warm_up,
+            "one_pair_ms": percentiles_ms(timed),
+            "share_of_floor": spread([one["share"] for one in of_pairs]),
+            "floors": of_pairs,
+        },
+        arguments.device,
+    )
+
+
+if __name__ == "__main__":
+    main()
