@@ -1,13 +1,14 @@
 """A checkpoint of some thousand parameters that asks and answers, for dry runs of the benchmarks.
 
-It knows the commonest words of the examples. In a few seconds it learns to ask with words of its
-source and to answer with another one, `w w w w w w w [SEP0] w [SEP]`, so that pairs are kept and
-every part of a benchmark has something to do.
+It knows the commonest words of the examples and spells the others. In a few seconds it learns to
+ask with words of its source and to answer with another one, `w w w w w w w [SEP0] w [SEP]`, so that
+pairs are kept and every part of a benchmark has something to do.
 """
 
 from __future__ import annotations
 
 import json
+import string
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,17 +76,19 @@ def write_tiny(texts: list[str], folder: Path) -> None:
 
 
 def word_tokenizer(texts: list[str]) -> Tokenizer:
-    """Return a tokenizer of whole words; those that it does not know are one token."""
+    """Return a WordPiece tokenizer of the commonest words; others are spelt by characters."""
     normalizer, splitter = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
     counted = Counter(
         word
         for text in texts
         for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))
-        if word.isalnum()
     )
-    words = [word for word, _ in counted.most_common(N_WORDS)]
-    vocab = {word: i for i, word in enumerate([*SPECIAL, *words])}
-    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    words = [word for word, _ in counted.most_common(N_WORDS) if len(word) > 1]
+    characters = sorted(set("".join(counted)) | set(string.printable.lower()) - set(" \t\n\r\v\f"))
+    pieces = [*SPECIAL, *words, *characters, *(f"##{one}" for one in characters)]
+    tokenizer = Tokenizer(
+        models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]")
+    )
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
     tokenizer.decoder = decoders.WordPiece(cleanup=False)
     return tokenizer
