@@ -101,7 +101,7 @@ def dry_run(a: argparse.Namespace, folder: Path) -> None:
     a.data, a.device, a.minutes = folder / "texts.jsonl", "cpu", 3.0
     a.options = [
         "--documents", "6", "--held-out", "3", "--examples", "32", "--seeds", "0", "1",
-        "--positive-fraction", "1", "--negative-fraction", "0.5", "--beams", "4",
+        "--positive-fraction", "1", "--negative-fraction", "0.5", "--beams", "16",
         "--threads", "1", "--base", str(folder_of(TINY)),
     ]  # fmt: skip
     _write_texts(a.data)
@@ -118,8 +118,11 @@ def dry_run(a: argparse.Namespace, folder: Path) -> None:
 
 
 def _write_texts(path: Path) -> None:
-    """Write the beginnings of the example documents as if they were the experiment's."""
-    texts = {" ".join(pair.document.split()[:60]): pair.summary for pair in load_pairs([EXAMPLES])}
+    """Write the beginnings of the examples, since the tiny model's tokens are characters."""
+    texts = {
+        " ".join(pair.document.split()[:60]): " ".join(pair.summary.split()[:8])
+        for pair in load_pairs([EXAMPLES])
+    }
     rows = [
         {"source": "entfa-xsum", "document": document, "summary": summary}
         if place % 4

@@ -1,15 +1,14 @@
 """A checkpoint of some thousand parameters that asks and answers, for dry runs of the benchmarks.
 
-It knows the commonest words of the examples and spells the others. In a few seconds it learns to
-ask with words of its source and to answer with another one, `w w w w w w w [SEP0] w [SEP]`, so that
-pairs are kept and every part of a benchmark has something to do.
+Its tokens are characters. In a few seconds it learns to ask with tokens of its source and to answer
+with another one, `w w w w w w w [SEP0] w [SEP]`, so that pairs are kept and every part of a
+benchmark has something to do.
 """
 
 from __future__ import annotations
 
 import json
 import string
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from quals_fast.models.bart import Bart
 from quals_fast.models.shape import BartShape
 
 SPECIAL = ("[PAD]", "[SEP0]", "[UNK]", "[CLS]", "[SEP]")  # ids 0 to 4; 1 separates, 4 ends
-N_WORDS = 200
 QUESTION_WORDS = 7  # with answer and end above the search's least length
 SHARPNESS = 5.0  # of its distributions, so that searches end after some ten steps
 CONFIG: dict[str, Any] = {
@@ -50,10 +48,10 @@ def write_tiny(texts: list[str], folder: Path) -> None:
     """Train a checkpoint on texts and write it as Hugging Face would.
 
     Args:
-        texts: whose commonest words are its vocabulary.
+        texts: whose characters are its vocabulary, with those of ASCII.
         folder: does not exist yet.
     """
-    tokenizer = word_tokenizer(texts)
+    tokenizer = character_tokenizer(texts)
     config = {**CONFIG, "vocab_size": tokenizer.get_vocab_size()}
     names = BartShape.__dataclass_fields__
     # Its random numbers are its own: making it changes nothing in the program that asks for it.
@@ -64,7 +62,7 @@ def write_tiny(texts: list[str], folder: Path) -> None:
             if weight.ndim == 2:
                 weight.data.normal_(0, 0.02 if "positions" in name else 0.3)
         words = list(range(len(SPECIAL), config["vocab_size"]))
-        train(bart, config, words, source_words=24, question_words=QUESTION_WORDS, steps=300)
+        train(bart, config, words, source_words=12, question_words=QUESTION_WORDS, steps=300)
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config), "utf-8")
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -75,21 +73,17 @@ def write_tiny(texts: list[str], folder: Path) -> None:
     save_file({n: w.contiguous() for n, w in weights.items()}, folder / "model.safetensors")
 
 
-def word_tokenizer(texts: list[str]) -> Tokenizer:
-    """Return a WordPiece tokenizer of the commonest words; others are spelt by characters."""
-    normalizer, splitter = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    counted = Counter(
-        word
-        for text in texts
-        for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))
-    )
-    words = [word for word, _ in counted.most_common(N_WORDS) if len(word) > 1]
-    characters = sorted(set("".join(counted)) | set(string.printable.lower()) - set(" \t\n\r\v\f"))
-    pieces = [*SPECIAL, *words, *characters, *(f"##{one}" for one in characters)]
+def character_tokenizer(texts: list[str]) -> Tokenizer:
+    """Return a WordPiece tokenizer that spells words, with the characters of texts and of ASCII."""
+    normalizer = normalizers.BertNormalizer()
+    found = set(normalizer.normalize_str("".join([*texts, string.printable])))
+    characters = sorted(one for one in found if not one.isspace())
+    pieces = [*SPECIAL, *characters, *(f"##{one}" for one in characters)]
     tokenizer = Tokenizer(
         models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]")
     )
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(cleanup=False)
     return tokenizer
 
