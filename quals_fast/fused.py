@@ -249,7 +249,7 @@ def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Copy tensors of one device to the host, with one wait for all of them."""
     if not tensors[0].is_cuda:
         return list(tensors)
-    copies = [torch.empty(x.shape, dtype=x.dtype, pin_memory=True) for x in tensors]
+    copies = [torch.empty(x.shape, dtype=x.dtype, device="cpu", pin_memory=True) for x in tensors]
     for copy, x in zip(copies, tensors, strict=True):
         copy.copy_(x, non_blocking=True)
     torch.cuda.current_stream(tensors[0].device).synchronize()

@@ -1,4 +1,4 @@
-"""What this process may use: the CPU's cores, and threads after a fork."""
+"""What may be used: the CPU's cores, threads after a fork; and which threads capture CUDA graphs."""
 
 from __future__ import annotations
 
@@ -17,6 +17,20 @@ _CGROUPS = Path("/sys/fs/cgroup")
 SPINS = "1000"  # chosen by measurement, see ARCHITECTURE.md
 
 _state = {"has_loaded": False, "is_forked": False}
+
+
+class _Thread(threading.local):
+    """What a thread may do.
+
+    Attributes:
+        captures_graphs: whether it may capture CUDA graphs. Meanwhile random numbers on that GPU
+            are an error in all other threads, so a thread beside a training may not.
+    """
+
+    captures_graphs = True
+
+
+this_thread = _Thread()
 
 
 class ForkSafeLock:

@@ -18,6 +18,7 @@ from quals_fast.config import DecodingConfig
 from quals_fast.decoding.diverse_beam import Search, StopTest
 from quals_fast.decoding.rules import Hypotheses
 from quals_fast.models.cache import SourceMemory
+from quals_fast.processes import this_thread
 
 STEPS = 4  # of one graph: at most three are taken too many at the end
 LAG = 0  # graphs launched before the host waits for a flag: its wait is short beside four steps
@@ -50,7 +51,9 @@ class GraphedSearch:
         self._graphs: list[tuple[torch.cuda.CUDAGraph, Hypotheses, Tensor]] = []
         with torch.cuda.device(self._device):
             self._warm_up(start, length, stream)
-            self._capture(start, length, stream)
+            # torch.cuda.graph leaves its stream the current one where the end of a capture fails.
+            with torch.cuda.stream(stream):
+                self._capture(start, length, stream)
 
     def run(self, memory: SourceMemory) -> Hypotheses:
         """Search other sources of the same shape; what is returned is valid until the next run."""
@@ -99,7 +102,8 @@ class GraphedSearch:
 class SearchGraphs:
     """Graphed searches by the shape of their sources, bounded in bytes.
 
-    A shape is captured when it comes the second time; the least recently used go first.
+    A shape is captured when it comes the second time; the least recently used go first. A thread
+    that may not capture (`processes.this_thread`) uses what others have captured.
 
     Args:
         capture: makes the graphs for sources of one shape.
@@ -137,7 +141,7 @@ class SearchGraphs:
             self._kept.move_to_end(shape)
             return self._kept[shape][0]
         held = self._count_bytes(memory)
-        if held > self.max_bytes:
+        if held > self.max_bytes or not this_thread.captures_graphs:
             return None
         if shape not in self._seen:  # a shape that may not come again is not worth its graphs
             self._seen.add(shape)

@@ -9,6 +9,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from types import TracebackType
 from typing import Any, Protocol
 
+from quals_fast.processes import this_thread
 from quals_fast.results import QualsResult
 from quals_fast.scorer import QualsScorer
 
@@ -21,7 +22,8 @@ class BackgroundScorer:
     """A queue in front of a scorer; what is handed in first is scored first, one call at a time.
 
     In a thread, which suits a scorer on a device that the training does not use; it shares Python's
-    interpreter with the training. `in_process` shares nothing. Use it as a context, or close it.
+    interpreter with the training, and captures no CUDA graphs, since the training could draw no
+    random numbers meanwhile. `in_process` shares nothing. Use it as a context, or close it.
 
     Args:
         scorer: scores in the thread; call it nowhere else meanwhile.
@@ -36,7 +38,9 @@ class BackgroundScorer:
     """
 
     def __init__(self, scorer: QualsScorer) -> None:
-        self._executor: Executor = ThreadPoolExecutor(1, thread_name_prefix="quals_fast")
+        self._executor: Executor = ThreadPoolExecutor(
+            1, thread_name_prefix="quals_fast", initializer=_capture_no_graphs
+        )
         self._score: _Score = scorer.score
 
     @classmethod
@@ -92,6 +96,10 @@ class BackgroundScorer:
         traceback: TracebackType | None,
     ) -> None:
         self.close(cancel=error is not None)
+
+
+def _capture_no_graphs() -> None:
+    this_thread.captures_graphs = False
 
 
 # Of a worker process, which is told only once what to load.

@@ -11,6 +11,7 @@ from tiny_trainers import DOCUMENTS, SUMMARIES
 from training_helpers import SETTINGS
 
 from quals_fast.models.checkpoint import CheckpointError
+from quals_fast.processes import this_thread
 from quals_fast.training import BackgroundScorer
 
 
@@ -29,6 +30,13 @@ def test_a_thread_scores_and_ends(scorer):
     assert futures[1].done() and not threads()
     with pytest.raises(RuntimeError, match="after shutdown"):
         background.score_async(["a"], ["b"])
+
+
+def test_the_thread_captures_no_graphs(monkeypatch, scorer):
+    monkeypatch.setattr(scorer, "score", lambda *texts: this_thread.captures_graphs)
+    with BackgroundScorer(scorer) as background:
+        assert background.score_async(DOCUMENTS, SUMMARIES).result() is False
+    assert this_thread.captures_graphs
 
 
 def test_what_has_not_begun_is_dropped_after_an_exception(scorer, monkeypatch):

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -69,6 +71,20 @@ def test_operations(run, kernels):
         with Launches() as launches:
             run(x)
     assert launches.total("other") == kernels, launches.kernels
+
+
+def test_sums_of_a_products_parts_stand_apart(monkeypatch):
+    def event(name):
+        of_cpu, span = SimpleNamespace(name="CPU"), SimpleNamespace(elapsed_us=lambda: 1.0)
+        return SimpleNamespace(name=name, device_type=of_cpu, time_range=span)
+
+    names = "gemm", "void cublasLt::splitKreduce_kernel<32>", "Memcpy HtoD (Pinned -> Device)"
+    profiler = MagicMock()
+    profiler.return_value.__enter__.return_value.events.return_value = [*map(event, names)]
+    monkeypatch.setattr(torch.profiler, "profile", profiler)
+    scorer = SimpleNamespace(score=lambda *texts: None, decoding=DecodingConfig())
+    seen = module.profile(scorer, [], [])
+    assert (seen["kernels"], seen["sums_of_parts"]) == (1, 1)
 
 
 def test_copies_from_the_host_are_counted_apart():

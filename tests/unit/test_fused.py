@@ -253,11 +253,12 @@ def test_on_a_gpu_nothing_waits_and_the_scores_are_the_cpus(folder, rule):
     fast = QualsScorer.from_pretrained(
         folder, device="cuda", dtype="float32", decoding=staged.decoding, scoring=staged.scoring
     )
-    check_equal(staged, fast)  # captures the graphs the second time
+    check_equal(staged, fast)  # without graphs
     generator = fast.generator
     graphs = fast._pass._graphs
     with torch.inference_mode():
-        ids = [source.input_ids for source in generator.tokenizer.encode(SUMMARIES)]
+        # As many as were searched: the last one is unknown text. A second time they are captured.
+        ids = [source.input_ids for source in generator.tokenizer.encode(SUMMARIES[:4])]
         memory = fast._pass._encode(ids)
         eager = begin_search(generator, memory, fast.decoding)
         assert graphs.get(memory) is not None
@@ -274,12 +275,12 @@ def test_on_a_gpu_nothing_waits_and_the_scores_are_the_cpus(folder, rule):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_on_a_gpu_graphs_hold_what_is_counted():
     scorer = QualsScorer.from_pretrained("qagen-mini", device="cuda")
-    torch.cuda.empty_cache()
     texts = [TEXT] * 16, [f"{SUMMARIES[2]} {i}" for i in range(16)]
     scorer.score(*texts)
+    torch.cuda.empty_cache()
     before = torch.cuda.memory_reserved()
     scorer.score(*texts)
     torch.cuda.empty_cache()
     held = torch.cuda.memory_reserved() - before
     assert 0 < scorer._pass._graphs.n_bytes < scorer._pass._graphs.max_bytes
-    assert held < 1.5 * scorer._pass._graphs.n_bytes + 2**26
+    assert 0.8 * scorer._pass._graphs.n_bytes < held < 1.5 * scorer._pass._graphs.n_bytes + 2**26

@@ -21,12 +21,21 @@ def folder(tmp_path_factory):
     return tiny_models.write_checkpoint(tmp_path_factory.mktemp("models") / "m", trained_on=TEXT)
 
 
-def load(folder, *, rule="fairseq09", dtype="float32", cache_bytes=0, num_beams=12, **settings):
+def load(
+    folder,
+    *,
+    rule="fairseq09",
+    device="cpu",
+    dtype="float32",
+    cache_bytes=0,
+    num_beams=12,
+    **settings,
+):
     decoding = DecodingConfig(
         rule=rule, num_beams=num_beams, num_beam_groups=num_beams, min_length=2, max_length=12
     )
     return QualsScorer.from_pretrained(
-        folder, device="cpu", dtype=dtype, decoding=decoding, cache_bytes=cache_bytes, **settings
+        folder, device=device, dtype=dtype, decoding=decoding, cache_bytes=cache_bytes, **settings
     )
 
 
@@ -70,6 +79,18 @@ def test_loading_gives_the_same_scorer(folder, value):
     expected = load(folder).score(DOCUMENTS, SUMMARIES).scores[:3]
     with default(value):
         assert load(folder).score(DOCUMENTS, SUMMARIES).scores[:3] == expected
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("value", ["cuda", torch.float64, torch.float16], ids=str)
+def test_a_gpu_gives_the_same(folder, value):
+    expected = load(folder).score(DOCUMENTS, SUMMARIES).scores[:3]
+    scorer = load(folder, device="cuda")
+    with default(value):
+        for _ in range(3):  # graphs are captured and replayed on the way
+            found = scorer.score(DOCUMENTS, SUMMARIES).scores[:3]
+            assert found == pytest.approx(expected, abs=1e-4)
 
 
 def test_triton_kernels_give_the_same(folder):

@@ -1,11 +1,16 @@
 """Which graphs of a search are kept; what runs them needs a GPU (test_fused.py)."""
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from unittest.mock import MagicMock
+
 import pytest
 import torch
 
 from quals_fast import DecodingConfig
-from quals_fast.decoding.graph import SearchGraphs, held_bytes
+from quals_fast.decoding.graph import GraphedSearch, SearchGraphs, held_bytes
 from quals_fast.models.cache import SourceMemory
+from quals_fast.processes import this_thread
 
 
 def memory_of(batch, *, heads=2, length=128, width=8, layers=1, dtype=torch.float32):
@@ -76,6 +81,48 @@ def test_another_failure_of_a_capture_is_raised():
     with pytest.raises(RuntimeError, match="invalid argument"):
         captures.get(1)
     assert captures.graphs.max_bytes == 1000
+
+
+def test_a_capture_that_fails_at_its_end_leaves_the_current_stream_as_it_was(monkeypatch):
+    current = ["the host program's"]
+
+    @contextmanager
+    def graph(*_, stream, **__):  # as torch.cuda.graph does
+        current[0] = stream
+        yield
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    @contextmanager
+    def stream_of(own):
+        before, current[0] = current[0], own
+        try:
+            yield
+        finally:
+            current[0] = before
+
+    monkeypatch.setattr(GraphedSearch, "_warm_up", lambda *arguments: None)
+    monkeypatch.setattr(torch.cuda, "device", nullcontext)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", MagicMock)
+    monkeypatch.setattr(torch.cuda, "stream", stream_of)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    with pytest.raises(torch.OutOfMemoryError):
+        GraphedSearch(lambda memory: MagicMock(), memory_of(1), 8, "the captures'")
+    assert current == ["the host program's"]
+
+
+def test_a_thread_that_may_not_capture_uses_what_others_have_captured():
+    captures = Captures(1000)
+
+    def there(batch):
+        this_thread.captures_graphs = False
+        return [captures.get(batch) for _ in range(3)][-1]
+
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(there, 4).result() is None
+        captures.get(4), captures.get(4)
+        assert captures.shapes == [(4, 2, 128, 8)]
+        assert thread.submit(there, 4).result() == (4, 2, 128, 8)
 
 
 def test_drop_says_whether_there_was_anything():
