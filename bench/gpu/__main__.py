@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from bench.common import ROOT, machine
-from bench.gpu.runner import ARCHIVE, OK, Runner
+from bench.gpu.runner import ARCHIVE, OK, Runner, wait_s
 from bench.gpu.stages import ANSWERS, GROW, STAGES, Setup
 from bench.report import table
 
@@ -91,7 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     scale = 3.0 if setup.is_dry else 1.0  # the limits are a GPU's
     if arguments.total is not None:
-        scale = arguments.total / sum(stage.limit_s for stage in stages.values())
+        limits = (stage.limit_s for stage in stages.values())
+        scale = arguments.total / sum(limits, wait_s(stages, setup))
     about = machine()
     print(f"{about['gpu'] or about['cpu']}, commit {about['commit']}")
     if about["commit"] == "unknown":

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from pathlib import Path
 from threading import Lock
 from typing import BinaryIO
@@ -68,7 +68,7 @@ class Runner:
         """Run stages; the large model is grown beside the first ones.
 
         What a stage leaves of its time, the later ones may use: each must end when the limits up
-        to its own are over.
+        to its own are over, and the time that all wait for the model (`wait_s`).
 
         Args:
             stages: by name, in this order.
@@ -81,7 +81,8 @@ class Runner:
         begin = time.monotonic()
         # In a dry run all stages need the tiny model, which takes a few seconds.
         waiting = {n for n, stage in stages.items() if stage.needs_large or self._setup.is_dry}
-        deadlines = accumulate((scale * one.limit_s for one in stages.values()), initial=begin)
+        first = begin + scale * wait_s(stages, self._setup)
+        deadlines = accumulate((scale * one.limit_s for one in stages.values()), initial=first)
         next(deadlines)
         with ThreadPoolExecutor(1) as beside, ThreadPoolExecutor(jobs) as turns:
             grown = None
@@ -149,6 +150,17 @@ class Runner:
                     if path.is_file() and path.suffix != ".part":
                         tar.add(path, path.relative_to(self._folder))
             scratch.replace(self._archive)
+
+
+def wait_s(stages: Mapping[str, Stage], setup: Setup) -> float:
+    """Return for how long stages may have to wait for the large model, seconds.
+
+    It is grown beside those before the first one that needs it, which may be none.
+    """
+    if setup.is_dry or not any(stage.needs_large for stage in stages.values()):
+        return 0.0
+    before = takewhile(lambda stage: not stage.needs_large, stages.values())
+    return max(0.0, GROW.limit_s - sum(stage.limit_s for stage in before))
 
 
 def run_until(deadline: float, command: str, log: BinaryIO, results: Path) -> int | None:
