@@ -69,7 +69,6 @@ OPTIONAL = (
     "quals_fast_onnx",
     "quals_fast_onnx_int8",
 )
-GPU_TOKENS = 262_144  # that the engine holds at once there; QAGS takes 131,072 of its own
 
 Rounds = list[list[Pair]]  # the rows of each round
 
@@ -80,7 +79,6 @@ def start_arms(
     """Start a process for each arm, by its name."""
     device, folder = arguments.device, folder_of(size)
     given = {"device": device, "replays": replays, "candidates": arguments.candidates}
-    engine = {"device": device} | ({"max_batch_tokens": GPU_TOKENS} if is_gpu(device) else {})
     arms = {
         "qags_as_shipped": partial(Worker, QagsArm, "as_shipped", size, **given),
         "qags_batched": partial(Worker, QagsArm, "batched", size, **given),
@@ -91,12 +89,12 @@ def start_arms(
     arms |= {
         "quals_published": partial(Worker, PublishedArm, folder, device=device),
         "quals_once": partial(Worker, PublishedArm, folder, device=device, encode_once=True),
-        "quals_fast_float32": partial(Worker, StagedEngineArm, folder, "float32", **engine),
-        "quals_fast": partial(Worker, StagedEngineArm, folder, "auto", **engine),
+        "quals_fast_float32": partial(Worker, StagedEngineArm, folder, "float32", device=device),
+        "quals_fast": partial(Worker, StagedEngineArm, folder, "auto", device=device),
     }
     if is_gpu(device):
         arms["quals_fast_eager"] = partial(
-            Worker, StagedEngineArm, folder, "auto", "eager", **engine
+            Worker, StagedEngineArm, folder, "auto", "eager", device=device
         )
     elif size == TRAINED or not arguments.quick:  # the export of a larger one takes minutes
         for name, dtype in (("quals_fast_onnx", "float32"), ("quals_fast_onnx_int8", "int8")):
