@@ -1,4 +1,4 @@
-"""What may be used: the CPU's cores, threads after a fork; and which threads capture CUDA graphs."""
+"""What this process may use: the cores, threads after a fork; which threads capture CUDA graphs."""
 
 from __future__ import annotations
 
