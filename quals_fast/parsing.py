@@ -40,7 +40,8 @@ class InputRow:
 
 def has_columns(start: str, fields: tuple[str, str]) -> bool:
     """Return whether a text begins with a header of separated columns."""
-    first = next((line for line in start.splitlines() if line.strip()), "")
+    lines = start.removeprefix("\ufeff").splitlines()
+    first = next((line for line in lines if line.strip()), "")
     return any(set(fields) <= set(_cells(first, delimiter)) for delimiter in _DELIMITERS)
 
 
@@ -54,7 +55,8 @@ def parse_json(
     """
     before = _up_to_text(file)
     first = before[-1].strip() if before else ""
-    if first != "{" and not first.startswith("["):
+    is_array = first.startswith("[")
+    if not is_array and not _goes_on(first):
         yield from _line_rows(chain(before, file), encoding, fields)
         return
     rest = file.read()
@@ -62,7 +64,8 @@ def parse_json(
     try:
         values = list(_values(text))
     except (ValueError, RecursionError) as error:
-        if _begins_with_object(rest):  # JSON lines, of which the first is broken
+        # JSON lines, of which the first is broken.
+        if _begins_with_object(rest) or not (is_array or first == "{"):
             yield from _line_rows(io.StringIO(text, "\n"), encoding, fields)
             return
         message = f"{name} is not valid JSON: {error}"
@@ -84,6 +87,17 @@ def _up_to_text(file: TextIO) -> list[str]:
         if line.strip():
             break
     return lines
+
+
+def _goes_on(line: str) -> bool:
+    """Return whether a line begins a JSON object and breaks off where another line may follow."""
+    try:
+        json.loads(line)
+    except json.JSONDecodeError as error:
+        return line.startswith("{") and error.pos == len(line)
+    except (ValueError, RecursionError):
+        pass
+    return False
 
 
 def _begins_with_object(text: str) -> bool:

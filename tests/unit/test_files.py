@@ -124,8 +124,11 @@ def test_a_separator_of_another_kind_may_stand_in_a_name(read):
     assert (row.fields["id;x"], row.document) == ("1", "d")
 
 
-def test_columns_on_standard_input(feed):
-    assert texts(feed(b"document\tsummary\nd\ts\n")) == [("d", "s")]
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=ascii)
+@pytest.mark.parametrize("separator", [",", ";", "\t"], ids=ascii)
+def test_columns_on_standard_input(feed, mark, separator):
+    columns = "document,summary\nd,s\n".replace(",", separator)
+    assert texts(feed((mark + columns).encode())) == [("d", "s")]
 
 
 WHOLE = {
@@ -133,6 +136,7 @@ WHOLE = {
     "array in one line": json.dumps([GOOD, GOOD]),
     "array, an object a line": f"[\n{json.dumps(GOOD)},\n{json.dumps(GOOD)}\n]\n",
     "array that begins with an object": f"[{json.dumps(GOOD)},\r\n{json.dumps(GOOD)}]",
+    "objects from the first line on": 2 * (json.dumps(GOOD, separators=(",\n", ": ")) + "\n"),
     "indented objects": 2 * (json.dumps(GOOD, indent=2) + "\n"),
     "blank lines first": "\n\n" + json.dumps([GOOD, GOOD], indent=1) + "\n\n",
 }
@@ -182,7 +186,7 @@ def test_json_that_breaks_off_is_one_error(read, content, message):
         read(content)
 
 
-@pytest.mark.parametrize("first", ["[", "[1, 2]", "{", "[broken"])
+@pytest.mark.parametrize("first", ["[", "[1, 2]", "{", "[broken", '{"document": "d",'])
 def test_a_broken_first_line_of_json_lines_costs_no_other_row(read, first):
     rows = read(f"{first}\n" + jsonl(GOOD, GOOD))
     assert list(problems(rows)) == [1]
