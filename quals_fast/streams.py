@@ -40,12 +40,30 @@ class _StandardOutput(io.FileIO):
         raise UsageFailure(f"cannot write standard output: {problem}")
 
 
+class _StandardError(io.FileIO):
+    """Descriptor 2; what it does not take is lost, since nobody would see the message either."""
+
+    def __init__(self) -> None:
+        super().__init__(2, "wb", closefd=False)
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data) or 0
+        except OSError:
+            return len(data)
+
+
 @contextmanager
 def guarded_output() -> Iterator[None]:
-    """Let errors of standard output end the program with one line, also those of the last flush."""
+    """Let errors of standard output end the program with one line, also those of the last flush.
+
+    Standard error may be closed or full: results and exit code stay what they are.
+    """
     _hold_descriptors()
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - to the end of the program
+    encoding = sys.stderr.encoding if sys.stderr else "utf-8"
+    sys.stderr = io.TextIOWrapper(
+        io.BufferedWriter(_StandardError()), encoding, "backslashreplace", line_buffering=True
+    )
     before = sys.stdout
     encoding, errors = (before.encoding, before.errors) if before else ("utf-8", "strict")
     raw = _StandardOutput(is_open=before is not None)

@@ -213,11 +213,13 @@ def test_with_an_output_file_standard_output_may_be_closed(model, tmp_path):
     assert len(json_lines((tmp_path / "out.jsonl").read_text("utf-8"))) == 1
 
 
-def test_closed_standard_error_loses_no_result(model, tmp_path):
+@pytest.mark.parametrize("stream", ["2>&-", "2> /dev/full"])
+def test_standard_error_that_takes_nothing_loses_no_result(model, tmp_path, stream):
     write(tmp_path / "in.jsonl", GOOD[:1])
-    done = shell("quals-fast score in.jsonl SMALL -o - 2>&-", model, tmp_path)
+    done = shell(f"quals-fast score in.jsonl SMALL -o - {stream}", model, tmp_path)
     assert done.returncode == 0
     assert len(json_lines(done.stdout.decode())) == 1
+    assert shell(f"quals-fast score none.jsonl {stream}", model, tmp_path).returncode == 2
 
 
 def test_closed_standard_input(model, tmp_path):
