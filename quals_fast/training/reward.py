@@ -131,7 +131,8 @@ class QualsReward:
         first = next((row.message for row in rows if row.message is not None), None)
         if first is not None:
             problem += f"; the first message: {first}"
-        if self._unscored_batches == self.max_unscored_batches:
+        most = self.max_unscored_batches
+        if most is not None and self._unscored_batches >= most:
             raise RuntimeError(
                 f"{problem}; look at the completions and the column {self.document_column!r}, or "
                 "set max_unscored_batches=None to go on without a reward"
