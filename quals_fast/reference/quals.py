@@ -11,6 +11,7 @@ from pathlib import Path
 from quals_fast.config import DecodingConfig, ScoringConfig
 from quals_fast.models.checkpoint import check_fits
 from quals_fast.models.tokenizer import QATokenizer
+from quals_fast.processes import limit_threads, survive_fork
 from quals_fast.reference.diverse_beam import Trace, diverse_beam_search
 from quals_fast.reference.generator import ReferenceGenerator
 from quals_fast.results import Hypothesis, QAPair, QualsResult, SummaryScore, nested_like
@@ -168,6 +169,7 @@ class ReferenceScorer:
         decoding: DecodingConfig | None = None,
         scoring: ScoringConfig | None = None,
     ) -> None:
+        limit_threads(None)
         self.generator = ReferenceGenerator(model)
         self.decoding, self.scoring = decoding or DecodingConfig(), scoring or ScoringConfig()
         checkpoint = self.generator.checkpoint
@@ -191,6 +193,7 @@ class ReferenceScorer:
         """Score each summary against its document."""
         texts, entries = check_texts("documents", documents), check_texts("summaries", summaries)
         check_same_length("summaries", entries, texts)
+        survive_fork("cpu")
         rows = []
         for document, summary in zip(texts, entries, strict=True):
             rows.append(

@@ -197,14 +197,22 @@ from quals_fast import DecodingConfig, QualsScorer
 D = "The council closed the old pool on Tuesday. Jane Ashworth said repairs would cost millions."
 S = "The council closed the pool on Tuesday."
 decoding = DecodingConfig(num_beams=12, num_beam_groups=12)
-scorer = QualsScorer.from_pretrained(threads=2, device="cpu", dtype="float32", decoding=decoding)
+if sys.argv[1] == "reference":
+    import torch
+    from quals_fast.reference.quals import ReferenceScorer
+    torch.set_num_threads(2)
+    scorer = ReferenceScorer(decoding=decoding)
+else:
+    scorer = QualsScorer.from_pretrained(
+        threads=2, device="cpu", dtype="float32", decoding=decoding
+    )
 
 def score(row):
     return {"score": scorer.score([D], [S]).scores[0]}
 
 fork = multiprocessing.get_context("fork")
 expected = score(None)
-if sys.argv[1] == "pool":
+if sys.argv[1] in ("pool", "reference"):
     with fork.Pool(2) as pool:
         found = pool.map(score, range(2))
 elif sys.argv[1] == "executor":
@@ -220,9 +228,10 @@ print("scored")
 """
 
 
-@pytest.mark.parametrize(
-    "way", ["pool", *(pytest.param(w, marks=pytest.mark.slow) for w in ("executor", "datasets"))]
-)
+WAYS = ("executor", "datasets", "reference")
+
+
+@pytest.mark.parametrize("way", ["pool", *(pytest.param(w, marks=pytest.mark.slow) for w in WAYS)])
 def test_forked_processes_score(way, tmp_path):
     (tmp_path / "forking.py").write_text(FORKING)
     environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}

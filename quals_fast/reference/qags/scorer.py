@@ -14,6 +14,7 @@ import torch
 from quals_fast import __version__
 from quals_fast.models.checkpoint import CheckpointError
 from quals_fast.models.loading import resolve_device
+from quals_fast.processes import limit_threads, survive_fork
 from quals_fast.reference.qags.answering import Ask, QuestionAnswerer
 from quals_fast.reference.qags.answers import (
     ANSWERS_PER_SUMMARY,
@@ -139,6 +140,7 @@ class QagsScorer:
             None if arm == "as_shipped" else max_batch_tokens or _BATCH_TOKENS[place.type]
         )
         self.extractor: AnswerExtractor = SpacyAnswers() if extractor is None else extractor
+        limit_threads(None)
         number = _DTYPES[self.dtype]
         self.generator = QuestionGenerator(
             generation, SETTINGS[setting], device=place, dtype=number
@@ -273,6 +275,7 @@ class QagsScorer:
         on_progress: Callable[[int], None] | None,
     ) -> list[QagsScore]:
         """Take valid pairs through the four stages."""
+        survive_fork(self.generator.bart.device.type)
         with work["answer_extraction"].timed():
             self._draw_answers(tasks, replay, work["answer_extraction"])
         with work["question_generation"].timed():
