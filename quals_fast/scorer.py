@@ -169,9 +169,9 @@ class QualsScorer:
             cache_bytes: room for encoded documents, as in the constructor.
             graph_bytes: GPU memory that CUDA graphs may hold, as in the constructor.
             threads: CPU threads; by default one for each core that this process may use, by its
-                affinity, its container's CPU quota and OMP_NUM_THREADS. PyTorch's are the whole
-                process's, ONNX Runtime's this scorer's. A process that is forked after loading
-                scores with one PyTorch thread.
+                affinity and its container's CPU quota, for PyTorch also by OMP_NUM_THREADS.
+                PyTorch's are the whole process's, ONNX Runtime's this scorer's. A process that is
+                forked after loading scores with one PyTorch thread.
 
         Raises:
             CheckpointError: the folder cannot be used; the message says what is missing.
