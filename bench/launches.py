@@ -465,6 +465,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="where to profile")
     parser.add_argument("--data", type=Path, help="JSON lines; the project's examples without")
     arguments = parser.parse_args()
+    if min(arguments.batches) < 1:
+        parser.error(f"--batches must be 1 or more, but got {min(arguments.batches)}")
     if arguments.model is None:
         tokenizer = byte_level_tokenizer(BART_LARGE_SETTINGS)
         generator = without_data(BART_LARGE, BART_LARGE_SETTINGS, tokenizer)

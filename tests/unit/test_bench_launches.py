@@ -93,6 +93,13 @@ def test_copies_from_the_host_are_counted_apart():
     assert launches.copies_in == 1
 
 
+def test_a_batch_of_nothing_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["launches", "--batches", "1", "0"])
+    with pytest.raises(SystemExit, match="2"):
+        module.main()
+    assert "--batches must be 1 or more, but got 0" in capsys.readouterr().err
+
+
 def test_the_command_ends_with_a_line_of_json(tmp_path):
     found = subprocess.run(
         [sys.executable, "-m", "bench.launches", "--batches", "1"],
