@@ -1,4 +1,4 @@
-"""The program's standard streams: what they do not take is one line and exit code 2."""
+"""The program's standard streams: what standard output does not take ends it with exit code 2."""
 
 from __future__ import annotations
 
