@@ -129,15 +129,18 @@ class FusedPass:
         """Score a batch."""
         texts = self._selector.encode_summaries(summaries, [s.text_ids for s in sources])
         distinct = list(dict.fromkeys(tuple(d.input_ids) for d in documents))
+        rows: Tensor | None = None  # of the distinct documents, where some are given twice
+        if len(distinct) < len(documents):
+            row_of = {ids: row for row, ids in enumerate(distinct)}
+            named = [row_of[tuple(d.input_ids)] for d in documents]
+            rows = torch.tensor(named, device=self._device)
         memory_of_documents = self._encode_beside(distinct)
         found = self._search([s.input_ids for s in sources])
         kept = self._selector.select(found, texts, self._max_pairs)
         if self._stream is not None:
             torch.cuda.current_stream(self._device).wait_stream(self._stream)
-        if len(distinct) < len(documents):
-            row_of = {ids: row for row, ids in enumerate(distinct)}
-            rows = [row_of[tuple(d.input_ids)] for d in documents]
-            memory_of_documents = memory_of_documents.rows(torch.tensor(rows, device=self._device))
+        if rows is not None:
+            memory_of_documents = memory_of_documents.rows(rows)
         order, logprobs = self._rescore(memory_of_documents, found, kept)
         *parts, order, n_kept, unsure, logprobs = to_host(
             [*found, order, kept.n_kept, kept.unsure, logprobs]

@@ -1,6 +1,7 @@
 """All that only a GPU can tell, in stages with limits of their own, under 9 minutes together.
 
-    bench/gpu.sh                        all stages: a first look
+    bench/gpu.sh                        all stages but claim: a first look
+    bench/gpu.sh claim                  QAGS against QUALS, which takes a run of its own
     bench/gpu.sh settings --total 300   some of them, with more time
     bench/gpu.sh --dry-run              all of them on a CPU, with a tiny model and a few rows
 
@@ -49,7 +50,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         epilog=listing(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("stages", nargs="*", metavar="STAGE", help="all without")
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help="all but claim without")
     parser.add_argument("--data", type=Path, help="JSON lines; the project's examples without")
     parser.add_argument(
         "--candidates", type=Path, help="of QAGS's answers to --data: bench.claim --prepare"
@@ -80,7 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not (arguments.dry_run or torch.cuda.is_available()):
         print("there is no GPU here; --dry-run needs none", file=sys.stderr)
         return 2
-    stages = {name: STAGES[name] for name in arguments.stages or STAGES}
+    together = [name for name in STAGES if arguments.dry_run or not STAGES[name].is_alone]
+    stages = {name: STAGES[name] for name in arguments.stages or together}
     folder = arguments.folder or ROOT / "runs" / ("gpu_dry" if arguments.dry_run else "gpu")
     setup = Setup(
         device="cpu" if arguments.dry_run else "cuda",
