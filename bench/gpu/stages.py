@@ -201,7 +201,7 @@ GROW = Stage(
 
 STAGES = {
     "tests": Stage(
-        limit_s=65,
+        limit_s=80,
         purpose="tests marked gpu; a pair with and without cuDNN's attention",
         commands=_tests,
         result="attention",
@@ -228,7 +228,7 @@ STAGES = {
         headline=_of_latency,
     ),
     "throughput": Stage(
-        limit_s=55,
+        limit_s=65,
         purpose="64 and 256 rows at once, with the share of the counted floor",
         commands=lambda s: [
             f"bench.throughput {s.on_data} --model {s.large} "
@@ -247,7 +247,7 @@ STAGES = {
         headline=_of_launches,
     ),
     "settings": Stage(
-        limit_s=60,
+        limit_s=75,
         purpose="settings of the engine against their defaults, in paired turns",
         commands=lambda s: [
             f"bench.gpu.settings {s.on_data} --model {s.large} "
@@ -257,7 +257,7 @@ STAGES = {
         headline=_of_settings,
     ),
     "end_to_end": Stage(
-        limit_s=60,
+        limit_s=85,
         purpose="from texts to scores against the published pipeline, float32 and float16",
         commands=lambda s: [
             f"bench.end_to_end {s.on_data} --models {s.large} --dtypes float32 float16 "
