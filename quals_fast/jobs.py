@@ -143,7 +143,10 @@ def _windows(rows: Iterable[InputRow]) -> Iterator[list[InputRow]]:
 
 
 def _windows_of_stream(rows: Iterable[InputRow]) -> Iterator[list[InputRow]]:
-    """Yield what has come `WAIT` seconds after a first row, read by a thread of its own."""
+    """Yield what has come `WAIT` seconds after a first row, read by a thread of its own.
+
+    The first windows are small, so that the first results do not wait for 64 rows to be scored.
+    """
     ready: queue.Queue[InputRow | BaseException | None] = queue.Queue(WINDOW)
 
     def read() -> None:
@@ -157,11 +160,11 @@ def _windows_of_stream(rows: Iterable[InputRow]) -> Iterator[list[InputRow]]:
 
     Thread(target=read, name="quals_fast reader", daemon=True).start()
     end: BaseException | None = None
-    is_over = False
+    is_over, room = False, 1
     while not is_over:
         window: list[InputRow] = []
         due: float | None = None  # the first row may take as long as it likes
-        while len(window) < WINDOW and not is_over:
+        while len(window) < room and not is_over:
             try:
                 got = ready.get(timeout=None if due is None else max(0, due - time.monotonic()))
             except queue.Empty:
@@ -171,6 +174,7 @@ def _windows_of_stream(rows: Iterable[InputRow]) -> Iterator[list[InputRow]]:
                 due = due or time.monotonic() + WAIT
             else:
                 is_over, end = True, got
+        room = min(WINDOW, 2 * room)
         if window:
             yield window
     if end is not None:

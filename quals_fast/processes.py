@@ -59,7 +59,8 @@ def _after_fork() -> None:
         lock.renew()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+if hasattr(os, "register_at_fork"):  # Windows forks nothing
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def bound_spinning() -> None:

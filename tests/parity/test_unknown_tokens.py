@@ -255,9 +255,12 @@ def test_three_random_texts(scorer, fused, count):
 
 
 def agree(row, other):
+    """Hold two engines' rows against each other; return whether they kept the same pairs."""
     assert (row.status, row.unknown_tokens) == (other.status, other.unknown_tokens)
-    if [p.token_ids for p in row.pairs] == [p.token_ids for p in other.pairs]:  # else a near tie
+    is_same = [p.token_ids for p in row.pairs] == [p.token_ids for p in other.pairs]
+    if is_same:  # else a near tie
         assert row.score == pytest.approx(other.score, abs=QUALS, nan_ok=True)
+    return is_same
 
 
 @pytest.mark.slow
@@ -283,8 +286,9 @@ def test_two_thousand_random_texts(scorer, fused, count, tmp_path):
         tmp_path / "exported", backend="onnx", device="cpu", decoding=SMALL
     )
     for engine in (ReferenceScorer(decoding=SMALL), fused, exported):
-        for i, other in zip(sample, engine.score(*texts), strict=True):
-            agree(rows[i], other)
+        found = engine.score(*texts)
+        same = sum(agree(rows[i], other) for i, other in zip(sample, found, strict=True))
+        assert same >= len(sample) - 2
 
     export_single_file("qagen-mini", tmp_path / "quals.onnx", decoding=SMALL)
     graph = Graph(tmp_path / "quals.onnx", resolve_provider("cpu"))

@@ -191,13 +191,14 @@ def test_rows_of_a_pipe_do_not_wait_for_a_full_window(tmp_path, name):
     assert list(results) == []
 
 
-def test_rows_of_a_pipe_that_come_together_are_scored_together(tmp_path):
+def test_rows_of_a_pipe_that_come_together_are_scored_together_after_the_first(tmp_path):
     pipe, scorer = _Slow(tmp_path / "pipe"), LengthScorer()
     results = score_rows(scorer, JobInput(path=pipe.path), on_progress=lambda n: None)
-    pipe.put(*range(WINDOW + 3))
+    pipe.put(*range(2 * WINDOW + 2))
     pipe.end()
-    assert [one.id for one, _ in results] == list(range(WINDOW + 3))
-    assert [len(documents) for documents, _ in scorer.calls] == [WINDOW, 3]
+    assert [one.id for one, _ in results] == list(range(2 * WINDOW + 2))
+    sizes = [len(documents) for documents, _ in scorer.calls]
+    assert sizes == [1, 2, 4, 8, 16, 32, WINDOW, 3]
 
 
 def test_an_error_in_a_pipe_comes_after_the_rows_before_it(tmp_path):
