@@ -112,9 +112,9 @@ def test_standard_input(run, expected):
     stdin = "".join(json.dumps(one) + "\n" for one in GOOD)
     result = run("score", "-", "-o", "-", stdin=stdin)
     assert result.exit_code == 0
-    assert [line["score"] for line in json_lines(result.stdout)] == [
-        None if one.status == "no_pairs" else one.score for one in expected
-    ]
+    scores = [None if one.status == "no_pairs" else one.score for one in expected]
+    # Rows of a stream have other batch mates, which move a score by rounding.
+    assert [line["score"] for line in json_lines(result.stdout)] == pytest.approx(scores, abs=1e-5)
 
 
 def test_csv_in_and_out(run, expected):
