@@ -261,7 +261,7 @@ def count(generator: QAGenerator, config: DecodingConfig, batch_size: int) -> Co
             pass_._run(documents, ["a"] * batch_size, summaries)
     assert seen.memory is not None  # every pass searches
     held = graph.held_bytes(seen.memory, config, generator.shape.vocab_size)
-    held = held // batch_size * (1 << (batch_size - 1).bit_length())  # batches are filled up
+    held = held // batch_size * fused.filled_up(batch_size)
     steps = range(config.max_length + 1)
     usual = launches.kernels[f"step {least + 1}"]
     is_graphed = batch_size <= fused.MAX_GRAPH_BATCH and held <= GRAPH_BYTES

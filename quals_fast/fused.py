@@ -178,10 +178,8 @@ class FusedPass:
         batch_size = len(ids)
         if batch_size > MAX_GRAPH_BATCH or not self._graphs.max_bytes:
             return begin_search(self._generator, self._encode(ids), self._config).run()
-        # Few shapes occur if small batches are filled up to powers of two; copies of a summary do
-        # not let the search take more steps.
-        missing = (1 << (batch_size - 1).bit_length()) - batch_size
-        memory = self._encode([*ids, *[ids[-1]] * missing])
+        # Copies of a summary do not let the search take more steps.
+        memory = self._encode([*ids, *[ids[-1]] * (filled_up(batch_size) - batch_size)])
         graphs = self._graphs.get(memory)
         if graphs is None:
             found = begin_search(self._generator, memory, self._config).run()
@@ -246,6 +244,11 @@ class FusedPass:
         targets = [[pair.hypothesis.token_ids for pair in pairs]]
         (logprobs,) = rescore(generator, [document.input_ids], targets, self._max_batch_tokens)
         return Scored(pairs, len(hypotheses), logprobs)
+
+
+def filled_up(batch_size: int) -> int:
+    """Return the size that a batch for graphs is filled up to, so that few shapes occur."""
+    return 1 << (batch_size - 1).bit_length()
 
 
 def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
