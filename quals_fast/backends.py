@@ -120,6 +120,15 @@ def default_batch_tokens(generator: Generator) -> int:
     return BATCH_TOKENS["cuda" if is_gpu else "cpu"]
 
 
+def default_graph_bytes(generator: Generator) -> int:
+    """Return the `graph_bytes` that suits a model's device: a quarter of a GPU's memory."""
+    if isinstance(generator, OnnxGenerator) or generator.bart.device.type != "cuda":
+        return 0
+    import torch
+
+    return int(torch.cuda.get_device_properties(generator.bart.device).total_memory // 4)
+
+
 @contextmanager
 def inference(generator: Generator) -> Iterator[None]:
     """Compute without autograd, and in the model's own types under the caller's autocast."""
