@@ -43,6 +43,7 @@ from quals_fast.validation import (
 if TYPE_CHECKING:
     from quals_fast.models.encodings import CacheStats
 
+
 class QualsScorer:
     """Score summaries against their documents with QUALS (arXiv 2105.04623).
 
@@ -51,7 +52,7 @@ class QualsScorer:
         decoding: settings of the search.
         scoring: settings of the score.
         max_batch_tokens: tokens that the network holds at once; it sets peak memory. By default
-            32,768 on a CPU and 262,144 on a GPU.
+            32,768 on a CPU and 327,680 on a GPU.
         cache_bytes: room for encoded documents that later calls will ask for again, as epochs of
             a training do; 0 keeps none. The least recently used go first, so what is gone through
             again and again must fit as a whole. Not for the ONNX backend.

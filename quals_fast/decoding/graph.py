@@ -23,8 +23,8 @@ from quals_fast.models.cache import SourceMemory
 from quals_fast.models.slots import Stores
 from quals_fast.processes import this_thread
 
-FIRST_STEPS = 16  # of the first graph: hardly any search ends earlier
-STEPS = 4  # of each further one: at most three are taken too many at the end
+STEPS = 4  # of each graph: at most three are taken too many at the end
+FIRST_STEPS = 16  # before these the host does not wait: hardly any search ends earlier
 SHRINK = 4  # the next smaller batch has a quarter of the sentences: each size has to be captured
 LEAST_BATCH = 4  # fewer sentences save little
 WARM_UP_STEPS = 18  # lengths of 1, of 16 and others: Triton compiles for each kind
@@ -91,7 +91,10 @@ class GraphedSearch:
             sources = list(range(n_sources))  # that the rows of `graphs` stand for
             found: Hypotheses | None = None  # of all sources, once they have moved
             for number in range(len(self._parts)):
-                is_live = graphs._replay(number)
+                graphs._parts[number].graph.replay()
+                if STEPS * (number + 1) < FIRST_STEPS:
+                    continue  # the next graph is launched while this one runs
+                is_live = graphs._read_flags(number)
                 live = [row for row in range(len(sources)) if is_live[row]]
                 if not live:
                     break
@@ -108,11 +111,9 @@ class GraphedSearch:
                 return graphs._parts[number].found
             return graphs._gather(found, sources, number)
 
-    def _replay(self, number: int) -> list[bool]:
-        """Take the steps of a graph; wait for which sentences still search."""
-        part = self._parts[number]
-        part.graph.replay()
-        self._flags.copy_(part.is_live, non_blocking=True)
+    def _read_flags(self, number: int) -> list[bool]:
+        """Wait for a graph to end; return which sentences still search."""
+        self._flags.copy_(self._parts[number].is_live, non_blocking=True)
         event = torch.cuda.Event()  # waited for by spinning: a blocking one wakes the host late
         event.record()
         event.synchronize()
@@ -154,7 +155,7 @@ class GraphedSearch:
     def _capture(self, start: Callable[[], Search], length: int, stream: torch.cuda.Stream) -> None:
         pool = torch.cuda.graph_pool_handle()
         search: Search | None = None
-        for first, last in pairwise([0, *range(FIRST_STEPS, length, STEPS), length]):
+        for first, last in pairwise([*range(0, length, STEPS), length]):
             graph = torch.cuda.CUDAGraph()
             # Other threads may use the device meanwhile: a data loader, a training step.
             with torch.cuda.graph(
@@ -276,5 +277,5 @@ def held_bytes(memory: SourceMemory, config: DecodingConfig, vocab_size: int) ->
     an_id, a_logprob = 8, 4
     searching = rows * length * (2 * an_id + 2 * a_logprob)
     finished = rows * length * (an_id + 2 * a_logprob)
-    graphs = 1 + len(range(FIRST_STEPS, length, STEPS))
+    graphs = len(range(0, length, STEPS))
     return sources + logits + (graphs + 1) * (searching + finished)
