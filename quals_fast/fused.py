@@ -1,36 +1,58 @@
 """The pass of a GPU: search, filter, select and rescore a batch of pairs, with two reads.
 
 Shapes are fixed and nothing is read before the pairs are selected, so the GPU never waits for the
-host. Their number and the longest of them are read first, so that no more is rescored than there
-is; all that was found is read at the end. What the device cannot decide (text that only the host
-can read) is done again by the host's own functions, which say the same.
+host. How many tokens they have is read first, so that no more is rescored than there is; all that
+was found is read at the end. What the device cannot decide (text that only the host can read) is
+done again by the host's own functions, which say the same.
+
+Each part is a function of tensors. Small batches run it as a CUDA graph (`quals_fast.graphs`), so
+they are filled up to few sizes: with the last summary and document, and with empty texts, about
+which no pair is kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import islice
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from quals_fast.batching import is_out_of_memory, pad, run_batches
+from quals_fast.batching import is_out_of_memory, padded, run_batches, size_from
 from quals_fast.config import DecodingConfig
-from quals_fast.decoding.graph import GraphedSearch, SearchGraphs, held_bytes
+from quals_fast.decoding.graph import GraphedSearch, held_bytes
 from quals_fast.decoding.rules import Hypotheses
 from quals_fast.filtering import KeptPair, keep_pairs, split_at_sep
 from quals_fast.generation import begin_search, read_back
+from quals_fast.graphs import Captured, GraphCache
 from quals_fast.models.cache import SourceMemory
-from quals_fast.models.encodings import encode_documents
+from quals_fast.models.encodings import hidden_states
 from quals_fast.models.loading import QAGenerator
+from quals_fast.models.targets import pack
 from quals_fast.models.tokenizer import Source
 from quals_fast.rescoring import rescore
 from quals_fast.results import Hypothesis
-from quals_fast.selection import PairSelector, Selection
+from quals_fast.selection import Candidates, PairSelector, Summaries
 from quals_fast.staged import Scored
+
+R = TypeVar("R")
 
 MAX_GRAPH_BATCH = 16  # above, a step takes the GPU longer than the host takes to launch it
 _MULTIPLE = 128  # lengths of sources are padded to a multiple, so that few shapes occur
+_ROWS = 16  # a multiple of it is rescored: attention copies a mask of other widths
+
+
+class Chosen(NamedTuple):
+    """The pairs that are kept, of B summaries with N hypotheses each."""
+
+    order: Tensor  # (B, N) int64: as in `Selection`
+    n_kept: Tensor  # (B,) int64
+    unsure: Tensor  # (B,) bool
+    token_ids: Tensor  # (B, N, T) int64: in that order
+    lengths: Tensor  # (B, N) int64: 0 behind the kept ones
+    sizes: Tensor  # (2,) int64: tokens that are kept of all summaries, and the most of any
 
 
 class FusedPass:
@@ -61,11 +83,7 @@ class FusedPass:
         is_gpu = self._device.type == "cuda"
         self._stream = torch.cuda.Stream(self._device) if is_gpu else None
         self._capturing = torch.cuda.Stream(self._device) if is_gpu else None
-        self._graphs = SearchGraphs(
-            self._capture,
-            lambda memory: held_bytes(memory, config, generator.shape.vocab_size),
-            graph_bytes if is_gpu else 0,
-        )
+        self._graphs = GraphCache(graph_bytes if is_gpu else 0)
 
     @cached_property
     def _selector(self) -> PairSelector:
@@ -127,99 +145,182 @@ class FusedPass:
         self, documents: list[Source], summaries: list[str], sources: list[Source]
     ) -> list[Scored]:
         """Score a batch."""
-        texts = self._selector.encode_summaries(summaries, [s.text_ids for s in sources])
-        distinct = list(dict.fromkeys(tuple(d.input_ids) for d in documents))
-        rows: Tensor | None = None  # of the distinct documents, where some are given twice
-        if len(distinct) < len(documents):
-            row_of = {ids: row for row, ids in enumerate(distinct)}
-            named = [row_of[tuple(d.input_ids)] for d in documents]
-            rows = torch.tensor(named, device=self._device)
-        memory_of_documents = self._encode_beside(distinct)
-        found = self._search([s.input_ids for s in sources])
-        kept = self._selector.select(found, texts, self._max_pairs)
+        count = len(summaries)
+        missing = (filled_up(count) if self._graphs_pay(count) else count) - count
+        texts = self._selector.pad_summaries(
+            [*summaries, *[""] * missing], [*(s.text_ids for s in sources), *[[]] * missing]
+        )
+        row_of = {ids: row for row, ids in enumerate(dict.fromkeys(map(_ids, documents)))}
+        rows = [*(row_of[_ids(d)] for d in documents), *[0] * missing]
+        encoded = self._encode_beside([*row_of])
+        found = self._search([s.input_ids for s in [*sources, *[sources[-1]] * missing]])
+        chosen = self._part(self._select, [*Candidates(*found[:2], found.sums), *texts])
         if self._stream is not None:
             torch.cuda.current_stream(self._device).wait_stream(self._stream)
-        if rows is not None:
-            memory_of_documents = memory_of_documents.rows(rows)
-        order, logprobs = self._rescore(memory_of_documents, found, kept)
-        *parts, order, n_kept, unsure, logprobs = to_host(
-            [*found, order, kept.n_kept, kept.unsure, logprobs]
+        logprobs = self._rescore(*encoded, rows, chosen)
+        *parts, order, n_kept, unsure, lengths, logprobs = to_host(
+            [*found, chosen.order, chosen.n_kept, chosen.unsure, chosen.lengths, logprobs]
         )
-        hypotheses = list(read_back(Hypotheses(*parts)))
-        read = (x.tolist() for x in (order, n_kept, unsure, logprobs))
+        hypotheses = read_back(Hypotheses(*(part[:count] for part in parts)))
+        read = (x[:count].tolist() for x in (order, n_kept, unsure, lengths))
+        values = iter(logprobs.tolist())
         results = []
-        for b, (chosen, count, must_redo, values) in enumerate(zip(*read, strict=True)):
-            mine = hypotheses[b]
+        for b, (mine, chosen_ones, n, must_redo, lengths_of) in enumerate(
+            zip(hypotheses, *read, strict=True)
+        ):
+            of_pairs = [tuple(islice(values, length)) for length in lengths_of[:n]]
             if must_redo or len(mine) < self._config.num_beams:
                 results.append(self._on_host(documents[b], summaries[b], sources[b], mine))
                 continue
-            pairs = [self._as_pair(mine[i]) for i in chosen[:count]]
-            lengths = [len(pair.hypothesis.token_ids) for pair in pairs]
-            of_pairs = [tuple(row[:n]) for row, n in zip(values, lengths, strict=False)]
+            pairs = [self._as_pair(mine[i]) for i in chosen_ones[:n]]
             results.append(Scored(pairs, len(mine), of_pairs))
         return results
 
-    def _encode(self, ids: Sequence[Sequence[int]]) -> SourceMemory:
-        bart, pad_token_id = self._generator.bart, self._generator.settings.pad_token_id
-        positions = bart.shape.max_position_embeddings
-        return bart.encode(*pad(ids, pad_token_id, self._device, _MULTIPLE, positions))
+    def _graphs_pay(self, batch_size: int) -> bool:
+        return batch_size <= MAX_GRAPH_BATCH and self._graphs.max_bytes > 0
 
-    def _encode_beside(self, ids: Sequence[Sequence[int]]) -> SourceMemory:
-        """Encode documents while the search goes on, where the device can do both."""
+    def _part(self, function: Callable[..., R], inputs: Sequence[Tensor], *sizes: int) -> R:
+        """Run a part of the pass, by its graph where there is one.
+
+        What a graph returns is valid until the part runs again.
+
+        Args:
+            function: takes the sizes, then the inputs on the device.
+            inputs: on the device or the host.
+            sizes: on which shapes within the part depend.
+        """
+        run = partial(function, *sizes)
+        if self._graphs_pay(max(map(len, inputs))):
+            key = (function.__name__, *sizes, *(x.shape for x in inputs))
+            graph = self._graphs.get(key, lambda: self._capture(run, inputs))
+            if graph is not None:
+                return graph(*inputs)
+        return run(*(x.to(self._device, non_blocking=True) for x in inputs))
+
+    def _capture(self, run: Callable[..., R], inputs: Sequence[Tensor]) -> Captured[R]:
+        assert self._capturing is not None  # there are no graphs without a GPU
+        return Captured(run, inputs, self._device, self._capturing)
+
+    def _padded(self, ids: Sequence[Sequence[int]]) -> Tensor:
+        """Pad sources on the host, with -1; ``(B, S)`` int64."""
+        positions = self._generator.shape.max_position_embeddings
+        return torch.from_numpy(padded(ids, -1, _MULTIPLE, positions)[0])
+
+    def _read_padded(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the input ids and the mask of what `_padded` returned."""
+        is_token = ids >= 0
+        return torch.where(is_token, ids, self._generator.settings.pad_token_id), is_token
+
+    def _encode_summaries(self, ids: Tensor) -> SourceMemory:
+        return self._generator.bart.encode(*self._read_padded(ids))
+
+    def _encode_documents(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        input_ids, mask = self._read_padded(ids)
+        return self._generator.document_bart.encode_hidden(input_ids, mask), mask
+
+    def _encode_beside(self, documents: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Encode documents while the search goes on, where the device can do both.
+
+        Returns:
+            As from `hidden_states`; more rows where a graph's batch was filled up.
+        """
+
+        def encode(ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+            size = filled_up(len(ids)) if self._graphs_pay(len(ids)) else len(ids)
+            ids = [*ids, *[ids[-1]] * (size - len(ids))]
+            return self._part(self._encode_documents, [self._padded(ids)])
+
         if self._stream is None:
-            return encode_documents(self._generator, ids, _MULTIPLE)
+            return hidden_states(self._generator, documents, _MULTIPLE, encode)
         # Waiting for the batch before also makes its memory safe to take again.
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
-            return encode_documents(self._generator, ids, _MULTIPLE)
+            return hidden_states(self._generator, documents, _MULTIPLE, encode)
 
     def _search(self, ids: list[list[int]]) -> Hypotheses:
-        """Search hypotheses of summaries, by graphs where these pay."""
-        batch_size = len(ids)
-        if batch_size > MAX_GRAPH_BATCH or not self._graphs.max_bytes:
-            return begin_search(self._generator, self._encode(ids), self._config).run()
-        # Copies of a summary do not let the search take more steps.
-        memory = self._encode([*ids, *[ids[-1]] * (filled_up(batch_size) - batch_size)])
-        graphs = self._graphs.get(memory)
+        """Search hypotheses of summaries."""
+        memory = self._part(self._encode_summaries, [self._padded(ids)])
+        graphs = self._graphs_of_search(memory) if self._graphs_pay(len(ids)) else None
         if graphs is None:
-            found = begin_search(self._generator, memory, self._config).run()
-        else:
-            found = graphs.run(memory)
-        return Hypotheses(*(part[:batch_size] for part in found))
+            return begin_search(self._generator, memory, self._config).run()
+        return graphs.run(memory)
 
-    def _capture(self, memory: SourceMemory) -> GraphedSearch:
-        assert self._capturing is not None  # there are no graphs without a GPU
-        return GraphedSearch(
-            lambda memory: begin_search(self._generator, memory, self._config),
-            memory,
-            self._config.max_length + 1,
-            self._capturing,
+    def _graphs_of_search(self, memory: SourceMemory) -> GraphedSearch | None:
+        n_bytes = held_bytes(memory, self._config, self._generator.shape.vocab_size)
+
+        def capture() -> GraphedSearch:
+            assert self._capturing is not None  # there are no graphs without a GPU
+            return GraphedSearch(
+                lambda memory: begin_search(self._generator, memory, self._config),
+                memory,
+                self._config.max_length + 1,
+                self._capturing,
+                n_bytes,
+            )
+
+        return self._graphs.get(("search", memory.shape), capture, n_bytes)
+
+    def _select(
+        self, token_ids: Tensor, lengths: Tensor, sums: Tensor, symbols: Tensor, in_text: Tensor
+    ) -> Chosen:
+        """Select pairs; arguments are fields of `Candidates`, then of `Summaries`."""
+        candidates, texts = Candidates(token_ids, lengths, sums), Summaries(symbols, in_text)
+        order, n_kept, unsure = self._selector.select(candidates, texts, self._max_pairs)
+        rank = torch.arange(order.shape[1], device=order.device)
+        lengths = lengths.gather(1, order) * (rank < n_kept[:, None])
+        of_summary = lengths.sum(1)
+        return Chosen(
+            order,
+            n_kept,
+            unsure,
+            token_ids.gather(1, order[:, :, None].expand_as(token_ids)),
+            lengths,
+            torch.stack([of_summary.sum(), of_summary.amax()]),
         )
 
-    def _rescore(
-        self, memory: SourceMemory, found: Hypotheses, kept: Selection
-    ) -> tuple[Tensor, Tensor]:
-        """Rescore the kept hypotheses; wait for how many there are and how long they get.
+    def _rescore(self, states: Tensor, mask: Tensor, rows: list[int], chosen: Chosen) -> Tensor:
+        """Rescore the kept hypotheses; wait for how many tokens they have.
+
+        Args:
+            states: of the documents, from `hidden_states`.
+            mask: likewise.
+            rows: which document belongs to each summary.
+            chosen: the hypotheses.
 
         Returns:
-            Which hypotheses they are, ``(B, Q)``, and the log-probabilities of their tokens,
-            ``(B, Q, T)``; Q is the most that a summary has, T the longest.
+            The log-probabilities of their tokens, one after the other in the order of `chosen`, and
+            more behind them. Shape ``(R,)``.
         """
+        (sizes,) = to_host([chosen.sizes])
+        n_tokens, most = sizes.tolist()
+        if not n_tokens:
+            return torch.empty(0, device=self._device)
+        fit = size_from if self._graphs_pay(len(rows)) else _multiple
+        n_rows = fit(max(2 * _ROWS, n_tokens))
+        n_slots = fit(max(2 * _ROWS, most)) if len(rows) > 1 else n_rows
+        inputs = [states, mask, chosen.token_ids, chosen.lengths]
+        if rows != [*range(len(states))]:
+            inputs.append(torch.tensor(rows, device="cpu"))
+        return self._part(self._logprobs, inputs, n_rows, n_slots)
+
+    def _logprobs(
+        self,
+        n_rows: int,
+        n_slots: int,
+        states: Tensor,
+        mask: Tensor,
+        token_ids: Tensor,
+        lengths: Tensor,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """Return the log-probabilities of targets, packed into so many rows."""
+        if rows is not None:
+            states, mask = states[rows], mask[rows]
         generator = self._generator
-        rank = torch.arange(kept.order.shape[1], device=self._device)
-        lengths = found.lengths.gather(1, kept.order) * (rank < kept.n_kept[:, None])
-        (sizes,) = to_host([torch.stack([kept.n_kept.max(), lengths.max()])])
-        most, longest = sizes.tolist()
-        order = kept.order[:, :most]
-        index = order[:, :, None].expand(-1, -1, longest)
-        labels = found.token_ids[:, :, :longest].gather(1, index)
-        if not labels.numel():
-            return order, torch.empty(labels.shape, device=self._device)
-        inputs = labels.roll(1, 2)
-        inputs[:, :, 0] = generator.settings.decoder_start_token_id
-        hidden = generator.document_bart.decode_teacher_forced(inputs, memory)
-        logprobs = generator.head.logprob(hidden.flatten(0, 2), labels.flatten())
-        return order, logprobs.view(labels.shape)
+        start = generator.settings.decoder_start_token_id
+        targets = pack(token_ids, lengths, start, n_rows, n_slots)
+        hidden = generator.document_bart.decode_packed(targets, states, mask)
+        return generator.head.logprob(hidden, targets.labels)
 
     def _as_pair(self, hypothesis: Hypothesis) -> KeptPair:
         generator = self._generator
@@ -251,12 +352,39 @@ def filled_up(batch_size: int) -> int:
     return 1 << (batch_size - 1).bit_length()
 
 
+def _ids(source: Source) -> tuple[int, ...]:
+    return tuple(source.input_ids)
+
+
+def _multiple(count: int) -> int:
+    return -(-count // _ROWS) * _ROWS
+
+
 def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Copy tensors of one device to the host, with one wait for all of them."""
+    """Copy tensors of one device to the host: one copy, and one wait."""
     if not tensors[0].is_cuda:
         return list(tensors)
-    copies = [torch.empty(x.shape, dtype=x.dtype, device="cpu", pin_memory=True) for x in tensors]
-    for copy, x in zip(copies, tensors, strict=True):
-        copy.copy_(x, non_blocking=True)
-    torch.cuda.current_stream(tensors[0].device).synchronize()
-    return copies
+    on_device = joined_bytes(tensors)
+    copy = torch.empty(on_device.shape, dtype=torch.uint8, device="cpu", pin_memory=True)
+    copy.copy_(on_device, non_blocking=True)
+    torch.cuda.current_stream(on_device.device).synchronize()
+    return parted_bytes(copy, tensors)
+
+
+def joined_bytes(tensors: Sequence[Tensor]) -> Tensor:
+    """Join tensors of any types; those of wide elements come first, so that all are aligned."""
+    widest_first = sorted(tensors, key=lambda x: -x.element_size())
+    return torch.cat([x.reshape(-1).view(torch.uint8) for x in widest_first])
+
+
+def parted_bytes(joined: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Return views of the tensors that `joined_bytes` joined.
+
+    Args:
+        joined: their bytes, on any device.
+        like: tensors of their shapes and types.
+    """
+    widest_first = sorted(range(len(like)), key=lambda i: -like[i].element_size())
+    parts = joined.split([like[i].nbytes for i in widest_first])
+    found = dict(zip(widest_first, parts, strict=True))
+    return [found[i].view(x.dtype).view(x.shape) for i, x in enumerate(like)]

@@ -6,19 +6,15 @@ from where the graphs leave them, before the next search of that shape.
 
 from __future__ import annotations
 
-import logging
-from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from quals_fast.batching import is_out_of_memory
 from quals_fast.config import DecodingConfig
 from quals_fast.decoding.diverse_beam import Search, StopTest
 from quals_fast.decoding.rules import Hypotheses
 from quals_fast.models.cache import SourceMemory
-from quals_fast.processes import this_thread
 
 STEPS = 4  # of one graph: at most three are taken too many at the end
 LAG = 0  # graphs launched before the host waits for a flag: its wait is short beside four steps
@@ -31,8 +27,8 @@ class GraphedSearch:
         start: begins a search of encoded sources.
         memory: sources of that shape; `run` writes others into a copy of them.
         length: steps at most.
-        stream: the one that all of a device's searches are captured on, so that they share a
-            workspace of cuBLAS that outlives each of them.
+        stream: as for `graphs.Captured`.
+        n_bytes: that it holds, from `held_bytes`.
     """
 
     def __init__(
@@ -41,7 +37,9 @@ class GraphedSearch:
         memory: SourceMemory,
         length: int,
         stream: torch.cuda.Stream,
+        n_bytes: int,
     ) -> None:
+        self.n_bytes = n_bytes
         self._memory = SourceMemory(
             [keys.clone() for keys in memory.keys],
             [values.clone() for values in memory.values],
@@ -97,78 +95,6 @@ class GraphedSearch:
                     search.step(t)
                 found, done = search.state.sorted(last), search.state.all_done()
             self._graphs.append((graph, found, done))
-
-
-class SearchGraphs:
-    """Graphed searches by the shape of their sources, bounded in bytes.
-
-    A shape is captured when it comes the second time; the least recently used go first. A thread
-    that may not capture (`processes.this_thread`) uses what others have captured.
-
-    Args:
-        capture: makes the graphs for sources of one shape.
-        count_bytes: returns what these would hold.
-        max_bytes: bound on the sum; 0 for no graphs at all.
-
-    Attributes:
-        max_bytes: the bound, halved whenever memory ran out in a capture.
-    """
-
-    def __init__(
-        self,
-        capture: Callable[[SourceMemory], GraphedSearch],
-        count_bytes: Callable[[SourceMemory], int],
-        max_bytes: int,
-    ) -> None:
-        self.max_bytes = max_bytes
-        self._capture, self._count_bytes = capture, count_bytes
-        self._seen: set[tuple[int, ...]] = set()
-        self._kept: OrderedDict[tuple[int, ...], tuple[GraphedSearch, int]] = OrderedDict()
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes held now, as they are counted."""
-        return sum(held for _, held in self._kept.values())
-
-    def get(self, memory: SourceMemory) -> GraphedSearch | None:
-        """Return the graphs for sources of this shape, or None where the search runs without.
-
-        Memory that does not suffice for a capture is no failure: all graphs are dropped, half as
-        much may be held from then on, and a warning says so.
-        """
-        shape = memory.shape
-        if shape in self._kept:
-            self._kept.move_to_end(shape)
-            return self._kept[shape][0]
-        held = self._count_bytes(memory)
-        if held > self.max_bytes or not this_thread.captures_graphs:
-            return None
-        if shape not in self._seen:  # a shape that may not come again is not worth its graphs
-            self._seen.add(shape)
-            return None
-        while self.n_bytes + held > self.max_bytes:
-            self._kept.popitem(last=False)
-        try:
-            self._kept[shape] = self._capture(memory), held
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            self.drop()
-            self.max_bytes //= 2
-            logging.getLogger("quals_fast").warning(
-                "out of memory while a search was captured: all CUDA graphs were dropped, and they "
-                "may hold %d MiB from now on",
-                self.max_bytes // 2**20,
-            )
-            return None
-        return self._kept[shape][0]
-
-    def drop(self) -> bool:
-        """Drop all graphs; return whether there were any."""
-        had_some = bool(self._kept)
-        self._kept.clear()
-        self._seen.clear()
-        return had_some
 
 
 def held_bytes(memory: SourceMemory, config: DecodingConfig, vocab_size: int) -> int:

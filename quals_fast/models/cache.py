@@ -20,11 +20,6 @@ class SourceMemory(NamedTuple):
     values: list[Tensor]
     mask: Tensor
 
-    def rows(self, index: Tensor) -> SourceMemory:
-        """Return some rows ``(N,)``, each as often as it is named."""
-        keys, values = ([x[index] for x in part] for part in (self.keys, self.values))
-        return SourceMemory(keys, values, self.mask[index])
-
     def tensors(self) -> list[Tensor]:
         """Return all tensors, in one order."""
         return [*self.keys, *self.values, self.mask]
