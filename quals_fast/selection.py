@@ -94,12 +94,12 @@ class PairSelector:
     ) -> Summaries:
         """Do as `encode_summaries` does, but leave them on the host."""
         rows = text_ids if self._by_ids else [[*map(ord, text.lower())] for text in summaries]
-        lengths = np.array([len(row) for row in rows])
+        lengths = [len(row) for row in rows]
         width = size_from(max(_LEAST_WIDTH, *lengths))
         symbols = np.full((len(rows), width), -1, np.int32)
         for row, values in zip(symbols, rows, strict=True):
             row[: len(values)] = values
-        return Summaries(torch.from_numpy(symbols), torch.from_numpy(lengths))
+        return Summaries(torch.from_numpy(symbols), torch.tensor(lengths, device="cpu"))
 
     def select(
         self, hypotheses: Hypotheses | Candidates, summaries: Summaries, max_pairs: int | None

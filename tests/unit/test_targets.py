@@ -1,0 +1,72 @@
+"""Packed targets: decoded as padded ones are, whatever is beside them."""
+
+import pytest
+import tiny_models
+import torch
+
+from quals_fast.models.loading import load_generator
+from quals_fast.models.targets import pack
+
+START = 2
+
+
+@pytest.fixture(scope="module")
+def bart(tmp_path_factory):
+    folder = tiny_models.write_checkpoint(tmp_path_factory.mktemp("targets") / "m")
+    return load_generator(folder, device=torch.device("cpu")).bart.double()
+
+
+CASES = {
+    "one of one token": [[1]],
+    "one source": [[3, 7, 1]],
+    "sources of any number": [[3, 0, 0], [2, 5, 6], [0, 0, 0], [7, 7, 7], [1, 0, 0]],
+    "the last source has none": [[4, 2], [0, 0]],
+    "the first source has none": [[0, 0], [4, 2]],
+}
+
+
+@pytest.mark.parametrize("more", [(0, 0), (5, 3)], ids=["exact", "rounded up"])
+@pytest.mark.parametrize("lengths", CASES.values(), ids=CASES)
+def test_decoded_as_padded_targets_are(bart, lengths, more):
+    lengths = torch.tensor(lengths)
+    n_sources, n_targets = lengths.shape
+    random = torch.Generator().manual_seed(0)
+    vocab = bart.shape.vocab_size
+    tokens = torch.randint(vocab, (n_sources, n_targets, 8), generator=random)
+    source = torch.randint(vocab, (n_sources, 6), generator=random)
+    mask = torch.arange(6) < torch.tensor([6, 3, 1, 5, 2])[:n_sources, None]
+    n_rows = int(lengths.sum()) + more[0]
+    # A source alone takes its rows as they are.
+    n_slots = int(lengths.sum(1).max()) + more[1] if n_sources > 1 else n_rows
+    is_token = torch.arange(8) < lengths[..., None]
+    inputs = tokens.roll(1, 2)
+    inputs[:, :, 0] = START
+    with torch.inference_mode():
+        expected = bart.decode_teacher_forced(inputs, bart.encode(source, mask))[is_token]
+        targets = pack(tokens, lengths, START, n_rows, n_slots)
+        found = bart.decode_packed(targets, bart.encode_hidden(source, mask), mask)
+    assert found.shape == (n_rows, bart.shape.d_model)
+    n = len(expected)
+    torch.testing.assert_close(found[:n], expected, atol=1e-12, rtol=0)
+    assert bool(found.isfinite().all())
+    assert targets.labels[:n].tolist() == tokens[is_token].tolist()
+    assert targets.input_ids[:n].tolist() == inputs[is_token].tolist()
+
+
+def test_slots_are_rows_where_one_source_has_all():
+    targets = pack(torch.arange(12).view(1, 3, 4), torch.tensor([[4, 1, 0]]), START, 6, 6)
+    rows = torch.arange(6)
+    assert targets.to_slots(rows).tolist() == [rows.tolist()]
+    assert targets.to_rows(rows[None]).tolist() == rows.tolist()
+    assert targets.input_ids[:5].tolist() == [START, 0, 1, 2, START]
+    assert targets.labels[:5].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_slot_sees_its_target_up_to_itself():
+    lengths = torch.tensor([[2, 1], [0, 1]])
+    targets = pack(torch.zeros(2, 2, 2, dtype=torch.int64), lengths, START, 4, 3)
+    assert targets.sees[0, 0].tolist() == [
+        [True, False, False],
+        [True, True, False],
+        [False, False, True],
+    ]
