@@ -83,6 +83,8 @@ class FusedPass:
         is_gpu = self._device.type == "cuda"
         self._stream = torch.cuda.Stream(self._device) if is_gpu else None
         self._capturing = torch.cuda.Stream(self._device) if is_gpu else None
+        # cuBLAS has one workspace a stream, which graphs that run side by side must not share.
+        self._capturing_beside = self._stream
         self._graphs = GraphCache(graph_bytes if is_gpu else 0)
 
     @cached_property
@@ -179,7 +181,13 @@ class FusedPass:
     def _graphs_pay(self, batch_size: int) -> bool:
         return batch_size <= MAX_GRAPH_BATCH and self._graphs.max_bytes > 0
 
-    def _part(self, function: Callable[..., R], inputs: Sequence[Tensor], *sizes: int) -> R:
+    def _part(
+        self,
+        function: Callable[..., R],
+        inputs: Sequence[Tensor],
+        *sizes: int,
+        beside: bool = False,
+    ) -> R:
         """Run a part of the pass, by its graph where there is one.
 
         What a graph returns is valid until the part runs again.
@@ -188,18 +196,21 @@ class FusedPass:
             function: takes the sizes, then the inputs on the device.
             inputs: on the device or the host.
             sizes: on which shapes within the part depend.
+            beside: whether it runs beside other parts, on a stream of its own.
         """
         run = partial(function, *sizes)
+
+        def capture() -> Captured[R]:
+            stream = self._capturing_beside if beside else self._capturing
+            assert stream is not None  # there are no graphs without a GPU
+            return Captured(run, inputs, self._device, stream)
+
         if self._graphs_pay(max(map(len, inputs))):
             key = (function.__name__, *sizes, *(x.shape for x in inputs))
-            graph = self._graphs.get(key, lambda: self._capture(run, inputs))
+            graph = self._graphs.get(key, capture)
             if graph is not None:
                 return graph(*inputs)
         return run(*(x.to(self._device, non_blocking=True) for x in inputs))
-
-    def _capture(self, run: Callable[..., R], inputs: Sequence[Tensor]) -> Captured[R]:
-        assert self._capturing is not None  # there are no graphs without a GPU
-        return Captured(run, inputs, self._device, self._capturing)
 
     def _padded(self, ids: Sequence[Sequence[int]]) -> Tensor:
         """Pad sources on the host, with -1; ``(B, S)`` int64."""
@@ -228,7 +239,7 @@ class FusedPass:
         def encode(ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
             size = filled_up(len(ids)) if self._graphs_pay(len(ids)) else len(ids)
             ids = [*ids, *[ids[-1]] * (size - len(ids))]
-            return self._part(self._encode_documents, [self._padded(ids)])
+            return self._part(self._encode_documents, [self._padded(ids)], beside=True)
 
         if self._stream is None:
             return hidden_states(self._generator, documents, _MULTIPLE, encode)
@@ -374,7 +385,8 @@ def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
 def joined_bytes(tensors: Sequence[Tensor]) -> Tensor:
     """Join tensors of any types; those of wide elements come first, so that all are aligned."""
     widest_first = sorted(tensors, key=lambda x: -x.element_size())
-    return torch.cat([x.reshape(-1).view(torch.uint8) for x in widest_first])
+    parts = [x.reshape(-1).view(torch.uint8) for x in widest_first]
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 def parted_bytes(joined: Tensor, like: Sequence[Tensor]) -> list[Tensor]:

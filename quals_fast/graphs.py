@@ -40,8 +40,8 @@ class Captured(Generic[R]):
             Python's numbers.
         inputs: on the device or the host, of the shapes and types that all later ones have.
         device: where the function runs.
-        stream: the one that all graphs of a device are captured on, so that they share a workspace
-            of cuBLAS that outlives each of them.
+        stream: the one to capture on. Graphs that are captured on one stream share a workspace of
+            cuBLAS, which outlives each of them, so they must not run side by side.
     """
 
     def __init__(
