@@ -153,7 +153,7 @@ class FusedPass:
             [*summaries, *[""] * missing], [*(s.text_ids for s in sources), *[[]] * missing]
         )
         row_of = {ids: row for row, ids in enumerate(dict.fromkeys(map(_ids, documents)))}
-        rows = [*(row_of[_ids(d)] for d in documents), *[0] * missing]
+        rows = [row_of[_ids(d)] for d in documents]
         encoded = self._encode_beside([*row_of])
         found = self._search([s.input_ids for s in [*sources, *[sources[-1]] * missing]])
         chosen = self._part(self._select, [*Candidates(*found[:2], found.sums), *texts])
@@ -167,14 +167,14 @@ class FusedPass:
         read = (x[:count].tolist() for x in (order, n_kept, unsure, lengths))
         values = iter(logprobs.tolist())
         results = []
-        for b, (mine, chosen_ones, n, must_redo, lengths_of) in enumerate(
+        for b, (mine, places, n, must_redo, n_tokens) in enumerate(
             zip(hypotheses, *read, strict=True)
         ):
-            of_pairs = [tuple(islice(values, length)) for length in lengths_of[:n]]
+            of_pairs = [tuple(islice(values, length)) for length in n_tokens[:n]]
             if must_redo or len(mine) < self._config.num_beams:
                 results.append(self._on_host(documents[b], summaries[b], sources[b], mine))
                 continue
-            pairs = [self._as_pair(mine[i]) for i in chosen_ones[:n]]
+            pairs = [self._as_pair(mine[i]) for i in places[:n]]
             results.append(Scored(pairs, len(mine), of_pairs))
         return results
 
@@ -295,7 +295,7 @@ class FusedPass:
         Args:
             states: of the documents, from `hidden_states`.
             mask: likewise.
-            rows: which document belongs to each summary.
+            rows: which document belongs to each summary; to those that fill up, any.
             chosen: the hypotheses.
 
         Returns:
@@ -306,12 +306,13 @@ class FusedPass:
         n_tokens, most = sizes.tolist()
         if not n_tokens:
             return torch.empty(0, device=self._device)
-        fit = size_from if self._graphs_pay(len(rows)) else _multiple
+        size = len(chosen.lengths)
+        fit = size_from if self._graphs_pay(size) else _multiple
         n_rows = fit(max(2 * _ROWS, n_tokens))
-        n_slots = fit(max(2 * _ROWS, most)) if len(rows) > 1 else n_rows
+        n_slots = fit(max(2 * _ROWS, most)) if size > 1 else n_rows
         inputs = [states, mask, chosen.token_ids, chosen.lengths]
-        if rows != [*range(len(states))]:
-            inputs.append(torch.tensor(rows, device="cpu"))
+        if len(states) != size or rows != [*range(len(rows))]:
+            inputs.append(torch.tensor([*rows, *[0] * (size - len(rows))], device="cpu"))
         return self._part(self._logprobs, inputs, n_rows, n_slots)
 
     def _logprobs(

@@ -179,15 +179,31 @@ def test_one_pair_and_then_others_of_its_shapes(folder, monkeypatch):
     assert all(graphs.replayed[part] >= 3 for part in PARTS)
 
 
+def test_documents_are_kept_as_they_were_when_their_graph_encodes_others(folder, monkeypatch):
+    staged, plain = scorers(folder, "fairseq09")
+    fused = QualsScorer(
+        plain.generator, decoding=staged.decoding, scoring=staged.scoring, cache_bytes=2**20
+    )
+    graphs = FakeGraphs(monkeypatch, fused)
+    for i in (0, 1, 2, 3, 0, 1, 2, 3):
+        expected = staged.score([DISTINCT[i]], [SUMMARIES[0]])
+        found = fused.score([DISTINCT[i]], [SUMMARIES[0]])
+        assert found.scores == pytest.approx(expected.scores, abs=1e-5)
+    assert graphs.replayed["_encode_documents"] == 3
+    assert (fused.cache_stats.hits, fused.cache_stats.misses) == (4, 4)
+    for _ in range(3):
+        check_equal(staged, fused)  # a document of several summaries, and a batch that is filled up
+
+
 def test_small_batches_are_filled_up_to_few_shapes(folder, monkeypatch):
     staged, fused = scorers(folder, "fairseq09")
     graphs = FakeGraphs(monkeypatch, fused)
-    for n in (3, 4, 3, 4):
+    for n in (3, 4, 3, 4, 3):
         expected = staged.score(DISTINCT[:n], SUMMARIES[:n])
         found = fused.score(DISTINCT[:n], SUMMARIES[:n])
         assert found.scores == pytest.approx(expected.scores, abs=1e-5, nan_ok=True)
     assert {part: graphs.captured.count(part) for part in PARTS[:4]} == dict.fromkeys(PARTS[:4], 1)
-    assert all(graphs.replayed[part] == 3 for part in PARTS[:4])
+    assert all(graphs.replayed[part] == 4 for part in PARTS[:4])
 
 
 def test_large_batches_have_no_graphs(folder, monkeypatch):

@@ -203,3 +203,47 @@ def test_bytes_are_those_of_the_pool_and_the_inputs(monkeypatch):
     pools = {(0, 7): [{"total_size": 2 << 20}, {"total_size": 20 << 20}]}
     monkeypatch.setattr(torch.cuda, "memory_snapshot", pools.__getitem__)
     assert captured.n_bytes == (22 << 20) + 4
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_on_a_gpu_a_replay_computes_anew_and_waits_for_nothing():
+    device, stream = torch.device("cuda"), torch.cuda.Stream()
+    weight = torch.randn(512, 512, device=device)
+
+    def function(x, index):
+        y = x @ weight
+        return y[index], [y.sum(1)]
+
+    with torch.inference_mode():
+        inputs = [(torch.randn(64, 512, device=device), torch.randperm(64)) for _ in range(3)]
+        captured = Captured(function, inputs[0], device, stream)
+        torch.cuda.synchronize()
+        for x, index in inputs[1:]:
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                rows, (sums,) = captured(x, index)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+            expected, (expected_sums,) = function(x, index.to(device))
+            torch.testing.assert_close(rows, expected)
+            torch.testing.assert_close(sums, expected_sums)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_on_a_gpu_a_graph_holds_what_it_says():
+    device, stream = torch.device("cuda"), torch.cuda.Stream()
+    with torch.inference_mode():
+        x = torch.randn(32 << 20, device=device)  # 128 MiB
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_reserved()
+        captured = Captured(lambda x: (x + 1).relu() * 2, [x], device, stream)
+        torch.cuda.empty_cache()
+        held = torch.cuda.memory_reserved() - before
+        assert captured.n_bytes >= 3 * x.nbytes  # what goes in, between and out
+        assert abs(captured.n_bytes - held) <= 2 << 20
+        del captured
+        torch.cuda.empty_cache()
+        assert torch.cuda.memory_reserved() == before

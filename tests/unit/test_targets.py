@@ -70,3 +70,34 @@ def test_a_slot_sees_its_target_up_to_itself():
         [True, True, False],
         [False, False, True],
     ]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("n_sources", [1, 3])
+def test_on_a_gpu_in_float16_as_close_as_padded_targets(n_sources):
+    bart = load_generator("qagen-mini", device=torch.device("cpu")).bart
+    random = torch.Generator().manual_seed(0)
+    vocab = bart.shape.vocab_size
+    tokens = torch.randint(vocab, (n_sources, 12, 61), generator=random)
+    lengths = torch.randint(62, (n_sources, 12), generator=random)
+    source = torch.randint(vocab, (n_sources, 128), generator=random)
+    mask = torch.arange(128) < torch.tensor([128, 1, 77])[:n_sources, None]
+    most = -(-int(lengths.sum(1).max()) // 16) * 16
+    n_rows = -(-int(lengths.sum()) // 16) * 16
+    is_token = torch.arange(61) < lengths[..., None]
+    inputs = tokens.roll(1, 2)
+    inputs[:, :, 0] = START
+
+    def padded(bart, inputs, source, mask):
+        return bart.decode_teacher_forced(inputs, bart.encode(source, mask)).cpu()[is_token]
+
+    with torch.inference_mode():
+        truth = padded(bart.double(), inputs, source, mask)
+        bart.to("cuda", torch.float16)
+        inputs, source, mask = inputs.cuda(), source.cuda(), mask.cuda()
+        of_padded = (padded(bart, inputs, source, mask) - truth).abs().max()
+        targets = pack(tokens.cuda(), lengths.cuda(), START, n_rows, most)
+        found = bart.decode_packed(targets, bart.encode_hidden(source, mask), mask)
+    error = (found.cpu()[: len(truth)] - truth).abs().max()
+    assert error <= 2 * of_padded + 1e-5
