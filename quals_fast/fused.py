@@ -25,7 +25,7 @@ from quals_fast.config import DecodingConfig
 from quals_fast.decoding.graph import GraphedSearch, held_bytes
 from quals_fast.decoding.rules import Hypotheses
 from quals_fast.filtering import KeptPair, keep_pairs, split_at_sep
-from quals_fast.generation import begin_search, read_back
+from quals_fast.generation import HypothesisReader, begin_search
 from quals_fast.graphs import Captured, GraphCache
 from quals_fast.models.cache import SourceMemory
 from quals_fast.models.encodings import hidden_states
@@ -163,19 +163,19 @@ class FusedPass:
         *parts, order, n_kept, unsure, lengths, logprobs = to_host(
             [*found, chosen.order, chosen.n_kept, chosen.unsure, chosen.lengths, logprobs]
         )
-        hypotheses = read_back(Hypotheses(*(part[:count] for part in parts)))
+        found_there = HypothesisReader(Hypotheses(*parts))
         read = (x[:count].tolist() for x in (order, n_kept, unsure, lengths))
         values = iter(logprobs.tolist())
         results = []
-        for b, (mine, places, n, must_redo, n_tokens) in enumerate(
-            zip(hypotheses, *read, strict=True)
-        ):
+        for b, (places, n, must_redo, n_tokens) in enumerate(zip(*read, strict=True)):
             of_pairs = [tuple(islice(values, length)) for length in n_tokens[:n]]
-            if must_redo or len(mine) < self._config.num_beams:
+            n_found = found_there.counts[b]
+            if must_redo or n_found < self._config.num_beams:
+                mine = found_there.all_of(b)
                 results.append(self._on_host(documents[b], summaries[b], sources[b], mine))
                 continue
-            pairs = [self._as_pair(mine[i]) for i in places[:n]]
-            results.append(Scored(pairs, len(mine), of_pairs))
+            pairs = [self._as_pair(found_there.one(b, place)) for place in places[:n]]
+            results.append(Scored(pairs, n_found, of_pairs))
         return results
 
     def _graphs_pay(self, batch_size: int) -> bool:
