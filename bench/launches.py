@@ -51,6 +51,7 @@ from quals_fast import DecodingConfig, QualsScorer, fused, generation
 from quals_fast.decoding import graph
 from quals_fast.decoding.diverse_beam import Search
 from quals_fast.decoding.rules import SearchState
+from quals_fast.graphs import Captured
 from quals_fast.models.bart import Bart
 from quals_fast.models.cache import SourceMemory
 from quals_fast.models.checkpoint import Settings
@@ -60,7 +61,7 @@ from quals_fast.models.precision import PRECISIONS
 from quals_fast.models.shape import BartShape
 from quals_fast.models.tokenizer import QATokenizer, Source
 from quals_fast.ops import TRITON
-from quals_fast.selection import PairSelector
+from quals_fast.scorer import GRAPH_BYTES
 
 BATCHES = (1, 8, 32)
 SUMMARY, DOCUMENT, PAIRS, LONGEST = 70, 800, 12, 20  # tokens and pairs of a usual `long` row
@@ -178,6 +179,8 @@ class Count(NamedTuple):
         stop: kernels that tell whether all have finished, and with graphs those that sort what was
             found: once a graph, without graphs once a step.
         outside: kernels outside of the steps, by part; what was found is sorted once.
+        launched: what the host launches outside of the search: all kernels, or with graphs their
+            replays and the copies to them; and copies from the host.
         copies_in: copies from the host.
         blocking_reads: times that the host waits for all that was launched.
         graph_bytes: that graphs of this shape hold; 0 where it gets none.
@@ -189,6 +192,7 @@ class Count(NamedTuple):
     products: int
     stop: int
     outside: dict[str, int]
+    launched: int
     copies_in: int
     blocking_reads: int
     graph_bytes: int
@@ -254,7 +258,7 @@ def count(generator: QAGenerator, config: DecodingConfig, batch_size: int) -> Co
     launches = Launches()
     least = config.min_length  # from the step after on, all but the last are alike
     alike = range(least + 2, config.max_length)
-    with torch.inference_mode(), _watched(launches, skipped=alike) as seen:
+    with torch.inference_mode(), _watched(launches, batch_size, skipped=alike) as seen:
         _ = pass_._selector  # made once a scorer
         with launches, suppress(_LastRead):
             pass_._run(documents, ["a"] * batch_size, summaries)
@@ -263,15 +267,18 @@ def count(generator: QAGenerator, config: DecodingConfig, batch_size: int) -> Co
     held = held // batch_size * fused.filled_up(batch_size)
     steps = range(config.max_length + 1)
     usual = launches.kernels[f"step {least + 1}"]
-    is_graphed = fused.filled_up(batch_size) <= fused.MAX_GRAPH_BATCH
+    is_graphed = batch_size <= fused.MAX_GRAPH_BATCH and held <= GRAPH_BYTES
     outside = {
         part: launches.total(part)
-        for part in ("encoding", "selection", "rescoring", "sorting", "other")
+        for part in ("encoding", "selection", "rescoring", "sorting", "reading", "other")
     }
     stop = launches.total("stop test") // len(steps)
+    launched = sum(outside.values())
     if is_graphed:
         stop += outside.pop("sorting")
-        outside["copies to graphs"] = 2  # keys with values, and the mask
+        # Of the search, keys with values, and the mask.
+        outside["copies to graphs"] = seen.copied + 2
+        launched = seen.parts + outside["copies to graphs"] + outside["reading"]
     return Count(
         step={t: launches.total(f"step {least + 1 if t in alike else t}") for t in steps},
         early=launches.total("step 2"),
@@ -279,6 +286,7 @@ def count(generator: QAGenerator, config: DecodingConfig, batch_size: int) -> Co
         products=sum(usual[name] for name in PRODUCTS),
         stop=stop,
         outside=outside,
+        launched=launched + launches.copies_in,
         copies_in=launches.copies_in,
         blocking_reads=seen.reads,
         graph_bytes=held if is_graphed else 0,
@@ -292,11 +300,13 @@ class _LastRead(Exception):
 @dataclass
 class _Seen:
     reads: int = 0
+    parts: int = 0  # that graphs could replay
+    copied: int = 0  # inputs of theirs that are on the device
     memory: SourceMemory | None = None  # of the summaries
 
 
 @contextmanager
-def _watched(launches: Launches, skipped: range) -> Iterator[_Seen]:
+def _watched(launches: Launches, batch_size: int, skipped: range) -> Iterator[_Seen]:
     """Name the parts of a pass, count reads and let Triton's kernels count instead of running.
 
     Steps that are `skipped` do nothing: there is no data that would miss them.
@@ -316,9 +326,21 @@ def _watched(launches: Launches, skipped: range) -> Iterator[_Seen]:
 
     def to_host(tensors: list[Tensor]) -> list[Tensor]:
         seen.reads += 1
+        with launches.in_part("reading"):
+            fused.joined_bytes(tensors)
         if seen.reads > 1:
             raise _LastRead
-        return [torch.tensor([PAIRS, LONGEST])]
+        most = PAIRS * LONGEST
+        return [torch.tensor([batch_size * most, most])]
+
+    run_part = fused.FusedPass._part
+
+    def counted_part(
+        self: Any, function: Any, inputs: Sequence[Tensor], *sizes: int, **rest: Any
+    ) -> Any:
+        seen.parts += 1
+        seen.copied += sum(x.device.type != "cpu" for x in inputs)
+        return run_part(self, function, inputs, *sizes, **rest)
 
     def begin_search(generator: QAGenerator, memory: SourceMemory, *rest: Any) -> Search:
         seen.memory = memory
@@ -329,10 +351,11 @@ def _watched(launches: Launches, skipped: range) -> Iterator[_Seen]:
             part(Search, "step", lambda t: f"step {t}"),
             part(SearchState, "all_done", lambda: "stop test"),
             part(SearchState, "sorted", lambda steps: "sorting"),
-            part(fused.FusedPass, "_encode", lambda ids: "encoding"),
-            part(fused.FusedPass, "_encode_beside", lambda ids: "encoding"),
-            part(fused.FusedPass, "_rescore", lambda *of: "rescoring"),
-            part(PairSelector, "select", lambda *of: "selection"),
+            part(fused.FusedPass, "_encode_documents", lambda *of: "encoding"),
+            part(fused.FusedPass, "_encode_summaries", lambda *of: "encoding"),
+            part(fused.FusedPass, "_select", lambda *of: "selection"),
+            part(fused.FusedPass, "_logprobs", lambda *of: "rescoring"),
+            mock.patch.object(fused.FusedPass, "_part", counted_part),
             mock.patch.object(fused, "to_host", to_host),
             mock.patch.object(fused, "begin_search", begin_search),
             mock.patch.object(_launch, "HAS_TRITON", True),
@@ -381,6 +404,7 @@ def profile(scorer: QualsScorer, documents: list[str], summaries: list[str]) -> 
     activity = torch.profiler.ProfilerActivity
     with (
         counted(torch.cuda.CUDAGraph, "replay"),
+        counted(Captured, "__call__"),
         counted(Search, "step"),
         counted(fused.FusedPass, "_on_host"),
         torch.profiler.profile(
@@ -400,11 +424,12 @@ def profile(scorer: QualsScorer, documents: list[str], summaries: list[str]) -> 
     for event in kernels:
         spent[event.name] += event.time_range.elapsed_us()
         number[event.name] += 1
+    of_search = calls["replay"] - calls["__call__"]
     n_sums = sum(n for name, n in number.items() if SUMS_OF_PARTS in name)
     return {
         "kernels": len(kernels) - n_sums,
         "sums_of_parts": n_sums,
-        "steps": min(calls["replay"] * graph.STEPS, scorer.decoding.max_length + 1) + calls["step"],
+        "steps": min(of_search * graph.STEPS, scorer.decoding.max_length + 1) + calls["step"],
         "redone_on_host": calls["_on_host"],
         "seconds": seconds,
         "busy_seconds": sum(spent.values()) / 1e6,
@@ -423,6 +448,7 @@ def as_result(found: Count) -> dict[str, Any]:
         "step_products": found.products,
         "stop": found.stop,
         "outside": found.outside,
+        "launched_outside": found.launched,
         "copies_in": found.copies_in,
         "blocking_reads": found.blocking_reads,
         "flags_a_step": 1 / graph.STEPS if found.graph_bytes else 1,
@@ -434,7 +460,7 @@ def show(counts: dict[int, Count]) -> None:
     """Print a table of the counts."""
     table = Table(title="kernels launched by the pass of a GPU")
     heads = ("pairs", "a step, early", "a step", "of these products", "stop test", "outside")
-    for head in (*heads, "blocking reads", "copies in", "graphs hold"):
+    for head in (*heads, "launched outside", "blocking reads", "copies in", "graphs hold"):
         table.add_column(head, justify="right")
     for batch_size, found in counts.items():
         parts = " + ".join(f"{number} {part}" for part, number in found.outside.items() if number)
@@ -447,6 +473,7 @@ def show(counts: dict[int, Count]) -> None:
             found.products,
             a_stop,
             parts,
+            found.launched,
             found.blocking_reads,
             found.copies_in,
             held,

@@ -93,6 +93,12 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     return False
 
 
+def size_from(count: int) -> int:
+    """Return the least of 2**k and 3 * 2**k that is no less, so that few sizes occur."""
+    power: int = 1 << (count - 1).bit_length()
+    return power * 3 // 4 if 2 < count <= power * 3 // 4 else power
+
+
 def pad(
     sequences: Sequence[Sequence[int]],
     value: int,

@@ -1,38 +1,76 @@
 """The pass of a GPU: search, filter, select and rescore a batch of pairs, with two reads.
 
 Shapes are fixed and nothing is read before the pairs are selected, so the GPU never waits for the
-host. Their number and the longest of them are read first, so that no more is rescored than there
-is; all that was found is read at the end. What the device cannot decide (text that only the host
-can read) is done again by the host's own functions, which say the same.
+host. How many tokens they have is read first, so that no more is rescored than there is; all that
+was found is read at the end. What the device cannot decide (text that only the host can read) is
+done again by the host's own functions, which say the same.
+
+Each part is a function of tensors. Small batches run it as a CUDA graph (`quals_fast.graphs`), so
+they are filled up to few sizes: with the last summary and document, and with empty texts, about
+which no pair is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property, partial
+from itertools import islice
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
-from quals_fast.batching import is_out_of_memory, pad, run_batches
+from quals_fast.batching import is_out_of_memory, padded, run_batches, size_from
 from quals_fast.config import DecodingConfig
-from quals_fast.decoding.graph import GraphedSearch, SearchGraphs, held_bytes
+from quals_fast.decoding.diverse_beam import Search
+from quals_fast.decoding.graph import GraphedSearch, held_bytes
 from quals_fast.decoding.rules import Hypotheses
 from quals_fast.filtering import KeptPair, keep_pairs, split_at_sep
-from quals_fast.generation import begin_search, read_back
+from quals_fast.generation import HypothesisReader, begin_search
+from quals_fast.graphs import Captured, GraphCache
 from quals_fast.models.cache import SourceMemory
-from quals_fast.models.encodings import encode_documents
+from quals_fast.models.encodings import hidden_states
 from quals_fast.models.loading import QAGenerator
 from quals_fast.models.slots import DenseSlots, Stores
+from quals_fast.models.targets import pack
 from quals_fast.models.tokenizer import Source
 from quals_fast.rescoring import rescore
 from quals_fast.results import Hypothesis
-from quals_fast.selection import PairSelector, Selection
+from quals_fast.selection import Candidates, PairSelector, Summaries
 from quals_fast.staged import Scored
+
+R = TypeVar("R")
 
 MAX_GRAPH_BATCH = 64  # larger ones are hardly faster a pair, and wait longer for the slowest
 MIN_GRAPH_BATCH = 16  # where graphs can hold no more than fewer, large batches pay without them
+MAX_PART_BATCH = 8  # of encoding and rescoring: above, they take the GPU longer than the host
 _MULTIPLE = 128  # lengths of sources are padded to a multiple, so that few shapes occur
+_ROWS = 16  # a multiple of it is rescored: attention copies a mask of other widths
+
+
+class Chosen(NamedTuple):
+    """The pairs that are kept, of B summaries with N hypotheses each."""
+
+    order: Tensor  # (B, N) int64: as in `Selection`
+    n_kept: Tensor  # (B,) int64
+    unsure: Tensor  # (B,) bool
+    token_ids: Tensor  # (B, N, T) int64: in that order
+    lengths: Tensor  # (B, N) int64: 0 behind the kept ones
+    sizes: Tensor  # (2,) int64: tokens that are kept of all summaries, and the most of any
+
+
+class Launched(NamedTuple):
+    """A batch whose results are on their way to the host."""
+
+    n_summaries: int
+    copies: CopiesToHost
+
+
+Read: TypeAlias = tuple[
+    Scored | None, list[Hypothesis]
+]  # None: the host must do it again, of these
 
 
 class FusedPass:
@@ -45,7 +83,7 @@ class FusedPass:
         max_batch_tokens: a pair counts as its document, its summary and all that its beams may
             decode.
         graph_bytes: that CUDA graphs may hold between calls; 0 for none. Three quarters are for
-            the keys and values that they share.
+            the keys and values of the beams, which the searches of all shapes share.
     """
 
     def __init__(
@@ -63,14 +101,14 @@ class FusedPass:
         is_gpu = self._device.type == "cuda"
         self._stream = torch.cuda.Stream(self._device) if is_gpu else None
         self._capturing = torch.cuda.Stream(self._device) if is_gpu else None
-        self._graphs = SearchGraphs(
-            self._capture,
-            lambda memory: held_bytes(memory, config, generator.shape.vocab_size),
-            graph_bytes // 4 if is_gpu else 0,
-        )
+        # cuBLAS has one workspace a stream, which graphs that run side by side must not share.
+        self._capturing_beside = self._stream
+        self._graphs = GraphCache(graph_bytes // 4 if is_gpu else 0)
         self._stores: Stores | None = None  # what the beams of all graphs decode into
         shape, size = generator.shape, generator.bart.dtype.itemsize
         self._store_bytes = 2 * shape.decoder_layers * shape.d_model * size * self._beam_tokens
+        # Reads what was found while the next batch is launched.
+        self._reader = ThreadPoolExecutor(1, "quals_fast")
 
     @property
     def _graph_batch(self) -> int:
@@ -109,24 +147,42 @@ class FusedPass:
             for d, s in zip(documents, sources, strict=True)
         ]
 
-        def run(batch: list[int]) -> list[Scored]:
+        def run(batch: list[int]) -> list[tuple[Future[list[Read]], int]]:
             rows = (
                 [documents[i] for i in batch],
                 [summaries[i] for i in batch],
                 [sources[i] for i in batch],
             )
-            try:
-                return self._run(*rows)
-            except RuntimeError as error:
-                if not (is_out_of_memory(error) and self._let_go()):
-                    raise
-            return self._run(*rows)  # with the memory that was held between calls
+            reading = self._reader.submit(self._read, self._launch_again(*rows))
+            return [(reading, row) for row in range(len(batch))]
 
         found: dict[int, Scored] = {}
-        for i, scored in run_batches(costs, self._max_batch_tokens, run):
+        waiting: deque[tuple[int, Future[list[Read]], int]] = deque()
+
+        def collect() -> None:
+            i, reading, row = waiting.popleft()
+            scored, hypotheses = reading.result()[row]
+            if scored is None:
+                scored = self._on_host(documents[i], summaries[i], sources[i], hypotheses)
             found[i] = scored
             on_progress(1)
+
+        for i, (reading, row) in run_batches(costs, self._max_batch_tokens, run):
+            waiting.append((i, reading, row))
+            while waiting[0][1] is not reading:  # read while this batch was launched
+                collect()
+        while waiting:
+            collect()
         return [found[i] for i in range(len(summaries))]
+
+    def _launch_again(self, *rows: Any) -> Launched:
+        """Launch a batch; where memory runs out, once more without what is held between calls."""
+        try:
+            return self._launch(*rows)
+        except RuntimeError as error:
+            if not (is_out_of_memory(error) and self._let_go()):
+                raise
+        return self._launch(*rows)
 
     def _let_go(self) -> bool:
         """Drop graphs and encoded documents; return whether there were any."""
@@ -137,128 +193,225 @@ class FusedPass:
         self._stores = None
         return self._graphs.drop() or had_documents
 
-    def _run(
+    def _launch(
         self, documents: list[Source], summaries: list[str], sources: list[Source]
-    ) -> list[Scored]:
-        """Score a batch."""
-        texts = self._selector.encode_summaries(summaries, [s.text_ids for s in sources])
-        distinct = list(dict.fromkeys(tuple(d.input_ids) for d in documents))
-        rows: Tensor | None = None  # of the distinct documents, where some are given twice
-        if len(distinct) < len(documents):
-            row_of = {ids: row for row, ids in enumerate(distinct)}
-            named = [row_of[tuple(d.input_ids)] for d in documents]
-            rows = torch.tensor(named, device=self._device)
-        memory_of_documents = self._encode_beside(distinct)
-        found = self._search([s.input_ids for s in sources])
-        kept = self._selector.select(found, texts, self._max_pairs)
+    ) -> Launched:
+        """Launch all that a batch needs, and the copies of what is found."""
+        count = len(summaries)
+        missing = (filled_up(count) if self._graphs_pay(count) else count) - count
+        texts = self._selector.pad_summaries(
+            [*summaries, *[""] * missing], [*(s.text_ids for s in sources), *[[]] * missing]
+        )
+        row_of = {ids: row for row, ids in enumerate(dict.fromkeys(map(_ids, documents)))}
+        rows = [row_of[_ids(d)] for d in documents]
+        encoded = self._encode_beside([*row_of])
+        ids = [s.input_ids for s in [*sources, *[sources[-1]] * missing]]
+        found = self._search(ids, count)
+        candidates = Candidates(*found[:2], found.sums)
+        chosen = self._part(self._select, [*candidates, *texts], most=MAX_GRAPH_BATCH)
         if self._stream is not None:
             torch.cuda.current_stream(self._device).wait_stream(self._stream)
-        if rows is not None:
-            memory_of_documents = memory_of_documents.rows(rows)
-        order, logprobs = self._rescore(memory_of_documents, found, kept)
-        *parts, order, n_kept, unsure, logprobs = to_host(
-            [*found, order, kept.n_kept, kept.unsure, logprobs]
-        )
-        hypotheses = list(read_back(Hypotheses(*parts)))
-        read = (x.tolist() for x in (order, n_kept, unsure, logprobs))
-        results = []
-        for b, (chosen, count, must_redo, values) in enumerate(zip(*read, strict=True)):
-            mine = hypotheses[b]
-            if must_redo or len(mine) < self._config.num_beams:
-                results.append(self._on_host(documents[b], summaries[b], sources[b], mine))
+        logprobs = self._rescore(*encoded, rows, chosen)
+        of_pairs = [chosen.order, chosen.n_kept, chosen.unsure, chosen.lengths, logprobs]
+        return Launched(count, CopiesToHost([*found, *of_pairs]))
+
+    def _read(self, launched: Launched) -> list[Read]:
+        """Wait for what was launched and make objects of what is kept; launches nothing."""
+        *parts, order, n_kept, unsure, lengths, logprobs = launched.copies.wait()
+        found = HypothesisReader(Hypotheses(*parts))
+        read = (x[: launched.n_summaries].tolist() for x in (order, n_kept, unsure, lengths))
+        values = iter(logprobs.tolist())
+        results: list[Read] = []
+        for b, (places, n, must_redo, n_tokens) in enumerate(zip(*read, strict=True)):
+            of_pairs = [tuple(islice(values, length)) for length in n_tokens[:n]]
+            n_found = found.counts[b]
+            if must_redo or n_found < self._config.num_beams:
+                results.append((None, found.all_of(b)))
                 continue
-            pairs = [self._as_pair(mine[i]) for i in chosen[:count]]
-            lengths = [len(pair.hypothesis.token_ids) for pair in pairs]
-            of_pairs = [tuple(row[:n]) for row, n in zip(values, lengths, strict=False)]
-            results.append(Scored(pairs, len(mine), of_pairs))
+            pairs = [self._as_pair(found.one(b, place)) for place in places[:n]]
+            results.append((Scored(pairs, n_found, of_pairs), []))
         return results
 
-    def _encode(self, ids: Sequence[Sequence[int]]) -> SourceMemory:
-        bart, pad_token_id = self._generator.bart, self._generator.settings.pad_token_id
-        positions = bart.shape.max_position_embeddings
-        return bart.encode(*pad(ids, pad_token_id, self._device, _MULTIPLE, positions))
+    def _graphs_pay(self, batch_size: int, most: int = MAX_GRAPH_BATCH) -> bool:
+        return filled_up(batch_size) <= min(most, self._graph_batch)
 
-    def _encode_beside(self, ids: Sequence[Sequence[int]]) -> SourceMemory:
-        """Encode documents while the search goes on, where the device can do both."""
+    def _part(
+        self,
+        function: Callable[..., R],
+        inputs: Sequence[Tensor],
+        *sizes: int,
+        most: int = MAX_PART_BATCH,
+        beside: bool = False,
+    ) -> R:
+        """Run a part of the pass, by its graph where there is one.
+
+        What a graph returns is valid until the part runs again.
+
+        Args:
+            function: takes the sizes, then the inputs on the device.
+            inputs: on the device or the host.
+            sizes: on which shapes within the part depend.
+            most: rows of the inputs up to which a graph pays.
+            beside: whether it runs beside other parts, on a stream of its own.
+        """
+        run = partial(function, *sizes)
+
+        def capture() -> Captured[R]:
+            stream = self._capturing_beside if beside else self._capturing
+            assert stream is not None  # there are no graphs without a GPU
+            return Captured(run, inputs, self._device, stream)
+
+        if self._graphs_pay(max(map(len, inputs)), most):
+            key = (function.__name__, *sizes, *(x.shape for x in inputs))
+            graph = self._graphs.get(key, capture)
+            if graph is not None:
+                return graph(*inputs)
+        return run(*(x.to(self._device, non_blocking=True) for x in inputs))
+
+    def _padded(self, ids: Sequence[Sequence[int]]) -> Tensor:
+        """Pad sources on the host, with -1; ``(B, S)`` int64."""
+        positions = self._generator.shape.max_position_embeddings
+        return torch.from_numpy(padded(ids, -1, _MULTIPLE, positions)[0])
+
+    def _read_padded(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the input ids and the mask of what `_padded` returned."""
+        is_token = ids >= 0
+        return torch.where(is_token, ids, self._generator.settings.pad_token_id), is_token
+
+    def _encode_summaries(self, ids: Tensor) -> SourceMemory:
+        return self._generator.bart.encode(*self._read_padded(ids))
+
+    def _encode_documents(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        input_ids, mask = self._read_padded(ids)
+        return self._generator.document_bart.encode_hidden(input_ids, mask), mask
+
+    def _encode_beside(self, documents: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Encode documents while the search goes on, where the device can do both.
+
+        Returns:
+            As from `hidden_states`; more rows where a graph's batch was filled up.
+        """
+
+        def encode(ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+            size = filled_up(len(ids)) if self._graphs_pay(len(ids), MAX_PART_BATCH) else len(ids)
+            ids = [*ids, *[ids[-1]] * (size - len(ids))]
+            return self._part(self._encode_documents, [self._padded(ids)], beside=True)
+
         if self._stream is None:
-            return encode_documents(self._generator, ids, _MULTIPLE)
+            return hidden_states(self._generator, documents, _MULTIPLE, encode)
         # Waiting for the batch before also makes its memory safe to take again.
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
-            return encode_documents(self._generator, ids, _MULTIPLE)
+            return hidden_states(self._generator, documents, _MULTIPLE, encode)
 
-    def _search(self, ids: list[list[int]]) -> Hypotheses:
-        """Search hypotheses of summaries, by graphs where these can hold so many."""
-        batch_size = len(ids)
-        size = filled_up(batch_size)
-        if size > self._graph_batch:
-            return begin_search(self._generator, self._encode(ids), self._config).run()
-        # Copies of a summary do not let the search take more steps.
-        memory = self._encode([*ids, *[ids[-1]] * (size - batch_size)])
-        graphs = self._graphs.get(memory)
-        if not self._graphs.n_bytes:  # none yet, or all were dropped for want of memory
-            self._stores = None
+    def _search(self, ids: list[list[int]], count: int) -> Hypotheses:
+        """Search hypotheses of summaries, of which the first `count` matter."""
+        memory = self._part(self._encode_summaries, [self._padded(ids)])
+        graphs = self._graphs_of_search(memory) if self._graphs_pay(len(ids)) else None
         if graphs is None:
-            found = begin_search(self._generator, memory, self._config).run()
-            return Hypotheses(*(part[:batch_size] for part in found))
-        missing: list[SourceMemory] = []
+            return begin_search(self._generator, memory, self._config).run()
+        wanted: list[SourceMemory] = []
 
         def smaller(memory: SourceMemory) -> GraphedSearch | None:
-            kept = self._graphs.kept(memory)
+            kept = self._graphs.kept(_key_of_search(memory))
             if kept is None:
-                missing.append(memory)
+                wanted.append(memory)
             return kept
 
-        found = graphs.run(memory, batch_size, smaller)
-        found = Hypotheses(*(part[:batch_size] for part in found))
-        if missing:  # not captured before the search is over: its stores are the same
-            found = Hypotheses(*(part.clone() for part in found))
-            self._graphs.get(missing[0])
+        found = graphs.run(memory, count, smaller)
+        if wanted:  # not captured before the search is over, which uses the same stores
+            self._graphs_of_search(wanted[0])
         return found
 
-    def _capture(self, memory: SourceMemory) -> GraphedSearch:
-        assert self._capturing is not None  # there are no graphs without a GPU
-        if self._stores is None or self._stores.batch_size < memory.batch_size:
-            self._graphs.drop()  # with what they hold of the stores
+    def _graphs_of_search(self, memory: SourceMemory) -> GraphedSearch | None:
+        n_bytes = held_bytes(memory, self._config, self._generator.shape.vocab_size)
+
+        def start(memory: SourceMemory, stores: Stores) -> Search:
+            return begin_search(self._generator, memory, self._config, stores=stores)
+
+        def capture() -> GraphedSearch:
+            assert self._capturing is not None  # there are no graphs without a GPU
+            stores = self._stores_for(memory)
+            return GraphedSearch(start, memory, stores, self._config, self._capturing, n_bytes)
+
+        found = self._graphs.get(_key_of_search(memory), capture, n_bytes)
+        if not self._graphs.n_bytes:  # none yet, or all were dropped for want of memory
             self._stores = None
-            beams, length = self._config.num_beams, self._config.max_length + 1
-            self._stores = DenseSlots.new_stores(memory, memory.batch_size, beams, length)
+        return found
+
+    def _stores_for(self, memory: SourceMemory) -> Stores:
+        """Return stores for so many sentences; larger ones replace those of all graphs."""
+        if self._stores is None or self._stores.batch_size < memory.batch_size:
+            self._graphs.drop()
+            self._stores = None  # before the next ones are taken
+            sizes = memory.batch_size, self._config.num_beams, self._config.max_length + 1
+            self._stores = DenseSlots.new_stores(memory, *sizes)
             # The captures' warm-up reads positions that it has not written.
             torch._foreach_zero_([*self._stores.keys, *self._stores.values])
-        return GraphedSearch(
-            lambda memory, stores: begin_search(
-                self._generator, memory, self._config, stores=stores
-            ),
-            memory,
-            self._stores,
-            self._config,
-            self._capturing,
+        return self._stores
+
+    def _select(
+        self, token_ids: Tensor, lengths: Tensor, sums: Tensor, symbols: Tensor, in_text: Tensor
+    ) -> Chosen:
+        """Select pairs; arguments are fields of `Candidates`, then of `Summaries`."""
+        candidates, texts = Candidates(token_ids, lengths, sums), Summaries(symbols, in_text)
+        order, n_kept, unsure = self._selector.select(candidates, texts, self._max_pairs)
+        rank = torch.arange(order.shape[1], device=order.device)
+        lengths = lengths.gather(1, order) * (rank < n_kept[:, None])
+        of_summary = lengths.sum(1)
+        return Chosen(
+            order,
+            n_kept,
+            unsure,
+            token_ids.gather(1, order[:, :, None].expand_as(token_ids)),
+            lengths,
+            torch.stack([of_summary.sum(), of_summary.amax()]),
         )
 
-    def _rescore(
-        self, memory: SourceMemory, found: Hypotheses, kept: Selection
-    ) -> tuple[Tensor, Tensor]:
-        """Rescore the kept hypotheses; wait for how many there are and how long they get.
+    def _rescore(self, states: Tensor, mask: Tensor, rows: list[int], chosen: Chosen) -> Tensor:
+        """Rescore the kept hypotheses; wait for how many tokens they have.
+
+        Args:
+            states: of the documents, from `hidden_states`.
+            mask: likewise.
+            rows: which document belongs to each summary; to those that fill up, any.
+            chosen: the hypotheses.
 
         Returns:
-            Which hypotheses they are, ``(B, Q)``, and the log-probabilities of their tokens,
-            ``(B, Q, T)``; Q is the most that a summary has, T the longest.
+            The log-probabilities of their tokens, one after the other in the order of `chosen`, and
+            more behind them. Shape ``(R,)``.
         """
+        (sizes,) = to_host([chosen.sizes])
+        n_tokens, most = sizes.tolist()
+        if not n_tokens:
+            return torch.empty(0, device=self._device)
+        size = len(chosen.lengths)
+        fit = size_from if self._graphs_pay(size, MAX_PART_BATCH) else _multiple
+        n_rows = fit(max(2 * _ROWS, n_tokens))
+        n_slots = fit(max(2 * _ROWS, most)) if size > 1 else n_rows
+        inputs = [states, mask, chosen.token_ids, chosen.lengths]
+        if len(states) != size or rows != [*range(len(rows))]:
+            inputs.append(torch.tensor([*rows, *[0] * (size - len(rows))], device="cpu"))
+        return self._part(self._logprobs, inputs, n_rows, n_slots)
+
+    def _logprobs(
+        self,
+        n_rows: int,
+        n_slots: int,
+        states: Tensor,
+        mask: Tensor,
+        token_ids: Tensor,
+        lengths: Tensor,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """Return the log-probabilities of targets, packed into so many rows."""
+        if rows is not None:
+            states, mask = states[rows], mask[rows]
         generator = self._generator
-        rank = torch.arange(kept.order.shape[1], device=self._device)
-        lengths = found.lengths.gather(1, kept.order) * (rank < kept.n_kept[:, None])
-        (sizes,) = to_host([torch.stack([kept.n_kept.max(), lengths.max()])])
-        most, longest = sizes.tolist()
-        order = kept.order[:, :most]
-        index = order[:, :, None].expand(-1, -1, longest)
-        labels = found.token_ids[:, :, :longest].gather(1, index)
-        if not labels.numel():
-            return order, torch.empty(labels.shape, device=self._device)
-        inputs = labels.roll(1, 2)
-        inputs[:, :, 0] = generator.settings.decoder_start_token_id
-        hidden = generator.document_bart.decode_teacher_forced(inputs, memory)
-        logprobs = generator.head.logprob(hidden.flatten(0, 2), labels.flatten())
-        return order, logprobs.view(labels.shape)
+        start = generator.settings.decoder_start_token_id
+        targets = pack(token_ids, lengths, start, n_rows, n_slots)
+        hidden = generator.document_bart.decode_packed(targets, states, mask)
+        return generator.head.logprob(hidden, targets.labels)
 
     def _as_pair(self, hypothesis: Hypothesis) -> KeptPair:
         generator = self._generator
@@ -290,12 +443,63 @@ def filled_up(batch_size: int) -> int:
     return 1 << (batch_size - 1).bit_length()
 
 
+def _key_of_search(memory: SourceMemory) -> tuple[Hashable, ...]:
+    return "search", *memory.shape
+
+
+def _ids(source: Source) -> tuple[int, ...]:
+    return tuple(source.input_ids)
+
+
+def _multiple(count: int) -> int:
+    return -(-count // _ROWS) * _ROWS
+
+
 def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Copy tensors of one device to the host, with one wait for all of them."""
-    if not tensors[0].is_cuda:
-        return list(tensors)
-    copies = [torch.empty(x.shape, dtype=x.dtype, device="cpu", pin_memory=True) for x in tensors]
-    for copy, x in zip(copies, tensors, strict=True):
-        copy.copy_(x, non_blocking=True)
-    torch.cuda.current_stream(tensors[0].device).synchronize()
-    return copies
+    """Copy tensors of one device to the host and wait for them."""
+    return CopiesToHost(tensors).wait()
+
+
+class CopiesToHost:
+    """Tensors of one device on their way to the host: one copy, and one wait.
+
+    Args:
+        tensors: of any types. They may be written to again as soon as the stream comes to that.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._like = [x.to("meta") for x in tensors]
+        self._copy = joined_bytes(tensors)
+        self._done: torch.cuda.Event | None = None
+        if self._copy.is_cuda:
+            on_device = self._copy
+            self._copy = torch.empty(on_device.shape, dtype=torch.uint8, pin_memory=True)
+            self._copy.copy_(on_device, non_blocking=True)
+            self._done = torch.cuda.Event()
+            self._done.record(torch.cuda.current_stream(on_device.device))
+
+    def wait(self) -> list[Tensor]:
+        """Wait for the copy; return the tensors on the host."""
+        if self._done is not None:
+            self._done.synchronize()
+        return parted_bytes(self._copy, self._like)
+
+
+def joined_bytes(tensors: Sequence[Tensor]) -> Tensor:
+    """Join tensors of any types; those of wide elements come first, so that all are aligned."""
+    widest_first = sorted(tensors, key=lambda x: -x.element_size())
+    parts = [x.reshape(-1).view(torch.uint8) for x in widest_first]
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def parted_bytes(joined: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Return views of the tensors that `joined_bytes` joined.
+
+    Args:
+        joined: their bytes, on any device.
+        like: tensors of their shapes and types.
+    """
+    widest_first = sorted(range(len(like)), key=lambda i: -like[i].element_size())
+    parts = joined.split([like[i].nbytes for i in widest_first])
+    found = dict(zip(widest_first, parts, strict=True))
+    return [found[i].view(x.dtype).view(x.shape) for i, x in enumerate(like)]

@@ -89,17 +89,40 @@ def begin_search(
     )
 
 
+class HypothesisReader:
+    """Reads what a search found; only NaN leaves some hypotheses without a length.
+
+    Args:
+        found: of B sentences.
+
+    Attributes:
+        counts: hypotheses of each sentence that have a length.
+    """
+
+    def __init__(self, found: Hypotheses) -> None:
+        self._found = [part.cpu().numpy() for part in found]
+        self._lengths: list[list[int]] = found.lengths.tolist()
+        self.counts = [sum(length > 0 for length in mine) for mine in self._lengths]
+
+    def one(self, sentence: int, place: int) -> Hypothesis:
+        """Return a sentence's hypothesis at a place, from 0."""
+        ids, _, logprobs, search, sums, scores = (part[sentence, place] for part in self._found)
+        length = self._lengths[sentence][place]
+        return Hypothesis(
+            token_ids=tuple(ids[:length].tolist()),
+            logprobs=tuple(logprobs[:length].tolist()),
+            search_logprobs=tuple(search[:length].tolist()),
+            search_sum=float(sums),
+            search_score=float(scores),
+        )
+
+    def all_of(self, sentence: int) -> list[Hypothesis]:
+        """Return a sentence's hypotheses."""
+        lengths = self._lengths[sentence]
+        return [self.one(sentence, place) for place, length in enumerate(lengths) if length]
+
+
 def read_back(found: Hypotheses) -> Iterator[list[Hypothesis]]:
-    """Read a batch's hypotheses, one list a sentence; only NaN leaves some without a length."""
-    for sentence in zip(*(part.tolist() for part in found), strict=True):
-        yield [
-            Hypothesis(
-                token_ids=tuple(ids[:length]),
-                logprobs=tuple(logprobs[:length]),
-                search_logprobs=tuple(search[:length]),
-                search_sum=total,
-                search_score=score,
-            )
-            for ids, length, logprobs, search, total, score in zip(*sentence, strict=True)
-            if length
-        ]
+    """Read a batch's hypotheses, one list a sentence."""
+    reader = HypothesisReader(found)
+    return map(reader.all_of, range(len(found.lengths)))

@@ -10,16 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from quals_fast.batching import size_from
 from quals_fast.decoding.rules import Hypotheses
 from quals_fast.models.checkpoint import Settings
 from quals_fast.models.tokenizer import QATokenizer
 from quals_fast.textkeys import Parts, packed, reader_for
 
-_WIDTH_STEP = 64  # summaries are padded to a multiple, so that few shapes occur
+_LEAST_WIDTH = 64  # of padded summaries
 
 SpanMatch = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -29,6 +31,14 @@ class Summaries(NamedTuple):
 
     symbols: Tensor  # (B, S) int32
     lengths: Tensor  # (B,) int64
+
+
+class Candidates(NamedTuple):
+    """What of `Hypotheses` the selection reads."""
+
+    token_ids: Tensor
+    lengths: Tensor
+    sums: Tensor
 
 
 class Selection(NamedTuple):
@@ -76,15 +86,23 @@ class PairSelector:
             summaries: whole texts.
             text_ids: tokens of each, uncut, without special ones.
         """
-        rows = text_ids if self._by_ids else [[ord(c) for c in s.lower()] for s in summaries]
-        lengths = torch.tensor([len(row) for row in rows], device="cpu")
-        width = -(-max(1, *map(len, rows)) // _WIDTH_STEP) * _WIDTH_STEP
-        padded = [[*row, *[-1] * (width - len(row))] for row in rows]
-        symbols = torch.tensor(padded, dtype=torch.int32, device="cpu")
+        symbols, lengths = self.pad_summaries(summaries, text_ids)
         return Summaries(symbols.to(self._device), lengths.to(self._device))
 
+    def pad_summaries(
+        self, summaries: Sequence[str], text_ids: Sequence[Sequence[int]]
+    ) -> Summaries:
+        """Do as `encode_summaries` does, but leave them on the host."""
+        rows = text_ids if self._by_ids else [[*map(ord, text.lower())] for text in summaries]
+        lengths = [len(row) for row in rows]
+        width = size_from(max(_LEAST_WIDTH, *lengths))
+        symbols = np.full((len(rows), width), -1, np.int32)
+        for row, values in zip(symbols, rows, strict=True):
+            row[: len(values)] = values
+        return Summaries(torch.from_numpy(symbols), torch.tensor(lengths, device="cpu"))
+
     def select(
-        self, hypotheses: Hypotheses, summaries: Summaries, max_pairs: int | None
+        self, hypotheses: Hypotheses | Candidates, summaries: Summaries, max_pairs: int | None
     ) -> Selection:
         """Drop what is no pair about its summary, then let the answers take turns.
 

@@ -6,8 +6,6 @@ When few enough still search, they go on in the graphs of a smaller batch.
 
 from __future__ import annotations
 
-import logging
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple, TypeAlias
@@ -15,13 +13,11 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from quals_fast.batching import is_out_of_memory
 from quals_fast.config import DecodingConfig
 from quals_fast.decoding.diverse_beam import Search
 from quals_fast.decoding.rules import Hypotheses
 from quals_fast.models.cache import SourceMemory
 from quals_fast.models.slots import Stores
-from quals_fast.processes import this_thread
 
 STEPS = 4  # of each graph: at most three are taken too many at the end
 FIRST_STEPS = 16  # before these the host does not wait: hardly any search ends earlier
@@ -49,8 +45,8 @@ class GraphedSearch:
         memory: sources of that shape; `run` writes others into a copy of them.
         stores: for B sentences or more. All graphs share them, one search at a time.
         config: settings of the search.
-        stream: the one that all of a device's searches are captured on, so that they share a
-            workspace of cuBLAS that outlives each of them.
+        stream: as for `graphs.Captured`.
+        n_bytes: that it holds, from `held_bytes`.
     """
 
     def __init__(
@@ -60,7 +56,9 @@ class GraphedSearch:
         stores: Stores,
         config: DecodingConfig,
         stream: torch.cuda.Stream,
+        n_bytes: int,
     ) -> None:
+        self.n_bytes = n_bytes
         self._memory, self._stores = memory.clone(), stores
         is_gpu = memory.mask.is_cuda
         self._flags = torch.empty(memory.batch_size, dtype=torch.bool, pin_memory=is_gpu)
@@ -186,83 +184,6 @@ def _to_device(numbers: Sequence[int], device: torch.device) -> Tensor:
     """Copy numbers to the device without a wait."""
     pinned = torch.tensor(numbers, pin_memory=device.type == "cuda")
     return pinned.to(device, non_blocking=True)
-
-
-class SearchGraphs:
-    """Graphed searches by the shape of their sources, bounded in bytes.
-
-    A shape is captured when it comes the second time; the least recently used go first. A thread
-    that may not capture (`processes.this_thread`) uses what others have captured.
-
-    Args:
-        capture: makes the graphs for sources of one shape.
-        count_bytes: returns what these would hold.
-        max_bytes: bound on the sum; 0 for no graphs at all.
-
-    Attributes:
-        max_bytes: the bound, halved whenever memory ran out in a capture.
-    """
-
-    def __init__(
-        self,
-        capture: Callable[[SourceMemory], GraphedSearch],
-        count_bytes: Callable[[SourceMemory], int],
-        max_bytes: int,
-    ) -> None:
-        self.max_bytes = max_bytes
-        self._capture, self._count_bytes = capture, count_bytes
-        self._seen: set[tuple[int, ...]] = set()
-        self._kept: OrderedDict[tuple[int, ...], tuple[GraphedSearch, int]] = OrderedDict()
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes held now, as they are counted."""
-        return sum(held for _, held in self._kept.values())
-
-    def get(self, memory: SourceMemory) -> GraphedSearch | None:
-        """Return the graphs for sources of this shape, or None where the search runs without.
-
-        Memory that does not suffice for a capture is no failure: all graphs are dropped, half as
-        much may be held from then on, and a warning says so.
-        """
-        shape = memory.shape
-        if shape in self._kept:
-            self._kept.move_to_end(shape)
-            return self._kept[shape][0]
-        held = self._count_bytes(memory)
-        if held > self.max_bytes or not this_thread.captures_graphs:
-            return None
-        if shape not in self._seen:  # a shape that may not come again is not worth its graphs
-            self._seen.add(shape)
-            return None
-        while self.n_bytes + held > self.max_bytes:
-            self._kept.popitem(last=False)
-        try:
-            self._kept[shape] = self._capture(memory), held
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            self.drop()
-            self.max_bytes //= 2
-            logging.getLogger("quals_fast").warning(
-                "out of memory while a search was captured: all CUDA graphs were dropped, and they "
-                "may hold %d MiB from now on",
-                self.max_bytes // 2**20,
-            )
-            return None
-        return self._kept[shape][0]
-
-    def kept(self, memory: SourceMemory) -> GraphedSearch | None:
-        """Return the graphs for sources of this shape if there are any by now."""
-        graphs, _ = self._kept.get(memory.shape, (None, 0))
-        return graphs
-
-    def drop(self) -> bool:
-        """Drop all graphs; return whether there were any."""
-        had_some = bool(self._kept)
-        self._kept.clear()
-        self._seen.clear()
-        return had_some
 
 
 def held_bytes(memory: SourceMemory, config: DecodingConfig, vocab_size: int) -> int:

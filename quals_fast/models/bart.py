@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from quals_fast.models.cache import SourceMemory
 from quals_fast.models.shape import BartShape
 from quals_fast.models.slots import Slots
+from quals_fast.models.targets import PackedTargets
 
 POSITION_OFFSET = 2  # BART's position table starts with two rows that are never used
 
@@ -119,6 +120,27 @@ class DecoderLayer(nn.Module):
         keys, values = memory.keys[layer], memory.values[layer]
         out = cross(cross.query(queries), keys, values, memory.mask)
         return self._finish(queries, out).view_as(x)
+
+    def packed(
+        self, x: Tensor, targets: PackedTargets, sees: Tensor, source: Tensor, mask: Tensor
+    ) -> Tensor:
+        """Decode packed targets, ``(R, d)`` to the same; the rest is as in `decode_packed`.
+
+        Both masks are numbers: 0 where a token is seen, else -inf.
+        """
+        attn, cross = self.self_attn, self.encoder_attn
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B, H, M, D)
+            return targets.to_rows(out.transpose(1, 2).flatten(2))
+
+        q, k, v = (
+            attn.split(targets.to_slots(project(x))).transpose(1, 2)
+            for project in (attn.q_proj, attn.k_proj, attn.v_proj)
+        )
+        x = self.self_attn_layer_norm(x + attn.out_proj(attend(q, k, v, sees)))
+        q = cross.split(targets.to_slots(cross.q_proj(x))).transpose(1, 2)
+        return self._finish(x, cross.out_proj(attend(q, *cross.key_value(source), mask)))
 
     def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Take the layer from its attention to the source to its end; ``(..., d)``."""
@@ -229,6 +251,31 @@ class Bart(nn.Module):
         x = self._embed(self.model.decoder, decoder_input_ids, 0)
         for index, layer in enumerate(self.model.decoder.layers):
             x = layer.teacher_forced(x, index, memory)  # type: ignore[operator]
+        return x
+
+    def decode_packed(self, targets: PackedTargets, source: Tensor, source_mask: Tensor) -> Tensor:
+        """Decode packed targets of B sources, all positions at once.
+
+        Keys and values of a source are made layer by layer, since each is used once.
+
+        Args:
+            targets: of R rows.
+            source: hidden states from `encode_hidden`. Shape ``(B, S, d)``.
+            source_mask: True where a source token stands. Shape ``(B, S)``.
+
+        Returns:
+            Hidden states for the LM head. Shape ``(R, d)``.
+        """
+        stack = self.model.decoder
+        positions = stack.embed_positions(targets.positions + POSITION_OFFSET)
+        x = self.model.shared(targets.input_ids) * self.embedding_scale + positions
+        x = stack.layernorm_embedding(x)
+        sees, mask = (
+            torch.zeros(seen.shape, dtype=x.dtype, device=x.device).masked_fill_(~seen, -torch.inf)
+            for seen in (targets.sees, source_mask[:, None, None])
+        )
+        for layer in stack.layers:
+            x = layer.packed(x, targets, sees, source, mask)  # type: ignore[operator]
         return x
 
     def _embed(self, stack: Stack, token_ids: Tensor, start: int) -> Tensor:

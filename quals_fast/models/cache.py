@@ -21,11 +21,6 @@ class SourceMemory(NamedTuple):
     values: list[Tensor]
     mask: Tensor
 
-    def rows(self, index: Tensor) -> SourceMemory:
-        """Return some rows ``(N,)``, each as often as it is named."""
-        keys, values = ([x[index] for x in part] for part in (self.keys, self.values))
-        return SourceMemory(keys, values, self.mask[index])
-
     def first(self, batch_size: int) -> SourceMemory:
         """Return views of the first sources."""
         keys, values = ([x[:batch_size] for x in part] for part in (self.keys, self.values))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, TypeAlias
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from quals_fast.models.loading import QAGenerator
 
 Key: TypeAlias = tuple[str, str, bytes]
+Encode: TypeAlias = Callable[[Sequence[Sequence[int]]], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,18 +116,43 @@ def encode_documents(
     """
     bart, pad_token_id = generator.document_bart, generator.settings.pad_token_id
     positions = bart.shape.max_position_embeddings
-    input_ids, mask = pad(documents, pad_token_id, bart.device, multiple_of, positions)
+
+    def encode(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        input_ids, mask = pad(rows, pad_token_id, bart.device, multiple_of, positions)
+        return bart.encode_hidden(input_ids, mask), mask
+
+    return bart.project(*hidden_states(generator, documents, multiple_of, encode))
+
+
+def hidden_states(
+    generator: QAGenerator, documents: Sequence[Sequence[int]], multiple_of: int, encode: Encode
+) -> tuple[Tensor, Tensor]:
+    """Return the encoder's last hidden states, those that the generator's cache holds from there.
+
+    Args:
+        generator: the model.
+        documents: input ids of B distinct documents.
+        multiple_of: as for `encode_documents`.
+        encode: encodes documents; maps input ids to hidden states ``(B', S, d)`` and a mask
+            ``(B', S)`` of which only the first rows count.
+
+    Returns:
+        Hidden states ``(B, S, d)`` and True where a token stands, ``(B, S)``; without a cache, what
+        `encode` returns.
+    """
     cache = generator.cache
     if cache is None:
-        return bart.encode(input_ids, mask)
+        return encode(documents)
+    bart, pad_token_id = generator.document_bart, generator.settings.pad_token_id
+    positions = bart.shape.max_position_embeddings
+    _, mask = pad(documents, pad_token_id, bart.device, multiple_of, positions)
+    states = torch.zeros(*mask.shape, bart.shape.d_model, dtype=bart.dtype, device=bart.device)
     keys = [_key(generator, document) for document in documents]
     kept = [cache.get(key) for key in keys]
     missing = [row for row, hidden in enumerate(kept) if hidden is None]
-    states = torch.zeros(*input_ids.shape, bart.shape.d_model, dtype=bart.dtype, device=bart.device)
     if missing:
-        rows = [documents[row] for row in missing]
-        encoded = bart.encode_hidden(*pad(rows, pad_token_id, bart.device, multiple_of, positions))
-        for row, hidden in zip(missing, encoded, strict=True):
+        encoded, _ = encode([documents[row] for row in missing])
+        for row, hidden in zip(missing, encoded, strict=False):
             own = hidden[: len(documents[row])].clone()  # a view would keep the batch
             cache.put(keys[row], own)
             states[row, : len(own)] = own
@@ -136,7 +162,7 @@ def encode_documents(
         if found.is_cuda:  # it may go while a stream that did not make it still reads it
             found.record_stream(torch.cuda.current_stream(found.device))
         states[row, : len(found)] = found
-    return bart.project(states, mask)
+    return states, mask
 
 
 def _key(generator: QAGenerator, document: Sequence[int]) -> Key:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quals_fast.batching import batches, pad, run_batches
+from quals_fast.batching import batches, pad, run_batches, size_from
 
 
 @given(st.lists(st.integers(1, 50), max_size=60), st.integers(1, 200))
@@ -20,6 +20,12 @@ def test_every_item_is_in_one_batch_within_the_budget(lengths, budget):
 def test_the_longest_come_first_and_alike_together():
     assert batches([3, 10, 4, 9], 20) == [[1, 3], [2, 0]]
     assert batches([], 20) == []
+
+
+def test_sizes_are_few_and_hold_what_they_must():
+    sizes = sorted({2**k for k in range(12)} | {3 * 2**k for k in range(10)})
+    for count in range(1, 2049):
+        assert size_from(count) == min(size for size in sizes if size >= count)
 
 
 def test_padding():

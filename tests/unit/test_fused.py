@@ -10,19 +10,22 @@ import torch
 from quals_fast_kernels._compat import HAS_TRITON
 from recorded_graphs import record_graphs
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from quals_fast import DecodingConfig, QualsScorer, ScoringConfig
 from quals_fast import fused as module
 from quals_fast.batching import pad
 from quals_fast.decoding import graph
-from quals_fast.decoding.graph import GraphedSearch, SearchGraphs
+from quals_fast.decoding.graph import GraphedSearch
 from quals_fast.generation import begin_search
+from quals_fast.graphs import GraphCache
 from quals_fast.models.lm_head import LMHead
 from quals_fast.ops import EAGER
 
 TEXT = "the queen opened the 陈 bridge over the river in the town"
 SUMMARIES = ["queen opened bridge", "the town", "陈 bridge over the river", "?", "陈 伟 ,"]
 DOCUMENTS = [TEXT, "the river", TEXT, "the town", TEXT]
+DISTINCT = [TEXT, "the river", "the town", "the queen"]
 
 
 @pytest.fixture(scope="module")
@@ -81,58 +84,130 @@ def test_all_pairs_are_rescored_on_the_device(folder, monkeypatch):
 
 
 def test_no_more_is_rescored_than_there_is(folder, monkeypatch):
-    _, fused = scorers(folder, "fairseq09")
-    shapes = []
-    rescore = module.FusedPass._rescore
+    _, fused = scorers(folder, "fairseq09", max_pairs=None)
+    rows = []
+    logprob = LMHead.logprob
 
-    def watch(self, memory, found, kept):
-        order, logprobs = rescore(self, memory, found, kept)
-        shapes.append(tuple(logprobs.shape))
-        return order, logprobs
+    def watch(self, hidden, target_ids):
+        rows.append(len(hidden))
+        return logprob(self, hidden, target_ids)
 
-    monkeypatch.setattr(module.FusedPass, "_rescore", watch)
+    monkeypatch.setattr(LMHead, "logprob", watch)
     result = fused.score(DOCUMENTS, SUMMARIES)
-    searched = [row for row in result if row.status != "unknown_text"]
-    pairs = [[len(pair.token_ids) for pair in row.pairs] for row in searched]
-    assert shapes == [(len(pairs), max(map(len, pairs)), max(n for row in pairs for n in row))]
+    rows_there = sum(len(pair.token_ids) for row in result for pair in row.pairs)
+    assert rows_there > 32
+    assert rows[-1] == -(-rows_there // 16) * 16  # the search asks for some before
 
 
 def test_a_batch_without_pairs_rescores_nothing(folder, monkeypatch):
     _, fused = scorers(folder, "fairseq09")
-    monkeypatch.delattr(type(fused.generator.bart), "decode_teacher_forced")
+    monkeypatch.delattr(type(fused.generator.bart), "decode_packed")
     (row,) = fused.score(["the town"], ["?"])
     assert row.status == "no_pairs"
 
 
-class Replayed:
-    """Stands for graphs: searches what it is given, and keeps the batch sizes."""
+class FakeGraph:
+    """Stands for a CUDA graph: its inputs have one shape, its outputs one place."""
 
-    def __init__(self, fused):
-        self.fused, self.sizes, self.captured = fused, [], 0
+    n_bytes = 2**20
 
-    def capture(self, memory):
-        self.captured += 1
-        return self
+    def __init__(self, graphs, function, inputs):
+        self.graphs, self.function = graphs, function
+        self.inputs = [torch.empty_like(x).copy_(x) for x in inputs]
+        self.outputs = function(*self.inputs)
 
-    def run(self, memory, n_sources, smaller):
-        self.sizes.append(memory.batch_size)
-        return begin_search(self.fused.generator, memory, self.fused.decoding).run()
+    def __call__(self, *inputs):
+        for own, given in zip(self.inputs, inputs, strict=True):
+            assert (own.shape, own.dtype) == (given.shape, given.dtype)
+            own.copy_(given)
+        with self.graphs.counting:
+            new = self.function(*self.inputs)
+        for own, value in zip(tree_leaves(self.outputs), tree_leaves(new), strict=True):
+            own.copy_(value)
+        self.graphs.replayed[getattr(self.function, "func", self.function).__name__] += 1
+        return self.outputs
 
 
-def with_graphs(fused, max_bytes=2**30):
-    replayed = Replayed(fused)
-    fused._pass._graphs = SearchGraphs(replayed.capture, lambda memory: 2**20, max_bytes)
-    return replayed
+class FakeGraphs:
+    """Lets a pass on a CPU capture and replay."""
+
+    def __init__(self, monkeypatch, fused, max_bytes=2**30):
+        self.counting, self.captured, self.replayed = Counting(), [], Counter()
+        self.cache = fused._pass._graphs = GraphCache(max_bytes)
+        fused._pass._capturing, fused._pass._capturing_beside = "the captures'", "another"
+        monkeypatch.setattr(module, "Captured", self.capture)
+        monkeypatch.setattr(module, "GraphedSearch", self.capture_search)
+        monkeypatch.setattr(module, "held_bytes", lambda *arguments: 2**20)
+
+    def capture(self, function, inputs, device, stream):
+        self.captured.append(function.func.__name__)
+        # What runs beside the rest must not share its workspace of cuBLAS.
+        is_beside = function.func.__name__ == "_encode_documents"
+        assert stream == ("another" if is_beside else "the captures'")
+        return FakeGraph(self, function, inputs)
+
+    def capture_search(self, start, memory, length, stream, n_bytes):
+        def search(*tensors):
+            layers = len(memory.keys)
+            return start(memory._make([tensors[:layers], tensors[layers:-1], tensors[-1]])).run()
+
+        self.captured.append("search")
+        graph = FakeGraph(self, search, memory.tensors())
+        graph.run = lambda memory: graph(*memory.tensors())
+        return graph
 
 
-def test_small_batches_are_filled_up_to_few_shapes(folder):
+PARTS = ("_encode_documents", "_encode_summaries", "search", "_select", "_logprobs")
+
+
+@pytest.mark.parametrize("rule", ["fairseq09", "hamming"])
+def test_all_parts_are_graphs_that_read_no_value_and_the_scores_are_the_same(
+    folder, monkeypatch, rule
+):
+    staged, fused = scorers(folder, rule)
+    graphs = FakeGraphs(monkeypatch, fused)
+    for replays in (0, 1, 2, 3):  # the second time they are captured
+        check_equal(staged, fused)
+        assert graphs.replayed == dict.fromkeys(PARTS, replays) or not replays
+    assert sorted(graphs.captured) == sorted(PARTS)
+    assert sum(graphs.counting.seen.values()) == 0, graphs.counting.seen
+
+
+def test_one_pair_and_then_others_of_its_shapes(folder, monkeypatch):
     staged, fused = scorers(folder, "fairseq09")
-    replayed = with_graphs(fused)
-    for n in (3, 4, 3):
-        expected = staged.score(DOCUMENTS[:n], SUMMARIES[:n])
-        found = fused.score(DOCUMENTS[:n], SUMMARIES[:n])
+    graphs = FakeGraphs(monkeypatch, fused)
+    for i in (0, 2, 0, 1, 2, 4, 0):
+        expected = staged.score(DOCUMENTS[i : i + 1], SUMMARIES[i : i + 1])
+        found = fused.score(DOCUMENTS[i : i + 1], SUMMARIES[i : i + 1])
         assert found.scores == pytest.approx(expected.scores, abs=1e-5, nan_ok=True)
-    assert (replayed.captured, replayed.sizes) == (1, [4, 4])  # the first time without graphs
+    assert all(graphs.replayed[part] >= 3 for part in PARTS)
+
+
+def test_documents_are_kept_as_they_were_when_their_graph_encodes_others(folder, monkeypatch):
+    staged, plain = scorers(folder, "fairseq09")
+    fused = QualsScorer(
+        plain.generator, decoding=staged.decoding, scoring=staged.scoring, cache_bytes=2**20
+    )
+    graphs = FakeGraphs(monkeypatch, fused)
+    for i in (0, 1, 2, 3, 0, 1, 2, 3):
+        expected = staged.score([DISTINCT[i]], [SUMMARIES[0]])
+        found = fused.score([DISTINCT[i]], [SUMMARIES[0]])
+        assert found.scores == pytest.approx(expected.scores, abs=1e-5)
+    assert graphs.replayed["_encode_documents"] == 3
+    assert (fused.cache_stats.hits, fused.cache_stats.misses) == (4, 4)
+    for _ in range(3):
+        check_equal(staged, fused)  # a document of several summaries, and a batch that is filled up
+
+
+def test_small_batches_are_filled_up_to_few_shapes(folder, monkeypatch):
+    staged, fused = scorers(folder, "fairseq09")
+    graphs = FakeGraphs(monkeypatch, fused)
+    for n in (3, 4, 3, 4, 3):
+        expected = staged.score(DISTINCT[:n], SUMMARIES[:n])
+        found = fused.score(DISTINCT[:n], SUMMARIES[:n])
+        assert found.scores == pytest.approx(expected.scores, abs=1e-5, nan_ok=True)
+    assert {part: graphs.captured.count(part) for part in PARTS[:4]} == dict.fromkeys(PARTS[:4], 1)
+    assert all(graphs.replayed[part] == 4 for part in PARTS[:4])
 
 
 WORDS = TEXT.split()
@@ -219,43 +294,43 @@ def test_a_larger_batch_takes_larger_stores(graphed):
 
 def test_large_batches_have_no_graphs(folder, monkeypatch):
     _, fused = scorers(folder, "fairseq09")
-    replayed = with_graphs(fused)
+    graphs = FakeGraphs(monkeypatch, fused)
     monkeypatch.setattr(module, "MAX_GRAPH_BATCH", 2)
     for _ in range(3):
-        fused.score(DOCUMENTS, SUMMARIES)
-    assert replayed.captured == 0
+        fused.score(DISTINCT, SUMMARIES[:4])
+    assert graphs.captured == []
 
 
-def test_no_memory_for_a_capture_is_no_failure(folder, caplog):
+def test_no_memory_for_a_capture_is_no_failure(folder, monkeypatch, caplog):
     staged, fused = scorers(folder, "fairseq09")
-    with_graphs(fused)
+    graphs = FakeGraphs(monkeypatch, fused)
 
-    def capture(memory):
+    def capture(*arguments):
         try:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         finally:  # what torch.cuda.graph does on the way out
             raise RuntimeError("CUDA error: operation failed due to a previous error")
 
-    fused._pass._graphs._capture = capture
+    monkeypatch.setattr(module, "Captured", capture)
     for _ in range(2):
         check_equal(staged, fused)
-    assert "out of memory while a search was captured" in caplog.text
-    assert fused._pass._graphs.max_bytes == 2**29
+    assert "out of memory while a CUDA graph was captured" in caplog.text
+    assert graphs.cache.max_bytes == 2**29
 
 
 def test_what_is_held_between_calls_gives_way(folder, monkeypatch):
     staged, fused = scorers(folder, "fairseq09")
-    replayed = with_graphs(fused)
+    graphs = FakeGraphs(monkeypatch, fused)
     for _ in range(2):
         fused.score(DOCUMENTS, SUMMARIES)
-    assert replayed.captured == 1
+    assert graphs.cache.n_bytes == 5 * 2**20
 
-    def run(memory, n_sources, smaller):
+    def run(self, *inputs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    replayed.run = run
+    monkeypatch.setattr(FakeGraph, "__call__", run)
     check_equal(staged, fused)
-    assert fused._pass._graphs.n_bytes == 0
+    assert graphs.cache.n_bytes == 0
 
 
 def test_a_batch_that_does_not_fit_is_halved(folder, monkeypatch, caplog):
@@ -330,30 +405,60 @@ def test_no_step_of_the_search_reads_a_value_or_copies_between_devices(folder, r
     assert int(found.lengths.min()) > 0
 
 
+def test_all_that_is_read_travels_as_one():
+    random = torch.Generator().manual_seed(0)
+    tensors = [
+        torch.tensor([[True, False, True]]),
+        torch.randn(2, 3, generator=random),
+        torch.randn(5, generator=random).double()[1:4],
+        torch.arange(6).view(3, 2).T,
+        torch.empty(0, dtype=torch.int64),
+        torch.tensor(7, dtype=torch.int32),
+    ]
+    joined = module.joined_bytes(tensors)
+    assert joined.shape == (3 + 24 + 24 + 48 + 4,)
+    for found, expected in zip(module.parted_bytes(joined, tensors), tensors, strict=True):
+        torch.testing.assert_close(found, expected, atol=0, rtol=0)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 @pytest.mark.parametrize("rule", ["fairseq09", "hamming"])
-def test_on_a_gpu_nothing_waits_and_the_scores_are_the_cpus(folder, rule):
+def test_on_a_gpu_nothing_waits_and_the_scores_are_the_cpus(folder, monkeypatch, rule):
     staged, _ = scorers(folder, rule)
     fast = QualsScorer.from_pretrained(
         folder, device="cuda", dtype="float32", decoding=staged.decoding, scoring=staged.scoring
     )
-    check_equal(staged, fast)  # without graphs
-    generator = fast.generator
-    graphs = fast._pass._graphs
-    with torch.inference_mode():
-        # As many as were searched: the last one is unknown text. A second time they are captured.
-        ids = [source.input_ids for source in generator.tokenizer.encode(SUMMARIES[:4])]
-        memory = fast._pass._encode(ids)
-        eager = begin_search(generator, memory, fast.decoding)
-        assert graphs.get(memory) is not None
-        torch.cuda.set_sync_debug_mode("error")
+    monkeypatch.delattr(module.FusedPass, "_on_host")
+    reads, to_host = [], module.to_host
+
+    def read(tensors):  # where the pass says that it waits
+        reads.append(len(tensors))
+        mode = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("default")
         try:
-            eager.run()
-            graphs.get(memory).run(memory, 4, lambda fewer: None)
+            return to_host(tensors)
         finally:
-            torch.cuda.set_sync_debug_mode("default")
-    check_equal(staged, fast)  # replays them
+            torch.cuda.set_sync_debug_mode(mode)
+
+    monkeypatch.setattr(module, "to_host", read)
+    check_equal(staged, fast)  # without graphs
+    check_equal(staged, fast)  # captures them
+    reads.clear()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = fast.score(DOCUMENTS, SUMMARIES)  # replays them
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(reads) == 2
+    assert len(fast._pass._graphs._kept) == 5  # both encodings, search, selection, rescoring
+    check_equal(staged, fast)
+    without = QualsScorer(
+        fast.generator, decoding=staged.decoding, scoring=staged.scoring, graph_bytes=0
+    )
+    assert without.score(DOCUMENTS, SUMMARIES).scores == pytest.approx(
+        found.scores, abs=1e-5, nan_ok=True
+    )
 
 
 @pytest.mark.gpu

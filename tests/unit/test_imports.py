@@ -19,7 +19,7 @@ LAYERS = [
     {"config", "results", "signature", "validation", "display", "options", "streams"},
     {"sources", "parsing"},
     {"files"},
-    {"models", "batching", "decoding", "generation", "filtering", "rescoring"},
+    {"models", "batching", "graphs", "decoding", "generation", "filtering", "rescoring"},
     {"textkeys", "selection"},
     {"staged", "export"},
     {"fused"},

@@ -99,15 +99,15 @@ def test_lists_of_summaries_give_lists_of_scores(scorer):
 def encoded(monkeypatch):
     """Count the texts that the encoder sees."""
     rows = []
-    original = Bart.encode
+    original = Bart.encode_hidden
 
-    def encode(self, input_ids, attention_mask):
+    def encode_hidden(self, input_ids, attention_mask):
         rows.extend(
             tuple(ids[mask].tolist()) for ids, mask in zip(input_ids, attention_mask, strict=True)
         )
         return original(self, input_ids, attention_mask)
 
-    monkeypatch.setattr(Bart, "encode", encode)
+    monkeypatch.setattr(Bart, "encode_hidden", encode_hidden)
     return rows
 
 
