@@ -97,7 +97,7 @@ BART_LARGE_SETTINGS = Settings(
 def _of_attention(arguments: Sequence[Any], named: dict[str, Any]) -> int:
     """Count one kernel, and two that turn a mask of bools into numbers."""
     mask = named.get("attn_mask", arguments[3] if len(arguments) > 3 else None)
-    return 1 if mask is None else 3
+    return 3 if mask is not None and mask.dtype == torch.bool else 1
 
 
 # Kernels of operations that are not composite and launch another number than one.
