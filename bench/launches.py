@@ -23,8 +23,9 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -61,7 +62,6 @@ from quals_fast.models.precision import PRECISIONS
 from quals_fast.models.shape import BartShape
 from quals_fast.models.tokenizer import QATokenizer, Source
 from quals_fast.ops import TRITON
-from quals_fast.scorer import GRAPH_BYTES
 
 BATCHES = (1, 8, 32)
 SUMMARY, DOCUMENT, PAIRS, LONGEST = 70, 800, 12, 20  # tokens and pairs of a usual `long` row
@@ -260,14 +260,15 @@ def count(generator: QAGenerator, config: DecodingConfig, batch_size: int) -> Co
     alike = range(least + 2, config.max_length)
     with torch.inference_mode(), _watched(launches, batch_size, skipped=alike) as seen:
         _ = pass_._selector  # made once a scorer
-        with launches, suppress(_LastRead):
-            pass_._run(documents, ["a"] * batch_size, summaries)
+        with launches:
+            pass_._launch(documents, ["a"] * batch_size, summaries)
     assert seen.memory is not None  # every pass searches
     held = graph.held_bytes(seen.memory, config, generator.shape.vocab_size)
     held = held // batch_size * fused.filled_up(batch_size)
+    held += pass_._store_bytes * fused.filled_up(batch_size)
     steps = range(config.max_length + 1)
     usual = launches.kernels[f"step {least + 1}"]
-    is_graphed = batch_size <= fused.MAX_GRAPH_BATCH and held <= GRAPH_BYTES
+    is_graphed = fused.filled_up(batch_size) <= fused.MAX_GRAPH_BATCH
     outside = {
         part: launches.total(part)
         for part in ("encoding", "selection", "rescoring", "sorting", "reading", "other")
@@ -279,6 +280,7 @@ def count(generator: QAGenerator, config: DecodingConfig, batch_size: int) -> Co
         # Of the search, keys with values, and the mask.
         outside["copies to graphs"] = seen.copied + 2
         launched = seen.parts + outside["copies to graphs"] + outside["reading"]
+        launched += sum(launches.total(part) for part in seen.eager)
     return Count(
         step={t: launches.total(f"step {least + 1 if t in alike else t}") for t in steps},
         early=launches.total("step 2"),
@@ -293,15 +295,20 @@ def count(generator: QAGenerator, config: DecodingConfig, batch_size: int) -> Co
     )
 
 
-class _LastRead(Exception):
-    """Ends a pass without data where it would read what it found."""
+PART_OF = {
+    "_encode_documents": "encoding",
+    "_encode_summaries": "encoding",
+    "_select": "selection",
+    "_logprobs": "rescoring",
+}
 
 
 @dataclass
 class _Seen:
     reads: int = 0
-    parts: int = 0  # that graphs could replay
+    parts: int = 0  # that graphs replay
     copied: int = 0  # inputs of theirs that are on the device
+    eager: set[str] = field(default_factory=set)  # parts that are launched kernel by kernel
     memory: SourceMemory | None = None  # of the summaries
 
 
@@ -316,6 +323,7 @@ def _watched(launches: Launches, batch_size: int, skipped: range) -> Iterator[_S
     def part(owner: type, method: str, name: Callable[..., str]) -> Any:
         run = getattr(owner, method)
 
+        @wraps(run)
         def named(self: Any, *arguments: Any) -> Any:
             if owner is Search and arguments[0] in skipped:
                 return None
@@ -324,22 +332,28 @@ def _watched(launches: Launches, batch_size: int, skipped: range) -> Iterator[_S
 
         return mock.patch.object(owner, method, named)
 
-    def to_host(tensors: list[Tensor]) -> list[Tensor]:
-        seen.reads += 1
-        with launches.in_part("reading"):
-            fused.joined_bytes(tensors)
-        if seen.reads > 1:
-            raise _LastRead
-        most = PAIRS * LONGEST
-        return [torch.tensor([batch_size * most, most])]
+    class Copies:
+        """Stands for `CopiesToHost`: there is no data, but the sizes are known."""
+
+        def __init__(self, tensors: Sequence[Tensor]) -> None:
+            seen.reads += 1
+            with launches.in_part("reading"):
+                fused.joined_bytes(tensors)
+
+        def wait(self) -> list[Tensor]:
+            most = PAIRS * LONGEST
+            return [torch.tensor([batch_size * most, most])]
 
     run_part = fused.FusedPass._part
 
     def counted_part(
         self: Any, function: Any, inputs: Sequence[Tensor], *sizes: int, **rest: Any
     ) -> Any:
-        seen.parts += 1
-        seen.copied += sum(x.device.type != "cpu" for x in inputs)
+        if fused.filled_up(batch_size) <= rest.get("most", fused.MAX_PART_BATCH):
+            seen.parts += 1
+            seen.copied += sum(x.device.type != "cpu" for x in inputs)
+        else:
+            seen.eager.add(PART_OF[function.__name__])
         return run_part(self, function, inputs, *sizes, **rest)
 
     def begin_search(generator: QAGenerator, memory: SourceMemory, *rest: Any) -> Search:
@@ -351,12 +365,12 @@ def _watched(launches: Launches, batch_size: int, skipped: range) -> Iterator[_S
             part(Search, "step", lambda t: f"step {t}"),
             part(SearchState, "all_done", lambda: "stop test"),
             part(SearchState, "sorted", lambda steps: "sorting"),
-            part(fused.FusedPass, "_encode_documents", lambda *of: "encoding"),
-            part(fused.FusedPass, "_encode_summaries", lambda *of: "encoding"),
-            part(fused.FusedPass, "_select", lambda *of: "selection"),
-            part(fused.FusedPass, "_logprobs", lambda *of: "rescoring"),
+            *(
+                part(fused.FusedPass, method, lambda *of, name=name: name)
+                for method, name in PART_OF.items()
+            ),
             mock.patch.object(fused.FusedPass, "_part", counted_part),
-            mock.patch.object(fused, "to_host", to_host),
+            mock.patch.object(fused, "CopiesToHost", Copies),
             mock.patch.object(fused, "begin_search", begin_search),
             mock.patch.object(_launch, "HAS_TRITON", True),
             *(

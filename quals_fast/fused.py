@@ -13,7 +13,7 @@ which no pair is kept.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
 from itertools import islice
@@ -29,7 +29,7 @@ from quals_fast.decoding.graph import GraphedSearch, held_bytes
 from quals_fast.decoding.rules import Hypotheses
 from quals_fast.filtering import KeptPair, keep_pairs, split_at_sep
 from quals_fast.generation import HypothesisReader, begin_search
-from quals_fast.graphs import Captured, GraphCache
+from quals_fast.graphs import Captured, GraphCache, Key
 from quals_fast.models.cache import SourceMemory
 from quals_fast.models.encodings import hidden_states
 from quals_fast.models.loading import QAGenerator
@@ -47,6 +47,7 @@ MAX_GRAPH_BATCH = 64  # larger ones are hardly faster a pair, and wait longer fo
 MIN_GRAPH_BATCH = 16  # where graphs can hold no more than fewer, large batches pay without them
 MAX_PART_BATCH = 8  # of encoding and rescoring: above, they take the GPU longer than the host
 _MULTIPLE = 128  # lengths of sources are padded to a multiple, so that few shapes occur
+_SEARCH = "search"  # begins the keys of its graphs
 _ROWS = 16  # a multiple of it is rescored: attention copies a mask of other widths
 
 
@@ -342,7 +343,7 @@ class FusedPass:
     def _stores_for(self, memory: SourceMemory) -> Stores:
         """Return stores for so many sentences; larger ones replace those of all graphs."""
         if self._stores is None or self._stores.batch_size < memory.batch_size:
-            self._graphs.drop()
+            self._graphs.drop(_SEARCH)
             self._stores = None  # before the next ones are taken
             sizes = memory.batch_size, self._config.num_beams, self._config.max_length + 1
             self._stores = DenseSlots.new_stores(memory, *sizes)
@@ -443,8 +444,8 @@ def filled_up(batch_size: int) -> int:
     return 1 << (batch_size - 1).bit_length()
 
 
-def _key_of_search(memory: SourceMemory) -> tuple[Hashable, ...]:
-    return "search", *memory.shape
+def _key_of_search(memory: SourceMemory) -> Key:
+    return _SEARCH, *memory.shape
 
 
 def _ids(source: Source) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from quals_fast.batching import is_out_of_memory
 from quals_fast.processes import this_thread
 
 R = TypeVar("R")
+Key: TypeAlias = tuple[Hashable, ...]  # what is captured, and all shapes
 
 
 class Graphed(Protocol):
@@ -101,16 +102,16 @@ class GraphCache:
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self._seen: set[Hashable] = set()
-        self._sizes: dict[Hashable, int] = {}  # bytes, as far as they are known
-        self._kept: OrderedDict[Hashable, Graphed] = OrderedDict()
+        self._seen: set[Key] = set()
+        self._sizes: dict[Key, int] = {}  # bytes, as far as they are known
+        self._kept: OrderedDict[Key, Graphed] = OrderedDict()
 
     @property
     def n_bytes(self) -> int:
         """Bytes held now."""
         return sum(self._sizes[key] for key in self._kept)
 
-    def get(self, key: Hashable, capture: Callable[[], G], n_bytes: int = 0) -> G | None:
+    def get(self, key: Key, capture: Callable[[], G], n_bytes: int = 0) -> G | None:
         """Return the graphs of a key, or None where their work has to be done without.
 
         Memory that does not suffice for a capture is no failure: all graphs are dropped, half as
@@ -151,16 +152,18 @@ class GraphCache:
         self._kept[key] = graphs
         return graphs
 
-    def kept(self, key: Hashable) -> Any:
+    def kept(self, key: Key) -> Any:
         """Return the graphs of a key if there are any by now, else None."""
         return self._kept.get(key)
 
-    def drop(self) -> bool:
-        """Drop all graphs; return whether there were any."""
-        had_some = bool(self._kept)
-        self._kept.clear()
-        self._seen.clear()
-        return had_some
+    def drop(self, kind: Hashable = None) -> bool:
+        """Drop all graphs, or those whose keys begin so; return whether there were any."""
+        dropped = [key for key in self._kept if kind is None or key[0] == kind]
+        for key in dropped:
+            del self._kept[key]
+        if kind is None:
+            self._seen.clear()
+        return bool(dropped)
 
     def _make_room(self, n_bytes: int) -> None:
         """Drop the least recently used until there is room for so many bytes."""

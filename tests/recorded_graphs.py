@@ -11,6 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+POOL_BYTES = 2**20  # of each graph's memory, as far as anyone asks
+
 
 class RecordedGraph(TorchDispatchMode):
     """Stands for `torch.cuda.CUDAGraph`; keeps the operations that ran while it was entered."""
@@ -24,6 +26,9 @@ class RecordedGraph(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         self.calls.append((function, args, kwargs or {}, result))
         return result
+
+    def pool(self):
+        return None
 
     def replay(self):
         self.replays += 1
@@ -47,5 +52,6 @@ def record_graphs(monkeypatch):
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda *_: MagicMock())
     monkeypatch.setattr(torch.cuda, "Event", MagicMock)
+    monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda _: [{"total_size": POOL_BYTES}])
     for context in ("device", "stream"):
         monkeypatch.setattr(torch.cuda, context, nullcontext)

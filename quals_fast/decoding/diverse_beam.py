@@ -160,7 +160,7 @@ class Search:
             done = self.state.all_done()
             if bool(done) if self._may_look else stop.saw_true(done):
                 break
-        return self.state.sorted(t + 1)
+        return self.state.sorted(t + 1 if self._may_look else self._config.max_length + 1)
 
     def tensors(self) -> list[Tensor]:
         """Return all that the next step reads, B rows each; not before the slots have parted."""

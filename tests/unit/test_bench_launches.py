@@ -21,11 +21,11 @@ from quals_fast import DecodingConfig
 def counts():
     tokenizer = module.byte_level_tokenizer(module.BART_LARGE_SETTINGS)
     model = module.without_data(module.BART_LARGE, module.BART_LARGE_SETTINGS, tokenizer)
-    return {size: count(model, DecodingConfig(), size) for size in (1, 32)}
+    return {size: count(model, DecodingConfig(), size) for size in (1, 128)}
 
 
 def test_counts_at_the_size_of_bart_large(counts):
-    one, many = counts[1], counts[32]
+    one, many = counts[1], counts[128]
     # A layer's step: 8 products, 3 sums, 3 norms, GELU, 2 keys and values stored, 2 attentions,
     # 2 to turn the mask into numbers. What is left is embedding, LM head, choice and histories.
     of_layers = 12 * (8 + 3 + 3 + 1 + 2 + 2 + 2)
@@ -41,7 +41,7 @@ def test_counts_at_the_size_of_bart_large(counts):
 
 
 def test_a_whole_pass(counts):
-    one, many = counts[1], counts[32]
+    one, many = counts[1], counts[128]
     assert (one.blocking_reads, one.copies_in) == (2, 4)
     assert (
         one.launched == 4 + 9 + 1 + 4

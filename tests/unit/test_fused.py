@@ -10,7 +10,6 @@ import torch
 from quals_fast_kernels._compat import HAS_TRITON
 from recorded_graphs import record_graphs
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from quals_fast import DecodingConfig, QualsScorer, ScoringConfig
 from quals_fast import fused as module
@@ -18,7 +17,7 @@ from quals_fast.batching import pad
 from quals_fast.decoding import graph
 from quals_fast.decoding.graph import GraphedSearch
 from quals_fast.generation import begin_search
-from quals_fast.graphs import GraphCache
+from quals_fast.graphs import Captured, GraphCache
 from quals_fast.models.lm_head import LMHead
 from quals_fast.ops import EAGER
 
@@ -106,58 +105,39 @@ def test_a_batch_without_pairs_rescores_nothing(folder, monkeypatch):
     assert row.status == "no_pairs"
 
 
-class FakeGraph:
-    """Stands for a CUDA graph: its inputs have one shape, its outputs one place."""
-
-    n_bytes = 2**20
-
-    def __init__(self, graphs, function, inputs):
-        self.graphs, self.function = graphs, function
-        self.inputs = [torch.empty_like(x).copy_(x) for x in inputs]
-        self.outputs = function(*self.inputs)
-
-    def __call__(self, *inputs):
-        for own, given in zip(self.inputs, inputs, strict=True):
-            assert (own.shape, own.dtype) == (given.shape, given.dtype)
-            own.copy_(given)
-        with self.graphs.counting:
-            new = self.function(*self.inputs)
-        for own, value in zip(tree_leaves(self.outputs), tree_leaves(new), strict=True):
-            own.copy_(value)
-        self.graphs.replayed[getattr(self.function, "func", self.function).__name__] += 1
-        return self.outputs
-
-
-class FakeGraphs:
-    """Lets a pass on a CPU capture and replay."""
+class Watched:
+    """Lets a pass on a CPU record and replay graphs; tells which."""
 
     def __init__(self, monkeypatch, fused, max_bytes=2**30):
-        self.counting, self.captured, self.replayed = Counting(), [], Counter()
+        record_graphs(monkeypatch)
+        self.captured, self.replayed = [], Counter()
         self.cache = fused._pass._graphs = GraphCache(max_bytes)
-        fused._pass._capturing, fused._pass._capturing_beside = "the captures'", "another"
-        monkeypatch.setattr(module, "Captured", self.capture)
-        monkeypatch.setattr(module, "GraphedSearch", self.capture_search)
-        monkeypatch.setattr(module, "held_bytes", lambda *arguments: 2**20)
-
-    def capture(self, function, inputs, device, stream):
-        self.captured.append(function.func.__name__)
+        fused._pass._capturing, fused._pass._capturing_beside = MagicMock(), MagicMock()
         # What runs beside the rest must not share its workspace of cuBLAS.
-        is_beside = function.func.__name__ == "_encode_documents"
-        assert stream == ("another" if is_beside else "the captures'")
-        return FakeGraph(self, function, inputs)
+        streams = {"_encode_documents": fused._pass._capturing_beside}
+        init, call, run = Captured.__init__, Captured.__call__, GraphedSearch.run
 
-    def capture_search(self, start, memory, length, stream, n_bytes):
-        def search(*tensors):
-            layers = len(memory.keys)
-            return start(memory._make([tensors[:layers], tensors[layers:-1], tensors[-1]])).run()
+        def capture(captured, function, inputs, device, stream):
+            captured.name = function.func.__name__
+            assert stream is streams.get(captured.name, fused._pass._capturing)
+            self.captured.append(captured.name)
+            init(captured, function, inputs, device, stream)
 
-        self.captured.append("search")
-        graph = FakeGraph(self, search, memory.tensors())
-        graph.run = lambda memory: graph(*memory.tensors())
-        return graph
+        def replay(captured, *inputs):
+            self.replayed[captured.name] += 1
+            return call(captured, *inputs)
+
+        def search(graphs, *arguments):
+            self.replayed["search"] += 1
+            return run(graphs, *arguments)
+
+        monkeypatch.setattr(Captured, "__init__", capture)
+        monkeypatch.setattr(Captured, "__call__", replay)
+        monkeypatch.setattr(GraphedSearch, "run", search)
 
 
-PARTS = ("_encode_documents", "_encode_summaries", "search", "_select", "_logprobs")
+ALIKE = ("_encode_documents", "_encode_summaries", "_select")  # of all pairs of one length
+PARTS = (*ALIKE, "search", "_logprobs")
 
 
 @pytest.mark.parametrize("rule", ["fairseq09", "hamming"])
@@ -165,17 +145,16 @@ def test_all_parts_are_graphs_that_read_no_value_and_the_scores_are_the_same(
     folder, monkeypatch, rule
 ):
     staged, fused = scorers(folder, rule)
-    graphs = FakeGraphs(monkeypatch, fused)
+    graphs = Watched(monkeypatch, fused)
     for replays in (0, 1, 2, 3):  # the second time they are captured
         check_equal(staged, fused)
         assert graphs.replayed == Counter(dict.fromkeys(PARTS, replays))
-    assert sorted(graphs.captured) == sorted(PARTS)
-    assert sum(graphs.counting.seen.values()) == 0, graphs.counting.seen
+    assert sorted(graphs.captured) == sorted(set(PARTS) - {"search"})
 
 
 def test_one_pair_and_then_others_of_its_shapes(folder, monkeypatch):
     staged, fused = scorers(folder, "fairseq09")
-    graphs = FakeGraphs(monkeypatch, fused)
+    graphs = Watched(monkeypatch, fused)
     for i in (0, 2, 0, 1, 2, 4, 0):
         expected = staged.score(DOCUMENTS[i : i + 1], SUMMARIES[i : i + 1])
         found = fused.score(DOCUMENTS[i : i + 1], SUMMARIES[i : i + 1])
@@ -188,7 +167,7 @@ def test_documents_are_kept_as_they_were_when_their_graph_encodes_others(folder,
     fused = QualsScorer(
         plain.generator, decoding=staged.decoding, scoring=staged.scoring, cache_bytes=2**20
     )
-    graphs = FakeGraphs(monkeypatch, fused)
+    graphs = Watched(monkeypatch, fused)
     for i in (0, 1, 2, 3, 0, 1, 2, 3):
         expected = staged.score([DISTINCT[i]], [SUMMARIES[0]])
         found = fused.score([DISTINCT[i]], [SUMMARIES[0]])
@@ -201,13 +180,13 @@ def test_documents_are_kept_as_they_were_when_their_graph_encodes_others(folder,
 
 def test_small_batches_are_filled_up_to_few_shapes(folder, monkeypatch):
     staged, fused = scorers(folder, "fairseq09")
-    graphs = FakeGraphs(monkeypatch, fused)
+    graphs = Watched(monkeypatch, fused)
     for n in (3, 4, 3, 4, 3):
         expected = staged.score(DISTINCT[:n], SUMMARIES[:n])
         found = fused.score(DISTINCT[:n], SUMMARIES[:n])
         assert found.scores == pytest.approx(expected.scores, abs=1e-5, nan_ok=True)
-    assert {part: graphs.captured.count(part) for part in PARTS[:4]} == dict.fromkeys(PARTS[:4], 1)
-    assert all(graphs.replayed[part] == 4 for part in PARTS[:4])
+    assert all(graphs.captured.count(part) == 1 for part in ALIKE)
+    assert all(graphs.replayed[part] == 4 for part in (*ALIKE, "search"))
 
 
 WORDS = TEXT.split()
@@ -236,7 +215,7 @@ def graphed(tmp_path, monkeypatch):
         head = LMHead(generator.bart.model.shared.weight, bias, EAGER)
         scorer = QualsScorer(replace(generator, packed=False, head=head), decoding=config)
         scorer._pass._graphs.max_bytes = 2**30
-        scorer._pass._capturing = MagicMock()
+        scorer._pass._capturing, scorer._pass._capturing_beside = MagicMock(), MagicMock()
         return scorer
 
     return make
@@ -266,15 +245,15 @@ def test_graphs_find_what_the_search_finds(graphed, monkeypatch, rule, lift, shr
     with torch.inference_mode():
         for n in (16, 16, 16, 16, 13, 9, 8, 16, 1, 1, 20):  # the first ones without
             ids = [source.input_ids for source in tokenizer.encode(MANY[:n])]
-            expected = begin_search(
-                scorer.generator, scorer._pass._encode(ids), scorer.decoding
-            ).run()
-            found = scorer._pass._search(ids)
+            memory = scorer._pass._encode_summaries(scorer._pass._padded(ids))
+            expected = begin_search(scorer.generator, memory, scorer.decoding).run()
+            filled = [*ids, *[ids[-1]] * (module.filled_up(n) - n)]
+            found = scorer._pass._search(filled, n)
             length = expected.token_ids.shape[2]
             for name, part, other in zip(found._fields, found, expected, strict=True):
-                part = part[:, :, :length] if part.ndim == 3 else part
+                part = part[:n, :, :length] if part.ndim == 3 else part[:n]
                 assert torch.allclose(part, other, atol=1e-5), (n, name)
-    sizes = {shape[0] for shape in scorer._pass._graphs._kept}
+    sizes = {key[1] for key in scorer._pass._graphs._kept if key[0] == "search"}
     assert sizes >= {1, 16}
     assert ({4} <= sizes, bool(taken)) == (shrinks > 0, shrinks > 0)
     assert all(len(row_of) == 4 == len(set(row_of)) for row_of in taken)
@@ -286,15 +265,15 @@ def test_a_larger_batch_takes_larger_stores(graphed):
     for sizes in ([4, 4], [16, 16], [4, 4]):
         for n in sizes:
             scorer.score([TEXT] * n, MANY[:n])
-    assert [shape[0] for shape in kept] == [16, 4]
+    assert [key[1] for key in kept if key[0] == "search"] == [16, 4]
     assert scorer._pass._stores.batch_size == 16
-    scorer._pass._let_go()
+    assert scorer._pass._let_go()
     assert (list(kept), scorer._pass._stores) == ([], None)
 
 
 def test_large_batches_have_no_graphs(folder, monkeypatch):
     _, fused = scorers(folder, "fairseq09")
-    graphs = FakeGraphs(monkeypatch, fused)
+    graphs = Watched(monkeypatch, fused)
     monkeypatch.setattr(module, "MAX_GRAPH_BATCH", 2)
     for _ in range(3):
         fused.score(DISTINCT, SUMMARIES[:4])
@@ -303,7 +282,7 @@ def test_large_batches_have_no_graphs(folder, monkeypatch):
 
 def test_no_memory_for_a_capture_is_no_failure(folder, monkeypatch, caplog):
     staged, fused = scorers(folder, "fairseq09")
-    graphs = FakeGraphs(monkeypatch, fused)
+    graphs = Watched(monkeypatch, fused)
 
     def capture(*arguments):
         try:
@@ -320,15 +299,15 @@ def test_no_memory_for_a_capture_is_no_failure(folder, monkeypatch, caplog):
 
 def test_what_is_held_between_calls_gives_way(folder, monkeypatch):
     staged, fused = scorers(folder, "fairseq09")
-    graphs = FakeGraphs(monkeypatch, fused)
+    graphs = Watched(monkeypatch, fused)
     for _ in range(2):
         fused.score(DOCUMENTS, SUMMARIES)
-    assert graphs.cache.n_bytes == 5 * 2**20
+    assert {key[0] for key in graphs.cache._kept} == set(PARTS)
 
     def run(self, *inputs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(FakeGraph, "__call__", run)
+    monkeypatch.setattr(Captured, "__call__", run)
     check_equal(staged, fused)
     assert graphs.cache.n_bytes == 0
 
@@ -337,10 +316,10 @@ def test_a_batch_that_does_not_fit_is_halved(folder, monkeypatch, caplog):
     staged, fused = scorers(folder, "fairseq09")
     search = module.FusedPass._search
 
-    def small_only(self, ids):
+    def small_only(self, ids, count):
         if len(ids) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return search(self, ids)
+        return search(self, ids, count)
 
     monkeypatch.setattr(module.FusedPass, "_search", small_only)
     check_equal(staged, fused)
@@ -350,7 +329,7 @@ def test_a_batch_that_does_not_fit_is_halved(folder, monkeypatch, caplog):
 def test_other_failures_are_raised_as_they_are(folder, monkeypatch):
     _, fused = scorers(folder, "fairseq09")
 
-    def search(self, ids):
+    def search(self, ids, count):
         raise RuntimeError("CUDA error: device-side assert triggered")
 
     monkeypatch.setattr(module.FusedPass, "_search", search)
@@ -450,7 +429,7 @@ def test_on_a_gpu_nothing_waits_and_the_scores_are_the_cpus(folder, monkeypatch,
         found = fast.score(DOCUMENTS, SUMMARIES)  # replays them
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert len(reads) == 2
+    assert len(reads) == 1  # how much is kept; the rest is waited for on another thread
     assert len(fast._pass._graphs._kept) == 5  # both encodings, search, selection, rescoring
     check_equal(staged, fast)
     without = QualsScorer(
