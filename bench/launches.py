@@ -33,10 +33,12 @@ from unittest import mock
 import torch
 from quals_fast_kernels import (
     _launch,
+    add_layer_norm,
     beam_attention,
     group_select,
     linear_logprob,
     lm_head_topk,
+    source_attention,
     span_match,
 )
 from rich.console import Console
@@ -67,7 +69,15 @@ BATCHES = (1, 8, 32)
 SUMMARY, DOCUMENT, PAIRS, LONGEST = 70, 800, 12, 20  # tokens and pairs of a usual `long` row
 GAP = 0.05  # between the profiler's count and ours
 SUMS_OF_PARTS = "splitKreduce"  # in the name of what cuBLAS adds where it splits a product
-OP_MODULES = (beam_attention, group_select, linear_logprob, lm_head_topk, span_match)
+OP_MODULES = (
+    add_layer_norm,
+    beam_attention,
+    group_select,
+    linear_logprob,
+    lm_head_topk,
+    source_attention,
+    span_match,
+)
 
 BART_LARGE = BartShape(
     vocab_size=50_265,
@@ -95,9 +105,9 @@ BART_LARGE_SETTINGS = Settings(
 
 
 def _of_attention(arguments: Sequence[Any], named: dict[str, Any]) -> int:
-    """Count one kernel, and two that turn a mask of bools into numbers."""
+    """Count one kernel, and three that turn a mask of bools into numbers: 2 fills and a choice."""
     mask = named.get("attn_mask", arguments[3] if len(arguments) > 3 else None)
-    return 3 if mask is not None and mask.dtype == torch.bool else 1
+    return 4 if mask is not None and mask.dtype == torch.bool else 1
 
 
 # Kernels of operations that are not composite and launch another number than one.
@@ -226,6 +236,7 @@ def without_data(
     of = PRECISIONS[precision]
     with torch.device("meta"):
         bart = Bart(shape).to(of.search)
+    bart.run_by(TRITON)
     bias = torch.zeros(shape.vocab_size, device="meta")
     head = LMHead(bart.model.shared.weight.detach(), bias, TRITON)
     return QAGenerator(

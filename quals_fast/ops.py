@@ -14,10 +14,12 @@ from typing import Literal, get_args
 
 import torch
 from quals_fast_kernels import (
+    add_layer_norm,
     beam_attention,
     group_select,
     linear_logprob,
     lm_head_topk,
+    source_attention,
     span_match,
 )
 from quals_fast_kernels._compat import HAS_TRITON, triton_version
@@ -54,6 +56,8 @@ class Kernels:
     linear_logprob: Callable[..., Tensor]
     span_match: Callable[..., Tensor]
     beam_attention: Callable[..., Tensor]
+    source_attention: Callable[..., Tensor]
+    add_layer_norm: Callable[..., Tensor]
 
     @property
     def compiled(self) -> str:
@@ -69,6 +73,8 @@ EAGER = Kernels(
     linear_logprob.linear_logprob_ref,
     span_match.span_match_ref,
     beam_attention.beam_attention_ref,
+    source_attention.source_attention_ref,
+    add_layer_norm.add_layer_norm_ref,
 )
 
 TRITON = Kernels(  # to be called where `resolve_backend` says so
@@ -78,6 +84,8 @@ TRITON = Kernels(  # to be called where `resolve_backend` says so
     linear_logprob.linear_logprob_triton,
     span_match.span_match_triton,
     beam_attention.beam_attention_triton,
+    source_attention.source_attention_triton,
+    add_layer_norm.add_layer_norm_triton,
 )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from quals_fast_kernels._compat import HAS_TRITON
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+MAX_HEAD_SIZE = 128
 
 
 def cdiv(dividend: int, divisor: int) -> int:
@@ -70,4 +71,14 @@ def check_tensor(
         raise ValueError(
             f"`{name}` must be contiguous in its last dimension, but got strides "
             f"{tensor.stride()}; call .contiguous() first"
+        )
+
+
+def check_head_size(name: str, tensor: Tensor) -> None:
+    """Raise unless the last dimension, a head's, has a size that the kernels of attention take."""
+    size = tensor.shape[-1]
+    if size % 8 or not 0 < size <= MAX_HEAD_SIZE:
+        raise ValueError(
+            f"`{name}` must have a head size that is a multiple of 8 up to {MAX_HEAD_SIZE}, "
+            f"but got {size}"
         )

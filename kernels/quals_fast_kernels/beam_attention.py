@@ -1,7 +1,8 @@
-"""Attention of one new token a slot to its past, which other slots may have stored.
+"""Attention of one new token a slot to its past, which other slots may have stored, and to itself.
 
-    out[b, k, h] = softmax(query[b, k, h] . key[s] / sqrt(D)) value[s],  s = 0 .. length - 1
-    key[s] = keys[b, index[b, k, s], h, s];  value[s] likewise
+    out[b, k, h] = softmax(query[b, k, h] . past_key[s] / sqrt(D)) past_value[s],  s < length
+    past_key[s] = keys[b, index[b, k, s], h, s] for s < length - 1, then key[b, k, h]
+    keys[b, k, h, length - 1] = key[b, k, h];  values likewise
 
 Whoever moves the slots permutes ``index`` and leaves keys and values where they were written, so
 a step moves 4 bytes a position and slot in place of 4*H*D in each layer.
@@ -20,47 +21,58 @@ from torch.nn import functional as F
 from quals_fast_kernels._compat import tl, triton
 from quals_fast_kernels._launch import (
     FLOATS,
+    check_head_size,
     check_tensor,
     next_power_of_2,
     on_device_of,
     require_triton,
 )
 
-_MAX_HEAD_DIM = 128
 _TILE = 1024  # numbers a turn, BLOCK_T * BLOCK_D: 16 positions of 64, so that short pasts fill it
 
 
 def beam_attention_ref(
     query: Tensor,  # (B, K, H, D)
+    key: Tensor,  # (B, K, H, D)
+    value: Tensor,  # (B, K, H, D)
     keys: Tensor,  # (B, M, H, T, D)
     values: Tensor,  # (B, M, H, T, D)
     index: Tensor,  # (B, K, >= length) int32 or int64
     length: int,
 ) -> Tensor:
-    """Attend to the first `length` positions through the slot index; eager torch.
+    """Store the newest token's key and value and attend to all positions; eager torch.
 
     Args:
-        query: of the newest token, whose own key and value are already stored.
-        keys: as stored. What stands at positions from `length` on does not matter.
+        query: of the newest token.
+        key: of the newest token.
+        value: likewise.
+        keys: as stored, M >= K. Position ``length - 1`` of the first K slots is written to; what
+            stands there and behind it does not matter.
         values: likewise.
-        index: the stored slot that holds each position of slot k's past; from 0 to M - 1.
-        length: positions to attend to, from 1 to T.
+        index: the stored slot that holds each position of slot k's past; from 0 to M - 1. Entries
+            from ``length - 1`` on do not matter: the newest token is slot k's own.
+        length: positions to attend to, the newest one included; from 1 to T.
 
     Returns:
         What `F.scaled_dot_product_attention` gives, in the query's dtype. Shape ``(B, K, H, D)``.
     """
-    heads, width = query.shape[2:]
-    rows = index[:, :, None, :length, None].long().expand(-1, -1, heads, -1, width)
-    key, value = (store[:, :, :, :length].gather(1, rows) for store in (keys, values))
-    attended = F.scaled_dot_product_attention(
-        query.flatten(0, 1)[:, :, None], key.flatten(0, 1), value.flatten(0, 1)
-    )  # (B*K, H, 1, D)
-    return attended.reshape(query.shape)
+    _, num_beams, heads, width = query.shape
+    newest = length - 1
+    rows = index[:, :, None, :newest, None].long().expand(-1, -1, heads, -1, width)
+    pasts = []  # (B*K, H, length, D)
+    for store, new in ((keys, key), (values, value)):
+        store[:, :num_beams, :, newest] = new
+        past = store[:, :, :, :newest].gather(1, rows)
+        pasts.append(torch.cat([past, new[:, :, :, None]], 3).flatten(0, 1))
+    attended = F.scaled_dot_product_attention(query.flatten(0, 1)[:, :, None], *pasts)
+    return attended.reshape(query.shape)  # of (B*K, H, 1, D)
 
 
 @triton.jit
 def _beam_attention_kernel(
     query_ptr: tl.tensor,  # (B, K, H, D)
+    key_ptr: tl.tensor,  # (B, K, H, D), strides of query
+    value_ptr: tl.tensor,  # (B, K, H, D), strides of query
     keys_ptr: tl.tensor,  # (B, M, H, T, D)
     values_ptr: tl.tensor,  # (B, M, H, T, D), strides of keys
     index_ptr: tl.tensor,  # (B, K, >= length)
@@ -85,16 +97,22 @@ def _beam_attention_kernel(
     h = tl.program_id(1).to(tl.int64)
     b = tl.program_id(2).to(tl.int64)
     d = tl.arange(0, BLOCK_D)
-    query_ptr += b * query_stride_b + k * query_stride_k + h * query_stride_h
-    query = tl.load(query_ptr + d, mask=d < D, other=0.0).to(tl.float32) * scale
+    new = b * query_stride_b + k * query_stride_k + h * query_stride_h + d
+    query = tl.load(query_ptr + new, mask=d < D, other=0.0).to(tl.float32) * scale
+    new_key = tl.load(key_ptr + new, mask=d < D, other=0.0)
+    new_value = tl.load(value_ptr + new, mask=d < D, other=0.0)
     index_ptr += b * index_stride_b + k * index_stride_k
     store = b * store_stride_b + h * store_stride_h
-    highest = -float("inf")
-    total = 0.0
-    attended = tl.zeros((BLOCK_D,), tl.float32)
-    for start in range(0, length, BLOCK_T):
+    # No other program reads what is written here: every past ends one position before.
+    newest = store + k * store_stride_k + (length - 1) * store_stride_t + d
+    tl.store(keys_ptr + newest, new_key, mask=d < D)
+    tl.store(values_ptr + newest, new_value, mask=d < D)
+    highest = tl.sum(new_key.to(tl.float32) * query, axis=0)
+    total = 1.0
+    attended = new_value.to(tl.float32)
+    for start in range(0, length - 1, BLOCK_T):
         position = start + tl.arange(0, BLOCK_T)
-        is_past = position < length
+        is_past = position < length - 1
         slot = tl.load(index_ptr + position, mask=is_past, other=0).to(tl.int64)
         at = (store + slot * store_stride_k + position.to(tl.int64) * store_stride_t)[:, None] + d[
             None, :
@@ -116,19 +134,23 @@ def _beam_attention_kernel(
 
 def beam_attention_triton(
     query: Tensor,  # (B, K, H, D)
+    key: Tensor,  # (B, K, H, D)
+    value: Tensor,  # (B, K, H, D)
     keys: Tensor,  # (B, M, H, T, D)
     values: Tensor,  # (B, M, H, T, D)
     index: Tensor,  # (B, K, >= length) int32 or int64
     length: int,
 ) -> Tensor:
-    """Attend as `beam_attention_ref` does, without a copy of the past; float32 inside.
+    """Store and attend as `beam_attention_ref` does, without a copy of the past; float32 inside.
 
     A slot's result does not depend on the others'. Entries of `index` must lie in ``[0, M)``, which
     is not tested.
 
     Args:
         query: float32, float16 or bfloat16; D a multiple of 8, at most 128.
-        keys: the query's dtype.
+        key: the query's dtype and strides.
+        value: likewise.
+        keys: the query's dtype. Written to as the reference does.
         values: the query's dtype and the keys' strides.
         index: as `beam_attention_ref` takes it.
         length: likewise.
@@ -141,7 +163,7 @@ def beam_attention_triton(
         TypeError: a dtype that does not fit.
     """
     require_triton()
-    _check(query, keys, values, index, length)
+    _check(query, key, value, keys, values, index, length)
     batch, num_beams, heads, width = query.shape
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
     block_d = next_power_of_2(width)
@@ -151,6 +173,8 @@ def beam_attention_triton(
     with on_device_of(query):
         _beam_attention_kernel[(num_beams, heads, batch)](
             query_ptr=query,
+            key_ptr=key,
+            value_ptr=value,
             keys_ptr=keys,
             values_ptr=values,
             index_ptr=index,
@@ -175,21 +199,34 @@ def beam_attention_triton(
     return out
 
 
-def _check(query: Tensor, keys: Tensor, values: Tensor, index: Tensor, length: int) -> None:
+def _check(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    index: Tensor,
+    length: int,
+) -> None:
     device, same = query.device, (query.dtype,)
     check_tensor("query", query, shape=(None,) * 4, dtypes=FLOATS, device=device)
+    check_head_size("query", query)
     batch, num_beams, heads, width = query.shape
-    if width % 8 or not 0 < width <= _MAX_HEAD_DIM:
-        raise ValueError(
-            f"`query` must have a head size that is a multiple of 8 up to {_MAX_HEAD_DIM}, "
-            f"but got {width}"
-        )
+    check_tensor("key", key, shape=tuple(query.shape), dtypes=same, device=device)
+    check_tensor("value", value, shape=tuple(query.shape), dtypes=same, device=device)
     stored = (batch, None, heads, None, width)
     check_tensor("keys", keys, shape=stored, dtypes=same, device=device)
     check_tensor("values", values, shape=tuple(keys.shape), dtypes=same, device=device)
-    if values.stride() != keys.stride():
+    pairs = (("key", key, "query", query), ("value", value, "query", query))
+    for name, tensor, other, like in (*pairs, ("values", values, "keys", keys)):
+        if tensor.stride() != like.stride():
+            raise ValueError(
+                f"`{name}` must have the strides of `{other}`, {like.stride()}, but got "
+                f"{tensor.stride()}"
+            )
+    if keys.shape[1] < num_beams:
         raise ValueError(
-            f"`values` must have the strides of `keys`, {keys.stride()}, but got {values.stride()}"
+            f"`keys` must have room for the {num_beams} slots of `query`, but got {keys.shape[1]}"
         )
     dtypes = (torch.int32, torch.int64)
     check_tensor("index", index, shape=(batch, num_beams, None), dtypes=dtypes, device=device)
@@ -200,16 +237,28 @@ def _check(query: Tensor, keys: Tensor, values: Tensor, index: Tensor, length: i
         )
 
 
-@torch.library.custom_op("quals_fast::beam_attention", mutates_args=())
+@torch.library.custom_op("quals_fast::beam_attention", mutates_args=("keys", "values"))
 def beam_attention_op(
-    query: Tensor, keys: Tensor, values: Tensor, index: Tensor, length: int
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    index: Tensor,
+    length: int,
 ) -> Tensor:
     """`beam_attention_triton` as an operation that the compiler sees as one."""
-    return beam_attention_triton(query, keys, values, index, length)
+    return beam_attention_triton(query, key, value, keys, values, index, length)
 
 
 @beam_attention_op.register_fake
 def _beam_attention_fake(
-    query: Tensor, keys: Tensor, values: Tensor, index: Tensor, length: int
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    index: Tensor,
+    length: int,
 ) -> Tensor:
     return torch.empty_like(query, memory_format=torch.contiguous_format)

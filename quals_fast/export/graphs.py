@@ -155,7 +155,7 @@ def decode_step(bart: Bart, token_ids: Tensor, position: Tensor, slots: Any) -> 
     """
     stack = bart.model.decoder
     x = bart.model.shared(token_ids) * bart.embedding_scale
-    x = stack.layernorm_embedding(x + stack.embed_positions(position + POSITION_OFFSET))
+    x = stack.layernorm_embedding(x, stack.embed_positions(position + POSITION_OFFSET))
     for index, layer in enumerate(stack.layers):
         x = layer.step(x, 0, index, slots)  # type: ignore[operator]
     return x

@@ -16,6 +16,7 @@ from quals_fast.models.cache import SourceMemory
 from quals_fast.models.shape import BartShape
 from quals_fast.models.slots import Slots
 from quals_fast.models.targets import PackedTargets
+from quals_fast.ops import EAGER, Kernels
 
 POSITION_OFFSET = 2  # BART's position table starts with two rows that are never used
 
@@ -26,12 +27,30 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+class AddNorm(nn.LayerNorm):
+    """LayerNorm of a residual sum."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__(d_model)
+        self.add_layer_norm = EAGER.add_layer_norm
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:  # type: ignore[override]
+        """Add and normalise: ``(..., d)`` each, to ``(..., d)``."""
+        return self.add_layer_norm(x, residual, self.weight, self.bias, self.eps)
+
+
 class Attention(nn.Module):
     """Multi-head attention; the caller says where keys and values come from."""
+
+    qkv_weight: Tensor | None
+    qkv_bias: Tensor | None
 
     def __init__(self, d_model: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
+        self.source_attention = EAGER.source_attention
+        self.register_buffer("qkv_weight", None, persistent=False)
+        self.register_buffer("qkv_bias", None, persistent=False)
         self.q_proj = nn.Linear(d_model, d_model)
         self.k_proj = nn.Linear(d_model, d_model)
         self.v_proj = nn.Linear(d_model, d_model)
@@ -41,9 +60,24 @@ class Attention(nn.Module):
         """Split the last dimension into heads: ``(..., d)`` to ``(..., H, D)``."""
         return x.unflatten(-1, (self.heads, -1))
 
-    def query(self, x: Tensor) -> Tensor:
-        """Return queries ``(B, H, T, D)`` of ``(B, T, d)``."""
-        return self.split(self.q_proj(x)).transpose(1, 2)
+    def join_projections(self) -> None:
+        """Let one product make query, key and value; the three weights become views of its own.
+
+        For inference, when the weights are where they stay.
+        """
+        layers = self.q_proj, self.k_proj, self.v_proj
+        self.qkv_weight = torch.cat([layer.weight.detach() for layer in layers])
+        self.qkv_bias = torch.cat([layer.bias.detach() for layer in layers])
+        parts = zip(layers, self.qkv_weight.chunk(3), self.qkv_bias.chunk(3), strict=True)
+        for layer, weight, bias in parts:
+            layer.weight = nn.Parameter(weight, requires_grad=False)
+            layer.bias = nn.Parameter(bias, requires_grad=False)
+
+    def query_key_value(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the query, key and value of ``(..., d)``, each ``(..., H, D)``."""
+        if self.qkv_weight is None:
+            return tuple(self.split(layer(x)) for layer in (self.q_proj, self.k_proj, self.v_proj))
+        return tuple(map(self.split, F.linear(x, self.qkv_weight, self.qkv_bias).chunk(3, -1)))
 
     def key_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values, each ``(B, H, S, D)``, of ``(B, S, d)``."""
@@ -51,17 +85,17 @@ class Attention(nn.Module):
             1, 2
         )
 
-    def forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        mask: Tensor | None = None,
-        *,
-        is_causal: bool = False,
-    ) -> Tensor:
-        """Attend with ``(B, H, T, D)`` queries to ``(B, H, S, D)`` and project to ``(B, T, d)``."""
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal)
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Let the tokens of ``(B, S, d)`` that stand attend to each other; to the same shape."""
+        q, k, v = self.query_key_value(x)
+        out = self.source_attention(q, k.transpose(1, 2), v.transpose(1, 2), mask)
+        projected: Tensor = self.out_proj(out.flatten(2))
+        return projected
+
+    def causal(self, x: Tensor) -> Tensor:
+        """Let the positions of ``(B, T, d)`` attend to those up to them; to the same shape."""
+        q, k, v = (part.transpose(1, 2) for part in self.query_key_value(x))
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         projected: Tensor = self.out_proj(out.transpose(1, 2).flatten(2))
         return projected
 
@@ -73,17 +107,16 @@ class EncoderLayer(nn.Module):
         super().__init__()
         d = shape.d_model
         self.self_attn = Attention(d, shape.encoder_attention_heads)
-        self.self_attn_layer_norm = nn.LayerNorm(d)
+        self.self_attn_layer_norm = AddNorm(d)
         self.fc1 = nn.Linear(d, shape.encoder_ffn_dim)
         self.fc2 = nn.Linear(shape.encoder_ffn_dim, d)
-        self.final_layer_norm = nn.LayerNorm(d)
+        self.final_layer_norm = AddNorm(d)
         self.activation = ACTIVATIONS[shape.activation_function]
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Map ``(B, S, d)`` to ``(B, S, d)``."""
-        attn = self.self_attn
-        x = self.self_attn_layer_norm(x + attn(attn.query(x), *attn.key_value(x), mask))
-        return self.final_layer_norm(x + self.fc2(self.activation(self.fc1(x))))
+        x = self.self_attn_layer_norm(x, self.self_attn(x, mask))
+        return self.final_layer_norm(x, self.fc2(self.activation(self.fc1(x))))
 
 
 class DecoderLayer(nn.Module):
@@ -93,59 +126,58 @@ class DecoderLayer(nn.Module):
         super().__init__()
         d = shape.d_model
         self.self_attn = Attention(d, shape.decoder_attention_heads)
-        self.self_attn_layer_norm = nn.LayerNorm(d)
+        self.self_attn_layer_norm = AddNorm(d)
         self.encoder_attn = Attention(d, shape.decoder_attention_heads)
-        self.encoder_attn_layer_norm = nn.LayerNorm(d)
+        self.encoder_attn_layer_norm = AddNorm(d)
         self.fc1 = nn.Linear(d, shape.decoder_ffn_dim)
         self.fc2 = nn.Linear(shape.decoder_ffn_dim, d)
-        self.final_layer_norm = nn.LayerNorm(d)
+        self.final_layer_norm = AddNorm(d)
         self.activation = ACTIVATIONS[shape.activation_function]
 
     def step(self, x: Tensor, t: int, layer: int, slots: Slots) -> Tensor:
         """Decode position `t` of all rows: ``(R, d)`` to ``(R, d)``."""
         attn, cross = self.self_attn, self.encoder_attn
-        q, k, v = (attn.split(project(x)) for project in (attn.q_proj, attn.k_proj, attn.v_proj))
+        q, k, v = attn.query_key_value(x)
         out = attn.out_proj(slots.self_attention(layer, t, q, k, v).flatten(1))
-        x = self.self_attn_layer_norm(x + out)
+        x = self.self_attn_layer_norm(x, out)
         out = slots.cross_attention(layer, cross.split(cross.q_proj(x))).flatten(1)
         return self._finish(x, cross.out_proj(out))
 
     def teacher_forced(self, x: Tensor, layer: int, memory: SourceMemory) -> Tensor:
         """Decode all positions of Q targets a source at once: ``(B, Q, T, d)`` to the same."""
-        attn, cross = self.self_attn, self.encoder_attn
-        flat = x.flatten(0, 1)  # (B*Q, T, d)
-        out = attn(attn.query(flat), *attn.key_value(flat), is_causal=True).view_as(x)
+        cross = self.encoder_attn
+        out = self.self_attn.causal(x.flatten(0, 1)).view_as(x)  # of (B*Q, T, d)
         # Every target and position is one more query to the source that its row stands for.
-        queries = self.self_attn_layer_norm(x + out).flatten(1, 2)  # (B, Q*T, d)
-        keys, values = memory.keys[layer], memory.values[layer]
-        out = cross(cross.query(queries), keys, values, memory.mask)
-        return self._finish(queries, out).view_as(x)
+        queries = self.self_attn_layer_norm(x, out).flatten(1, 2)  # (B, Q*T, d)
+        source = memory.keys[layer], memory.values[layer], memory.mask
+        out = cross.source_attention(cross.split(cross.q_proj(queries)), *source).flatten(2)
+        return self._finish(queries, cross.out_proj(out)).view_as(x)
 
     def packed(
         self, x: Tensor, targets: PackedTargets, sees: Tensor, source: Tensor, mask: Tensor
     ) -> Tensor:
-        """Decode packed targets, ``(R, d)`` to the same; the rest is as in `decode_packed`.
+        """Decode packed targets, ``(R, d)`` to the same.
 
-        Both masks are numbers: 0 where a token is seen, else -inf.
+        Args:
+            x: rows.
+            targets: how they are packed.
+            sees: what to add to the scores between slots. Shape ``(B, 1, M, M)``.
+            source: as for `Bart.decode_packed`.
+            mask: of the source. Shape ``(B, 1, 1, S)``, bool.
         """
         attn, cross = self.self_attn, self.encoder_attn
-
-        def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B, H, M, D)
-            return targets.to_rows(out.transpose(1, 2).flatten(2))
-
-        q, k, v = (
-            attn.split(targets.to_slots(project(x))).transpose(1, 2)
-            for project in (attn.q_proj, attn.k_proj, attn.v_proj)
-        )
-        x = self.self_attn_layer_norm(x + attn.out_proj(attend(q, k, v, sees)))
-        q = cross.split(targets.to_slots(cross.q_proj(x))).transpose(1, 2)
-        return self._finish(x, cross.out_proj(attend(q, *cross.key_value(source), mask)))
+        q, k, v = (targets.to_slots(part).transpose(1, 2) for part in attn.query_key_value(x))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=sees)  # (B, H, M, D)
+        out = attn.out_proj(targets.to_rows(out.transpose(1, 2)).flatten(1))
+        x = self.self_attn_layer_norm(x, out)
+        q = targets.to_slots(cross.split(cross.q_proj(x)))
+        out = cross.source_attention(q, *cross.key_value(source), mask)
+        return self._finish(x, cross.out_proj(targets.to_rows(out).flatten(1)))
 
     def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Take the layer from its attention to the source to its end; ``(..., d)``."""
-        x = self.encoder_attn_layer_norm(x + attended)
-        return self.final_layer_norm(x + self.fc2(self.activation(self.fc1(x))))
+        x = self.encoder_attn_layer_norm(x, attended)
+        return self.final_layer_norm(x, self.fc2(self.activation(self.fc1(x))))
 
 
 class Stack(nn.Module):
@@ -155,7 +187,7 @@ class Stack(nn.Module):
         super().__init__()
         rows = shape.max_position_embeddings + POSITION_OFFSET
         self.embed_positions = nn.Embedding(rows, shape.d_model)
-        self.layernorm_embedding = nn.LayerNorm(shape.d_model)
+        self.layernorm_embedding = AddNorm(shape.d_model)
         self.layers = nn.ModuleList(layers)
 
 
@@ -198,6 +230,19 @@ class Bart(nn.Module):
     def dtype(self) -> torch.dtype:
         """Type of the weights and of what flows between layers."""
         return self.model.shared.weight.dtype
+
+    def run_by(self, kernels: Kernels) -> None:
+        """Let kernels for a GPU compute, and one product make query, key and value.
+
+        For inference, when the weights are where they stay.
+        """
+        for module in self.modules():
+            if isinstance(module, AddNorm):
+                module.add_layer_norm = kernels.add_layer_norm
+            elif isinstance(module, Attention):
+                module.source_attention = kernels.source_attention
+            elif isinstance(module, EncoderLayer | DecoderLayer):
+                module.self_attn.join_projections()
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor) -> SourceMemory:
         """Encode sources and project them for every decoder layer, once.
@@ -267,13 +312,10 @@ class Bart(nn.Module):
             Hidden states for the LM head. Shape ``(R, d)``.
         """
         stack = self.model.decoder
-        positions = stack.embed_positions(targets.positions + POSITION_OFFSET)
-        x = self.model.shared(targets.input_ids) * self.embedding_scale + positions
-        x = stack.layernorm_embedding(x)
-        sees, mask = (
-            torch.zeros(seen.shape, dtype=x.dtype, device=x.device).masked_fill_(~seen, -torch.inf)
-            for seen in (targets.sees, source_mask[:, None, None])
-        )
+        x = self._scaled(self.model.shared(targets.input_ids))
+        x = stack.layernorm_embedding(x, stack.embed_positions(targets.positions + POSITION_OFFSET))
+        sees = torch.where(targets.sees, 0.0, -torch.inf).to(x.dtype)
+        mask = source_mask[:, None, None]
         for layer in stack.layers:
             x = layer.packed(x, targets, sees, source, mask)  # type: ignore[operator]
         return x
@@ -282,6 +324,9 @@ class Bart(nn.Module):
         """Embed ``(..., T)`` tokens that stand at positions start, start + 1, ..."""
         first = start + POSITION_OFFSET
         positions = stack.embed_positions.weight[first : first + token_ids.shape[-1]]
-        x = self.model.shared(token_ids) * self.embedding_scale + positions
-        embedded: Tensor = stack.layernorm_embedding(x)
+        x = self._scaled(self.model.shared(token_ids))
+        embedded: Tensor = stack.layernorm_embedding(x, positions)
         return embedded
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        return x if self.embedding_scale == 1.0 else x * self.embedding_scale

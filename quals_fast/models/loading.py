@@ -119,7 +119,7 @@ def load_generator(
         make = ScreenedLMHead if precision.integers else CpuLMHead
         head = make(weight, bias, kernels)
     else:
-        bart.to(device=device, dtype=precision.search)
+        bart.to(device=device, dtype=precision.search).run_by(kernels)
         head = LMHead(bart.model.shared.weight.detach(), bias, kernels)
     documents = bart
     if precision.documents != precision.search:

@@ -117,7 +117,7 @@ class DenseSlots:
         stores: Stores | None = None,
     ) -> None:
         batch, device = memory.batch_size, memory.mask.device
-        self._memory, self._attend = memory, kernels.beam_attention
+        self._memory, self._kernels = memory, kernels
         self._keys, self._values = stores or self.new_stores(memory, batch, num_beams, max_length)
         self._slots = torch.arange(num_beams, device=device)
         self._index = torch.zeros(batch, num_beams, max_length, dtype=torch.int64, device=device)
@@ -148,21 +148,16 @@ class DenseSlots:
 
     def self_attention(self, layer: int, t: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store position `t` and attend to all up to it: ``(R, H, D)`` each, to ``(R, H, D)``."""
-        keys, values = self._keys[layer], self._values[layer]
-        keys[:, : self._width, :, t] = k.unflatten(0, (-1, self._width))
-        values[:, : self._width, :, t] = v.unflatten(0, (-1, self._width))
-        query = q.unflatten(0, (-1, self._width))
-        index = self._index[:, : self._width]
-        return self._attend(query, keys, values, index, t + 1).flatten(0, 1)
+        new = (x.unflatten(0, (-1, self._width)) for x in (q, k, v))
+        stored = self._keys[layer], self._values[layer], self._index[:, : self._width]
+        return self._kernels.beam_attention(*new, *stored, t + 1).flatten(0, 1)
 
     def cross_attention(self, layer: int, q: Tensor) -> Tensor:
         """Attend with a sentence's slots as one query each to its source."""
         memory = self._memory
-        query = q.unflatten(0, (-1, self._width)).transpose(1, 2)  # (B, H, K', D)
-        out = F.scaled_dot_product_attention(
-            query, memory.keys[layer], memory.values[layer], attn_mask=memory.mask
-        )
-        return out.transpose(1, 2).flatten(0, 1)
+        query = q.unflatten(0, (-1, self._width))  # (B, K', H, D)
+        source = memory.keys[layer], memory.values[layer], memory.mask
+        return self._kernels.source_attention(query, *source).flatten(0, 1)
 
     def trim(self, rows: Tensor) -> Tensor:
         """Return all rows: none fills up."""

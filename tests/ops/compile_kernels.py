@@ -39,7 +39,12 @@ def compile_all():
         store = torch.zeros(2, 1, BEAMS, HEADS, LENGTH, 64, dtype=dtype)
         for length in (1, 20):
             index = torch.zeros(1, BEAMS, LENGTH, dtype=torch.int64)
-            TRITON.beam_attention(query, *store, index, length)
+            TRITON.beam_attention(query, query, query, *store, index, length)
+        for tokens in (1, 128, 1024):
+            source = torch.zeros(2, 1, tokens, HEADS, 64, dtype=dtype).transpose(2, 3)
+            TRITON.source_attention(query, *source, torch.ones(1, 1, 1, tokens).bool())
+        norm = torch.zeros(2, WIDTH, dtype=dtype)
+        TRITON.add_layer_norm(*hidden.new_zeros(2, BEAMS, WIDTH), *norm, 1e-5)
     for rule, width in (("fairseq09", 120), ("hamming", 61)):
         TRITON.group_select(
             torch.zeros(2, BEAMS, width),

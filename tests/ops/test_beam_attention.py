@@ -33,26 +33,26 @@ SHAPES = [  # B, K, H, D, T, length
 
 
 def inputs(B, K, H, D, T, length, dtype=torch.float32, index_dtype=torch.int32):
-    """Draw a store in which what lies behind `length` is NaN and its index out of bounds."""
-    query, store = torch.randn(B, K, H, D), torch.randn(2, B, K, H, T, D)
-    store[:, :, :, :, length:] = torch.nan
+    """Draw a store that is NaN from the newest position on, with an index out of bounds there."""
+    new, store = torch.randn(3, B, K, H, D), torch.randn(2, B, K, H, T, D)
+    store[:, :, :, :, length - 1 :] = torch.nan
     index = torch.randint(K, (B, K, T))
-    index[:, :, length:] = 2**30
-    keys, values = store.to(DEVICE, dtype)
-    return query.to(DEVICE, dtype), keys, values, index.to(DEVICE, index_dtype), length
+    index[:, :, length - 1 :] = 2**30
+    keys, values = (part.to(DEVICE, dtype, copy=True) for part in store)
+    return *new.to(DEVICE, dtype), keys, values, index.to(DEVICE, index_dtype), length
 
 
-def truth(query, keys, values, index, length):
+def truth(query, key, value, keys, values, index, length):
     """Spell the definition out in float64, one slot and position at a time."""
-    q, keys, values = (x.double().cpu() for x in (query, keys, values))
+    q, key, value, keys, values = (x.double().cpu() for x in (query, key, value, keys, values))
     out = torch.empty_like(q)
     for b in range(q.shape[0]):
         for k in range(q.shape[1]):
-            rows = index[b, k, :length].tolist()
-            key = torch.stack([keys[b, row, :, s] for s, row in enumerate(rows)])  # (T, H, D)
-            value = torch.stack([values[b, row, :, s] for s, row in enumerate(rows)])
-            weight = ((q[b, k] * key).sum(-1) / q.shape[-1] ** 0.5).softmax(0)  # (T, H)
-            out[b, k] = (weight[:, :, None] * value).sum(0)
+            past = list(enumerate(index[b, k, : length - 1].tolist()))
+            mine = torch.stack([*(keys[b, row, :, s] for s, row in past), key[b, k]])  # (T, H, D)
+            weight = ((q[b, k] * mine).sum(-1) / q.shape[-1] ** 0.5).softmax(0)  # (T, H)
+            mine = torch.stack([*(values[b, row, :, s] for s, row in past), value[b, k]])
+            out[b, k] = (weight[:, :, None] * mine).sum(0)
     return out
 
 
@@ -66,9 +66,14 @@ def error(found, expected):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_equal_to_the_definition(attend, shape):
     case = inputs(*shape)
+    query, key, value, keys, values, _, length = case
+    stored = keys.clone(), values.clone()
     found = attend(*case)
     assert found.dtype == torch.float32
     assert error(found, truth(*case)) <= 1e-5
+    for after, before, new in zip((keys, values), stored, (key, value), strict=True):
+        before[:, :, :, length - 1] = new
+        assert torch.equal(after.nan_to_num(), before.nan_to_num())  # and nothing else changed
 
 
 def errs_no_more_than_eager(dtype, shape):
@@ -107,14 +112,12 @@ def test_equal_to_a_cache_that_is_reordered_every_step(attend, is_branching):
     index = torch.full((B, K, T), 2**30, dtype=torch.int32, device=DEVICE)
     for t in range(T):
         query, key, value = torch.randn(3, B, K, H, D, device=DEVICE)
-        for (one, other), new in zip(
-            zip((keys, values), moved, strict=True), (key, value), strict=True
-        ):
-            one[:, :, :, t] = other[:, :, :, t] = new
-        index[:, :, t] = slots
+        for store, new in zip(moved, (key, value), strict=True):
+            store[:, :, :, t] = new
         past = (store[..., : t + 1, :].double() for store in moved)
         expected = F.scaled_dot_product_attention(query[:, :, :, None].double(), *past)
-        found = attend(query, keys, values, index, t + 1)
+        found = attend(query, key, value, keys, values, index, t + 1)
+        index[:, :, t] = slots
         assert error(found, expected[:, :, :, 0].cpu()) <= 1e-5
         if is_branching:
             beam_idx = torch.randint(K, (B, K), device=DEVICE)
@@ -128,8 +131,8 @@ def test_equal_to_a_cache_that_is_reordered_every_step(attend, is_branching):
 @both
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=str)
 def test_one_slot_may_read_a_store_of_many(attend, dtype):
-    query, keys, values, index, length = inputs(2, 4, 3, 8, 5, 5, index_dtype=dtype)
-    case = query[:, :1], keys, values, index[:, 2:3], length
+    *new, keys, values, index, length = inputs(2, 4, 3, 8, 5, 5, index_dtype=dtype)
+    case = *(part[:, :1] for part in new), keys, values, index[:, 2:3], length
     assert error(attend(*case), truth(*case)) <= 1e-5
 
 
@@ -139,22 +142,24 @@ def test_views_with_strides_are_taken():
     store = torch.randn(2, 3, 9, 2, 2, 16, device=DEVICE)  # (B, K, T, keys and values, H, D)
     keys, values = (store[:, :, :, i].transpose(2, 3)[..., :7, :] for i in range(2))
     index = torch.randint(3, (2, 1, 9), device=DEVICE).expand(-1, 3, -1)
-    case = projected[:, :, 1], keys, values, index, 6
+    case = *projected.unbind(2), keys, values, index, 6
     assert error(beam_attention_triton(*case), truth(*case)) <= 1e-5
 
 
 @needs_triton
 def test_a_slot_does_not_depend_on_the_others():
-    query, keys, values, index, length = inputs(3, 4, 2, 32, 20, 13)
-    together = beam_attention_triton(query, keys, values, index, length)
-    alone = beam_attention_triton(query[1:2, 2:3], keys[1:2], values[1:2], index[1:2, 2:3], length)
-    assert torch.equal(alone, together[1:2, 2:3])
+    *case, length = inputs(3, 4, 2, 32, 20, 13)
+    together = beam_attention_triton(*case, length)
+    *new, keys, values, index = (part[1:2] for part in case)
+    two = (part[:, :2] for part in (*new, index))
+    alone = beam_attention_triton(next(two), next(two), next(two), keys, values, next(two), length)
+    assert torch.equal(alone, together[1:2, :2])
 
 
 @needs_triton
 def test_scores_far_apart_neither_overflow_nor_vanish():
-    query, keys, values, index, length = inputs(1, 2, 1, 16, 70, 70)
-    case = query * 100, keys * 100, values, index, length
+    query, key, value, keys, *rest = inputs(1, 2, 1, 16, 70, 70)
+    case = query * 100, key * 100, value, keys * 100, *rest
     assert error(beam_attention_triton(*case), truth(*case)) <= 1e-5
 
 
@@ -165,8 +170,7 @@ def test_no_sentence_is_no_result():
 
 @needs_triton
 def test_the_registered_operation_is_sound():
-    query, keys, values, index, length = inputs(1, 2, 2, 8, 4, 3)
-    torch.library.opcheck(beam_attention_op, (query, keys, values, index, length))
+    torch.library.opcheck(beam_attention_op, inputs(1, 2, 2, 8, 4, 3))
 
 
 @needs_triton
@@ -182,6 +186,19 @@ def test_the_registered_operation_is_sound():
         ({"query": torch.zeros(2, 3, 2, 12)}, ValueError, "multiple of 8 up to 128, but got 12"),
         ({"query": torch.zeros(2, 3, 2, 136)}, ValueError, "multiple of 8 up to 128, but got 136"),
         ({"query": torch.zeros(2, 3, 2, 8).double()}, TypeError, "`query` must be torch.float32"),
+        ({"key": torch.zeros(2, 3, 2, 9)}, ValueError, "`key` must have shape"),
+        ({"value": torch.zeros(2, 1, 2, 8)}, ValueError, "`value` must have shape"),
+        ({"value": torch.zeros(2, 3, 2, 8).half()}, TypeError, "`value` must be torch.float32"),
+        (
+            {"key": torch.zeros(2, 2, 3, 8).transpose(1, 2)},
+            ValueError,
+            "`key` must have the strides of `query`",
+        ),
+        (
+            {"keys": torch.zeros(2, 2, 2, 5, 8), "values": torch.zeros(2, 2, 2, 5, 8)},
+            ValueError,
+            "`keys` must have room for the 3 slots of `query`, but got 2",
+        ),
         ({"keys": torch.zeros(2, 3, 2, 5, 8).half()}, TypeError, "`keys` must be torch.float32"),
         ({"keys": torch.zeros(2, 3, 4, 5, 8)}, ValueError, "`keys` must have shape"),
         ({"values": torch.zeros(2, 3, 2, 4, 8)}, ValueError, "`values` must have shape"),
@@ -193,7 +210,7 @@ def test_the_registered_operation_is_sound():
     ],
 )
 def test_the_launcher_refuses_what_does_not_fit(change, error, message):
-    names = ("query", "keys", "values", "index", "length")
+    names = ("query", "key", "value", "keys", "values", "index", "length")
     arguments = dict(zip(names, inputs(2, 3, 2, 8, 5, 4), strict=True))
     change = {k: v.to(DEVICE) if isinstance(v, torch.Tensor) else v for k, v in change.items()}
     with pytest.raises(error, match=message):
