@@ -16,7 +16,15 @@ from bench.common import ROOT, result_name
 from bench.grow import TINY
 
 ANSWERS = Path(__file__).with_name("answers.json")  # of the examples, found where spaCy is
-OPS = ("group_select", "beam_attention", "span_match", "linear_logprob", "lm_head_topk")
+OPS = (
+    "group_select",
+    "beam_attention",
+    "source_attention",
+    "add_layer_norm",
+    "span_match",
+    "linear_logprob",
+    "lm_head_topk",
+)
 
 Result: TypeAlias = dict[str, Any]
 

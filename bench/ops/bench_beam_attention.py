@@ -26,10 +26,10 @@ def cases(tiny: bool) -> Iterator[Case]:
         for heads, width in ((1, 16),) if tiny else ((12, 32), (12, 64), (16, 64)):
             shape = (batch, beams, heads, ROOM, width)
             keys, values = torch.randn(2, *shape, device=DEVICE, dtype=DTYPE)
-            query = torch.randn_like(keys[:, :, :, 0])
+            query, key, value = torch.randn_like(keys[:, :, :, :3]).unbind(3)
             for length in (8,) if tiny else (8, 32, 60):
                 index = _index(batch, beams, length)
-                arguments = (query, keys, values, index, length)
+                arguments = (query, key, value, keys, values, index, length)
                 # Its own copy: moving a past changes it.
                 moved = (query, keys.clone(), values.clone(), index[:, :, -2].long(), length)
                 yield Case(
@@ -73,12 +73,27 @@ def _reorder_then_attend(
     return attended.reshape(query.shape)
 
 
-def _error(query: Tensor, keys: Tensor, values: Tensor, index: Tensor, length: int) -> float:
+def _error(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    index: Tensor,
+    length: int,
+) -> float:
     """Return the error to float64, over twice that of eager and a floor."""
-    past = (store[:, :, :, :length].double() for store in (keys, values))
-    truth = beam_attention_ref(query.double(), next(past), next(past), index, length)
+    truth = beam_attention_ref(
+        query.double(),
+        key.double(),
+        value.double(),
+        keys[:, :, :, :length].double(),
+        values[:, :, :, :length].double(),
+        index,
+        length,
+    )
     ours, theirs = (
-        (attend(query, keys, values, index, length).double() - truth).abs().max().item()
+        (attend(query, key, value, keys, values, index, length).double() - truth).abs().max().item()
         for attend in (beam_attention_triton, beam_attention_ref)
     )
     return ours / (2 * theirs + 1e-5)

@@ -49,10 +49,11 @@ def add_layer_norm_ref(
 @triton.jit
 def _add_layer_norm_kernel(
     x_ptr: tl.tensor,  # (N, d)
-    residual_ptr: tl.tensor,  # (N, d)
+    residual_ptr: tl.tensor,  # (M, d); row n adds row n mod M
     weight_ptr: tl.tensor,  # (d,)
     bias_ptr: tl.tensor,  # (d,)
     out_ptr: tl.tensor,  # (N, d), contiguous
+    num_residuals: int,
     width: int,
     eps: float,
     x_stride: int,
@@ -63,7 +64,8 @@ def _add_layer_norm_kernel(
     d = tl.arange(0, BLOCK_D)
     inside = d < width
     x = tl.load(x_ptr + n * x_stride + d, mask=inside, other=0.0).to(tl.float32)
-    residual = tl.load(residual_ptr + n * residual_stride + d, mask=inside, other=0.0)
+    residual_ptr += (n % num_residuals) * residual_stride
+    residual = tl.load(residual_ptr + d, mask=inside, other=0.0)
     weight = tl.load(weight_ptr + d, mask=inside, other=0.0).to(tl.float32)
     bias = tl.load(bias_ptr + d, mask=inside, other=0.0).to(tl.float32)
     x += residual.to(tl.float32)
@@ -103,16 +105,17 @@ def add_layer_norm_triton(
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     if not out.numel():
         return out
-    x, residual = x.flatten(0, -2), residual.expand_as(x).flatten(0, -2)
-    rows, width = x.shape
+    width = x.shape[-1]
+    x, residual = x.reshape(-1, width), residual.reshape(-1, width)
     block = next_power_of_2(width)
     with on_device_of(x):
-        _add_layer_norm_kernel[(rows,)](
+        _add_layer_norm_kernel[(len(x),)](
             x_ptr=x,
             residual_ptr=residual,
             weight_ptr=weight,
             bias_ptr=bias,
             out_ptr=out,
+            num_residuals=len(residual),
             width=width,
             eps=eps,
             x_stride=x.stride(0),

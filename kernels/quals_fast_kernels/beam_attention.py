@@ -59,13 +59,16 @@ def beam_attention_ref(
     _, num_beams, heads, width = query.shape
     newest = length - 1
     rows = index[:, :, None, :newest, None].long().expand(-1, -1, heads, -1, width)
-    pasts = []  # (B*K, H, length, D)
-    for store, new in ((keys, key), (values, value)):
+
+    def stored(store: Tensor, new: Tensor) -> Tensor:
         store[:, :num_beams, :, newest] = new
         past = store[:, :, :, :newest].gather(1, rows)
-        pasts.append(torch.cat([past, new[:, :, :, None]], 3).flatten(0, 1))
-    attended = F.scaled_dot_product_attention(query.flatten(0, 1)[:, :, None], *pasts)
-    return attended.reshape(query.shape)  # of (B*K, H, 1, D)
+        return torch.cat([past, new[:, :, :, None]], 3).flatten(0, 1)  # (B*K, H, length, D)
+
+    attended = F.scaled_dot_product_attention(
+        query.flatten(0, 1)[:, :, None], stored(keys, key), stored(values, value)
+    )  # (B*K, H, 1, D)
+    return attended.reshape(query.shape)
 
 
 @triton.jit

@@ -177,8 +177,8 @@ def _check(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> None:
     check_tensor("query", query, shape=(None,) * 4, dtypes=FLOATS, device=device)
     check_head_size("query", query)
     batch, _, heads, width = query.shape
-    shape = (batch, heads, None, width)
-    check_tensor("keys", keys, shape=shape, dtypes=same, device=device)
+    source = (batch, heads, None, width)
+    check_tensor("keys", keys, shape=source, dtypes=same, device=device)
     check_tensor("values", values, shape=tuple(keys.shape), dtypes=same, device=device)
     if values.stride() != keys.stride():
         raise ValueError(
@@ -186,8 +186,8 @@ def _check(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> None:
         )
     if not keys.shape[2]:
         raise ValueError(f"`keys` must hold a token or more, but got shape {tuple(keys.shape)}")
-    shape = (batch, 1, 1, keys.shape[2])
-    check_tensor("mask", mask, shape=shape, dtypes=(torch.bool,), device=device)
+    padding = (batch, 1, 1, keys.shape[2])
+    check_tensor("mask", mask, shape=padding, dtypes=(torch.bool,), device=device)
 
 
 @torch.library.custom_op("quals_fast::source_attention", mutates_args=())

@@ -66,7 +66,7 @@ def error(found, expected):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_equal_to_the_definition(attend, shape):
     case = inputs(*shape)
-    query, key, value, keys, values, _, length = case
+    _, key, value, keys, values, _, length = case
     stored = keys.clone(), values.clone()
     found = attend(*case)
     assert found.dtype == torch.float32

@@ -26,12 +26,12 @@ def counts():
 
 def test_counts_at_the_size_of_bart_large(counts):
     one, many = counts[1], counts[128]
-    # A layer's step: 8 products, 3 sums, 3 norms, GELU, 2 keys and values stored, 2 attentions,
-    # 2 to turn the mask into numbers. What is left is embedding, LM head, choice and histories.
-    of_layers = 12 * (8 + 3 + 3 + 1 + 2 + 2 + 2)
-    assert (of_layers, one.products) == (252, 96)
-    assert [one.step[t] for t in (2, 7, 8, 59)] == [283, 283, 309, 309]
-    assert (one.early, one.usual) == (283, 309)
+    # A layer's step: 6 products, 3 norms of sums, GELU, 2 attentions, of which one stores keys and
+    # values. What is left is embedding, LM head, choice and histories.
+    of_layers = 12 * (6 + 3 + 1 + 2)
+    assert (of_layers, one.products) == (144, 72)
+    assert [one.step[t] for t in (2, 7, 8, 59)] == [173, 173, 199, 199]
+    assert (one.early, one.usual) == (173, 199)
     assert one.step == many.step
     both = {"encoding": 374, "selection": 332, "reading": 1, "other": 15}
     # To the graphs of the search 2, selection 3, rescoring 4; what was found is sorted in a graph.
@@ -66,7 +66,7 @@ def test_a_whole_pass(counts):
         (lambda x: torch.zeros_like(x), 1),
         (lambda x: F.linear(x, x) + x, 2),
         (lambda x: F.scaled_dot_product_attention(*[x[None, None]] * 3), 1),
-        (lambda x: F.scaled_dot_product_attention(*[x[None, None]] * 3, attn_mask=x > 0), 4),
+        (lambda x: F.scaled_dot_product_attention(*[x[None, None]] * 3, attn_mask=x > 0), 5),
         (lambda x: F.scaled_dot_product_attention(*[x[None, None]] * 3, attn_mask=x), 1),
         (lambda x: x.sort(), 3),
         (lambda x: F.pad(x, (1, 1)), 2),
@@ -117,6 +117,6 @@ def test_the_command_ends_with_a_line_of_json(tmp_path):
         env={**os.environ, "BENCH_RESULTS": str(tmp_path)},
     )
     result = json.loads(found.stdout.splitlines()[-1])
-    assert result["kernels_per_step"] == {"1": 309}
-    assert result["kernels_outside"] == {"1": 1004}
+    assert result["kernels_per_step"] == {"1": 199}
+    assert result["kernels_outside"] == {"1": 751}
     assert "kernels launched by the pass of a GPU" in found.stdout
