@@ -152,13 +152,16 @@ def _of_launches(result: Result) -> str:
 
 def _of_settings(result: Result) -> str:
     ratios = {
-        f"{name} ({what})": case[what]["speedup_vs_default"]["median"]
+        f"{name} ({what})": case[what]["speedup_vs_default"]
         for name, case in result["settings"].items()
         for what in ("pair", "batch")
+        if what in case
     }
-    best = max(ratios, key=lambda name: ratios[name])
+    best = max(ratios, key=lambda name: ratios[name]["median"])
+    of = ratios[best]
     return (
-        f"best of {len(result['settings'])}: {best}, {ratios[best]:.2f} times the default's speed"
+        f"best of {len(ratios)}: {best}, {of['median']:.2f} times the default's speed "
+        f"({of['low']:.2f} to {of['high']:.2f}, n = {of['n']})"
     )
 
 
@@ -251,7 +254,7 @@ STAGES = {
         purpose="settings of the engine against their defaults, in paired turns",
         commands=lambda s: [
             f"bench.gpu.settings {s.on_data} --model {s.large} "
-            + s.pick("--rounds 2", "--rows 2 --large-rows 3 --singles 1 --rounds 1")
+            + s.pick("--rounds 3", "--rows 2 --large-rows 3 --singles 1 --rounds 1")
         ],
         result="settings",
         headline=_of_settings,
