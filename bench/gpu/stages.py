@@ -122,8 +122,9 @@ def _ops(s: Setup) -> list[str]:
 
 def _claim(s: Setup) -> list[str]:
     candidates = f" --candidates {shlex.quote(str(s.candidates))}" if s.candidates else ""
+    # Rounds begin as long as they would end within the stage's limit, the start-up included.
     size = s.pick(
-        "--rows 8 --rounds 2 --workloads long",
+        "--rows 8 --rounds 5 --limit 370 --workloads long",
         "--rows 1 --rounds 1 --workloads short --without qags_batched_half quals_once",
     )
     return [f"bench.claim {s.on_data} --quick --models {s.large} {size}{candidates}"]
