@@ -60,7 +60,6 @@ from quals_fast.models.precision import PRECISIONS
 from quals_fast.models.shape import BartShape
 from quals_fast.models.tokenizer import QATokenizer, Source
 from quals_fast.ops import TRITON
-from quals_fast.scorer import GRAPH_BYTES
 from quals_fast.selection import PairSelector
 
 BATCHES = (1, 8, 32)
@@ -265,7 +264,7 @@ def count(generator: QAGenerator, config: DecodingConfig, batch_size: int) -> Co
     held = held // batch_size * fused.filled_up(batch_size)
     steps = range(config.max_length + 1)
     usual = launches.kernels[f"step {least + 1}"]
-    is_graphed = batch_size <= fused.MAX_GRAPH_BATCH and held <= GRAPH_BYTES
+    is_graphed = fused.filled_up(batch_size) <= fused.MAX_GRAPH_BATCH
     outside = {
         part: launches.total(part)
         for part in ("encoding", "selection", "rescoring", "sorting", "other")

@@ -23,13 +23,15 @@ from quals_fast.generation import begin_search, read_back
 from quals_fast.models.cache import SourceMemory
 from quals_fast.models.encodings import encode_documents
 from quals_fast.models.loading import QAGenerator
+from quals_fast.models.slots import DenseSlots, Stores
 from quals_fast.models.tokenizer import Source
 from quals_fast.rescoring import rescore
 from quals_fast.results import Hypothesis
 from quals_fast.selection import PairSelector, Selection
 from quals_fast.staged import Scored
 
-MAX_GRAPH_BATCH = 16  # above, a step takes the GPU longer than the host takes to launch it
+MAX_GRAPH_BATCH = 64  # larger ones are hardly faster a pair, and wait longer for the slowest
+MIN_GRAPH_BATCH = 16  # where graphs can hold no more than fewer, large batches pay without them
 _MULTIPLE = 128  # lengths of sources are padded to a multiple, so that few shapes occur
 
 
@@ -42,8 +44,8 @@ class FusedPass:
         max_pairs: as in `ScoringConfig`.
         max_batch_tokens: a pair counts as its document, its summary and all that its beams may
             decode.
-        graph_bytes: that CUDA graphs may hold between calls, with the keys and values that they
-            write to; 0 for none.
+        graph_bytes: that CUDA graphs may hold between calls; 0 for none. Three quarters are for
+            the keys and values that they share.
     """
 
     def __init__(
@@ -64,8 +66,17 @@ class FusedPass:
         self._graphs = SearchGraphs(
             self._capture,
             lambda memory: held_bytes(memory, config, generator.shape.vocab_size),
-            graph_bytes if is_gpu else 0,
+            graph_bytes // 4 if is_gpu else 0,
         )
+        self._stores: Stores | None = None  # what the beams of all graphs decode into
+        shape, size = generator.shape, generator.bart.dtype.itemsize
+        self._store_bytes = 2 * shape.decoder_layers * shape.d_model * size * self._beam_tokens
+
+    @property
+    def _graph_batch(self) -> int:
+        """The largest batch that graphs can hold; a power of two, or 0."""
+        fitting = 3 * self._graphs.max_bytes // self._store_bytes
+        return min(MAX_GRAPH_BATCH, 1 << fitting.bit_length() >> 1)
 
     @cached_property
     def _selector(self) -> PairSelector:
@@ -91,8 +102,10 @@ class FusedPass:
             on_progress: called with the number of summaries that were just scored.
         """
         # Like documents together: they differ most in length.
+        most = self._graph_batch
+        least = self._max_batch_tokens // most if most >= MIN_GRAPH_BATCH else 0
         costs = [
-            len(d.input_ids) + len(s.input_ids) + self._beam_tokens
+            max(least, len(d.input_ids) + len(s.input_ids) + self._beam_tokens)
             for d, s in zip(documents, sources, strict=True)
         ]
 
@@ -121,6 +134,7 @@ class FusedPass:
         had_documents = cache is not None and cache.stats.n_documents > 0
         if cache is not None:
             cache.clear()
+        self._stores = None
         return self._graphs.drop() or had_documents
 
     def _run(
@@ -174,25 +188,50 @@ class FusedPass:
             return encode_documents(self._generator, ids, _MULTIPLE)
 
     def _search(self, ids: list[list[int]]) -> Hypotheses:
-        """Search hypotheses of summaries, by graphs where these pay."""
+        """Search hypotheses of summaries, by graphs where these can hold so many."""
         batch_size = len(ids)
-        if batch_size > MAX_GRAPH_BATCH or not self._graphs.max_bytes:
+        size = filled_up(batch_size)
+        if size > self._graph_batch:
             return begin_search(self._generator, self._encode(ids), self._config).run()
         # Copies of a summary do not let the search take more steps.
-        memory = self._encode([*ids, *[ids[-1]] * (filled_up(batch_size) - batch_size)])
+        memory = self._encode([*ids, *[ids[-1]] * (size - batch_size)])
         graphs = self._graphs.get(memory)
+        if not self._graphs.n_bytes:  # none yet, or all were dropped for want of memory
+            self._stores = None
         if graphs is None:
             found = begin_search(self._generator, memory, self._config).run()
-        else:
-            found = graphs.run(memory)
-        return Hypotheses(*(part[:batch_size] for part in found))
+            return Hypotheses(*(part[:batch_size] for part in found))
+        missing: list[SourceMemory] = []
+
+        def smaller(memory: SourceMemory) -> GraphedSearch | None:
+            kept = self._graphs.kept(memory)
+            if kept is None:
+                missing.append(memory)
+            return kept
+
+        found = graphs.run(memory, batch_size, smaller)
+        found = Hypotheses(*(part[:batch_size] for part in found))
+        if missing:  # not captured before the search is over: its stores are the same
+            found = Hypotheses(*(part.clone() for part in found))
+            self._graphs.get(missing[0])
+        return found
 
     def _capture(self, memory: SourceMemory) -> GraphedSearch:
         assert self._capturing is not None  # there are no graphs without a GPU
+        if self._stores is None or self._stores.batch_size < memory.batch_size:
+            self._graphs.drop()  # with what they hold of the stores
+            self._stores = None
+            beams, length = self._config.num_beams, self._config.max_length + 1
+            self._stores = DenseSlots.new_stores(memory, memory.batch_size, beams, length)
+            # The captures' warm-up reads positions that it has not written.
+            torch._foreach_zero_([*self._stores.keys, *self._stores.values])
         return GraphedSearch(
-            lambda memory: begin_search(self._generator, memory, self._config),
+            lambda memory, stores: begin_search(
+                self._generator, memory, self._config, stores=stores
+            ),
             memory,
-            self._config.max_length + 1,
+            self._stores,
+            self._config,
             self._capturing,
         )
 

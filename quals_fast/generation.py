@@ -14,7 +14,7 @@ from quals_fast.decoding.rules import Hypotheses, OnChoice, Vocabulary
 from quals_fast.models.beams import BartBeams
 from quals_fast.models.cache import SourceMemory
 from quals_fast.models.loading import QAGenerator
-from quals_fast.models.slots import DenseSlots, PackedSlots, Slots
+from quals_fast.models.slots import DenseSlots, PackedSlots, Slots, Stores
 from quals_fast.ops import group_select_cpu
 from quals_fast.results import Hypothesis
 
@@ -60,6 +60,7 @@ def begin_search(
     memory: SourceMemory,
     config: DecodingConfig,
     on_choice: OnChoice | None = None,
+    stores: Stores | None = None,
 ) -> Search:
     """Begin to search the hypotheses of encoded sources, in the way that suits the device.
 
@@ -68,12 +69,14 @@ def begin_search(
         memory: of the B summaries.
         config: settings of the search.
         on_choice: called with what the groups chose at every step.
+        stores: of a search in fixed shapes, for what its slots decode; by default new ones.
     """
+    sizes = config.num_beams, config.max_length + 1
     slots: Slots
     if generator.packed:
-        slots = PackedSlots(memory, config.num_beams, config.max_length + 1)
+        slots = PackedSlots(memory, *sizes)
     else:
-        slots = DenseSlots(memory, config.num_beams, config.max_length + 1, generator.kernels)
+        slots = DenseSlots(memory, *sizes, generator.kernels, stores)
     return Search(
         BartBeams(generator.bart, generator.head, slots),
         vocabulary(generator),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from quals_fast.backends import (
     Generator,
     default_batch_tokens,
+    default_graph_bytes,
     functions_of,
     inference,
     load,
@@ -42,8 +43,6 @@ from quals_fast.validation import (
 if TYPE_CHECKING:
     from quals_fast.models.encodings import CacheStats
 
-GRAPH_BYTES = 8 * 2**30
-
 
 class QualsScorer:
     """Score summaries against their documents with QUALS (arXiv 2105.04623).
@@ -53,12 +52,12 @@ class QualsScorer:
         decoding: settings of the search.
         scoring: settings of the score.
         max_batch_tokens: tokens that the network holds at once; it sets peak memory. By default
-            32,768 on a CPU and 262,144 on a GPU.
+            32,768 on a CPU and 327,680 on a GPU.
         cache_bytes: room for encoded documents that later calls will ask for again, as epochs of
             a training do; 0 keeps none. The least recently used go first, so what is gone through
             again and again must fit as a whole. Not for the ONNX backend.
-        graph_bytes: GPU memory that CUDA graphs may hold between calls, 8 GiB by default; 0 for no
-            graphs. Give less where the card is shared with a model in training.
+        graph_bytes: GPU memory that CUDA graphs may hold between calls; by default a quarter of the
+            GPU's, 0 for no graphs. Give less where the card is shared with a model in training.
 
     Raises:
         ValueError: the settings and the model do not fit together.
@@ -85,7 +84,7 @@ class QualsScorer:
         scoring: ScoringConfig | None = None,
         max_batch_tokens: int | None = None,
         cache_bytes: int = 0,
-        graph_bytes: int = GRAPH_BYTES,
+        graph_bytes: int | None = None,
     ) -> None:
         self.generator: Any = with_cache(generator, cache_bytes)  # of either kind
         self._origin: dict[str, Any] | None = None
@@ -94,6 +93,8 @@ class QualsScorer:
         if max_batch_tokens is None:
             max_batch_tokens = default_batch_tokens(generator)
         check_integer("max_batch_tokens", max_batch_tokens, 1)
+        if graph_bytes is None:
+            graph_bytes = default_graph_bytes(generator)
         check_integer("graph_bytes", graph_bytes, 0)
         self.max_batch_tokens = max_batch_tokens
         check_fits(generator.shape, generator.settings, self.decoding)
@@ -145,7 +146,7 @@ class QualsScorer:
         scoring: ScoringConfig | None = None,
         max_batch_tokens: int | None = None,
         cache_bytes: int = 0,
-        graph_bytes: int = GRAPH_BYTES,
+        graph_bytes: int | None = None,
         threads: int | None = None,
     ) -> QualsScorer:
         """Load a model: the bundled one by name, or a local Hugging Face folder.

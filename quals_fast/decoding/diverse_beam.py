@@ -55,6 +55,10 @@ class LanguageModel(Protocol):
         """Return the log-probability of one token as the next. Shape ``(B, K')``."""
         ...
 
+    def tensors(self) -> list[Tensor]:
+        """Return what it has in memory of each sentence, B rows each, where graphs move it."""
+        ...
+
 
 def diverse_beam_search(
     model: LanguageModel,
@@ -157,6 +161,11 @@ class Search:
             if bool(done) if self._may_look else stop.saw_true(done):
                 break
         return self.state.sorted(t + 1)
+
+    def tensors(self) -> list[Tensor]:
+        """Return all that the next step reads, B rows each; not before the slots have parted."""
+        assert self._beam_idx is not None
+        return [*self.state.tensors(), *self._model.tensors(), self._tokens, self._beam_idx]
 
     def step(self, t: int) -> None:
         """Decode the slots' last tokens and choose the next ones."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from quals_fast.models.bart import Bart
 from quals_fast.models.lm_head import LMHead
-from quals_fast.models.slots import Slots
+from quals_fast.models.slots import DenseSlots, Slots
 
 
 class BartBeams:
@@ -40,3 +40,8 @@ class BartBeams:
         """Return one token's log-probability as the next, ``(B, K')``."""
         targets = torch.full(hidden.shape[:1], token_id, device=hidden.device)
         return self._slots.spread(self._head.logprob(hidden, targets))
+
+    def tensors(self) -> list[Tensor]:
+        """Return what changes from step to step beside the stored keys and values."""
+        assert isinstance(self._slots, DenseSlots)  # graphs have fixed shapes
+        return self._slots.tensors()

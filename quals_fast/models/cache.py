@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -24,6 +25,21 @@ class SourceMemory(NamedTuple):
         """Return some rows ``(N,)``, each as often as it is named."""
         keys, values = ([x[index] for x in part] for part in (self.keys, self.values))
         return SourceMemory(keys, values, self.mask[index])
+
+    def first(self, batch_size: int) -> SourceMemory:
+        """Return views of the first sources."""
+        keys, values = ([x[:batch_size] for x in part] for part in (self.keys, self.values))
+        return SourceMemory(keys, values, self.mask[:batch_size])
+
+    def clone(self) -> SourceMemory:
+        """Return a copy."""
+        keys, values = ([x.clone() for x in part] for part in (self.keys, self.values))
+        return SourceMemory(keys, values, self.mask.clone())
+
+    def copy_(self, other: SourceMemory) -> None:
+        """Take over other sources of the same shape."""
+        torch._foreach_copy_([*self.keys, *self.values], [*other.keys, *other.values])
+        self.mask.copy_(other.mask)
 
     def tensors(self) -> list[Tensor]:
         """Return all tensors, in one order."""

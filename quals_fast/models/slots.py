@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -59,9 +59,40 @@ class Slots(Protocol):
         ...
 
 
-def new_store(shape: tuple[int, ...], layers: int, like: Tensor) -> list[Tensor]:
-    """Take memory for one tensor a layer, in the type and place of `like`."""
-    return [torch.empty(shape, dtype=like.dtype, device=like.device) for _ in range(layers)]
+class Stores(NamedTuple):
+    """Keys and values of what slots have decoded, one tensor a layer."""
+
+    keys: list[Tensor]
+    values: list[Tensor]
+
+    @classmethod
+    def new(cls, shape: tuple[int, ...], memory: SourceMemory) -> Stores:
+        """Take memory for so many layers as `memory` has, in its type and place."""
+        like = memory.keys[0]
+        keys, values = (
+            [torch.empty(shape, dtype=like.dtype, device=like.device) for _ in memory.keys]
+            for _ in range(2)
+        )
+        return cls(keys, values)
+
+    @property
+    def batch_size(self) -> int:
+        """Number of sentences, B."""
+        return len(self.keys[0])
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(store.nbytes for part in self for store in part)
+
+    def first(self, batch_size: int) -> Stores:
+        """Return views of the first sentences' rows."""
+        return Stores(*([store[:batch_size] for store in part] for part in self))
+
+    def move(self, source: Tensor, target: Tensor) -> None:
+        """Copy sentences' rows to the places of others, ``(N,)`` each."""
+        for store in (*self.keys, *self.values):
+            store.index_copy_(0, target, store.index_select(0, source))
 
 
 class DenseSlots:
@@ -74,21 +105,35 @@ class DenseSlots:
         num_beams: K.
         max_length: T, positions that a slot may decode.
         kernels: what computes the attention.
+        stores: of B sentences, from `new_stores`; by default new ones.
     """
 
     def __init__(
-        self, memory: SourceMemory, num_beams: int, max_length: int, kernels: Kernels
+        self,
+        memory: SourceMemory,
+        num_beams: int,
+        max_length: int,
+        kernels: Kernels,
+        stores: Stores | None = None,
     ) -> None:
-        layers, like = len(memory.keys), memory.keys[0]
-        batch, heads, _, size = like.shape
-        shape = (batch, num_beams, heads, max_length, size)
+        batch, device = memory.batch_size, memory.mask.device
         self._memory, self._attend = memory, kernels.beam_attention
-        self._keys, self._values = new_store(shape, layers, like), new_store(shape, layers, like)
-        self._slots = torch.arange(num_beams, device=like.device)
-        self._index = torch.zeros(
-            batch, num_beams, max_length, dtype=torch.int64, device=like.device
-        )
+        self._keys, self._values = stores or self.new_stores(memory, batch, num_beams, max_length)
+        self._slots = torch.arange(num_beams, device=device)
+        self._index = torch.zeros(batch, num_beams, max_length, dtype=torch.int64, device=device)
         self._width = 1
+
+    @staticmethod
+    def new_stores(
+        memory: SourceMemory, batch_size: int, num_beams: int, max_length: int
+    ) -> Stores:
+        """Take memory for the keys and values of so many sentences, ``(B, K, H, T, D)`` each."""
+        _, heads, _, size = memory.shape
+        return Stores.new((batch_size, num_beams, heads, max_length, size), memory)
+
+    def tensors(self) -> list[Tensor]:
+        """Return the table."""
+        return [self._index]
 
     def arrange(
         self, token_ids: Tensor, beam_idx: Tensor | None, live: Tensor | None, t: int
@@ -142,11 +187,9 @@ class PackedSlots:
     """
 
     def __init__(self, memory: SourceMemory, num_beams: int, max_length: int) -> None:
-        layers, like = len(memory.keys), memory.keys[0]
-        batch, heads, _, size = like.shape
+        batch, heads, _, size = memory.shape
         # Positions before heads, so that what a row has decoded is one piece of memory.
-        shape = (batch, num_beams, max_length, heads, size)
-        self._keys, self._values = new_store(shape, layers, like), new_store(shape, layers, like)
+        self._keys, self._values = Stores.new((batch, num_beams, max_length, heads, size), memory)
         lengths = memory.mask.sum(-1).flatten().tolist()
         self._sources = [
             [(k[b : b + 1, :, :s], v[b : b + 1, :, :s]) for b, s in enumerate(lengths)]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from quals_fast import DecodingConfig
-from quals_fast.decoding.graph import GraphedSearch, SearchGraphs, held_bytes
+from quals_fast.decoding.graph import GraphedSearch, SearchGraphs, _rows_to_keep, held_bytes
 from quals_fast.models.cache import SourceMemory
 from quals_fast.processes import this_thread
 
@@ -107,7 +107,13 @@ def test_a_capture_that_fails_at_its_end_leaves_the_current_stream_as_it_was(mon
     monkeypatch.setattr(torch.cuda, "stream", stream_of)
     monkeypatch.setattr(torch.cuda, "graph", graph)
     with pytest.raises(torch.OutOfMemoryError):
-        GraphedSearch(lambda memory: MagicMock(), memory_of(1), 8, "the captures'")
+        GraphedSearch(
+            lambda memory, stores: MagicMock(),
+            memory_of(1),
+            MagicMock(),
+            DecodingConfig(),
+            "the captures'",
+        )
     assert current == ["the host program's"]
 
 
@@ -135,13 +141,25 @@ def test_drop_says_whether_there_was_anything():
 
 
 def test_bytes_are_those_of_the_tensors():
-    """BART-large's shape in float16: 180 MB of keys and values a sentence, as beams decode them."""
+    """BART-large's shape in float16, and what a graph leaves for the next one."""
     config = DecodingConfig()
     memory = memory_of(1, heads=16, width=64, layers=12, dtype=torch.float16)
-    stores = 2 * 12 * 60 * 16 * 61 * 64 * 2
     sources = 2 * 12 * 16 * 128 * 64 * 2 + 128
     logits = 60 * 50_265 * 4 * 17 // 16
-    histories = 60 * 61 * (8 + 4 + 4) * 4
-    assert held_bytes(memory, config, 50_265) == stores + sources + logits + histories
-    memory = memory_of(16, heads=16, width=64, layers=12, dtype=torch.float16)
-    assert 16 * stores < held_bytes(memory, config, 50_265) < 8 * 2**30
+    histories = 60 * 61 * ((8 + 4 + 4) + (8 + 4 + 4) + 8)
+    graphs = len(range(0, 61, 4))
+    assert held_bytes(memory, config, 50_265) == sources + logits + (graphs + 1) * histories
+
+
+@pytest.mark.parametrize(
+    ("live", "size", "expected"),
+    [
+        ([0, 1], 4, [0, 1, 2, 3]),
+        ([3], 4, [0, 1, 2, 3]),
+        ([15], 4, [15, 1, 2, 3]),
+        ([1, 7, 9, 15], 4, [7, 1, 9, 15]),
+        ([4, 5, 6, 7], 4, [4, 5, 6, 7]),
+    ],
+)
+def test_rows_that_go_on_stay_where_they_can(live, size, expected):
+    assert _rows_to_keep(live, size) == expected

@@ -405,7 +405,7 @@ def test_a_callback_may_score(scorer):
     assert [result[0].status for result in inside] == ["ok"]
 
 
-@pytest.mark.parametrize(("device", "tokens"), [("cpu", 32_768), ("cuda", 262_144)])
+@pytest.mark.parametrize(("device", "tokens"), [("cpu", 32_768), ("cuda", 327_680)])
 def test_the_batch_budget_follows_the_device(scorer, device, tokens):
     generator = SimpleNamespace(bart=SimpleNamespace(device=torch.device(device)))
     assert default_batch_tokens(generator) == tokens
