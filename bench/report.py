@@ -551,7 +551,7 @@ def gpu() -> str:
 
 def _ratio_of_setting(case: dict[str, Any], what: str) -> str:
     if what not in case:
-        return "no difference to be expected"
+        return "not tried"
     rows = "" if what == "pair" else f"{case['rows']} pairs: "
     delta = case[what]["max_abs_difference"]
     changed = f"; scores differ by {delta:.0e}" if delta else ""
@@ -560,7 +560,7 @@ def _ratio_of_setting(case: dict[str, Any], what: str) -> str:
 
 def _gpu_profile(result: dict[str, Any]) -> str:
     parts = []
-    for n, seen in result["profiles"].items():
+    for n, seen in result.get("profiles", {}).items():
         plain = seen.get("plain_seconds")
         total = f"{1000 * (plain or seen['seconds']):,.0f} ms"
         total += "" if plain else " under the profiler"
@@ -628,7 +628,7 @@ def gpu_kernels() -> str:
         )
     every = [ratio for found in ratios.values() for ratio in found.values()]
     lost = sum(ratio < 1 for ratio in every)
-    verdict = f"{lost} of them lose" if lost else "none of them loses"
+    verdict = f"{lost or 'none'} of them {'lose' if lost > 1 else 'loses'}"
     first = lines[0]
     header = ["kernel", "sizes", "least times as fast (size; its time)", "most"]
     return (
