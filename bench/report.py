@@ -514,8 +514,8 @@ def _against_published(result: dict[str, Any]) -> tuple[list[list[str]], str]:
     )
     return rows, (
         "The published pipeline runs on Hugging Face's modules in batches of 5 summaries and 30 "
-        "pairs and, on a GPU, in float16, as its authors ran it. Rounding in float16 changes which "
-        f"questions are asked: {agreement}."
+        "pairs and, on a GPU, in float16, as its authors ran it. Agreement with float16 on either "
+        f"side, which is no test of equality: {agreement}."
     )
 
 
