@@ -54,6 +54,9 @@ class ReferenceArm:
         device: where to run.
         dtype: type of the weights.
         encode_once: encode each document once for all its pairs, which was not published.
+
+    Attributes:
+        dtype: name of the weights' type.
     """
 
     name = "reference"
@@ -68,6 +71,7 @@ class ReferenceArm:
         dtype: torch.dtype = torch.float32,
         encode_once: bool = False,
     ) -> None:
+        self.dtype = str(dtype).removeprefix("torch.")
         self._pipeline = PublishedPipeline(
             model,
             decoding=decoding,

@@ -10,10 +10,11 @@ A ratio is formed within a round. Rounds stop when the case's share of `--limit`
 always run, and the result is written after each case. `--quick`: 10 rows (two published batches)
 of the bundled model, 5 of BART-base, up to 3 rounds, both workloads; under 8 minutes on 2 cores.
 
-Agreement: the engine's float32 scores against the reference's on the rows timed, and every other
-type of the engine against its float32 on more rows. `identical_sequences` is the share of the kept
-pairs, as token ids, that both kept. CTranslate2 does less: see bench/arms.py. Its speed is
-compared with the engine's whole job.
+Agreement: the engine's scores in float32 against the reference's on the rows timed, and every other
+type of the engine against its float32 on more rows. On a GPU the reference computes in float16, as
+published, so the engine in float16 is compared with it too; `dtypes` says which types were
+compared. `identical_sequences` is the share of the kept pairs, as token ids, that both kept.
+CTranslate2 does less: see bench/arms.py. Its speed is compared with the engine's whole job.
 """
 
 from __future__ import annotations
@@ -101,14 +102,19 @@ def run_case(
     a_row = sum(min(times[name]) for name in engines) / len(pairs)
     more = more[: max(0, int(left / a_row))] if len(engines) > 1 else []
     last = {name: own[-1] for name, own in turns.items()}
-    agreement = {f"{exact}_vs_{REFERENCE}": agree(last[exact], last[REFERENCE])}
+    published = workers[REFERENCE].facts["dtype"]
+    agreement: dict[str, dict[str, Any]] = {
+        f"{name}_vs_{REFERENCE}": {"dtypes": [name, published]} | agree(last[name], last[REFERENCE])
+        for name in engines
+        if name in (exact, published)
+    }
     for name in engines:
         if name != exact:
             one, other = (
                 workers[n].score(more, []) if len(more) > len(pairs) else last[n]
                 for n in (name, exact)
             )
-            agreement[f"{name}_vs_{exact}"] = agree(one, other)
+            agreement[f"{name}_vs_{exact}"] = {"dtypes": [name, exact]} | agree(one, other)
     speedups = {
         f"speedup_vs_{base}": {
             name: spread([b / a for a, b in zip(times[name], times[base], strict=True)])

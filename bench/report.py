@@ -9,14 +9,14 @@ A section stands between ``<!-- report:NAME -->`` and ``<!-- /report -->``.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from bench.common import RESULTS, ROOT
-from bench.gpu.stages import STAGES
 
 PAGES = (ROOT / "README.md", ROOT / "docs" / "gpu.md")
 SECTION = re.compile(r"(<!-- report:(\w+) -->\n).*?(<!-- /report -->)", re.DOTALL)
@@ -409,8 +409,25 @@ def headline() -> str:
         f"On two CPU cores it is {mini:.1f} times as fast as the published pipeline on Hugging "
         f"Face's modules with the bundled model, {base:.1f} times at the size of BART-base (news "
         f"articles, summaries of 50 words), with {same:.1f} % identical question-answer sequences "
-        f"in float32 on {parity[0]['rows']} real summaries "
+        f"in float32 on {parity[0]['rows']} real summaries{_gpu_headline()} "
         "([numbers](#speed-memory-and-agreement), [files](bench/results))."
+    )
+
+
+def _gpu_headline() -> str:
+    """Say how fast on a GPU, where that has been measured."""
+    results = [_of_gpu(name) for name in ("end_to_end", "latency", "throughput")]
+    if None in results:
+        return ""
+    speed, latency, throughput = (result for result in results if result is not None)
+    ((model, ratios),) = speed["speedup_vs_reference"].items()
+    (ratio,) = ratios.values()
+    _, largest = throughput["batches"].popitem()
+    return (
+        f"; on an {latency['machine']['gpu']}, at the size of {model}, "
+        f"{ratio['median']:.1f} times as fast as that pipeline, {speed['dtype'][model]} both, "
+        f"with {latency['one_pair_ms']['p50']:.0f} ms for one pair and "
+        f"{largest['pairs_per_s']['median']:.0f} pairs a second in large batches"
     )
 
 
@@ -446,23 +463,201 @@ def qags_models() -> str:
     )
 
 
-def gpu() -> str:
-    """Report what was measured on a GPU: the figure of each stage of bench/gpu.sh."""
-    rows = []
-    for name, stage in STAGES.items():
-        path = stage.result_file(RESULTS, "cuda")
-        if path is None or not path.is_file() or path.suffix != ".json":
-            continue
-        m = json.loads(path.read_text("utf-8"))["machine"]
-        software = f"torch {m['versions']['torch']}, driver {m['driver']}"
-        rows.append([name, stage.figure(RESULTS, "cuda"), f"{m['gpu']}, {software}", m["commit"]])
-    if not rows:
+def gpu_speed() -> str:
+    """Report the engine's speed on a GPU, as far as it has been measured."""
+    measured = {name: _of_gpu(name) for name in ("latency", "throughput", "end_to_end")}
+    found = {name: result for name, result in measured.items() if result is not None}
+    if not found:
         return (
-            "Nothing has been measured on a GPU yet, so this page has no GPU figures. The kernels "
-            "run in Triton's interpreter and compile for the A100 and H100. On a machine with a "
-            "GPU, `bench/gpu.sh` measures everything in under 9 minutes."
+            "Nothing has been measured on a GPU yet. On a machine with one, `bench/gpu.sh` "
+            "measures everything in under 9 minutes."
         )
-    return table(["stage", "figure", "measured on", "commit"], rows)
+    rows, notes = [], []
+    if "latency" in found:
+        result = found["latency"]
+        ms, share = result["one_pair_ms"], result["share_of_floor"]["median"]
+        speed = f"{ms['p50']:.1f} ms, {ms['p95']:.1f} ms"
+        rows.append(["one pair alone: median, 95th percentile", speed, _percent(share)])
+    if "throughput" in found:
+        for n, one in found["throughput"]["batches"].items():
+            speed = f"{spread(one['pairs_per_s'], 1)} pairs a second"
+            rows.append([f"{n} pairs in one call", speed, _percent(one["floor"]["share"])])
+    if "end_to_end" in found:
+        more_rows, note = _against_published(found["end_to_end"])
+        rows += more_rows
+        notes.append(note)
+    header = ["BART-large's size, workload `long`", "speed", "of the speed at the floor"]
+    notes += [
+        "The model is the bundled one, grown to that size (`bench/grow.py`). The floor is the time "
+        "of the least work at the rates measured on the same card (`bench/floor.py`).",
+        _measured_on(found.values()),
+    ]
+    return f"{table(header, rows)}\n\n{' '.join(notes)}"
+
+
+def _against_published(result: dict[str, Any]) -> tuple[list[list[str]], str]:
+    """Return the rows of the comparison with the published pipeline, and what is compared."""
+    (found,) = result["cases"].values()
+    (case,) = found["workloads"].values()
+    rows = [
+        [
+            f"{case['rows']} pairs in one call, {dtype}, against the published pipeline, float16",
+            f"{spread(ratio, 1)} times as fast",
+            _percent(case["floor"][dtype]["share"]),
+        ]
+        for dtype, ratio in sorted(case["speedup_vs_reference"].items())
+    ]
+    agreement = "; ".join(
+        f"{_compared(name)}: {_percent(one['identical_sequences'])} of the kept pairs the same, "
+        f"mean difference of a score {one['mean_abs_delta']:.2f} ({one['rows']} rows)"
+        for name, one in case["agreement"].items()
+    )
+    return rows, (
+        "The published pipeline runs on Hugging Face's modules in batches of 5 summaries and 30 "
+        "pairs and, on a GPU, in float16, as its authors ran it. Agreement with float16 on either "
+        f"side, which is no test of equality: {agreement}."
+    )
+
+
+def _compared(name: str) -> str:
+    """Say which programs an agreement is of; the reference computes in float16 on a GPU."""
+    one, other = name.split("_vs_")
+    return f"{one} against {'the pipeline in float16' if other == 'reference' else other}"
+
+
+def gpu() -> str:
+    """Report all that was measured on a GPU besides kernels and launches."""
+    blocks = [gpu_speed()]
+    settings = _of_gpu("settings")
+    if settings is not None:
+        rows = [
+            [f"`{name}`", *(_ratio_of_setting(case, what) for what in ("pair", "batch"))]
+            for name, case in settings["settings"].items()
+        ]
+        header = ["setting", "one pair: times as fast as the default", "many pairs in one call"]
+        blocks += [table(header, rows), _measured_on([settings])]
+    lines = [
+        f"- {say(result)}"
+        for name, say in (
+            ("launches", _gpu_profile),
+            ("parity_fairseq09", _gpu_parity),
+            ("attention", _gpu_attention),
+            ("training_cost", _gpu_training),
+        )
+        if (result := _of_gpu(name)) is not None
+    ]
+    return "\n\n".join([*blocks, "\n".join(lines)] if lines else blocks)
+
+
+def _ratio_of_setting(case: dict[str, Any], what: str) -> str:
+    if what not in case:
+        return "not tried"
+    rows = "" if what == "pair" else f"{case['rows']} pairs: "
+    delta = case[what]["max_abs_difference"]
+    changed = f"; scores differ by {delta:.0e}" if delta else ""
+    return f"{rows}{spread(case[what]['speedup_vs_default'])}{changed}"
+
+
+def _gpu_profile(result: dict[str, Any]) -> str:
+    parts = []
+    for n, seen in result.get("profiles", {}).items():
+        plain = seen.get("plain_seconds")
+        total = f"{1000 * (plain or seen['seconds']):,.0f} ms"
+        total += "" if plain else " under the profiler"
+        parts.append(
+            f"{n} {'pair' if n == '1' else 'pairs'}, {seen['steps']} steps: "
+            f"{1000 * seen['busy_seconds']:,.0f} of {total} ({seen['kernels']:,} kernels)"
+        )
+    return f"How long the GPU is busy: {'; '.join(parts)}."
+
+
+def _gpu_parity(result: dict[str, Any]) -> str:
+    half = result["float16_vs_float32"]
+    return (
+        f"Equality, {result['model']}: in float32, {_percent(result['identical_sequences'])} of "
+        f"{result['rows']} summaries get the same sequences as from the slow reference, which "
+        f"runs on the CPU; scores differ by {result['max_abs_delta']:.0e} at most. "
+        f"float16 against float32, {half['rows']} rows: Spearman {half['spearman']:.3f}, mean "
+        f"difference {half['mean_abs_delta']:.3f} (at most {half['max_abs_delta']:.2f}), "
+        f"{_percent(half['shared_pairs'])} of the kept pairs the same."
+    )
+
+
+def _gpu_attention(result: dict[str, Any]) -> str:
+    with_, without = (result["seconds_a_pair"][f"with{out}_cudnn"] for out in ("", "out"))
+    return (
+        f"cuDNN's attention: a pair of a new shape takes {with_['first_s']:.2f} s with it and "
+        f"{without['first_s']:.2f} s without ({result['first_ratio']:.1f} times as long), a shape "
+        f"met before {1000 * with_['later_s']['median']:.1f} and "
+        f"{1000 * without['later_s']['median']:.1f} ms ({result['model']})."
+    )
+
+
+def _gpu_training(result: dict[str, Any]) -> str:
+    (shares,) = result["share_of_step"].values()
+    parts = (
+        f"{_percent(share['median'])} ({workload}, cache {arm.removeprefix('cache_')})"
+        for workload, arms in shares.items()
+        for arm, share in arms.items()
+    )
+    return f"Scoring's share of a training step of {result['policy']}: {', '.join(parts)}."
+
+
+def gpu_kernels() -> str:
+    """Report the kernels against the fastest of their alternatives in PyTorch."""
+    path = RESULTS / "ops_gpu.csv"
+    if not path.is_file():
+        return "Not measured yet: `bench/gpu.sh ops` does it."
+    with path.open(encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    cases: dict[tuple[str, str], dict[str, float]] = {}
+    for line in lines:
+        name = (f"`{line['op']}`, {line['dtype']}", line["config"])
+        cases.setdefault(name, {})[line["provider"]] = float(line["p50"])
+    ratios: dict[str, dict[str, float]] = {}
+    for (op, config), ms in cases.items():
+        others = [own for provider, own in ms.items() if provider != "triton"]
+        ratios.setdefault(op, {})[config] = min(others) / ms["triton"]
+    rows = []
+    for op, found in ratios.items():
+        least, most = (choose(found, key=lambda c: found[c]) for choose in (min, max))
+        times = (f"{cases[op, c]['triton']:.3f} ms" for c in (least, most))
+        rows.append(
+            [op, str(len(found))]
+            + [f"{found[c]:.1f} ({c}; {ms})" for c, ms in zip((least, most), times, strict=True)]
+        )
+    every = [ratio for found in ratios.values() for ratio in found.values()]
+    lost = sum(ratio < 1 for ratio in every)
+    verdict = f"{lost or 'none'} of them {'lose' if lost > 1 else 'loses'}"
+    first = lines[0]
+    header = ["kernel", "sizes", "least times as fast (size; its time)", "most"]
+    return (
+        f"{table(header, rows)}\n\nAgainst the fastest of its alternatives in PyTorch, in "
+        f"{len(every)} cases: {verdict}. {first['device']}, torch {first['torch']}, "
+        f"Triton {first['triton']}, commit {first['commit']}."
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _of_gpu(name: str) -> dict[str, Any] | None:
+    """Return a result that was measured on a GPU, where there is one."""
+    return load(f"{name}_gpu") if (RESULTS / f"{name}_gpu.json").is_file() else None
+
+
+def _measured_on(results: Iterable[dict[str, Any]]) -> str:
+    """Say what results were measured on; they may be of several machines or commits."""
+    places = []
+    for result in results:
+        m = result["machine"]
+        v = m["versions"]
+        places.append(
+            f"{m['gpu']}, driver {m['driver']}, torch {v['torch']}, Triton {v['triton']}, commit "
+            f"{m['commit']}{' with uncommitted changes' if m['dirty'] else ''}"
+        )
+    return f"{'; '.join(dict.fromkeys(places))}."
 
 
 def launches() -> str:
@@ -513,7 +708,9 @@ SECTIONS: dict[str, Callable[[], str]] = {
         conseq_experiment,
         claim,
         qags_models,
+        gpu_speed,
         gpu,
+        gpu_kernels,
         launches,
     )
 }

@@ -182,7 +182,6 @@ class PublishedArm(ReferenceArm):
             encode_once=encode_once,
         )
         self.name = "quals_once" if encode_once else "quals_published"
-        self.dtype = "float16" if is_gpu else "float32"
 
     @property
     def stages(self) -> dict[str, float]:
