@@ -51,7 +51,7 @@ def test_a_whole_pass(counts):
     for each, found in ((4, one), (1, many)):
         steps = sum(found.step[t] for t in range(26))
         assert found.total(26) == steps + -(-26 // each) * found.stop + sum(found.outside.values())
-    assert 15e6 < one.graph_bytes < 30e6
+    assert 180e6 < one.graph_bytes < 220e6
     assert many.graph_bytes == 0
 
 
