@@ -474,7 +474,9 @@ class CopiesToHost:
         self._done: torch.cuda.Event | None = None
         if self._copy.is_cuda:
             on_device = self._copy
-            self._copy = torch.empty(on_device.shape, dtype=torch.uint8, pin_memory=True)
+            self._copy = torch.empty(
+                on_device.shape, dtype=torch.uint8, device="cpu", pin_memory=True
+            )
             self._copy.copy_(on_device, non_blocking=True)
             self._done = torch.cuda.Event()
             self._done.record(torch.cuda.current_stream(on_device.device))

@@ -61,7 +61,9 @@ class GraphedSearch:
         self.n_bytes = n_bytes
         self._memory, self._stores = memory.clone(), stores
         is_gpu = memory.mask.is_cuda
-        self._flags = torch.empty(memory.batch_size, dtype=torch.bool, pin_memory=is_gpu)
+        self._flags = torch.empty(
+            memory.batch_size, dtype=torch.bool, device="cpu", pin_memory=is_gpu
+        )
         self._parts: list[_Part] = []
         own = stores.first(memory.batch_size)
         with torch.cuda.device(memory.mask.device):
@@ -182,7 +184,7 @@ def _rows_to_keep(live: Sequence[int], size: int) -> list[int]:
 
 def _to_device(numbers: Sequence[int], device: torch.device) -> Tensor:
     """Copy numbers to the device without a wait."""
-    pinned = torch.tensor(numbers, pin_memory=device.type == "cuda")
+    pinned = torch.tensor(numbers, device="cpu", pin_memory=device.type == "cuda")
     return pinned.to(device, non_blocking=True)
 
 

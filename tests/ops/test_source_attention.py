@@ -36,7 +36,7 @@ SHAPES = [  # B, N, H, D, S
 def inputs(B, N, H, D, S, dtype=torch.float32):
     """Draw sources of several lengths, as views of projections in which heads come last."""
     query, source = torch.randn(B, N, H, D), torch.randn(2, B, S, H, D)
-    lengths = torch.arange(S, 0, -max(1, S // 3))[:B]
+    lengths = S - torch.arange(B) * max(1, S // 3) % S  # from 1 to S
     mask = (torch.arange(S) < lengths[:, None])[:, None, None]
     keys, values = source.to(DEVICE, dtype).transpose(2, 3)
     return query.to(DEVICE, dtype), keys, values, mask.to(DEVICE)
