@@ -30,7 +30,7 @@ from bench.grow import EVERY_MODEL, folder_of
 from bench.workloads import load_workload
 from quals_fast import QualsScorer
 
-WARM_UPS = 2  # a GPU captures its graphs when a shape comes a second time
+WARM_UPS = 5  # a GPU captures its graphs meanwhile, those of smaller batches last
 # The first ones matter most, should the time run out.
 CONSTANTS: dict[str, tuple[int, ...]] = {
     "quals_fast.fused.MAX_GRAPH_BATCH": (16, 64),

@@ -244,7 +244,7 @@ STAGES = {
         purpose="64 and 256 rows at once, with the share of the counted floor",
         commands=lambda s: [
             f"bench.throughput {s.on_data} --model {s.large} "
-            f"--rounds {s.pick('2 --rows 64 256', '1 --rows 2 3')}"
+            f"--rounds {s.pick('3 --rows 64 256', '1 --rows 2 3')}"
         ],
         result="throughput",
         headline=_of_throughput,
@@ -265,7 +265,7 @@ STAGES = {
             f"bench.end_to_end {s.on_data} --models {s.large} --dtypes float32 float16 "
             "--no-ctranslate2 --workloads "
             + s.pick(
-                "long --rows 5 --rounds 2 --agreement-rows 40 --limit 50",
+                "long --rows 5 --rounds 3 --agreement-rows 40 --limit 50",
                 "short --rows 2 --rounds 1 --agreement-rows 2 --limit 20",
             )
         ],
@@ -288,7 +288,7 @@ STAGES = {
         purpose="scoring's share of a training step, both models on one card",
         commands=lambda s: [
             f"bench.training_cost {s.on_data} --policy {s.large} --scorer {s.small} --summaries 0 "
-            + s.pick("--rounds 2", "--documents 1 --completions 2 --rounds 1")
+            + s.pick("--rounds 3", "--documents 1 --completions 2 --rounds 1")
         ],
         result="training_cost",
         headline=_of_training,
