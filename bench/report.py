@@ -445,9 +445,24 @@ def claim() -> str:
         for size, workloads in result["cases"].items()
         for workload in workloads
     ]
-    return (
-        f"{result['verdict']}\n\n{table(['times as fast', *names.values()], rows)}\n\n"
-        "The strongest QAGS is batched, without double work and in half precision."
+    on_gpu = _of_gpu("claim")
+    verdicts = [result["verdict"]]
+    if on_gpu is not None:
+        verdicts.append(f"{on_gpu['verdict']} ([details](bench/CLAIM_GPU.md))")
+        rows += [
+            [
+                f"{size}, {workload}, GPU",
+                *(spread(on_gpu[name][size][workload], 1) for name in names),
+            ]
+            for size, workloads in on_gpu["cases"].items()
+            for workload in workloads
+        ]
+    return "\n\n".join(
+        [
+            *verdicts,
+            table(["times as fast", *names.values()], rows),
+            "The strongest QAGS is batched, without double work and in half precision.",
+        ]
     )
 
 

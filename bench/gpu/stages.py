@@ -223,7 +223,7 @@ STAGES = {
         needs_large=False,
     ),
     "ops": Stage(
-        limit_s=60,
+        limit_s=65,
         purpose="each kernel against eager code (and torch.compile, with --compile)",
         commands=_ops,
         result="ops.csv",
@@ -231,7 +231,7 @@ STAGES = {
         needs_large=False,
     ),
     "pair": Stage(
-        limit_s=40,
+        limit_s=35,
         purpose="median and 95th percentile of the time of one pair",
         commands=lambda s: [
             f"bench.latency {s.on_data} --model {s.large} {s.pick('', '--rows 2 --rounds 1')}"
@@ -240,7 +240,7 @@ STAGES = {
         headline=_of_latency,
     ),
     "throughput": Stage(
-        limit_s=65,
+        limit_s=45,
         purpose="64 and 256 rows at once, with the share of the counted floor",
         commands=lambda s: [
             f"bench.throughput {s.on_data} --model {s.large} "
@@ -250,7 +250,7 @@ STAGES = {
         headline=_of_throughput,
     ),
     "profile": Stage(
-        limit_s=35,
+        limit_s=30,
         purpose="kernels counted and seen by the profiler",
         commands=lambda s: [
             f"bench.launches {s.on_data} --model {s.large} {s.pick('', '--batches 1 2')}"
@@ -259,7 +259,7 @@ STAGES = {
         headline=_of_launches,
     ),
     "end_to_end": Stage(
-        limit_s=85,
+        limit_s=75,
         purpose="from texts to scores against the published pipeline, float32 and float16",
         commands=lambda s: [
             f"bench.end_to_end {s.on_data} --models {s.large} --dtypes float32 float16 "
@@ -273,7 +273,7 @@ STAGES = {
         headline=_of_end_to_end,
     ),
     "parity": Stage(
-        limit_s=45,
+        limit_s=35,
         purpose="float32 against the reference; float16 against float32 on 50 rows",
         commands=lambda s: [
             f"bench.parity {s.on_data} --rules fairseq09 --model {s.small} --dtype float16 "
@@ -284,7 +284,7 @@ STAGES = {
         needs_large=False,
     ),
     "training": Stage(
-        limit_s=45,
+        limit_s=55,
         purpose="scoring's share of a training step, both models on one card",
         commands=lambda s: [
             f"bench.training_cost {s.on_data} --policy {s.large} --scorer {s.small} --summaries 0 "
@@ -295,7 +295,7 @@ STAGES = {
     ),
     # It has what the others leave of their time.
     "settings": Stage(
-        limit_s=75,
+        limit_s=80,
         purpose="settings of the engine against their defaults, in paired turns",
         commands=lambda s: [
             f"bench.gpu.settings {s.on_data} --model {s.large} "
