@@ -71,6 +71,9 @@ class GraphedSearch:
             # torch.cuda.graph leaves its stream the current one where the end of a capture fails.
             with torch.cuda.stream(stream):
                 self._capture(lambda: start(self._memory, own), config.max_length + 1, stream)
+            # A capture computes nothing, and a search that takes over from another one begins
+            # behind the first graph, which makes what all steps read and none changes.
+            self._parts[0].graph.replay()
 
     def run(
         self,
