@@ -69,9 +69,8 @@ class Launched(NamedTuple):
     copies: CopiesToHost
 
 
-Read: TypeAlias = tuple[
-    Scored | None, list[Hypothesis]
-]  # None: the host must do it again, of these
+# None where the host has to do it again, of these hypotheses.
+Read: TypeAlias = tuple[Scored | None, list[Hypothesis]]
 
 
 class FusedPass:
@@ -186,13 +185,13 @@ class FusedPass:
         return self._launch(*rows)
 
     def _let_go(self) -> bool:
-        """Drop graphs and encoded documents; return whether there were any."""
+        """Drop graphs, their stores and encoded documents; return whether there were any."""
         cache = self._generator.cache
-        had_documents = cache is not None and cache.stats.n_documents > 0
+        had_any = self._stores is not None or (cache is not None and cache.stats.n_documents > 0)
         if cache is not None:
             cache.clear()
         self._stores = None
-        return self._graphs.drop() or had_documents
+        return self._graphs.drop() or had_any
 
     def _launch(
         self, documents: list[Source], summaries: list[str], sources: list[Source]
@@ -388,8 +387,7 @@ class FusedPass:
             return torch.empty(0, device=self._device)
         size = len(chosen.lengths)
         fit = size_from if self._graphs_pay(size, MAX_PART_BATCH) else _multiple
-        n_rows = fit(max(2 * _ROWS, n_tokens))
-        n_slots = fit(max(2 * _ROWS, most)) if size > 1 else n_rows
+        n_rows, n_slots = (fit(max(2 * _ROWS, count)) for count in (n_tokens, most))
         inputs = [states, mask, chosen.token_ids, chosen.lengths]
         if len(states) != size or rows != [*range(len(rows))]:
             inputs.append(torch.tensor([*rows, *[0] * (size - len(rows))], device="cpu"))

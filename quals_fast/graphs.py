@@ -122,9 +122,8 @@ class GraphCache:
             capture: makes the graphs.
             n_bytes: what they will hold at least, as far as that is known before.
         """
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]  # type: ignore[return-value]
+        if (found := self.kept(key)) is not None:
+            return found
         n_bytes = self._sizes.get(key, n_bytes)
         if not self.max_bytes or n_bytes > self.max_bytes or not this_thread.captures_graphs:
             return None
@@ -153,7 +152,9 @@ class GraphCache:
         return graphs
 
     def kept(self, key: Key) -> Any:
-        """Return the graphs of a key if there are any by now, else None."""
+        """Return the graphs of a key, which are used by that, or None; captures nothing."""
+        if key in self._kept:
+            self._kept.move_to_end(key)
         return self._kept.get(key)
 
     def drop(self, kind: Hashable = None) -> bool:

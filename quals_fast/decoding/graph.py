@@ -93,10 +93,11 @@ class GraphedSearch:
             graphs = self
             sources = list(range(n_sources))  # that the rows of `graphs` stand for
             found: Hypotheses | None = None  # of all sources, once they have moved
-            for number in range(len(self._parts)):
+            last = len(self._parts) - 1
+            for number in range(last + 1):
                 graphs._parts[number].graph.replay()
-                if STEPS * (number + 1) < FIRST_STEPS:
-                    continue  # the next graph is launched while this one runs
+                if STEPS * (number + 1) < FIRST_STEPS or number == last:
+                    continue  # the host need not wait for this one
                 is_live = graphs._read_flags(number)
                 live = [row for row in range(len(sources)) if is_live[row]]
                 if not live:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from functools import wraps
 from unittest.mock import MagicMock
 
 import pytest
@@ -259,6 +260,29 @@ def test_graphs_find_what_the_search_finds(graphed, monkeypatch, rule, lift, shr
     assert all(len(row_of) == 4 == len(set(row_of)) for row_of in taken)
 
 
+def test_one_summary_of_nan_leaves_the_others_as_they_are(graphed, monkeypatch):
+    encode = module.FusedPass._encode_summaries
+
+    @wraps(encode)
+    def broken(self, ids):
+        memory = encode(self, ids)
+        memory.keys[0][9] = torch.nan
+        return memory
+
+    scorer = graphed("fairseq09", -50.0)  # all others end with the last graph
+    ids = [source.input_ids for source in scorer.generator.tokenizer.encode(MANY[:16])]
+    with torch.inference_mode():
+        for _ in range(3):  # then four have graphs, which hold what was found
+            scorer._pass._search(ids[:4], 4)
+        expected = scorer._pass._search(ids, 16)
+        monkeypatch.setattr(module.FusedPass, "_encode_summaries", broken)
+        for _ in range(3):
+            found = scorer._pass._search(ids, 16)
+            assert [row for row in range(16) if not found.lengths[row].all()] == [9]
+            others = torch.arange(16) != 9
+            assert torch.equal(found.token_ids[others], expected.token_ids[others])
+
+
 def test_a_larger_batch_takes_larger_stores(graphed):
     scorer = graphed("fairseq09", 3.0)
     kept = scorer._pass._graphs._kept
@@ -310,6 +334,24 @@ def test_what_is_held_between_calls_gives_way(folder, monkeypatch):
     monkeypatch.setattr(Captured, "__call__", run)
     check_equal(staged, fused)
     assert graphs.cache.n_bytes == 0
+
+
+def test_what_beams_decoded_into_gives_way_after_the_graphs(folder, monkeypatch):
+    staged, fused = scorers(folder, "fairseq09")
+    Watched(monkeypatch, fused)
+    logprobs = module.FusedPass._logprobs
+
+    @wraps(logprobs)
+    def if_there_is_room(self, *arguments):
+        if self._stores is not None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return logprobs(self, *arguments)
+
+    monkeypatch.setattr(module.FusedPass, "_logprobs", if_there_is_room)
+    one = [TEXT], SUMMARIES[:1]
+    expected = staged.score(*one).scores
+    for _ in range(2):  # the second time there are graphs, until the last capture fails
+        assert fused.score(*one).scores == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_batch_that_does_not_fit_is_halved(folder, monkeypatch, caplog):

@@ -55,6 +55,15 @@ def test_the_least_recently_used_go_first():
     assert len(captures.keys) == before
 
 
+def test_graphs_that_are_asked_for_without_a_capture_count_as_used():
+    captures = Captures(1000)
+    captures.twice(400, 500)
+    assert captures.cache.kept(400).n_bytes == 400
+    captures.twice(300)  # 500 has to go
+    assert captures.cache.kept(500) is None
+    assert captures.cache.n_bytes == 700
+
+
 def test_room_is_made_before_a_capture_where_its_size_is_known():
     captures = Captures(1000)
     captures.twice(400, 500)
