@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import cached_property, partial
 from itertools import islice
+from threading import Thread
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
@@ -107,8 +108,6 @@ class FusedPass:
         self._stores: Stores | None = None  # what the beams of all graphs decode into
         shape, size = generator.shape, generator.bart.dtype.itemsize
         self._store_bytes = 2 * shape.decoder_layers * shape.d_model * size * self._beam_tokens
-        # Reads what was found while the next batch is launched.
-        self._reader = ThreadPoolExecutor(1, "quals_fast")
 
     @property
     def _graph_batch(self) -> int:
@@ -153,7 +152,7 @@ class FusedPass:
                 [summaries[i] for i in batch],
                 [sources[i] for i in batch],
             )
-            reading = self._reader.submit(self._read, self._launch_again(*rows))
+            reading = _in_a_thread(partial(self._read, self._launch_again(*rows)))
             return [(reading, row) for row in range(len(batch))]
 
         found: dict[int, Scored] = {}
@@ -435,6 +434,23 @@ class FusedPass:
         targets = [[pair.hypothesis.token_ids for pair in pairs]]
         (logprobs,) = rescore(generator, [document.input_ids], targets, self._max_batch_tokens)
         return Scored(pairs, len(hypotheses), logprobs)
+
+
+def _in_a_thread(function: Callable[[], R]) -> Future[R]:
+    """Call a function while this thread goes on.
+
+    An executor refuses work when the main thread has ended, and waits for ever after a fork.
+    """
+    future: Future[R] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:  # raised where the result is wanted
+            future.set_exception(error)
+
+    Thread(target=run, name="quals_fast").start()
+    return future
 
 
 def filled_up(batch_size: int) -> int:

@@ -1,5 +1,7 @@
 """The pass of a GPU, run on a CPU: equal to the staged one, without a look at a value."""
 
+import os
+import signal
 from collections import Counter
 from dataclasses import replace
 from functools import wraps
@@ -201,20 +203,22 @@ def graphed(tmp_path, monkeypatch):
     monkeypatch.setattr(graph, "FIRST_STEPS", 4)
     monkeypatch.setattr(graph, "STEPS", 2)
 
-    def make(rule, lift):
+    def make(rule, lift, forced_bos=None, min_length=2, max_length=24):
         config = DecodingConfig(
             rule=rule,
             num_beams=4,
             num_beam_groups=4 if rule == "fairseq09" else 2,
-            min_length=2,
-            max_length=24,
+            min_length=min_length,
+            max_length=max_length,
         )
         folder = tiny_models.write_checkpoint(tmp_path / f"{lift}")
         generator = QualsScorer.from_pretrained(folder, device="cpu", dtype="float32").generator
         bias = generator.bart.final_logits_bias.clone()
         bias[generator.settings.eos_token_id] += lift
         head = LMHead(generator.bart.model.shared.weight, bias, EAGER)
-        scorer = QualsScorer(replace(generator, packed=False, head=head), decoding=config)
+        settings = replace(generator.settings, forced_bos_token_id=forced_bos)
+        generator = replace(generator, packed=False, head=head, settings=settings)
+        scorer = QualsScorer(generator, decoding=config)
         scorer._pass._graphs.max_bytes = 2**30
         scorer._pass._capturing, scorer._pass._capturing_beside = MagicMock(), MagicMock()
         return scorer
@@ -260,6 +264,30 @@ def test_graphs_find_what_the_search_finds(graphed, monkeypatch, rule, lift, shr
     assert all(len(row_of) == 4 == len(set(row_of)) for row_of in taken)
 
 
+@pytest.mark.parametrize("rule", ["fairseq09", "hamming"])
+@pytest.mark.parametrize(
+    ("forced_bos", "min_length", "max_length"),
+    [
+        pytest.param(4, 2, 24, id="first token forced"),
+        pytest.param(4, 1, 2, id="first token forced, one graph"),
+        pytest.param(None, 1, 2, id="shorter than what is not waited for"),
+        pytest.param(None, 22, 24, id="no end before the warm-up's last step"),
+    ],
+)
+def test_graphs_of_any_length(graphed, rule, forced_bos, min_length, max_length):
+    scorer = graphed(rule, 3.0, forced_bos, min_length, max_length)
+    ids = [source.input_ids for source in scorer.generator.tokenizer.encode(MANY[:4])]
+    with torch.inference_mode():
+        found = [scorer._pass._search(ids, 4) for _ in range(3)][-1]  # replays
+        memory = scorer._pass._encode_summaries(scorer._pass._padded(ids))
+        expected = begin_search(scorer.generator, memory, scorer.decoding).run()
+    assert len(scorer._pass._graphs._kept) == 2
+    for part, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(part, other, atol=1e-5, rtol=0)
+    if forced_bos is not None:
+        assert found.token_ids[:, :, 0].unique().tolist() == [forced_bos]
+
+
 def test_one_summary_of_nan_leaves_the_others_as_they_are(graphed, monkeypatch):
     encode = module.FusedPass._encode_summaries
 
@@ -293,6 +321,60 @@ def test_a_larger_batch_takes_larger_stores(graphed):
     assert scorer._pass._stores.batch_size == 16
     assert scorer._pass._let_go()
     assert (list(kept), scorer._pass._stores) == ([], None)
+
+
+def test_a_callback_may_score_between_batches_and_may_fail(folder, monkeypatch):
+    staged, plain = scorers(folder, "fairseq09")
+    fused = QualsScorer(
+        plain.generator, decoding=staged.decoding, scoring=staged.scoring, max_batch_tokens=1
+    )
+    Watched(monkeypatch, fused)
+    expected = staged.score(DOCUMENTS, SUMMARIES).scores
+    inside = []
+
+    def score_another(n):
+        inside.append(fused.score(DOCUMENTS[:1], SUMMARIES[:1]).scores[0])
+
+    def fail(n):
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        found = fused.score(DOCUMENTS, SUMMARIES, on_progress=score_another)
+        assert found.scores == pytest.approx(expected, abs=1e-5, nan_ok=True)
+        assert inside == pytest.approx([expected[0]] * len(inside), abs=1e-5)
+        with pytest.raises(KeyboardInterrupt):
+            fused.score(DOCUMENTS, SUMMARIES, on_progress=fail)
+    assert len(inside) == 2 * len(SUMMARIES)
+
+
+def test_a_thread_scores_on_when_the_main_thread_has_ended(folder, monkeypatch):
+    staged, fused = scorers(folder, "fairseq09")
+    monkeypatch.setattr("concurrent.futures.thread._shutdown", True)  # as Python then does
+    check_equal(staged, fused)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_forked_process_scores(folder):
+    _, fused = scorers(folder, "fairseq09")
+    expected = fused.score(DOCUMENTS, SUMMARIES).scores
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)  # a failure must not wait for ever
+        same = fused.score(DOCUMENTS, SUMMARIES).scores == pytest.approx(expected, nan_ok=True)
+        os._exit(0 if same else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_what_fails_while_it_is_read_is_raised(folder, monkeypatch):
+    _, fused = scorers(folder, "fairseq09")
+
+    def read(self, launched):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(module.FusedPass, "_read", read)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        fused.score(DOCUMENTS, SUMMARIES)
 
 
 def test_large_batches_have_no_graphs(folder, monkeypatch):
