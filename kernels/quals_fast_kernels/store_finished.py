@@ -92,24 +92,24 @@ def _store_finished_kernel(
     m = tl.program_id(0).to(tl.int64)
     b = tl.program_id(1).to(tl.int64)
     row = tl.load(row_ptr + b * row_stride + m)
-    is_kept = row < R - 1  # what is dropped is not written, so that no two programs write to a row
-    target = b * R + row
-    candidate = b * candidate_stride + m
-    tl.store(out_lengths_ptr + target, t + 1, mask=is_kept)
-    tl.store(out_sums_ptr + target, tl.load(sums_ptr + candidate), mask=is_kept)
-    normalised = tl.load(normalised_ptr + b * normalised_stride + m)
-    tl.store(out_scores_ptr + target, normalised, mask=is_kept)
-    token = tl.load(last_token_ptr + candidate)
-    logprob = tl.load(last_logprob_ptr + candidate)
-    search_logprob = tl.load(last_search_logprob_ptr + candidate)
-    source = b * K + tl.load(beam_idx_ptr + candidate)
-    mask = (tl.arange(0, BLOCK) < T) & is_kept
-    copy_extended(token_ids_ptr, out_token_ids_ptr, source, target, token, t, mask, T, BLOCK)
-    copy_extended(logprobs_ptr, out_logprobs_ptr, source, target, logprob, t, mask, T, BLOCK)
-    copy_extended(
-        search_logprobs_ptr, out_search_logprobs_ptr,
-        source, target, search_logprob, t, mask, T, BLOCK,
-    )  # fmt: skip
+    if row < R - 1:  # what is dropped is not written, so that no two programs write to a row
+        target = b * R + row
+        candidate = b * candidate_stride + m
+        normalised = tl.load(normalised_ptr + b * normalised_stride + m)
+        tl.store(out_lengths_ptr + target, t + 1)
+        tl.store(out_sums_ptr + target, tl.load(sums_ptr + candidate))
+        tl.store(out_scores_ptr + target, normalised)
+        token = tl.load(last_token_ptr + candidate)
+        logprob = tl.load(last_logprob_ptr + candidate)
+        search_logprob = tl.load(last_search_logprob_ptr + candidate)
+        source = b * K + tl.load(beam_idx_ptr + candidate)
+        mask = tl.arange(0, BLOCK) < T
+        copy_extended(token_ids_ptr, out_token_ids_ptr, source, target, token, t, mask, T, BLOCK)
+        copy_extended(logprobs_ptr, out_logprobs_ptr, source, target, logprob, t, mask, T, BLOCK)
+        copy_extended(
+            search_logprobs_ptr, out_search_logprobs_ptr,
+            source, target, search_logprob, t, mask, T, BLOCK,
+        )  # fmt: skip
 
 
 def store_finished_triton(
