@@ -1,4 +1,4 @@
-"""Histories of a beam search's slots: what the operations that extend them have in common."""
+"""What the operations that extend the histories of a beam search have in common."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Histories(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """Next tokens that the groups chose; each tensor is ``(B, C)``."""
+    """Next tokens that the groups chose, by rank; each tensor is ``(B, C)``."""
 
     token_ids: Tensor  # int64
     beam_idx: Tensor  # int64: the slot that the candidate continues

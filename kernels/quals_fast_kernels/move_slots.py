@@ -1,9 +1,9 @@
-"""Slots of a beam search move on: each takes over a candidate, its history and its score.
+"""Move the slots of a beam search on: each takes a candidate, with its history and its score.
 
     new_history[b, k] = history[b, beam_idx[b, c]], then candidate c at position t;  c = go_on[b, k]
 
-Shapes: B sentences, K slots, C candidates (2K in a search), T positions. Bytes: 32 B*K*T are read
-and written, in one launch.
+Shapes: B sentences, K slots, C candidates (2K in a search), T positions. Bytes: 16 B*K*T are read
+and as many written. What takes time is launches: 1 in place of eager torch's 11.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def move_slots_ref(
         histories: of the slots, ``(B, K, T)``.
         chosen: the candidates, ``(B, C)``.
         go_on: the candidate of each slot, from 0 to C - 1. Shape ``(B, K)``, int64.
-        t: position of the candidates' tokens; a tensor without dimensions where a graph counts.
+        t: position of the new tokens; in an exported loop a tensor without dimensions.
 
     Returns:
         The slots in new tensors.
@@ -114,7 +114,7 @@ def move_slots_triton(
         histories: as `move_slots_ref` takes them.
         chosen: likewise, all with the same strides.
         go_on: likewise.
-        t: likewise, but no tensor.
+        t: likewise, as an int.
 
     Returns:
         As `move_slots_ref` does; contiguous.

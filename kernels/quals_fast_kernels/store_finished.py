@@ -1,11 +1,11 @@
-"""Candidates that end a hypothesis are stored: each with its history, its length and its scores.
+"""Store the hypotheses that end at a step, with their lengths and scores.
 
     finished[b, row[b, m]] = history[b, beam_idx[b, m]], then candidate m at position t
 
-The last row of `finished` takes what is dropped, several candidates perhaps; what it holds does not
-matter. All other rows that are written to are distinct.
-Shapes: B sentences, K slots, M candidates, R rows, T positions. Bytes: 32 T are read and written
-for each candidate that is kept, none for others; one launch.
+The last row of `finished` takes what is dropped: several candidates may go there, and its content
+is undefined. No two candidates of a sentence go to the same other row.
+Shapes: B sentences, K slots, M candidates, R rows, T positions. Bytes: 16 T are read and as many
+written for each candidate that is kept. What takes time is launches: 1 in place of eager torch's 13.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def store_finished_ref(
     """Write hypotheses that end at step `t` to rows of `finished`, in place; eager torch.
 
     Args:
-        finished: what is written to.
+        finished: R rows for each sentence, see `Finished`.
         histories: of the slots, ``(B, K, T)``.
-        chosen: the candidates that end them, ``(B, M)``; their scores are the sums.
-        normalised: their scores, divided by what the length makes of them.
-        row: where each goes, from 0 to R - 1, which drops it.
-        t: position of the candidates' tokens; a tensor without dimensions where a graph counts.
+        chosen: the candidates that end them, ``(B, M)``; their scores become the sums.
+        normalised: their scores with the length penalty. Shape ``(B, M)``, float64.
+        row: where each goes; R - 1 drops it. Shape ``(B, M)``, int64.
+        t: position of the new tokens; in an exported loop a tensor without dimensions.
     """
     token_ids, lengths, logprobs, search_logprobs, sums, scores = finished
     beam_idx = chosen.beam_idx
@@ -92,7 +92,7 @@ def _store_finished_kernel(
     m = tl.program_id(0).to(tl.int64)
     b = tl.program_id(1).to(tl.int64)
     row = tl.load(row_ptr + b * row_stride + m)
-    if row < R - 1:  # what is dropped is not written, so that no two programs write to a row
+    if row < R - 1:  # dropped ones write nothing, so no two programs share a row
         target = b * R + row
         candidate = b * candidate_stride + m
         normalised = tl.load(normalised_ptr + b * normalised_stride + m)
@@ -127,11 +127,11 @@ def store_finished_triton(
 
     Args:
         finished: as `store_finished_ref` takes it; contiguous.
-        histories: likewise, but of any strides.
+        histories: likewise.
         chosen: likewise, all with the same strides.
         normalised: likewise.
         row: likewise.
-        t: likewise, but no tensor.
+        t: likewise, as an int.
 
     Raises:
         ValueError: a shape, device, stride or step that does not fit.

@@ -79,7 +79,7 @@ def diverse_beam_search(
         config: rule, sizes, penalty and lengths.
         batch_size: B.
         device: where the state lives.
-        kernels: what computes the search itself.
+        kernels: the operations of the search.
         may_look: read on the host whether all have finished and whether a few candidates were
             enough: free on a CPU, a wait on a GPU. Without it, a GPU takes a few steps too many and
             never runs out of work; elsewhere all steps are taken.

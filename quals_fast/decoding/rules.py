@@ -49,7 +49,7 @@ class SearchState(ABC):
         vocabulary: sizes and special tokens.
         batch_size: B.
         device: where the state lives.
-        kernels: what computes the search itself.
+        kernels: the operations of the search.
         on_choice: called with what the groups chose at every step.
     """
 
@@ -192,9 +192,8 @@ class SearchState(ABC):
         self.beam_scores = moved.scores
         return moved.token_ids, moved.beam_idx
 
-    def store(self, t: Step, row: Tensor, chosen: Candidates) -> None:
+    def store(self, t: Step, row: Tensor, chosen: Candidates, normalised: Tensor) -> None:
         """Write hypotheses that end at step `t` to rows of `finished`; all ``(B, M)``."""
-        normalised = self.normalised(chosen.scores, t)
         self._kernels.store_finished(self.finished, self._histories(), chosen, normalised, row, t)
 
     def _histories(self) -> Histories:
@@ -271,7 +270,8 @@ class Fairseq09(SearchState):
         beams = self.config.num_beams
         row = self.n_finished + is_eos.cumsum(1) - 1
         row = torch.where(is_eos, row, beams).clamp(max=beams)  # what comes too late is dropped
-        self.store(t, row, Candidates(*(part[:, :beams] for part in chosen)))
+        ended = Candidates(*(part[:, :beams] for part in chosen))
+        self.store(t, row, ended, self.normalised(ended.scores, t))
         self.n_finished = self.n_finished + is_eos.sum(1, keepdim=True)
 
     def survivors(self, is_eos: Tensor) -> Tensor:
@@ -309,7 +309,8 @@ class Hamming(SearchState):
         active = self.active()
         for rank in range(size):  # in order, since a pool that is full keeps its best
             at = slice(rank * groups, (rank + 1) * groups)
-            score = self.normalised(chosen.scores[:, at], t)
+            ended = Candidates(*(part[:, at] for part in chosen))
+            score = self.normalised(ended.scores, t)
             pool = self.finished.scores[:, :-1].unflatten(1, (groups, size))
             serial = self.serial[:, :-1].unflatten(1, (groups, size))
             worst = pool.amin(2)
@@ -318,7 +319,7 @@ class Hamming(SearchState):
             enters = is_eos[:, at] & active & (~is_full | (score > worst))
             row = first + torch.where(is_full, oldest.argmin(2), self.n_finished)
             row = torch.where(enters, row, self.config.num_beams)
-            self.store(t, row, Candidates(*(part[:, at] for part in chosen)))
+            self.store(t, row, ended, score)
             self.serial.scatter_(1, row, _filled(row, t * size + rank))
             self.n_finished = self.n_finished + (enters & ~is_full)
 
