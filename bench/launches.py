@@ -38,8 +38,10 @@ from quals_fast_kernels import (
     group_select,
     linear_logprob,
     lm_head_topk,
+    move_slots,
     source_attention,
     span_match,
+    store_finished,
 )
 from rich.console import Console
 from rich.table import Table
@@ -76,8 +78,10 @@ OP_MODULES = (
     group_select,
     linear_logprob,
     lm_head_topk,
+    move_slots,
     source_attention,
     span_match,
+    store_finished,
 )
 
 BART_LARGE = BartShape(

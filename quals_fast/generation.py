@@ -6,6 +6,7 @@ Source: docs/semantics.md 1.1, docs/semantics.md 1.2.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from quals_fast.batching import pad, run_batches
 from quals_fast.config import DecodingConfig
@@ -72,18 +73,20 @@ def begin_search(
         stores: of a search in fixed shapes, for what its slots decode; by default new ones.
     """
     sizes = config.num_beams, config.max_length + 1
+    kernels = generator.kernels
     slots: Slots
     if generator.packed:
+        kernels = replace(kernels, group_select=group_select_cpu)
         slots = PackedSlots(memory, *sizes)
     else:
-        slots = DenseSlots(memory, *sizes, generator.kernels, stores)
+        slots = DenseSlots(memory, *sizes, kernels, stores)
     return Search(
         BartBeams(generator.bart, generator.head, slots),
         vocabulary(generator),
         config,
         memory.batch_size,
         generator.bart.device,
-        group_select_cpu if generator.packed else generator.kernels.group_select,
+        kernels,
         generator.packed,
         on_choice,
     )

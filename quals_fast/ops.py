@@ -19,12 +19,16 @@ from quals_fast_kernels import (
     group_select,
     linear_logprob,
     lm_head_topk,
+    move_slots,
     source_attention,
     span_match,
+    store_finished,
 )
 from quals_fast_kernels._compat import HAS_TRITON, triton_version
+from quals_fast_kernels._histories import Candidates, Histories
 from quals_fast_kernels.group_select import GroupChoice, group_select_cpu
 from quals_fast_kernels.lm_head_topk import topk_lowest_id
+from quals_fast_kernels.move_slots import MovedSlots
 from torch import Tensor
 
 from quals_fast.errors import BackendUnavailableError
@@ -34,7 +38,9 @@ __all__ = [
     "TRITON",
     "Backend",
     "BackendUnavailableError",
+    "Candidates",
     "GroupChoice",
+    "Histories",
     "Kernels",
     "group_select_cpu",
     "resolve_backend",
@@ -58,6 +64,8 @@ class Kernels:
     beam_attention: Callable[..., Tensor]
     source_attention: Callable[..., Tensor]
     add_layer_norm: Callable[..., Tensor]
+    move_slots: Callable[..., MovedSlots]
+    store_finished: Callable[..., None]
 
     @property
     def compiled(self) -> str:
@@ -75,6 +83,8 @@ EAGER = Kernels(
     beam_attention.beam_attention_ref,
     source_attention.source_attention_ref,
     add_layer_norm.add_layer_norm_ref,
+    move_slots.move_slots_ref,
+    store_finished.store_finished_ref,
 )
 
 TRITON = Kernels(  # to be called where `resolve_backend` says so
@@ -86,6 +96,8 @@ TRITON = Kernels(  # to be called where `resolve_backend` says so
     beam_attention.beam_attention_triton,
     source_attention.source_attention_triton,
     add_layer_norm.add_layer_norm_triton,
+    move_slots.move_slots_triton,
+    store_finished.store_finished_triton,
 )
 
 

@@ -21,6 +21,8 @@ OPS = (
     "beam_attention",
     "source_attention",
     "add_layer_norm",
+    "move_slots",
+    "store_finished",
     "span_match",
     "linear_logprob",
     "lm_head_topk",

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from quals_fast.config import DecodingConfig
-from quals_fast.decoding.rules import STATES, GroupSelect, Hypotheses, OnChoice, Vocabulary
-from quals_fast.ops import EAGER, GroupChoice
+from quals_fast.decoding.rules import STATES, Hypotheses, OnChoice, Vocabulary
+from quals_fast.ops import EAGER, GroupChoice, Kernels
 
 FEW = 16  # candidates a row and beam of a group: enough in nearly all steps, as measured
 LAG = 1  # steps that a GPU has to do while the host waits for the flag of the one before
@@ -67,7 +67,7 @@ def diverse_beam_search(
     batch_size: int,
     device: torch.device,
     *,
-    group_select: GroupSelect = EAGER.group_select,
+    kernels: Kernels = EAGER,
     may_look: bool = True,
     on_choice: OnChoice | None = None,
 ) -> Hypotheses:
@@ -79,15 +79,13 @@ def diverse_beam_search(
         config: rule, sizes, penalty and lengths.
         batch_size: B.
         device: where the state lives.
-        group_select: the operation by which the groups choose.
+        kernels: the operations of the search.
         may_look: read on the host whether all have finished and whether a few candidates were
             enough: free on a CPU, a wait on a GPU. Without it, a GPU takes a few steps too many and
             never runs out of work; elsewhere all steps are taken.
         on_choice: called with what the groups chose at every step.
     """
-    search = Search(
-        model, vocabulary, config, batch_size, device, group_select, may_look, on_choice
-    )
+    search = Search(model, vocabulary, config, batch_size, device, kernels, may_look, on_choice)
     return search.run()
 
 
@@ -99,16 +97,14 @@ class StopTest:
 
     Args:
         device: of the flags; where it is no GPU, nothing is learned.
-        lag: parts of the work that are launched before the host waits for the flag of an earlier
-            one; with 0 it waits for each part.
     """
 
-    def __init__(self, device: torch.device, lag: int) -> None:
-        self._is_gpu, self._lag = device.type == "cuda", lag
+    def __init__(self, device: torch.device) -> None:
+        self._is_gpu = device.type == "cuda"
         self._asked: deque[tuple[torch.cuda.Event, Tensor]] = deque()
 
     def saw_true(self, flag: Tensor) -> bool:
-        """Ask for a flag; return whether the one asked for `lag` calls ago was true."""
+        """Ask for a flag; return whether the one asked for `LAG` calls ago was true."""
         if not self._is_gpu:
             return False
         answer = torch.empty((), dtype=torch.bool, device="cpu", pin_memory=True)
@@ -116,10 +112,10 @@ class StopTest:
         event = torch.cuda.Event()  # waited for by spinning: a blocking one wakes the host late
         event.record(torch.cuda.current_stream(flag.device))
         self._asked.append((event, answer))
-        if len(self._asked) <= self._lag:
+        if len(self._asked) <= LAG:
             return False
         event, answer = self._asked.popleft()
-        event.synchronize()  # of the flag alone; the parts behind it go on
+        event.synchronize()  # of the flag alone; the steps behind it go on
         return bool(answer)
 
 
@@ -133,13 +129,11 @@ class Search:
         config: DecodingConfig,
         batch_size: int,
         device: torch.device,
-        group_select: GroupSelect,
+        kernels: Kernels,
         may_look: bool,
         on_choice: OnChoice | None = None,
     ) -> None:
-        self.state = STATES[config.rule](
-            config, vocabulary, batch_size, device, group_select, on_choice
-        )
+        self.state = STATES[config.rule](config, vocabulary, batch_size, device, kernels, on_choice)
         self._model, self._vocabulary, self._config = model, vocabulary, config
         self._device, self._may_look = device, may_look
         start = vocabulary.decoder_start_token_id
@@ -154,7 +148,7 @@ class Search:
 
     def run(self) -> Hypotheses:
         """Take all steps that it needs."""
-        stop = StopTest(self._device, LAG)
+        stop = StopTest(self._device)
         for t in range(self._config.max_length + 1):
             self.step(t)
             done = self.state.all_done()

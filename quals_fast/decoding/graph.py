@@ -147,7 +147,7 @@ class GraphedSearch:
 
     def _warm_up(self, search: Search, config: DecodingConfig, stream: torch.cuda.Stream) -> None:
         """Compile the kernels off the graph, in all variants that occur within a search."""
-        usual = range(max(WARM_UP_STEPS, config.min_length + 2))
+        usual = range(config.min_length + WARM_UP_STEPS)  # storing begins at min_length
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for t in range(config.max_length + 1):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from quals_fast.config import DecodingConfig
-from quals_fast.ops import GroupChoice
+from quals_fast.ops import Candidates, GroupChoice, Histories, Kernels
 
 
 class Vocabulary(NamedTuple):
@@ -38,7 +38,6 @@ class Hypotheses(NamedTuple):
 
 
 Step = int | Tensor  # from 0; a tensor without dimensions where a graph's loop counts
-GroupSelect = Callable[..., GroupChoice]
 OnChoice = Callable[[GroupChoice], None]
 
 
@@ -50,7 +49,7 @@ class SearchState(ABC):
         vocabulary: sizes and special tokens.
         batch_size: B.
         device: where the state lives.
-        group_select: the operation by which the groups choose.
+        kernels: the operations of the search.
         on_choice: called with what the groups chose at every step.
     """
 
@@ -67,11 +66,11 @@ class SearchState(ABC):
         vocabulary: Vocabulary,
         batch_size: int,
         device: torch.device,
-        group_select: GroupSelect,
+        kernels: Kernels,
         on_choice: OnChoice | None = None,
     ) -> None:
         self.config, self.vocabulary = config, vocabulary
-        self._group_select, self._on_choice = group_select, on_choice
+        self._kernels, self._on_choice = kernels, on_choice
         beams, length = config.num_beams, config.max_length + 1
 
         def per_token(rows: int, fill: float, dtype: torch.dtype) -> Tensor:
@@ -137,7 +136,7 @@ class SearchState(ABC):
             penalty: in place of the config's.
         """
         c, v = self.config, self.vocabulary
-        return self._group_select(
+        return self._kernels.group_select(
             logprobs.expand(-1, c.num_beams, -1),
             token_ids.expand(-1, c.num_beams, -1),
             self.beam_scores,
@@ -183,31 +182,22 @@ class SearchState(ABC):
         scores, tokens, beam_idx, column = (part.flatten(1) for part in choice)  # (B, 2K), by rank
         clean = logprobs.flatten(1).gather(1, beam_idx * width + column)
         gained = scores - self.beam_scores.gather(1, beam_idx)
+        chosen = Candidates(tokens, beam_idx, clean, gained, scores)
         is_eos = tokens == v.eos_token_id
         if isinstance(t, Tensor) or t >= c.min_length:  # before, EOS has no probability anyway
             finishing = is_eos & (scores > -torch.inf)
-            self.finish(t, finishing[:, :beams], _Chosen(scores, beam_idx, clean, gained))
-        go_on = self.survivors(is_eos)
-        tokens, beam_idx = tokens.gather(1, go_on), beam_idx.gather(1, go_on)
-        self.beam_scores = scores.gather(1, go_on)
-        self.token_ids = _extend(self.token_ids, beam_idx, t, tokens)
-        self.logprobs = _extend(self.logprobs, beam_idx, t, clean.gather(1, go_on))
-        self.search_logprobs = _extend(self.search_logprobs, beam_idx, t, gained.gather(1, go_on))
-        return tokens, beam_idx
+            self.finish(t, finishing[:, :beams], chosen)
+        moved = self._kernels.move_slots(self._histories(), chosen, self.survivors(is_eos), t)
+        self.token_ids, self.logprobs, self.search_logprobs = moved.histories
+        self.beam_scores = moved.scores
+        return moved.token_ids, moved.beam_idx
 
-    def store(self, t: Step, row: Tensor, chosen: _Chosen) -> None:
+    def store(self, t: Step, row: Tensor, chosen: Candidates, normalised: Tensor) -> None:
         """Write hypotheses that end at step `t` to rows of `finished`; all ``(B, M)``."""
-        eos = torch.full_like(row, self.vocabulary.eos_token_id)
-        token_ids = _extend(self.token_ids, chosen.beam_idx, t, eos)
-        logprobs = _extend(self.logprobs, chosen.beam_idx, t, chosen.logprobs)
-        search = _extend(self.search_logprobs, chosen.beam_idx, t, chosen.search_logprobs)
-        wide = row[:, :, None].expand_as(token_ids)
-        self.finished.token_ids.scatter_(1, wide, token_ids)
-        self.finished.logprobs.scatter_(1, wide, logprobs)
-        self.finished.search_logprobs.scatter_(1, wide, search)
-        self.finished.lengths.scatter_(1, row, _filled(row, t + 1))
-        self.finished.sums.scatter_(1, row, chosen.scores)
-        self.finished.scores.scatter_(1, row, self.normalised(chosen.scores, t))
+        self._kernels.store_finished(self.finished, self._histories(), chosen, normalised, row, t)
+
+    def _histories(self) -> Histories:
+        return Histories(self.token_ids, self.logprobs, self.search_logprobs)
 
     def normalised(self, scores: Tensor, t: Step) -> Tensor:
         """Return the scores of hypotheses that end at step `t`; float64, as ties decide order."""
@@ -242,7 +232,7 @@ class SearchState(ABC):
         return ~self.live().any()
 
     @abstractmethod
-    def finish(self, t: Step, is_eos: Tensor, chosen: _Chosen) -> None:
+    def finish(self, t: Step, is_eos: Tensor, chosen: Candidates) -> None:
         """Store the candidates of rank < n ``(B, K)`` that end in EOS at step `t`."""
 
     @abstractmethod
@@ -254,28 +244,9 @@ class SearchState(ABC):
         """Return the order of the hypotheses, best first. Shape ``(B, N)``."""
 
 
-class _Chosen(NamedTuple):
-    """Candidates that the groups chose, each ``(B, M)``."""
-
-    scores: Tensor
-    beam_idx: Tensor
-    logprobs: Tensor
-    search_logprobs: Tensor
-
-
 def _filled(like: Tensor, value: Step) -> Tensor:
     """Return a tensor of the shape of `like` that holds the value everywhere."""
     return value.expand_as(like) if isinstance(value, Tensor) else torch.full_like(like, value)
-
-
-def _extend(history: Tensor, beam_idx: Tensor, t: Step, last: Tensor) -> Tensor:
-    """Return the histories ``(B, M, T)`` of the slots `beam_idx`, with `last` at position `t`."""
-    extended = history.gather(1, beam_idx[:, :, None].expand(-1, -1, history.shape[2]))
-    if isinstance(t, Tensor):
-        last = last[:, :, None]
-        return extended.scatter(2, t.expand_as(last), last)
-    extended[:, :, t] = last
-    return extended
 
 
 class Fairseq09(SearchState):
@@ -295,11 +266,12 @@ class Fairseq09(SearchState):
     def live(self) -> Tensor:
         return (self.n_finished < self.config.num_beams).expand(-1, self.config.num_beams)
 
-    def finish(self, t: Step, is_eos: Tensor, chosen: _Chosen) -> None:
+    def finish(self, t: Step, is_eos: Tensor, chosen: Candidates) -> None:
         beams = self.config.num_beams
         row = self.n_finished + is_eos.cumsum(1) - 1
         row = torch.where(is_eos, row, beams).clamp(max=beams)  # what comes too late is dropped
-        self.store(t, row, _Chosen(*(part[:, :beams] for part in chosen)))
+        ended = Candidates(*(part[:, :beams] for part in chosen))
+        self.store(t, row, ended, self.normalised(ended.scores, t))
         self.n_finished = self.n_finished + is_eos.sum(1, keepdim=True)
 
     def survivors(self, is_eos: Tensor) -> Tensor:
@@ -331,13 +303,14 @@ class Hamming(SearchState):
     def live(self) -> Tensor:
         return self.active().repeat(1, self.config.group_size)
 
-    def finish(self, t: Step, is_eos: Tensor, chosen: _Chosen) -> None:
+    def finish(self, t: Step, is_eos: Tensor, chosen: Candidates) -> None:
         groups, size = self.config.num_beam_groups, self.config.group_size
         first = torch.arange(groups, device=is_eos.device) * size  # of each group's pool
         active = self.active()
         for rank in range(size):  # in order, since a pool that is full keeps its best
             at = slice(rank * groups, (rank + 1) * groups)
-            score = self.normalised(chosen.scores[:, at], t)
+            ended = Candidates(*(part[:, at] for part in chosen))
+            score = self.normalised(ended.scores, t)
             pool = self.finished.scores[:, :-1].unflatten(1, (groups, size))
             serial = self.serial[:, :-1].unflatten(1, (groups, size))
             worst = pool.amin(2)
@@ -346,7 +319,7 @@ class Hamming(SearchState):
             enters = is_eos[:, at] & active & (~is_full | (score > worst))
             row = first + torch.where(is_full, oldest.argmin(2), self.n_finished)
             row = torch.where(enters, row, self.config.num_beams)
-            self.store(t, row, _Chosen(*(part[:, at] for part in chosen)))
+            self.store(t, row, ended, score)
             self.serial.scatter_(1, row, _filled(row, t * size + rank))
             self.n_finished = self.n_finished + (enters & ~is_full)
 

@@ -6,6 +6,7 @@ selection are the torch path's own; `loop_parts` has what a loop needs in anothe
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from quals_fast.export.graphs import EncoderGraph, RescoreGraph, decode_step
 from quals_fast.export.loop_parts import LoopSlots, contains, group_select
 from quals_fast.generation import vocabulary
 from quals_fast.models.loading import QAGenerator
+from quals_fast.ops import EAGER
 from quals_fast.selection import PairSelector, Summaries
 
 # By number.
@@ -199,7 +201,8 @@ class SingleGraph(nn.Module):
 
     def _new_state(self, batch: int) -> SearchState:
         kind = STATES[self._decoding.rule]
-        return kind(self._decoding, self._vocabulary, batch, torch.device("cpu"), group_select)
+        kernels = replace(EAGER, group_select=group_select)
+        return kind(self._decoding, self._vocabulary, batch, torch.device("cpu"), kernels)
 
     def _decode(self, tokens: Tensor, t: Tensor, slots: LoopSlots) -> Tensor:
         """Return the log-probabilities of all tokens as the next of each slot, ``(B, K, V)``."""

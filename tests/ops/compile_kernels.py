@@ -6,6 +6,7 @@ The launchers run as ever, on CPU tensors, and stop where they would launch. Pri
 import sys
 
 import torch
+from quals_fast_kernels._histories import Candidates, Histories
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
@@ -57,6 +58,14 @@ def compile_all():
             eos_token_id=2,
             vocab_size=TOKENS,
         )
+    ids, numbers = torch.zeros(2, BEAMS, LENGTH).long(), torch.zeros(2, BEAMS, LENGTH)
+    histories = Histories(ids, numbers, numbers)
+    row, score = torch.zeros(2, BEAMS).long(), torch.zeros(2, BEAMS)
+    chosen = Candidates(row, row, score, score, score)
+    finished = ids, row, numbers, numbers, score, score.double()
+    for t in (0, 1, 17):
+        TRITON.move_slots(histories, chosen, row, t)
+        TRITON.store_finished(finished, histories, chosen, score.double(), row, t)
     texts = torch.zeros(2, 64, dtype=torch.int32), torch.ones(2, dtype=torch.int64)
     needles = torch.zeros(2, BEAMS, 61, dtype=torch.int32)
     TRITON.span_match(*texts, needles, torch.ones(2, BEAMS, dtype=torch.int64))
