@@ -649,8 +649,16 @@ def gpu_kernels() -> str:
     return (
         f"{table(header, rows)}\n\nAgainst the fastest of its alternatives in PyTorch, in "
         f"{len(every)} cases: {verdict}. {first['device']}, torch {first['torch']}, "
-        f"Triton {first['triton']}, commit {first['commit']}."
+        f"Triton {first['triton']}, {_commits(lines)}."
     )
+
+
+def _commits(lines: list[dict[str, str]]) -> str:
+    """Say at which commits the operations were timed."""
+    of_op = {line["op"]: line["commit"] for line in lines}
+    usual = lines[0]["commit"]
+    others = [f"`{op}` {commit}" for op, commit in of_op.items() if commit != usual]
+    return f"commit {usual}" + (f" ({', '.join(others)})" if others else "")
 
 
 def _percent(share: float) -> str:

@@ -186,11 +186,15 @@ class FusedPass:
     def _let_go(self) -> bool:
         """Drop graphs, their stores and encoded documents; return whether there were any."""
         cache = self._generator.cache
-        had_any = self._stores is not None or (cache is not None and cache.stats.n_documents > 0)
-        if cache is not None:
-            cache.clear()
+        had_graphs = self._graphs.n_bytes > 0
+        had_any = had_graphs or self._stores is not None
+        if had_graphs:  # with less for them, it need not run out in each call
+            self._graphs.give_way("in a batch")
         self._stores = None
-        return self._graphs.drop() or had_any
+        if cache is not None:
+            had_any = had_any or cache.stats.n_documents > 0
+            cache.clear()
+        return had_any
 
     def _launch(
         self, documents: list[Source], summaries: list[str], sources: list[Source]

@@ -97,7 +97,7 @@ class GraphCache:
         max_bytes: bound on the sum of what they hold; 0 for no graphs at all.
 
     Attributes:
-        max_bytes: the bound, halved whenever memory ran out in a capture.
+        max_bytes: the bound, halved whenever memory ran out.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -136,13 +136,7 @@ class GraphCache:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            self.drop()
-            self.max_bytes //= 2
-            logging.getLogger("quals_fast").warning(
-                "out of memory while a CUDA graph was captured: all were dropped, and they may "
-                "hold %d MiB from now on",
-                self.max_bytes // 2**20,
-            )
+            self.give_way("while a CUDA graph was captured")
             return None
         self._sizes[key] = graphs.n_bytes
         if graphs.n_bytes > self.max_bytes:
@@ -165,6 +159,20 @@ class GraphCache:
         if kind is None:
             self._seen.clear()
         return bool(dropped)
+
+    def give_way(self, when: str) -> None:
+        """Drop all graphs for want of memory; half as much may be held from then on.
+
+        Args:
+            when: memory ran out, for the warning.
+        """
+        self.drop()
+        self.max_bytes //= 2
+        logging.getLogger("quals_fast").warning(
+            "out of memory %s: all CUDA graphs were dropped, and they may hold %d MiB from now on",
+            when,
+            self.max_bytes // 2**20,
+        )
 
     def _make_room(self, n_bytes: int) -> None:
         """Drop the least recently used until there is room for so many bytes."""

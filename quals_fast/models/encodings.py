@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor
 
-from quals_fast.batching import pad
+from quals_fast.batching import pad, padded
 from quals_fast.models.cache import SourceMemory
 from quals_fast.processes import ForkSafeLock
 
@@ -145,7 +145,8 @@ def hidden_states(
         return encode(documents)
     bart, pad_token_id = generator.document_bart, generator.settings.pad_token_id
     positions = bart.shape.max_position_embeddings
-    _, mask = pad(documents, pad_token_id, bart.device, multiple_of, positions)
+    mask = torch.from_numpy(padded(documents, pad_token_id, multiple_of, positions)[1])
+    mask = mask.to(bart.device, non_blocking=True)  # a wait would be for the batch before
     states = torch.zeros(*mask.shape, bart.shape.d_model, dtype=bart.dtype, device=bart.device)
     keys = [_key(generator, document) for document in documents]
     kept = [cache.get(key) for key in keys]

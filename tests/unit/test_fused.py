@@ -403,7 +403,7 @@ def test_no_memory_for_a_capture_is_no_failure(folder, monkeypatch, caplog):
     assert graphs.cache.max_bytes == 2**29
 
 
-def test_what_is_held_between_calls_gives_way(folder, monkeypatch):
+def test_what_is_held_between_calls_gives_way(folder, monkeypatch, caplog):
     staged, fused = scorers(folder, "fairseq09")
     graphs = Watched(monkeypatch, fused)
     for _ in range(2):
@@ -416,6 +416,8 @@ def test_what_is_held_between_calls_gives_way(folder, monkeypatch):
     monkeypatch.setattr(Captured, "__call__", run)
     check_equal(staged, fused)
     assert graphs.cache.n_bytes == 0
+    assert graphs.cache.max_bytes == 2**29  # or memory would run out in every call
+    assert "out of memory in a batch: all CUDA graphs were dropped" in caplog.text
 
 
 def test_what_beams_decoded_into_gives_way_after_the_graphs(folder, monkeypatch):
