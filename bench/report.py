@@ -731,7 +731,6 @@ SECTIONS: dict[str, Callable[[], str]] = {
         conseq_experiment,
         claim,
         qags_models,
-        gpu_speed,
         gpu,
         gpu_kernels,
         launches,

@@ -39,7 +39,7 @@ from quals_fast.models.targets import pack
 from quals_fast.models.tokenizer import Source
 from quals_fast.rescoring import rescore
 from quals_fast.results import Hypothesis
-from quals_fast.selection import Candidates, PairSelector, Summaries
+from quals_fast.selection import PairSelector, Sequences, Summaries
 from quals_fast.staged import Scored
 
 R = TypeVar("R")
@@ -210,8 +210,8 @@ class FusedPass:
         encoded = self._encode_beside([*row_of])
         ids = [s.input_ids for s in [*sources, *[sources[-1]] * missing]]
         found = self._search(ids, count)
-        candidates = Candidates(*found[:2], found.sums)
-        chosen = self._part(self._select, [*candidates, *texts], most=MAX_GRAPH_BATCH)
+        sequences = Sequences(*found[:2], found.sums)
+        chosen = self._part(self._select, [*sequences, *texts], most=MAX_GRAPH_BATCH)
         if self._stream is not None:
             torch.cuda.current_stream(self._device).wait_stream(self._stream)
         logprobs = self._rescore(*encoded, rows, chosen)
@@ -356,9 +356,9 @@ class FusedPass:
     def _select(
         self, token_ids: Tensor, lengths: Tensor, sums: Tensor, symbols: Tensor, in_text: Tensor
     ) -> Chosen:
-        """Select pairs; arguments are fields of `Candidates`, then of `Summaries`."""
-        candidates, texts = Candidates(token_ids, lengths, sums), Summaries(symbols, in_text)
-        order, n_kept, unsure = self._selector.select(candidates, texts, self._max_pairs)
+        """Select pairs; arguments are fields of `Sequences`, then of `Summaries`."""
+        sequences, texts = Sequences(token_ids, lengths, sums), Summaries(symbols, in_text)
+        order, n_kept, unsure = self._selector.select(sequences, texts, self._max_pairs)
         rank = torch.arange(order.shape[1], device=order.device)
         lengths = lengths.gather(1, order) * (rank < n_kept[:, None])
         of_summary = lengths.sum(1)

@@ -1,7 +1,7 @@
 """CUDA graphs: parts of the pass of a GPU, recorded once per shape, and which of them are kept.
 
 A replay takes the host one launch. Where a launch takes it 45 us, as measured on a virtual machine,
-the 392 kernels of both encodings take it 18 ms, and an H100 2.3 ms.
+the 226 kernels of both encodings take it 10 ms, and an H100 about 2.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class Summaries(NamedTuple):
     lengths: Tensor  # (B,) int64
 
 
-class Candidates(NamedTuple):
+class Sequences(NamedTuple):
     """What of `Hypotheses` the selection reads."""
 
     token_ids: Tensor
@@ -102,7 +102,7 @@ class PairSelector:
         return Summaries(torch.from_numpy(symbols), torch.tensor(lengths, device="cpu"))
 
     def select(
-        self, hypotheses: Hypotheses | Candidates, summaries: Summaries, max_pairs: int | None
+        self, hypotheses: Hypotheses | Sequences, summaries: Summaries, max_pairs: int | None
     ) -> Selection:
         """Drop what is no pair about its summary, then let the answers take turns.
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from quals_fast_kernels._compat import HAS_TRITON
+from op_cases import DEVICE, eager_and_triton, error, needs_gpu, needs_no_triton, needs_triton
 from quals_fast_kernels.add_layer_norm import (
     add_layer_norm_op,
     add_layer_norm_ref,
@@ -10,17 +10,8 @@ from quals_fast_kernels.add_layer_norm import (
 )
 from torch.nn import functional as F
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # on a CPU the interpreter runs kernels
 EPS = 1e-5
-needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
-needs_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="there is no GPU")
-both = pytest.mark.parametrize(
-    "normalise",
-    [
-        pytest.param(add_layer_norm_ref, id="eager"),
-        pytest.param(add_layer_norm_triton, id="triton", marks=needs_triton),
-    ],
-)
+both = eager_and_triton("normalise", add_layer_norm_ref, add_layer_norm_triton)
 
 SHAPES = [
     pytest.param((1, 1), id="N1-d1"),
@@ -41,12 +32,6 @@ def inputs(*shape, dtype=torch.float32):
 def truth(x, residual, weight, bias, eps):
     x, residual, weight, bias = (part.double().cpu() for part in (x, residual, weight, bias))
     return F.layer_norm(x + residual, weight.shape, weight, bias, eps)
-
-
-def error(found, expected):
-    assert found.shape == expected.shape
-    worst = (found.double().cpu() - expected).abs().max().item()
-    return torch.inf if worst != worst else worst
 
 
 @both
@@ -158,7 +143,7 @@ def test_the_launcher_refuses_what_does_not_fit(change, error, message):
         add_layer_norm_triton(**(arguments | change))
 
 
-@pytest.mark.skipif(HAS_TRITON, reason="Triton is installed")
+@needs_no_triton
 def test_without_triton_the_launcher_says_so():
     with pytest.raises(ModuleNotFoundError, match="pip install triton"):
         add_layer_norm_triton(*inputs(1, 8))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from quals_fast_kernels._compat import HAS_TRITON
+from op_cases import DEVICE, eager_and_triton, error, needs_gpu, needs_no_triton, needs_triton
 from quals_fast_kernels.beam_attention import (
     beam_attention_op,
     beam_attention_ref,
@@ -10,16 +10,7 @@ from quals_fast_kernels.beam_attention import (
 )
 from torch.nn import functional as F
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # on a CPU the interpreter runs kernels
-needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
-needs_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="there is no GPU")
-both = pytest.mark.parametrize(
-    "attend",
-    [
-        pytest.param(beam_attention_ref, id="eager"),
-        pytest.param(beam_attention_triton, id="triton", marks=needs_triton),
-    ],
-)
+both = eager_and_triton("attend", beam_attention_ref, beam_attention_triton)
 
 SHAPES = [  # B, K, H, D, T, length
     pytest.param((1, 1, 1, 8, 1, 1), id="B1-K1-H1-D8-T1"),
@@ -54,12 +45,6 @@ def truth(query, key, value, keys, values, index, length):
             mine = torch.stack([*(values[b, row, :, s] for s, row in past), value[b, k]])
             out[b, k] = (weight[:, :, None] * mine).sum(0)
     return out
-
-
-def error(found, expected):
-    assert found.shape == expected.shape
-    worst = (found.double().cpu() - expected).abs().max().item()
-    return torch.inf if worst != worst else worst
 
 
 @both
@@ -217,7 +202,7 @@ def test_the_launcher_refuses_what_does_not_fit(change, error, message):
         beam_attention_triton(**(arguments | change))
 
 
-@pytest.mark.skipif(HAS_TRITON, reason="Triton is installed")
+@needs_no_triton
 def test_without_triton_the_launcher_says_so():
     with pytest.raises(ModuleNotFoundError, match="pip install triton"):
         beam_attention_triton(*inputs(1, 1, 1, 8, 1, 1))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quals_fast_kernels._compat import HAS_TRITON
+from op_cases import DEVICE, needs_gpu, needs_no_triton, needs_triton
 from quals_fast_kernels.group_select import (
     group_select_cpu,
     group_select_op,
@@ -12,10 +12,7 @@ from quals_fast_kernels.group_select import (
     group_select_triton,
 )
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # on a CPU the interpreter runs kernels
-needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
 needs_cpu = pytest.mark.skipif(DEVICE != "cpu", reason="computes on a CPU")
-needs_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="there is no GPU")
 
 
 @pytest.fixture(
@@ -234,7 +231,7 @@ def test_the_launcher_refuses_what_does_not_fit(change, error, message):
         group_select_triton(**(arguments | change))
 
 
-@pytest.mark.skipif(HAS_TRITON, reason="Triton is installed")
+@needs_no_triton
 def test_without_triton_the_launcher_says_so():
     with pytest.raises(ModuleNotFoundError, match="pip install triton"):
         group_select_triton(*inputs(1, 1, 2, 3), **settings_of(2))

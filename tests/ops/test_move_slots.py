@@ -2,33 +2,18 @@
 
 import pytest
 import torch
-from quals_fast_kernels._compat import HAS_TRITON
+from op_cases import (
+    DEVICE,
+    HISTORIES,
+    eager_and_triton,
+    needs_gpu,
+    needs_no_triton,
+    needs_triton,
+)
 from quals_fast_kernels._histories import Candidates, Histories
 from quals_fast_kernels.move_slots import move_slots_op, move_slots_ref, move_slots_triton
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # on a CPU the interpreter runs kernels
-needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
-needs_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="there is no GPU")
-both = pytest.mark.parametrize(
-    "move",
-    [
-        pytest.param(move_slots_ref, id="eager"),
-        pytest.param(move_slots_triton, id="triton", marks=needs_triton),
-    ],
-)
-
-SHAPES = [  # B, K, T, t
-    pytest.param((1, 1, 1, 0), id="B1-K1-T1-t0"),
-    pytest.param((3, 5, 7, 0), id="B3-K5-T7-t0"),
-    pytest.param((2, 5, 7, 6), id="B2-K5-T7-last"),
-    pytest.param((1, 60, 61, 1), id="B1-K60-T61-t1"),
-    pytest.param((1, 5, 61, 15), id="B1-K5-T61-t15"),
-    pytest.param((1, 5, 61, 16), id="B1-K5-T61-t16"),
-    pytest.param((2, 5, 61, 17), id="B2-K5-T61-t17"),
-    pytest.param((3, 60, 61, 60), id="B3-K60-T61-last"),
-    pytest.param((2, 3, 64, 63), id="B2-K3-T64-last"),
-    pytest.param((2, 3, 600, 257), id="B2-K3-T600-t257"),
-]
+both = eager_and_triton("move", move_slots_ref, move_slots_triton)
 
 
 def inputs(B, K, T, t, C=None):
@@ -71,7 +56,7 @@ def assert_same(found, expected):
 
 
 @both
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", HISTORIES)
 def test_equal_to_the_definition(move, shape):
     case = inputs(*shape)
     before = [part.clone() for part in case[0]]
@@ -172,7 +157,7 @@ def test_the_launcher_refuses_what_does_not_fit(change, error, message):
         move_slots_triton(**case)
 
 
-@pytest.mark.skipif(HAS_TRITON, reason="Triton is installed")
+@needs_no_triton
 def test_without_triton_the_launcher_says_so():
     with pytest.raises(ModuleNotFoundError, match="pip install triton"):
         move_slots_triton(*inputs(1, 1, 2, 1))

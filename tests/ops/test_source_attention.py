@@ -2,23 +2,14 @@
 
 import pytest
 import torch
-from quals_fast_kernels._compat import HAS_TRITON
+from op_cases import DEVICE, eager_and_triton, error, needs_gpu, needs_no_triton, needs_triton
 from quals_fast_kernels.source_attention import (
     source_attention_op,
     source_attention_ref,
     source_attention_triton,
 )
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # on a CPU the interpreter runs kernels
-needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
-needs_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="there is no GPU")
-both = pytest.mark.parametrize(
-    "attend",
-    [
-        pytest.param(source_attention_ref, id="eager"),
-        pytest.param(source_attention_triton, id="triton", marks=needs_triton),
-    ],
-)
+both = eager_and_triton("attend", source_attention_ref, source_attention_triton)
 
 SHAPES = [  # B, N, H, D, S
     pytest.param((1, 1, 1, 8, 1), id="B1-N1-H1-D8-S1"),
@@ -48,12 +39,6 @@ def truth(query, keys, values, mask):
     scores = torch.einsum("bnhd,bhsd->bhns", query, keys) / query.shape[-1] ** 0.5
     weights = scores.masked_fill(~mask.cpu(), -torch.inf).softmax(-1)
     return torch.einsum("bhns,bhsd->bnhd", weights, values)
-
-
-def error(found, expected):
-    assert found.shape == expected.shape
-    worst = (found.double().cpu() - expected).abs().max().item()
-    return torch.inf if worst != worst else worst
 
 
 @both
@@ -198,7 +183,7 @@ def test_the_launcher_refuses_what_does_not_fit(change, error, message):
         source_attention_triton(**(arguments | change))
 
 
-@pytest.mark.skipif(HAS_TRITON, reason="Triton is installed")
+@needs_no_triton
 def test_without_triton_the_launcher_says_so():
     with pytest.raises(ModuleNotFoundError, match="pip install triton"):
         source_attention_triton(*inputs(1, 1, 1, 8, 1))

@@ -2,7 +2,14 @@
 
 import pytest
 import torch
-from quals_fast_kernels._compat import HAS_TRITON
+from op_cases import (
+    DEVICE,
+    HISTORIES,
+    eager_and_triton,
+    needs_gpu,
+    needs_no_triton,
+    needs_triton,
+)
 from quals_fast_kernels._histories import Candidates, Histories
 from quals_fast_kernels.store_finished import (
     store_finished_op,
@@ -10,29 +17,8 @@ from quals_fast_kernels.store_finished import (
     store_finished_triton,
 )
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # on a CPU the interpreter runs kernels
-needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
-needs_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="there is no GPU")
-both = pytest.mark.parametrize(
-    "store",
-    [
-        pytest.param(store_finished_ref, id="eager"),
-        pytest.param(store_finished_triton, id="triton", marks=needs_triton),
-    ],
-)
+both = eager_and_triton("store", store_finished_ref, store_finished_triton)
 
-SHAPES = [  # B, K, T, t; K candidates, and K + 1 rows
-    pytest.param((1, 1, 1, 0), id="B1-K1-T1-t0"),
-    pytest.param((3, 5, 7, 0), id="B3-K5-T7-t0"),
-    pytest.param((2, 5, 7, 6), id="B2-K5-T7-last"),
-    pytest.param((1, 60, 61, 1), id="B1-K60-T61-t1"),
-    pytest.param((1, 5, 61, 15), id="B1-K5-T61-t15"),
-    pytest.param((1, 5, 61, 16), id="B1-K5-T61-t16"),
-    pytest.param((2, 5, 61, 17), id="B2-K5-T61-t17"),
-    pytest.param((3, 60, 61, 60), id="B3-K60-T61-last"),
-    pytest.param((2, 3, 64, 63), id="B2-K3-T64-last"),
-    pytest.param((2, 3, 600, 257), id="B2-K3-T600-t257"),
-]
 NAMES = ("finished", "histories", "chosen", "normalised", "row", "t")
 
 
@@ -95,7 +81,7 @@ def assert_same(found, expected):
 
 
 @both
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", HISTORIES)
 def test_equal_to_the_definition(store, shape):
     case = inputs(*shape)
     assert_same(stored(store, *case), truth(*case))
@@ -227,7 +213,7 @@ def test_the_launcher_refuses_histories_that_do_not_fit():
         store_finished_triton(**(case | {"histories": short}))
 
 
-@pytest.mark.skipif(HAS_TRITON, reason="Triton is installed")
+@needs_no_triton
 def test_without_triton_the_launcher_says_so():
     with pytest.raises(ModuleNotFoundError, match="pip install triton"):
         store_finished_triton(*inputs(1, 1, 2, 1))
