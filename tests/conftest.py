@@ -18,7 +18,8 @@ from quals_fast import QualsScorer
 
 ROOT = Path(__file__).parent.parent
 torch.set_num_threads(1)  # in networks this small, more threads only wait for one another
-pytest.register_assert_rewrite("cli_helpers", "model_folders", "op_cases")  # so that they say what differs
+# So that they say what differs.
+pytest.register_assert_rewrite("cli_helpers", "model_folders", "op_cases")
 
 
 @pytest.fixture(autouse=True)
