@@ -40,10 +40,10 @@ setup(
     packages=find_packages(include=["quals_fast", "quals_fast.*"]) + find_packages("kernels"),
     package_dir={"quals_fast_kernels": "kernels/quals_fast_kernels"},
     package_data={
-        "quals_fast": ["py.typed", "models/assets/*/*", "templates/*", "export/texts.jsonl"],
+        "quals_fast": ["py.typed", "models/assets/*/*", "pages/templates/*", "export/texts.jsonl"],
         "quals_fast_kernels": ["py.typed"],
     },
-    entry_points={"console_scripts": ["quals-fast = quals_fast.cli:main"]},
+    entry_points={"console_scripts": ["quals-fast = quals_fast.commands.app:main"]},
     install_requires=[
         "torch>=2.11,<2.14",
         "tokenizers>=0.22,<0.24",

@@ -20,8 +20,8 @@ from unittest import mock
 import numpy as np
 import torch
 
-from bench.common import finish, spread
-from bench.workloads import load_workload
+from bench.shared.common import finish, spread
+from bench.shared.workloads import load_workload
 from quals_fast import QualsScorer, generation, rescoring
 from quals_fast.decoding import diverse_beam
 from quals_fast.models import linear, slots

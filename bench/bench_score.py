@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.common import EXAMPLES, finish, load_pairs, spread
+from bench.shared.common import EXAMPLES, finish, load_pairs, spread
 from quals_fast import DecodingConfig, QualsScorer
 from quals_fast.config import Rule
 from quals_fast.reference.agreement import QUALS

@@ -29,12 +29,12 @@ from typing import Any
 
 from scipy.stats import spearmanr
 
-from bench.arms import CTranslate2Arm, EngineArm, Kept, ReferenceArm
-from bench.common import Pair, fill_in, finish, is_gpu, machine, peak_mib, spread
 from bench.floor import achieved, rates, works_of
-from bench.grow import EVERY_MODEL, TINY, folder_of
-from bench.turns import Turn, Worker
-from bench.workloads import WORKLOADS, describe, load_workload
+from bench.recipes.grow import EVERY_MODEL, TINY, folder_of
+from bench.shared.arms import CTranslate2Arm, EngineArm, Kept, ReferenceArm
+from bench.shared.common import Pair, fill_in, finish, is_gpu, machine, peak_mib, spread
+from bench.shared.turns import Turn, Worker
+from bench.shared.workloads import WORKLOADS, describe, load_workload
 
 WEIGHTS = {"qagen-mini": 1.0, "bart-base": 2.0, "bart-large": 8.0, TINY: 1.0}  # of the limit
 ROWS = {"qagen-mini": 10, "bart-base": 5, "bart-large": 5, TINY: 2}  # timed with --quick

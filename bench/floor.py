@@ -29,10 +29,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bench.arms import EngineArm
-from bench.common import Pair, is_gpu, synchronize
-from bench.grow import EVERY_MODEL, folder_of
-from bench.workloads import WORKLOADS, load_workload
+from bench.recipes.grow import EVERY_MODEL, folder_of
+from bench.shared.arms import EngineArm
+from bench.shared.common import Pair, is_gpu, synchronize
+from bench.shared.workloads import WORKLOADS, load_workload
 from quals_fast.models.linear import PackedLinear, onednn_pays
 
 BYTES = {"float32": 4, "mixed": 2, "bfloat16": 2, "float16": 2, "int8": 1}

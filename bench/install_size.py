@@ -18,9 +18,9 @@ import tempfile
 import venv
 from pathlib import Path
 
-from bench.common import EXAMPLES, ROOT, finish, machine
-from bench.grow import folder_of
 from bench.onnx import exported
+from bench.recipes.grow import folder_of
+from bench.shared.common import EXAMPLES, ROOT, finish, machine
 
 LINE = re.compile(r"<!-- bench:slim -->\n```sh\n(pip install .*)\n```")
 _PYTORCH = "https://download.pytorch.org/whl/cpu"

@@ -14,11 +14,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.arms import EngineArm
-from bench.common import Pair, finish, spread
 from bench.floor import achieved, rates, works_of
-from bench.grow import EVERY_MODEL, folder_of
-from bench.workloads import load_workload
+from bench.recipes.grow import EVERY_MODEL, folder_of
+from bench.shared.arms import EngineArm
+from bench.shared.common import Pair, finish, spread
+from bench.shared.workloads import load_workload
 
 
 def seconds_of_each(arm: EngineArm, pairs: Sequence[Pair]) -> list[float]:

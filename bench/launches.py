@@ -49,19 +49,19 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.common import finish
-from bench.grow import folder_of
-from bench.workloads import load_workload
+from bench.recipes.grow import folder_of
+from bench.shared.common import finish
+from bench.shared.workloads import load_workload
 from quals_fast import DecodingConfig, QualsScorer, fused, generation
 from quals_fast.decoding import graph
 from quals_fast.decoding.diverse_beam import Search
 from quals_fast.decoding.rules import SearchState
-from quals_fast.graphs import Captured
+from quals_fast.engine.graphs import Captured
 from quals_fast.models.bart import Bart
-from quals_fast.models.cache import SourceMemory
 from quals_fast.models.checkpoint import Settings
 from quals_fast.models.lm_head import LMHead
 from quals_fast.models.loading import QAGenerator
+from quals_fast.models.memory import SourceMemory
 from quals_fast.models.precision import PRECISIONS
 from quals_fast.models.shape import BartShape
 from quals_fast.models.tokenizer import QATokenizer, Source

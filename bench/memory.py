@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rich.progress import track
 
-from bench.common import EXAMPLES, finish, load_pairs
+from bench.shared.common import EXAMPLES, finish, load_pairs
 
 
 def peak_mib(rows: int, extra: list[str]) -> float:
@@ -30,7 +30,12 @@ def peak_mib(rows: int, extra: list[str]) -> float:
             for pair in (pairs[i % len(pairs)] for i in range(rows))
         ]
         source.write_text("\n".join(lines), "utf-8")
-        command = [sys.executable, "-c", "from quals_fast.cli import main; main()", "score"]
+        command = [
+            sys.executable,
+            "-m",
+            "quals_fast",
+            "score",
+        ]
         target = str(Path(folder) / "scores.jsonl")
         with subprocess.Popen(
             [*command, str(source), "-o", target, "--pairs", *extra],

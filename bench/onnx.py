@@ -20,15 +20,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.arms import EngineArm
-from bench.common import finish, machine, spread
 from bench.end_to_end import agree
-from bench.grow import MODELS, cached, folder_of
-from bench.turns import Turn, Worker
-from bench.workloads import WORKLOADS, describe, load_workload
+from bench.recipes.grow import MODELS, cached, folder_of
+from bench.shared.arms import EngineArm
+from bench.shared.common import ROOT, finish, machine, spread
+from bench.shared.turns import Turn, Worker
+from bench.shared.workloads import WORKLOADS, describe, load_workload
 from quals_fast.export.exporter import export
-from quals_fast.export.manifest import DTYPES
-from quals_fast.export.session import runtime
+from quals_fast.exported.manifest import DTYPES
+from quals_fast.exported.session import runtime
 
 EAGER, ENGINE = "eager float32", "engine auto"
 SLIM, FULL = "onnx int8", "torch"
@@ -47,7 +47,7 @@ print(status.split("VmHWM:")[1].split()[0])
 
 def exported(folder: Path, dtype: str) -> Path:
     """Return the cached export of a model, made of the present code."""
-    code = sorted((Path(__file__).parent.parent / "quals_fast" / "export").glob("*.py"))
+    code = sorted((ROOT / "quals_fast" / "export").glob("*.py"))
     parts = [*code, folder / "config.json", folder / "model.safetensors"]
 
     def write(target: Path) -> None:

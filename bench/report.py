@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from bench.common import RESULTS, ROOT
+from bench.shared.common import RESULTS, ROOT
 
 PAGES = (ROOT / "README.md", ROOT / "docs" / "gpu.md")
 SECTION = re.compile(r"(<!-- report:(\w+) -->\n).*?(<!-- /report -->)", re.DOTALL)
@@ -503,8 +503,8 @@ def gpu_speed() -> str:
         notes.append(note)
     header = ["BART-large's size, workload `long`", "speed", "of the speed at the floor"]
     notes += [
-        "The model is the bundled one, grown to that size (`bench/grow.py`). The floor is the time "
-        "of the least work at the rates measured on the same card (`bench/floor.py`).",
+        "The model is the bundled one, grown to that size (`bench/recipes/grow.py`). The floor is "
+        "the time of the least work at the rates measured on the same card (`bench/floor.py`).",
         _measured_on(found.values()),
     ]
     return f"{table(header, rows)}\n\n{' '.join(notes)}"

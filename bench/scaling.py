@@ -7,7 +7,7 @@ Writes bench/results/scaling.json and draws bench/results/scaling.svg. Lengths a
 measured in turn, round by round, on workload `short` with documents cut or joined to each length;
 rows on workload `short` as it is, where a second round would cost too much: once each, with the
 peak memory of the process up to then. More rows than the data holds are repeats with rotated
-sentences (bench/workloads.py), so give `--data`. `--row-beams` makes many rows affordable.
+sentences (bench/shared/workloads.py), so give `--data`. `--row-beams` makes many rows affordable.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.arms import EngineArm
-from bench.common import RESULTS, Pair, finish, peak_mib, result_name, spread
-from bench.grow import MODELS, folder_of
-from bench.workloads import load_workload, token_count
+from bench.recipes.grow import MODELS, folder_of
+from bench.shared.arms import EngineArm
+from bench.shared.common import RESULTS, Pair, finish, peak_mib, result_name, spread
+from bench.shared.workloads import load_workload, token_count
 from quals_fast import DecodingConfig
 
 LENGTHS = (64, 128, 256, 512, 1024)

@@ -2,7 +2,8 @@
 
     python -m bench.throughput --device cuda [--rows 64 256] [--model bart-large] [--data FILE]
 
-Texts are the `long` workload; bart-large is the bundled model grown to that size (bench/grow.py).
+Texts are the `long` workload; bart-large is the bundled model grown to that size
+(bench/recipes/grow.py).
 Warm-up (kernels compiled, graphs captured) is reported apart. The floor is that of bench/floor.py.
 Ends with one JSON line; the result is written after each number of rows.
 """
@@ -17,12 +18,12 @@ from typing import Any
 
 import torch
 
-from bench.arms import EngineArm
-from bench.common import Pair, finish, is_gpu, spread
 from bench.floor import achieved, rates, works_of
-from bench.grow import EVERY_MODEL, folder_of
 from bench.latency import percentiles_ms, seconds_of_each
-from bench.workloads import load_workload
+from bench.recipes.grow import EVERY_MODEL, folder_of
+from bench.shared.arms import EngineArm
+from bench.shared.common import Pair, finish, is_gpu, spread
+from bench.shared.workloads import load_workload
 
 BATCH, SINGLE = 256, 30  # pairs at once; pairs one after the other
 WARM_UPS = 5  # a GPU captures its graphs meanwhile, those of smaller batches last

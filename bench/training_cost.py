@@ -47,9 +47,9 @@ import torch
 from torch.nn import functional as F
 from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTokenizerFast
 
-from bench.common import Pair, fill_in, finish, spread, synchronize
-from bench.grow import EVERY_MODEL, TINY, folder_of
-from bench.workloads import WORKLOADS, describe, load_workload, token_count
+from bench.recipes.grow import EVERY_MODEL, TINY, folder_of
+from bench.shared.common import Pair, fill_in, finish, spread, synchronize
+from bench.shared.workloads import WORKLOADS, describe, load_workload, token_count
 from quals_fast import QualsScorer
 from quals_fast.training import BackgroundScorer
 

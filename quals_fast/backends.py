@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from quals_fast.config import DecodingConfig
-from quals_fast.export.generator import OnnxGenerator, load_onnx
-from quals_fast.export.manifest import is_exported
+from quals_fast.engine.staged import StagedPass
+from quals_fast.exported.loading import OnnxGenerator, load_onnx
+from quals_fast.exported.manifest import is_exported
 from quals_fast.processes import limit_threads, survive_fork
-from quals_fast.staged import StagedPass
 
 if TYPE_CHECKING:
-    from quals_fast.fused import FusedPass
+    from quals_fast.engine.fused import FusedPass
     from quals_fast.models.loading import QAGenerator
 
 Generator: TypeAlias = "QAGenerator | OnnxGenerator"
@@ -80,7 +80,7 @@ def with_cache(generator: Generator, cache_bytes: int) -> Generator:
             f"`cache_bytes` must be 0 for the onnx backend, but got {cache_bytes}; encoded "
             "documents are kept by the eager and triton backends only"
         )
-    from quals_fast.models.encodings import EncodingCache
+    from quals_fast.models.cache import EncodingCache
 
     return replace(generator, cache=EncodingCache(cache_bytes))
 
@@ -88,11 +88,11 @@ def with_cache(generator: Generator, cache_bytes: int) -> Generator:
 def functions_of(generator: Generator) -> Functions:
     """Return a model's functions."""
     if isinstance(generator, OnnxGenerator):
-        from quals_fast.export import engine
+        from quals_fast.exported import engine
 
         return Functions(engine.generate, engine.rescore)
-    from quals_fast.generation import generate
-    from quals_fast.rescoring import rescore
+    from quals_fast.engine.generation import generate
+    from quals_fast.engine.rescoring import rescore
 
     return Functions(generate, rescore)
 
@@ -109,7 +109,7 @@ def make_pass(
     if isinstance(generator, OnnxGenerator) or generator.packed:
         generate, rescore = functions_of(generator)
         return StagedPass(generator, generate, rescore, *rest)
-    from quals_fast.fused import FusedPass
+    from quals_fast.engine.fused import FusedPass
 
     return FusedPass(generator, *rest, graph_bytes)
 

@@ -13,7 +13,7 @@ from functools import partial
 from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from quals_fast.files import InputError, InputRow
+from quals_fast.jobs.files import InputError, InputRow
 from quals_fast.results import RowScore
 from quals_fast.validation import check_list, check_same_length, check_texts, text_problem
 

@@ -17,6 +17,7 @@ from quals_fast.backends import (
     with_cache,
 )
 from quals_fast.config import DecodingConfig, ScoringConfig, check_integer, settings_of
+from quals_fast.engine.staged import Scored
 from quals_fast.models.checkpoint import check_fits
 from quals_fast.models.tokenizer import Source
 from quals_fast.processes import ForkSafeLock
@@ -29,7 +30,6 @@ from quals_fast.results import (
     nested_like,
 )
 from quals_fast.signature import signature
-from quals_fast.staged import Scored
 from quals_fast.validation import (
     as_list,
     check_pair,
@@ -41,7 +41,7 @@ from quals_fast.validation import (
 )
 
 if TYPE_CHECKING:
-    from quals_fast.models.encodings import CacheStats
+    from quals_fast.models.cache import CacheStats
 
 
 class QualsScorer:

@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
@@ -12,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench import report
-from quals_fast.cli import app
+from quals_fast.commands.app import app
 from quals_fast.results import Status
 
 ROOT = Path(__file__).parent.parent
@@ -91,8 +92,10 @@ def test_links_and_paths_lead_somewhere(name):
     for target in re.findall(r"\]\((?!http|#)([^)#]+)\)", text):
         assert (ROOT / name).parent.joinpath(target).exists(), target
     for module in re.findall(r"python -m (bench\.[\w.]*\w)", text):
-        path = ROOT / module.replace(".", "/")
-        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+        found = find_spec(module)
+        assert found is not None, module
+        if found.submodule_search_locations is not None:
+            assert find_spec(f"{module}.__main__") is not None, module
 
 
 SEMANTICS = (ROOT / "docs" / "semantics.md").read_text("utf-8")

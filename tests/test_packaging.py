@@ -39,7 +39,7 @@ def test_the_wheel_has_two_packages_and_the_model(wheel):
     }
     for name in (
         "quals_fast/py.typed",
-        "quals_fast/templates/explain.html.j2",
+        "quals_fast/pages/templates/explain.html.j2",
         "quals_fast/models/assets/qagen-mini/README.md",
         "quals_fast/models/assets/qagen-mini/SHA256SUMS",
         "quals_fast/models/assets/qagen-mini/config.json",
@@ -78,7 +78,7 @@ def test_the_readme_line_for_qags_runs_where_the_package_is_installed(installed,
         arguments[1] = str(tmp_path / "few.jsonl")
     code = (
         "import sys, quals_fast; print(quals_fast.__file__, file=sys.stderr)\n"
-        "from quals_fast.cli import main; main()"
+        "from quals_fast.commands.app import main; main()"
     )
     found = subprocess.run(
         [sys.executable, "-c", code, *arguments],

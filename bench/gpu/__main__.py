@@ -23,10 +23,10 @@ from pathlib import Path
 
 import torch
 
-from bench.common import ROOT, machine
 from bench.gpu.runner import ARCHIVE, OK, Runner, wait_s
 from bench.gpu.stages import ANSWERS, GROW, STAGES, Setup
 from bench.report import table
+from bench.shared.common import ROOT, machine
 
 
 def listing() -> str:
@@ -53,7 +53,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("stages", nargs="*", metavar="STAGE", help="all but claim without")
     parser.add_argument("--data", type=Path, help="JSON lines; the project's examples without")
     parser.add_argument(
-        "--candidates", type=Path, help="of QAGS's answers to --data: bench.claim --prepare"
+        "--candidates", type=Path, help="of QAGS's answers to --data: bench.studies.claim --prepare"
     )
     parser.add_argument("--compile", action="store_true", help="time torch.compile's code too")
     parser.add_argument("--total", type=float, help="seconds for the chosen stages together")

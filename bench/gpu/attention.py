@@ -18,9 +18,9 @@ from unittest import mock
 
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from bench.common import Pair, finish, spread
-from bench.grow import EVERY_MODEL, folder_of
-from bench.workloads import load_workload
+from bench.recipes.grow import EVERY_MODEL, folder_of
+from bench.shared.common import Pair, finish, spread
+from bench.shared.workloads import load_workload
 from quals_fast import QualsScorer
 from quals_fast.backends import ATTENTION
 

@@ -23,8 +23,8 @@ from pathlib import Path
 from threading import Lock
 from typing import BinaryIO
 
-from bench.common import ROOT
 from bench.gpu.stages import GROW, Setup, Stage
+from bench.shared.common import ROOT
 
 OK, FAILED, LATE, NOT_RUN = "ok", "failed", "over its limit", "not run: no model"
 TAIL, WIDTH = 15, 200  # lines of a log, and their length, shown where a stage did not end well

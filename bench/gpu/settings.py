@@ -25,15 +25,15 @@ from unittest import mock
 
 import torch
 
-from bench.common import Pair, finish, spread
-from bench.grow import EVERY_MODEL, folder_of
-from bench.workloads import load_workload
+from bench.recipes.grow import EVERY_MODEL, folder_of
+from bench.shared.common import Pair, finish, spread
+from bench.shared.workloads import load_workload
 from quals_fast import QualsScorer
 
 WARM_UPS = 5  # a GPU captures its graphs meanwhile, those of smaller batches last
 # The first ones matter most, should the time run out.
 CONSTANTS: dict[str, tuple[int, ...]] = {
-    "quals_fast.fused.MAX_GRAPH_BATCH": (16, 64),
+    "quals_fast.engine.fused.MAX_GRAPH_BATCH": (16, 64),
     "quals_fast.decoding.graph.SHRINK": (4, 1000),  # the latter: a batch keeps its size
     "quals_fast.decoding.graph.FIRST_STEPS": (4, 16),
 }
@@ -43,7 +43,7 @@ ARGUMENTS: dict[str, tuple[int, ...]] = {
 }
 # What makes no difference to a single pair.
 OF_BATCHES = (
-    "quals_fast.fused.MAX_GRAPH_BATCH",
+    "quals_fast.engine.fused.MAX_GRAPH_BATCH",
     "quals_fast.decoding.graph.SHRINK",
     "max_batch_tokens",
 )

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from quals_fast_kernels._compat import triton_version
 
-from bench.common import RESULTS, machine, result_name, synchronize
+from bench.shared.common import RESULTS, machine, result_name, synchronize
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Triton's interpreter multiplies bfloat16 wrongly, so on a CPU cases are in float32.

@@ -10,7 +10,7 @@ from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTraining
 
 from quals_fast import QualsScorer
 from quals_fast.training import BackgroundScorer, QualsCallback
-from quals_fast.training.rows import CACHE_BYTES
+from quals_fast.training.adapters.rows import CACHE_BYTES
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from quals_fast.config import DecodingConfig
 from quals_fast.decoding.diverse_beam import Search
 from quals_fast.decoding.rules import Hypotheses
-from quals_fast.models.cache import SourceMemory
+from quals_fast.models.memory import SourceMemory
 from quals_fast.models.slots import Stores
 
 STEPS = 4  # of each graph: at most three are taken too many at the end

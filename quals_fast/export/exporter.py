@@ -26,8 +26,8 @@ from torch import nn
 
 from quals_fast import __version__
 from quals_fast.config import DecodingConfig
-from quals_fast.export import engine
-from quals_fast.export.generator import load_onnx
+from quals_fast.engine.generation import generate
+from quals_fast.engine.rescoring import rescore
 from quals_fast.export.graphs import (
     MODULES,
     OPSET,
@@ -37,12 +37,12 @@ from quals_fast.export.graphs import (
     RescoreGraph,
     StepGraph,
 )
-from quals_fast.export.manifest import DTYPES, LARGEST_SUMS, MANIFEST, WEIGHTS, write_manifest
-from quals_fast.export.session import runtime
-from quals_fast.generation import generate
+from quals_fast.exported import engine
+from quals_fast.exported.loading import load_onnx
+from quals_fast.exported.manifest import DTYPES, LARGEST_SUMS, MANIFEST, WEIGHTS, write_manifest
+from quals_fast.exported.session import runtime
 from quals_fast.models.bart import Bart
 from quals_fast.models.loading import QAGenerator, load_generator, model_folder
-from quals_fast.rescoring import rescore
 
 _EMBEDDING = "head.weight"  # the LM head's matrix in step and rescore graphs
 # Layers of the documents' encoder whose rounding moves scores most: in float32, although int8.

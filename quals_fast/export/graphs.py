@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quals_fast.models.bart import POSITION_OFFSET, Bart
-from quals_fast.models.cache import SourceMemory
+from quals_fast.models.memory import SourceMemory
 
 OPSET = 18
 MODULES = "pkg.torch.onnx.name_scopes"  # where torch's exporter notes which modules a node is of

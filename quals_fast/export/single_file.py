@@ -20,6 +20,9 @@ import torch
 from quals_fast import __version__
 from quals_fast.batching import padded
 from quals_fast.config import DecodingConfig, ScoringConfig
+from quals_fast.engine.generation import generate
+from quals_fast.engine.rescoring import rescore
+from quals_fast.engine.staged import Scored, StagedPass
 from quals_fast.export.exporter import (
     ExportParityError,
     built_in_texts,
@@ -27,14 +30,11 @@ from quals_fast.export.exporter import (
     require_onnx,
 )
 from quals_fast.export.graphs import OPSET
-from quals_fast.export.session import Graph, resolve_provider
 from quals_fast.export.single_graph import STATUSES, SingleGraph
-from quals_fast.generation import generate
+from quals_fast.exported.session import Graph, resolve_provider
 from quals_fast.models.checkpoint import CheckpointError, check_fits
 from quals_fast.models.loading import QAGenerator, load_generator
-from quals_fast.rescoring import rescore
 from quals_fast.signature import signature
-from quals_fast.staged import Scored, StagedPass
 from quals_fast.validation import check_tokens
 
 _DYNAMIC = torch.export.Dim.DYNAMIC

@@ -15,12 +15,12 @@ from torch._higher_order_ops import while_loop
 
 from quals_fast.config import DecodingConfig, ScoringConfig
 from quals_fast.decoding.rules import STATES, Hypotheses, SearchState
+from quals_fast.engine.generation import vocabulary
+from quals_fast.engine.selection import PairSelector, Summaries
 from quals_fast.export.graphs import EncoderGraph, RescoreGraph, decode_step
 from quals_fast.export.loop_parts import LoopSlots, contains, group_select
-from quals_fast.generation import vocabulary
 from quals_fast.models.loading import QAGenerator
 from quals_fast.ops import EAGER
-from quals_fast.selection import PairSelector, Summaries
 
 # By number.
 STATUSES = ("ok", "no_pairs", "empty_summary", "empty_document", "error", "unknown_text")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quals_fast.models.cache import SourceMemory
+from quals_fast.models.memory import SourceMemory
 from quals_fast.models.shape import BartShape
 from quals_fast.models.slots import Slots
 from quals_fast.models.targets import PackedTargets

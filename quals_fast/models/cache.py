@@ -1,51 +1,173 @@
-"""What the decoder attends to in the sources: computed once a text, never copied to beams."""
+"""Documents encoded once for many calls: a cache bounded in bytes, least recently used out first.
+
+What is kept is the encoder's last hidden state and not the keys and values made from it, which
+take 2 * L times the room for a decoder of L layers and are about a tenth of the work.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
 
+from quals_fast.batching import pad, padded
+from quals_fast.models.memory import SourceMemory
+from quals_fast.processes import ForkSafeLock
 
-class SourceMemory(NamedTuple):
-    """Keys and values of B encoded sources.
+if TYPE_CHECKING:
+    from quals_fast.models.loading import QAGenerator
+
+Key: TypeAlias = tuple[str, str, bytes]
+Encode: TypeAlias = Callable[[Sequence[Sequence[int]]], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheStats:
+    """What a cache has done so far.
 
     Attributes:
-        keys: one tensor a layer. Shape ``(B, H, S, D)``.
-        values: likewise.
-        mask: True where a source token stands. Shape ``(B, 1, 1, S)``.
+        hits: documents that were found; several summaries of one document in a batch ask once.
+        misses: documents that had to be encoded.
+        n_documents: documents held now.
+        n_bytes: bytes held now.
+        max_bytes: the bound.
     """
 
-    keys: list[Tensor]
-    values: list[Tensor]
-    mask: Tensor
+    hits: int
+    misses: int
+    n_documents: int
+    n_bytes: int
+    max_bytes: int
 
-    def first(self, batch_size: int) -> SourceMemory:
-        """Return views of the first sources."""
-        keys, values = ([x[:batch_size] for x in part] for part in (self.keys, self.values))
-        return SourceMemory(keys, values, self.mask[:batch_size])
 
-    def clone(self) -> SourceMemory:
-        """Return a copy."""
-        keys, values = ([x.clone() for x in part] for part in (self.keys, self.values))
-        return SourceMemory(keys, values, self.mask.clone())
+class EncodingCache:
+    """Hidden states by content and model, bounded in bytes; safe to use from several threads.
 
-    def copy_(self, other: SourceMemory) -> None:
-        """Take over other sources of the same shape."""
-        torch._foreach_copy_([*self.keys, *self.values], [*other.keys, *other.values])
-        self.mask.copy_(other.mask)
+    Args:
+        max_bytes: bound on the sum of the tensors' sizes. A document above it is not kept.
 
-    def tensors(self) -> list[Tensor]:
-        """Return all tensors, in one order."""
-        return [*self.keys, *self.values, self.mask]
+    Raises:
+        ValueError: `max_bytes` is below 1.
+    """
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one layer's keys, ``(B, H, S, D)``."""
-        return tuple(self.keys[0].shape)
+    def __init__(self, max_bytes: int) -> None:
+        if max_bytes < 1:
+            raise ValueError(f"`cache_bytes` must be at least 0, but got {max_bytes}")
+        self._max_bytes, self._n_bytes = max_bytes, 0
+        self._hits = self._misses = 0
+        self._kept: OrderedDict[Key, Tensor] = OrderedDict()
+        self._lock = ForkSafeLock()
 
     @property
-    def batch_size(self) -> int:
-        """Number of sources, B."""
-        return self.mask.shape[0]
+    def stats(self) -> CacheStats:
+        """Hits and misses so far, and what is held."""
+        with self._lock:
+            return CacheStats(
+                hits=self._hits,
+                misses=self._misses,
+                n_documents=len(self._kept),
+                n_bytes=self._n_bytes,
+                max_bytes=self._max_bytes,
+            )
+
+    def get(self, key: Key) -> Tensor | None:
+        """Return the hidden states ``(S, d)`` of a document, or None; either is counted."""
+        with self._lock:
+            if key not in self._kept:
+                self._misses += 1
+                return None
+            self._hits += 1
+            self._kept.move_to_end(key)
+            return self._kept[key]
+
+    def put(self, key: Key, hidden: Tensor) -> None:
+        """Keep the hidden states ``(S, d)`` of a document, at the cost of the oldest ones."""
+        with self._lock:
+            if hidden.nbytes > self._max_bytes or key in self._kept:
+                return
+            self._kept[key] = hidden
+            self._n_bytes += hidden.nbytes
+            while self._n_bytes > self._max_bytes:
+                _, oldest = self._kept.popitem(last=False)
+                self._n_bytes -= oldest.nbytes
+
+    def clear(self) -> None:
+        """Forget all documents; the counts go on."""
+        with self._lock:
+            self._kept.clear()
+            self._n_bytes = 0
+
+
+def encode_documents(
+    generator: QAGenerator, documents: Sequence[Sequence[int]], multiple_of: int
+) -> SourceMemory:
+    """Encode documents, those that the generator's cache holds from there; no value is read.
+
+    Args:
+        generator: the model.
+        documents: input ids of B distinct documents.
+        multiple_of: the length S that they are padded to is one.
+    """
+    bart, pad_token_id = generator.document_bart, generator.settings.pad_token_id
+    positions = bart.shape.max_position_embeddings
+
+    def encode(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        input_ids, mask = pad(rows, pad_token_id, bart.device, multiple_of, positions)
+        return bart.encode_hidden(input_ids, mask), mask
+
+    return bart.project(*hidden_states(generator, documents, multiple_of, encode))
+
+
+def hidden_states(
+    generator: QAGenerator, documents: Sequence[Sequence[int]], multiple_of: int, encode: Encode
+) -> tuple[Tensor, Tensor]:
+    """Return the encoder's last hidden states, those that the generator's cache holds from there.
+
+    Args:
+        generator: the model.
+        documents: input ids of B distinct documents.
+        multiple_of: as for `encode_documents`.
+        encode: encodes documents; maps input ids to hidden states ``(B', S, d)`` and a mask
+            ``(B', S)`` of which only the first rows count.
+
+    Returns:
+        Hidden states ``(B, S, d)`` and True where a token stands, ``(B, S)``; without a cache, what
+        `encode` returns.
+    """
+    cache = generator.cache
+    if cache is None:
+        return encode(documents)
+    bart, pad_token_id = generator.document_bart, generator.settings.pad_token_id
+    positions = bart.shape.max_position_embeddings
+    mask = torch.from_numpy(padded(documents, pad_token_id, multiple_of, positions)[1])
+    mask = mask.to(bart.device, non_blocking=True)  # a wait would be for the batch before
+    states = torch.zeros(*mask.shape, bart.shape.d_model, dtype=bart.dtype, device=bart.device)
+    keys = [_key(generator, document) for document in documents]
+    kept = [cache.get(key) for key in keys]
+    missing = [row for row, hidden in enumerate(kept) if hidden is None]
+    if missing:
+        encoded, _ = encode([documents[row] for row in missing])
+        for row, hidden in zip(missing, encoded, strict=False):
+            own = hidden[: len(documents[row])].clone()  # a view would keep the batch
+            cache.put(keys[row], own)
+            states[row, : len(own)] = own
+    for row, found in enumerate(kept):
+        if found is None:
+            continue
+        if found.is_cuda:  # it may go while a stream that did not make it still reads it
+            found.record_stream(torch.cuda.current_stream(found.device))
+        states[row, : len(found)] = found
+    return states, mask
+
+
+def _key(generator: QAGenerator, document: Sequence[int]) -> Key:
+    """Name a document's content, as the model reads it, and the model."""
+    content = blake2b(array("q", document).tobytes(), digest_size=20).digest()
+    bart = generator.document_bart
+    return generator.digest, f"{bart.dtype} {bart.device}", content

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from quals_fast.models.bart import Bart
+from quals_fast.models.cache import EncodingCache
 from quals_fast.models.checkpoint import (
     CheckpointError,
     Settings,
@@ -20,7 +21,6 @@ from quals_fast.models.checkpoint import (
     refuse_adapter,
     sha256,
 )
-from quals_fast.models.encodings import EncodingCache
 from quals_fast.models.lm_head import CpuLMHead, LMHead, ScreenedLMHead
 from quals_fast.models.precision import PRECISIONS, Precision
 from quals_fast.models.shape import BartShape

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quals_fast.models.cache import SourceMemory
 from quals_fast.models.linear import padded_rows
+from quals_fast.models.memory import SourceMemory
 from quals_fast.ops import Kernels
 
 _FEW_POSITIONS = 24  # below these, PyTorch's attention takes longer than products and sums

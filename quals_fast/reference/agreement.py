@@ -7,9 +7,9 @@ from typing import Literal
 
 import torch
 
-from quals_fast import generation
 from quals_fast.batching import pad
-from quals_fast.generation import read_back
+from quals_fast.engine import generation
+from quals_fast.engine.generation import read_back
 from quals_fast.ops import GroupChoice
 from quals_fast.reference.diverse_beam import Trace
 from quals_fast.results import Hypothesis

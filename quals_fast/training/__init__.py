@@ -23,28 +23,28 @@ __all__ = [
 ]
 
 _HOME = {
-    "BackgroundScorer": "quals_fast.training.background",
+    "BackgroundScorer": "quals_fast.training.adapters.background",
     "ConSeqConfig": "quals_fast.training.conseq.config",
     "ConSeqTrainer": "quals_fast.training.conseq.trainer",
-    "QualsCallback": "quals_fast.training.callback",
-    "QualsMetric": "quals_fast.training.metric",
-    "QualsModule": "quals_fast.training.module",
-    "QualsReward": "quals_fast.training.reward",
+    "QualsCallback": "quals_fast.training.adapters.callback",
+    "QualsMetric": "quals_fast.training.adapters.metric",
+    "QualsModule": "quals_fast.training.adapters.module",
+    "QualsReward": "quals_fast.training.adapters.reward",
     "conseq_loss": "quals_fast.training.conseq.loss",
-    "quals_compute_metrics": "quals_fast.training.callback",
+    "quals_compute_metrics": "quals_fast.training.adapters.callback",
     "run_conseq": "quals_fast.training.conseq.pipeline",
 }
 
 if TYPE_CHECKING:
-    from quals_fast.training.background import BackgroundScorer
-    from quals_fast.training.callback import QualsCallback, quals_compute_metrics
+    from quals_fast.training.adapters.background import BackgroundScorer
+    from quals_fast.training.adapters.callback import QualsCallback, quals_compute_metrics
+    from quals_fast.training.adapters.metric import QualsMetric
+    from quals_fast.training.adapters.module import QualsModule
+    from quals_fast.training.adapters.reward import QualsReward
     from quals_fast.training.conseq.config import ConSeqConfig
     from quals_fast.training.conseq.loss import conseq_loss
     from quals_fast.training.conseq.pipeline import run_conseq
     from quals_fast.training.conseq.trainer import ConSeqTrainer
-    from quals_fast.training.metric import QualsMetric
-    from quals_fast.training.module import QualsModule
-    from quals_fast.training.reward import QualsReward
 
 
 def __getattr__(name: str) -> Any:

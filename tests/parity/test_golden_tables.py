@@ -10,7 +10,7 @@ from table_models import TableModel
 
 from quals_fast import DecodingConfig
 from quals_fast.decoding.diverse_beam import diverse_beam_search
-from quals_fast.generation import read_back
+from quals_fast.engine.generation import read_back
 from quals_fast.reference import diverse_beam as reference
 from quals_fast.reference.agreement import GOLDEN
 

@@ -12,7 +12,7 @@ from table_models import TableModel
 from quals_fast import DecodingConfig
 from quals_fast.decoding import diverse_beam
 from quals_fast.decoding.diverse_beam import diverse_beam_search
-from quals_fast.generation import read_back
+from quals_fast.engine.generation import read_back
 from quals_fast.ops import EAGER, group_select_cpu
 from quals_fast.reference import diverse_beam as reference
 from quals_fast.reference.agreement import TOKEN_LOGPROB, margin_where_they_part

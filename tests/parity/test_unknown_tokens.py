@@ -12,10 +12,11 @@ from tokenizers import Tokenizer
 
 from quals_fast import DecodingConfig, QualsScorer
 from quals_fast.decoding.rules import Hypotheses
+from quals_fast.engine.filtering import keep_pairs
+from quals_fast.engine.selection import PairSelector
 from quals_fast.export.exporter import export
-from quals_fast.export.session import Graph, resolve_provider
 from quals_fast.export.single_file import STATUSES, export_single_file, feeds
-from quals_fast.filtering import keep_pairs
+from quals_fast.exported.session import Graph, resolve_provider
 from quals_fast.models.lm_head import LMHead
 from quals_fast.models.loading import model_folder
 from quals_fast.ops import EAGER
@@ -23,7 +24,6 @@ from quals_fast.reference import quals as reference
 from quals_fast.reference.agreement import QUALS
 from quals_fast.reference.quals import ReferenceScorer
 from quals_fast.results import Hypothesis
-from quals_fast.selection import PairSelector
 
 GOLDEN = json.loads(
     (Path(__file__).parent.parent / "golden" / "unknown_tokens.json").read_text("utf-8")

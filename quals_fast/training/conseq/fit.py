@@ -10,10 +10,10 @@ from typing import Any
 
 from transformers import Seq2SeqTrainingArguments, TrainerCallback
 
+from quals_fast.training.adapters.summaries import longest_text
 from quals_fast.training.conseq.config import ConSeqConfig
+from quals_fast.training.conseq.stages import OnProgress, check_header, digest, write_whole
 from quals_fast.training.conseq.trainer import ConSeqCollator, ConSeqTrainer, encode_rows
-from quals_fast.training.stages import OnProgress, check_header, digest, write_whole
-from quals_fast.training.summaries import longest_text
 
 _OF_TRAINING = (
     "learning_rate", "epochs", "batch_size", "label_smoothing", "max_source_tokens",

@@ -15,12 +15,12 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from quals_fast.models.loading import resolve_device
 from quals_fast.scorer import QualsScorer
+from quals_fast.training.adapters.rows import score_each
+from quals_fast.training.adapters.summaries import generate_summaries
 from quals_fast.training.conseq.config import ConSeqConfig
 from quals_fast.training.conseq.fit import fit
 from quals_fast.training.conseq.selection import Chosen, Judged, choose, judge_by_rouge
-from quals_fast.training.rows import score_each
-from quals_fast.training.stages import OnProgress, digest, run_stage, write_whole
-from quals_fast.training.summaries import generate_summaries
+from quals_fast.training.conseq.stages import OnProgress, digest, run_stage, write_whole
 from quals_fast.validation import check_same_length, require_texts
 
 _Scores: TypeAlias = tuple[float | None, list[float | None]]  # of the reference, of the samples

@@ -1,0 +1,1 @@
+"""Checks of agreement: with the reference, between number types, of stored models."""

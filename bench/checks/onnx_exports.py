@@ -1,0 +1,70 @@
+"""Do exports work at the sizes of BART-base and BART-large? Time, size on disk and parity of each.
+
+    python -m bench.onnx_exports
+    python -m bench.onnx_exports --models bart-large --dtypes int8
+
+Each export runs in a process of its own (for its peak memory), ends with its own check against the
+model, on which it fails, and is deleted. What a run leaves out stays in the result as it was. It
+takes up to 5 GB of disk and 10 of memory at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.recipes.grow import MODELS, folder_of
+from bench.shared.common import RESULTS, finish, peak_mib
+from quals_fast.export.exporter import export
+from quals_fast.exported.manifest import DTYPES, WEIGHTS
+
+
+def export_once(folder: Path, dtype: str) -> dict[str, Any]:
+    """Export a model; return seconds, sizes and what the check found."""
+    with tempfile.TemporaryDirectory(dir=Path.home()) as scratch:
+        target, begin = Path(scratch) / "exported", time.perf_counter()
+        parity = export(folder, target, dtype=dtype)
+        return {
+            "seconds": time.perf_counter() - begin,
+            "weights_bytes": (target / WEIGHTS).stat().st_size,
+            "largest_graph_bytes": max(path.stat().st_size for path in target.glob("*.onnx")),
+            "parity": parity,
+            "peak_mib": peak_mib(),
+        }
+
+
+def main() -> None:
+    """Export every model as every type."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=[*MODELS])
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=[*DTYPES])
+    parser.add_argument("--in-this-process", action="store_true", help="one model and type")
+    arguments = parser.parse_args()
+    if arguments.in_this_process:
+        (model,), (dtype,) = arguments.models, arguments.dtypes
+        print(json.dumps(export_once(folder_of(model), dtype)))
+        return
+    earlier = RESULTS / "onnx_exports.json"
+    found: dict[str, dict[str, Any]] = (
+        json.loads(earlier.read_text("utf-8"))["exports"] if earlier.is_file() else {}
+    )
+    for model in arguments.models:
+        folder_of(model)  # grown here, so that no export pays for it
+        for dtype in arguments.dtypes:
+            command = [sys.executable, "-m", "bench.onnx_exports", "--in-this-process"]
+            command += ["--models", model, "--dtypes", dtype]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            found.setdefault(model, {})[dtype] = json.loads(done.stdout.splitlines()[-1])
+            finish("onnx_exports", {"exports": found})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Is the engine equal to the reference on real summaries? Both rules, identical token ids.
+
+    python -m bench.parity --data ../shared/data/docsum_pairs.jsonl.gz --rows 300
+
+"Identical" allows what two correct fp32 programs may do: a sentence may differ if, at the first
+step at which the two searches part, the reference decided with a margin under 2e-5. Such sentences
+are counted and must be at most 3 %, or one. Ends with exit code 1 where the engine is not equal.
+With `--dtype` the engine's scores in another type are also compared with its float32 scores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, get_args
+from unittest import mock
+
+from rich.progress import track
+
+from bench.checks.precision import agreement
+from bench.recipes.grow import TINY, folder_of
+from bench.shared.common import EXAMPLES, Pair, finish, load_pairs
+from quals_fast.config import DecodingConfig, Rule
+from quals_fast.reference import quals
+from quals_fast.reference.agreement import MAX_NEAR_TIES, NEAR_TIE, QUALS, compare_search
+from quals_fast.reference.diverse_beam import Trace
+from quals_fast.reference.generator import ReferenceGenerator
+from quals_fast.scorer import QualsScorer
+
+
+def compare(rule: Rule, pairs: list[Pair], model: str | Path, device: str) -> dict[str, Any]:
+    """Score all pairs with both programs under one rule; the reference runs on the CPU."""
+    config = DecodingConfig(rule=rule)
+    reference = ReferenceGenerator(model)
+    # The reference encodes a document once per pair; the same document gives the same states.
+    encode = lru_cache(maxsize=2)(reference.encode)
+    mock.patch.object(reference, "encode", lambda ids: encode(tuple(ids))).start()
+    scorer = QualsScorer.from_pretrained(model, device=device, dtype="float32", decoding=config)
+    result = scorer.score([p.document for p in pairs], [p.summary for p in pairs])
+    names: dict[str, list[str]] = {"identical": [], "near_tie": [], "wrong": []}
+    deltas: list[float] = []
+    for pair, one in track(list(zip(pairs, result.flat(), strict=True)), description=rule):
+        trace: Trace = []
+        expected = quals.generate(reference, pair.summary, config, trace)
+        outcome = compare_search(expected, trace, scorer, pair.summary)
+        if outcome == "identical":
+            score = quals.score_hypotheses(reference, pair.document, pair.summary, expected)
+            deltas.append(abs(score.score - one.score) if one.status == "ok" else 0.0)
+            if one.status != score.status or not deltas[-1] <= QUALS:
+                # Alone it is equal: rounding in the batch took another decision, if one was near.
+                smallest = min(d.margin for step in trace for d in step.values())
+                outcome = "near_tie" if smallest < NEAR_TIE else "wrong"
+        names[outcome].append(pair.id)
+    return {
+        "rows": len(pairs),
+        "identical_sequences": len(names["identical"]) / len(pairs),
+        "near_ties": names["near_tie"],
+        "wrong": names["wrong"],
+        "max_abs_delta": max(deltas, default=None),
+        "mean_abs_delta": sum(deltas) / len(deltas) if deltas else None,
+    }
+
+
+def compare_dtype(
+    dtype: str, rule: Rule, pairs: list[Pair], model: str | Path, device: str
+) -> dict[str, Any]:
+    """Compare the engine's scores in a type with its float32 scores."""
+    texts = [p.document for p in pairs], [p.summary for p in pairs]
+    expected, found = (
+        QualsScorer.from_pretrained(
+            model, device=device, dtype=one, decoding=DecodingConfig(rule=rule)
+        ).score(*texts)
+        for one in ("float32", dtype)
+    )
+    return agreement(expected, found)
+
+
+def main() -> None:
+    """Compare under both rules."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, nargs="+", default=[EXAMPLES])
+    parser.add_argument("--rows", type=int, default=300)
+    parser.add_argument("--rules", nargs="+", choices=get_args(Rule), default=get_args(Rule))
+    parser.add_argument("--model", default="qagen-mini", help="that one, a folder, or tiny")
+    parser.add_argument("--device", default="cpu", help="of the engine")
+    parser.add_argument("--dtype", help="compare this type with float32 too")
+    parser.add_argument("--dtype-rows", type=int, default=50)
+    arguments = parser.parse_args()
+    pairs = load_pairs(arguments.data, arguments.rows)
+    model = folder_of(TINY) if arguments.model == TINY else arguments.model
+    good = True
+    for rule in arguments.rules:
+        result = {"model": arguments.model, "data": [path.name for path in arguments.data]}
+        result |= compare(rule, pairs, model, arguments.device)
+        good &= not result["wrong"]
+        good &= len(result["near_ties"]) <= max(1, MAX_NEAR_TIES * len(pairs))
+        finish(f"parity_{rule}", result, arguments.device)
+        if arguments.dtype is not None:
+            more = load_pairs(arguments.data, arguments.dtype_rows)
+            found = compare_dtype(arguments.dtype, rule, more, model, arguments.device)
+            finish(
+                f"parity_{rule}",
+                result | {f"{arguments.dtype}_vs_float32": found},
+                arguments.device,
+            )
+    sys.exit(0 if good else 1)
+
+
+if __name__ == "__main__":
+    main()

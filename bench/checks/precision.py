@@ -1,0 +1,79 @@
+"""What each type of numbers costs in agreement and brings in speed: the rule behind dtype="auto".
+
+    python -m bench.precision --data ../shared/data/docsum_pairs.jsonl.gz --rows 100
+
+All types score the same rows in turn with the bundled model; float32 is what the others are held
+against. `auto` has to be the fastest type with a rank correlation of at least 0.99.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from bench.shared.common import EXAMPLES, finish, load_pairs, spread
+from quals_fast import QualsResult, QualsScorer
+
+DTYPES = ("float32", "mixed", "bfloat16")
+
+
+def agreement(expected: QualsResult, found: QualsResult) -> dict[str, Any]:
+    """Compare scores and kept pairs; rows without a score in both are left out."""
+    rows = [
+        (a, b)
+        for a, b in zip(expected.flat(), found.flat(), strict=True)
+        if a.status == b.status == "ok"
+    ]
+    scores = np.array([(a.score, b.score) for a, b in rows])
+    kept = [({p.token_ids for p in a.pairs}, {p.token_ids for p in b.pairs}) for a, b in rows]
+    deltas = np.abs(scores[:, 0] - scores[:, 1])
+    return {
+        "rows": len(rows),
+        "mean_abs_delta": float(deltas.mean()),
+        "max_abs_delta": float(deltas.max()),
+        "spearman": float(spearmanr(scores[:, 0], scores[:, 1]).statistic),
+        "identical": float(np.mean([a == b for a, b in kept])),
+        "shared_pairs": float(np.mean([len(a & b) / len(a | b) for a, b in kept])),
+    }
+
+
+def main() -> None:
+    """Score the rows in every type, round by round."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, nargs="+", default=[EXAMPLES])
+    parser.add_argument("--rows", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=3, help="of a tenth of the rows, for speed")
+    arguments = parser.parse_args()
+    pairs = load_pairs(arguments.data, arguments.rows)
+    texts = [p.document for p in pairs], [p.summary for p in pairs]
+    few = tuple(column[: max(4, len(pairs) // 10)] for column in texts)
+    scorers = {d: QualsScorer.from_pretrained(device="cpu", dtype=d) for d in DTYPES}
+    results = {d: scorer.score(*texts) for d, scorer in scorers.items()}
+    seconds: dict[str, list[float]] = {d: [] for d in DTYPES}
+    for _ in range(arguments.rounds):
+        for dtype, scorer in scorers.items():
+            start = time.perf_counter()
+            scorer.score(*few)
+            seconds[dtype].append(time.perf_counter() - start)
+    found = {
+        d: agreement(results["float32"], results[d])
+        | {
+            "speedup_vs_float32": spread(
+                [a / b for a, b in zip(seconds["float32"], seconds[d], strict=True)]
+            )
+        }
+        for d in DTYPES
+    }
+    auto = QualsScorer.from_pretrained(device="cpu").generator.precision.name
+    finish("precision", {"data": [p.name for p in arguments.data], "auto": auto, "dtypes": found})
+
+
+if __name__ == "__main__":
+    main()

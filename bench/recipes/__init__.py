@@ -1,0 +1,1 @@
+"""How models are made: training, growing, averaging, bundling."""

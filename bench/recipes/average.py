@@ -1,0 +1,108 @@
+"""Average the weights of models that were trained from one another.
+
+    python -m bench.average runs/first runs/second -o runs/average
+
+Models that one training led to from the other lie in one valley of the loss, so that their mean is
+a model too, and often a better one on what neither has seen (Wortsman et al. 2022, "Model soups").
+The last folder gives config and tokenizer. The others may have more vocabulary, of which the rows
+of its tokens count, or fewer positions: those that a model has not are averages of the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from bench.recipes.bundle import COPIED
+from quals_fast.models.loading import read_weights
+from quals_fast.training.qagen.resizing import take_tokens
+
+_SAME = ("d_model", "encoder_layers", "decoder_layers", "encoder_ffn_dim", "decoder_ffn_dim")
+
+
+def average(folders: Sequence[Path], target: Path) -> None:
+    """Write a folder with the mean of the weights of others.
+
+    Args:
+        folders: of models of one shape but for vocabulary and positions.
+        target: folder to write.
+
+    Raises:
+        ValueError: the shapes differ, a token of the last model is unknown to another, or a
+            vocabulary has gaps.
+    """
+    configs = [json.loads((folder / "config.json").read_text("utf-8")) for folder in folders]
+    for folder, config in zip(folders, configs, strict=True):
+        changed = [name for name in _SAME if config[name] != configs[-1][name]]
+        if changed:
+            raise ValueError(
+                f"`{changed[0]}` of {folder} must be that of {folders[-1]}, "
+                f"{configs[-1][changed[0]]}, but is {config[changed[0]]}"
+            )
+    tokens = _tokens(folders[-1])
+    sums: dict[str, Tensor] = {}
+    counts: dict[str, Tensor] = {}
+    for folder in folders:
+        known = {token: row for row, token in enumerate(_tokens(folder))}
+        missing = [token for token in tokens if token not in known]
+        if missing:
+            raise ValueError(
+                f"{folder} must know the tokens of {folders[-1]}, but not {missing[0]!r}"
+            )
+        rows = [known[token] for token in tokens]
+        weights = read_weights(folder)
+        take_tokens(weights, rows)
+        for name, weight in weights.items():
+            own = weight.double()
+            if name not in sums or len(own) > len(sums[name]):  # more positions than those before
+                sums[name] = _longer(sums.get(name), own)
+                counts[name] = _longer(counts.get(name), own)
+            sums[name][: len(own)] += own
+            counts[name][: len(own)] += 1
+    target.mkdir(parents=True)
+    for name in COPIED:
+        shutil.copyfile(folders[-1] / name, target / name)
+    means = {name: (sums[name] / counts[name]).float() for name in sums}
+    save_file(means, target / "model.safetensors", metadata={"format": "pt"})
+
+
+def _tokens(folder: Path) -> list[str]:
+    """Return the tokens in the order of their rows."""
+    vocabulary = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
+    if max(vocabulary.values()) >= len(vocabulary):
+        raise ValueError(f"the tokens of {folder} must be numbered without gaps")
+    return sorted(vocabulary, key=vocabulary.__getitem__)
+
+
+def _longer(before: Tensor | None, like: Tensor) -> Tensor:
+    """Return zeros of a shape, with what was there before in the first rows."""
+    found = torch.zeros_like(like)
+    if before is not None:
+        found[: len(before)] = before
+    return found
+
+
+def main() -> None:
+    """Average."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folders", type=Path, nargs="+", help="two or more models")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="a new folder")
+    arguments = parser.parse_args()
+    if len(arguments.folders) < 2:
+        parser.error("give two models or more")
+    average(arguments.folders, arguments.output)
+    print(arguments.output)
+
+
+if __name__ == "__main__":
+    main()

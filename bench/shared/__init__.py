@@ -1,0 +1,1 @@
+"""What several benchmarks use: inputs, programs that are compared, turns, results."""

@@ -1,0 +1,1 @@
+"""What scores are worth: the claim of 55x, the bundled model, ConSeq."""

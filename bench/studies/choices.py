@@ -1,0 +1,193 @@
+"""What choices in training are worth: models side by side, on what is there for choosing.
+
+    python -m bench.choices --dev ../shared/data/qa_dev.jsonl.gz \
+        --labels ../shared/data/factcons_qags_{cnndm,xsum}.jsonl.gz \
+        --pairs ../shared/data/docsum_pairs.jsonl.gz --models base=runs/base longer=runs/longer
+
+Of each model: nats a token of people's questions and of their answers, given a text as short as a
+summary and a longer one; how often a summary scores above the same one with a name or a number
+altered; agreement with people on the odd rows, which are for choosing, and its rise over the first
+model's; and how long the pairs are that the search finds, which is what scoring costs. Writes
+bench/results/choices.json; passes are stored as those of `bench.studies.model`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.shared.common import ROOT, Pair, finish, load_pairs
+from bench.studies.model.passes import Row, load_rows
+from bench.studies.model.quality import PARTS, WINDOW, targets_of
+from bench.studies.model.settings import Passes, Variant
+from quals_fast import DecodingConfig, QualsScorer
+from quals_fast.evaluation import Estimate, agreement
+from quals_fast.training.qagen.corpus import Corpus, read_corpus
+from quals_fast.training.qagen.renaming import shape, whole_words
+from quals_fast.training.qagen.views import sentence_window, with_distractors
+
+NAME = "choices"
+_WORDS = 340  # most of a long text: about 500 tokens
+_SUMMARY_WORDS = 50  # most of a summary that is altered
+# Of a pair both summaries are searched; fewer beams tell them apart as well and cost a third.
+_FAST = Variant(decoding=DecodingConfig(num_beams=30, num_beam_groups=30))
+_NAMES = re.compile(r"(?<=[a-z,] )[A-Z][\w-]+(?: [A-Z][\w-]+)*(?!\w)")
+_NUMBERS = re.compile(r"(?<![\w.,])\d+(?:[.,]\d+)*(?!\w)")
+
+
+def altered(pairs: Sequence[Pair], count: int) -> list[tuple[Pair, Pair]]:
+    """Return pairs with the same pairs after one name or number of the summary was altered.
+
+    It becomes another of the same shape that stands in the document and not in the summary.
+
+    Args:
+        pairs: of which long ones are passed over.
+        count: how many, each from another pair.
+    """
+    found: list[tuple[Pair, Pair]] = []
+    for pair in random.Random(0).sample(pairs, len(pairs)):
+        if len(found) == count:
+            break
+        rng = random.Random(pair.id)
+        if len(pair.document.split()) > _WORDS or len(pair.summary.split()) > _SUMMARY_WORDS:
+            continue
+        in_document = _facts(pair.document)
+        changes = [
+            (old, new)
+            for old in sorted(_facts(pair.summary) & in_document)
+            for new in sorted(in_document)
+            if shape(old) is not None
+            and shape(new) == shape(old)
+            and new not in pair.summary
+            and old not in new
+        ]
+        if changes:
+            old, new = rng.choice(changes)
+            summary = whole_words([old]).sub(new, pair.summary)
+            found.append((pair, pair._replace(id=f"{pair.id}-altered", summary=summary)))
+    return found
+
+
+def _facts(text: str) -> set[str]:
+    return {match[0] for kind in (_NAMES, _NUMBERS) for match in kind.finditer(text)}
+
+
+def nats(scorer: QualsScorer, corpus: Corpus) -> dict[str, dict[str, float]]:
+    """Return nats a token of questions and of answers, on short and on long texts."""
+    rng, asked = random.Random(0), corpus.questions
+    targets = targets_of(scorer, asked)
+    texts = {
+        "short": [sentence_window(corpus, q, rng, **WINDOW).text for q in asked],
+        "long": [
+            with_distractors(corpus, q, rng, longest=_WORDS, passage_words=230).text for q in asked
+        ],
+    }
+    found = {}
+    for name, shown in texts.items():
+        values: dict[str, list[float]] = {"question": [], "answer": []}
+        for (target,), (logprobs,) in zip(targets, scorer.rescore(shown, targets), strict=True):
+            separator = target.index(scorer.generator.settings.sep_token_id) + 1
+            values["question"] += logprobs[:separator]
+            values["answer"] += logprobs[separator:]
+        found[name] = {part: -math.fsum(own) / len(own) for part, own in values.items()}
+    return found
+
+
+def rise(
+    before: Sequence[float], now: Sequence[float], labels: Sequence[float]
+) -> dict[str, float | None]:
+    """Return by how much the correlation with labels rises, with a paired bootstrap interval.
+
+    Args:
+        before: scores, NaN where a row has none; such rows do not count.
+        now: scores of the same rows.
+        labels: of the same rows.
+    """
+    from scipy.stats import bootstrap, pearsonr
+
+    columns = np.array([before, now, labels])
+    columns = columns[:, ~np.isnan(columns).any(0)]
+
+    def difference(before: Any, now: Any, labels: Any, axis: int) -> Any:
+        return pearsonr(now, labels, axis=axis)[0] - pearsonr(before, labels, axis=axis)[0]
+
+    found = bootstrap(
+        columns, difference, paired=True, n_resamples=1_000, method="percentile", rng=0,
+        vectorized=True,
+    ).confidence_interval  # fmt: skip
+    return Estimate(
+        float(difference(columns[0], columns[1], columns[2], 0)), found.low, found.high
+    ).to_dict()
+
+
+def main() -> None:
+    """Measure all models; passes that are stored cost nothing."""
+    a = _arguments()
+    sets = {path.name.split(".")[0]: load_rows(path, None) for path in a.labels}
+    odd = {
+        name: [r for r in rows if r.number % 2 == PARTS["odd"] and r.pair.label is not None]
+        for name, rows in sets.items()
+    }
+    labels = {name: [float(row.pair.label or 0) for row in rows] for name, rows in odd.items()}
+    corpus = read_corpus([a.dev]).drawn(a.questions)
+    changed = altered(load_pairs([a.pairs]), a.altered)
+    rows = [Row(0, pair) for two in changed for pair in two]
+    models: dict[str, Any] = {}
+    first: dict[str, list[float]] = {}
+    for name, folder in (one.split("=", 1) for one in a.models):
+        passes, scorer = Passes(folder, "cpu", a.work), Variant().scorer(folder, "cpu")
+        own = {title: passes.scores(Variant(), one) for title, one in odd.items()}
+        first = first or own
+        scores = passes.scores(_FAST, rows)
+        twos = zip(scores[0::2], scores[1::2], strict=True)
+        higher = [x > y for x, y in twos if not math.isnan(x + y)]
+        models[name] = {
+            "signature": scorer.signature,
+            "nats": nats(scorer, corpus),
+            "altered": {"n": len(higher), "higher": sum(higher)},
+            "tokens": _mean_length(passes, odd),
+            "with_people": {
+                title: {
+                    "pearson": agreement(name, one, labels[title]).pearson.to_dict(),
+                    "rise": rise(first[title], one, labels[title]),
+                }
+                for title, one in own.items()
+            },
+        }
+        print(f"{name}: {json.dumps(models[name])}", flush=True)
+    finish(NAME, {"questions": len(corpus.questions), "data": a.dev.name, "models": models})
+
+
+def _mean_length(passes: Passes, sets: dict[str, list[Row]]) -> float:
+    """Return the mean number of tokens of what is found and is a pair about the summary."""
+    stored = [one for rows in sets.values() for one in passes.stored(Variant(), rows)]
+    lengths = [len(pair.hypothesis.token_ids) for one in stored for pair in one.pairs]
+    return sum(lengths) / len(lengths)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dev", type=Path, required=True, help="people's questions")
+    parser.add_argument("--labels", type=Path, nargs="+", required=True, help="human judgements")
+    parser.add_argument("--pairs", type=Path, required=True, help="documents with summaries")
+    parser.add_argument("--models", nargs="+", required=True, metavar="NAME=FOLDER")
+    parser.add_argument("--questions", type=int, default=1_000, help="of --dev")
+    parser.add_argument("--altered", type=int, default=150, help="pairs to alter")
+    parser.add_argument(
+        "--work", type=Path, default=ROOT / ".benchmarks" / "model", help="stored passes"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

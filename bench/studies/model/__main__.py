@@ -1,0 +1,125 @@
+"""What the bundled model's scores are worth, and with ``--settings`` what the settings are worth.
+
+    python -m bench.model --dev ../shared/data/qa_dev.jsonl.gz \
+        --labels ../shared/data/factcons_qags_{cnndm,xsum}.jsonl.gz
+    python -m bench.model ... --settings          all settings against cost; hours on two cores
+    python -m bench.model --page                  writes the page anew from the last results
+
+Writes bench/results/model.json (with --settings also model_settings.json), bench/MODEL.md and
+bench/model_settings.svg. Passes are stored row by row under --work, so that a run that was stopped
+goes on, and what follows from a stored pass costs no search.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.shared.common import RESULTS, ROOT, finish
+from bench.studies import examples
+from bench.studies.model.page import page, plot
+from bench.studies.model.passes import load_rows
+from bench.studies.model.quality import generation, perplexity, with_people
+from bench.studies.model.settings import DEFAULT, Passes, Variant, cost, quality, variants
+
+MODEL, SETTINGS, CHOICES = "model", "model_settings", "choices"
+
+
+def main() -> None:
+    """Measure, write, draw."""
+    a = _arguments()
+    if a.threads is not None:
+        torch.set_num_threads(a.threads)
+    if not a.page:
+        sets = {path.name.split(".")[0]: load_rows(path, a.rows) for path in a.labels}
+        passes = Passes(a.model, a.device, a.work)
+        default = Variant()
+        scorer = default.scorer(a.model, a.device)
+        finish(
+            MODEL,
+            {
+                "signature": scorer.signature,
+                "rows": a.rows,
+                "perplexity": perplexity(scorer, a.dev, a.questions),
+                "generation": {
+                    name: generation(rows, passes.stored(default, rows))
+                    for name, rows in sets.items()
+                },
+                "examples": examples.count(scorer),
+                "with_people": {
+                    name: with_people(rows, passes.scores(default, rows), a.resamples)
+                    for name, rows in sets.items()
+                },
+            },
+            a.device,
+        )
+        if a.settings:
+            positions = scorer.generator.settings.max_source_tokens
+            compared = variants(positions, a.int8)
+            if a.only:
+                compared = {n: v for n, v in compared.items() if n in (DEFAULT, *a.only)}
+            few = [row.pair for rows in sets.values() for row in rows[: a.cost_rows]]
+            found: dict[str, Any] = {
+                "rows": max(map(len, sets.values())),
+                "groups": {name: variant.group for name, variant in compared.items()},
+                "quality": quality(passes, compared, sets, a.resamples),
+                "cost_rows": len(few),
+                "cost": cost(compared, a.model, a.device, few, a.rounds),
+            }
+            finish(SETTINGS, found, a.device)
+    write_page()
+
+
+def write_page() -> None:
+    """Write bench/MODEL.md and its plot from the results."""
+    model, settings, choices = (_load(name) for name in (MODEL, SETTINGS, CHOICES))
+    if model is None:
+        raise SystemExit(f"{RESULTS / MODEL}.json is missing: run python -m bench.model first")
+    (ROOT / "bench" / "MODEL.md").write_text(page(model, settings, choices), "utf-8")
+    if settings is not None:
+        plot(settings, ROOT / "bench" / f"{SETTINGS}.svg")
+
+
+def _load(name: str) -> dict[str, Any] | None:
+    path = RESULTS / f"{name}.json"
+    if not path.is_file():
+        return None
+    content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return content
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dev", type=Path, help="questions for the perplexity")
+    parser.add_argument("--labels", type=Path, nargs="+", help="sets of human judgements")
+    parser.add_argument("--model", default="qagen-mini", help="bundled, or a folder")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--rows", type=int, help="of each set, at least 6, spread evenly")
+    parser.add_argument("--questions", type=int, default=2_000, help="of --dev")
+    parser.add_argument("--resamples", type=int, default=1_000, help="of the bootstrap")
+    parser.add_argument("--settings", action="store_true", help="compare the settings too")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="of the settings, by name")
+    parser.add_argument("--int8", metavar="FOLDER", help="an int8 export, to compare too")
+    parser.add_argument("--cost-rows", type=int, default=4, help="of each set")
+    parser.add_argument("--rounds", type=int, default=3, help="in which costs are measured")
+    parser.add_argument(
+        "--work", type=Path, default=ROOT / ".benchmarks" / "model", help="stored passes"
+    )
+    parser.add_argument("--page", action="store_true", help="write the page, and end")
+    arguments = parser.parse_args()
+    if not arguments.page and (arguments.dev is None or arguments.labels is None):
+        parser.error("--dev and --labels are needed, but with --page")
+    if arguments.rows is not None and arguments.rows < 6:
+        parser.error("--rows must be at least 6: agreement needs 3 odd and 3 even rows of a set")
+    return arguments
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,526 @@
+"""The pass of a GPU: search, filter, select and rescore a batch of pairs, with two reads.
+
+Shapes are fixed and nothing is read before the pairs are selected, so the GPU never waits for the
+host. How many tokens they have is read first, so that no more is rescored than there is; all that
+was found is read at the end. What the device cannot decide (text that only the host can read) is
+done again by the host's own functions, which say the same.
+
+Each part is a function of tensors. Small batches run it as a CUDA graph (`engine.graphs`), so
+they are filled up to few sizes: with the last summary and document, and with empty texts, about
+which no pair is kept.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import cached_property, partial
+from itertools import islice
+from threading import Thread
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor
+
+from quals_fast.batching import is_out_of_memory, padded, run_batches, size_from
+from quals_fast.config import DecodingConfig
+from quals_fast.decoding.diverse_beam import Search
+from quals_fast.decoding.graph import GraphedSearch, held_bytes
+from quals_fast.decoding.rules import Hypotheses
+from quals_fast.engine.filtering import KeptPair, keep_pairs, split_at_sep
+from quals_fast.engine.generation import HypothesisReader, begin_search
+from quals_fast.engine.graphs import Captured, GraphCache, Key
+from quals_fast.engine.rescoring import rescore
+from quals_fast.engine.selection import PairSelector, Sequences, Summaries
+from quals_fast.engine.staged import Scored
+from quals_fast.models.cache import hidden_states
+from quals_fast.models.loading import QAGenerator
+from quals_fast.models.memory import SourceMemory
+from quals_fast.models.slots import DenseSlots, Stores
+from quals_fast.models.targets import pack
+from quals_fast.models.tokenizer import Source
+from quals_fast.results import Hypothesis
+
+R = TypeVar("R")
+
+MAX_GRAPH_BATCH = 64  # larger ones are hardly faster a pair, and wait longer for the slowest
+MIN_GRAPH_BATCH = 16  # where graphs can hold no more than fewer, large batches pay without them
+MAX_PART_BATCH = 8  # of encoding and rescoring: above, they take the GPU longer than the host
+_MULTIPLE = 128  # lengths of sources are padded to a multiple, so that few shapes occur
+_SEARCH = "search"  # begins the keys of its graphs
+_ROWS = 16  # a multiple of it is rescored: attention copies a mask of other widths
+
+
+class Chosen(NamedTuple):
+    """The pairs that are kept, of B summaries with N hypotheses each."""
+
+    order: Tensor  # (B, N) int64: as in `Selection`
+    n_kept: Tensor  # (B,) int64
+    unsure: Tensor  # (B,) bool
+    token_ids: Tensor  # (B, N, T) int64: in that order
+    lengths: Tensor  # (B, N) int64: 0 behind the kept ones
+    sizes: Tensor  # (2,) int64: tokens that are kept of all summaries, and the most of any
+
+
+class Launched(NamedTuple):
+    """A batch whose results are on their way to the host."""
+
+    n_summaries: int
+    copies: CopiesToHost
+
+
+# None where the host has to do it again, of these hypotheses.
+Read: TypeAlias = tuple[Scored | None, list[Hypothesis]]
+
+
+class FusedPass:
+    """Scores batches of pairs on one device.
+
+    Args:
+        generator: the model.
+        config: settings of the search.
+        max_pairs: as in `ScoringConfig`.
+        max_batch_tokens: a pair counts as its document, its summary and all that its beams may
+            decode.
+        graph_bytes: that CUDA graphs may hold between calls; 0 for none. Three quarters are for
+            the keys and values of the beams, which the searches of all shapes share.
+    """
+
+    def __init__(
+        self,
+        generator: QAGenerator,
+        config: DecodingConfig,
+        max_pairs: int | None,
+        max_batch_tokens: int,
+        graph_bytes: int,
+    ) -> None:
+        self._generator, self._config = generator, config
+        self._max_pairs, self._max_batch_tokens = max_pairs, max_batch_tokens
+        self._beam_tokens = config.num_beams * (config.max_length + 1)
+        self._device = generator.bart.device
+        is_gpu = self._device.type == "cuda"
+        self._stream = torch.cuda.Stream(self._device) if is_gpu else None
+        self._capturing = torch.cuda.Stream(self._device) if is_gpu else None
+        # cuBLAS has one workspace a stream, which graphs that run side by side must not share.
+        self._capturing_beside = self._stream
+        self._graphs = GraphCache(graph_bytes // 4 if is_gpu else 0)
+        self._stores: Stores | None = None  # what the beams of all graphs decode into
+        shape, size = generator.shape, generator.bart.dtype.itemsize
+        self._store_bytes = 2 * shape.decoder_layers * shape.d_model * size * self._beam_tokens
+
+    @property
+    def _graph_batch(self) -> int:
+        """The largest batch that graphs can hold; a power of two, or 0."""
+        fitting = 3 * self._graphs.max_bytes // self._store_bytes
+        return min(MAX_GRAPH_BATCH, 1 << fitting.bit_length() >> 1)
+
+    @cached_property
+    def _selector(self) -> PairSelector:
+        """The selection on the device, made when it is first asked for: it takes a second."""
+        generator = self._generator
+        return PairSelector(
+            generator.tokenizer, generator.settings, self._device, generator.kernels.span_match
+        )
+
+    def score(
+        self,
+        documents: Sequence[Source],
+        summaries: Sequence[str],
+        sources: Sequence[Source],
+        on_progress: Callable[[int], None],
+    ) -> list[Scored]:
+        """Score each summary against its document.
+
+        Args:
+            documents: tokens of each document.
+            summaries: texts.
+            sources: tokens of each summary.
+            on_progress: called with the number of summaries that were just scored.
+        """
+        # Like documents together: they differ most in length.
+        most = self._graph_batch
+        least = self._max_batch_tokens // most if most >= MIN_GRAPH_BATCH else 0
+        costs = [
+            max(least, len(d.input_ids) + len(s.input_ids) + self._beam_tokens)
+            for d, s in zip(documents, sources, strict=True)
+        ]
+
+        def run(batch: list[int]) -> list[tuple[Future[list[Read]], int]]:
+            rows = (
+                [documents[i] for i in batch],
+                [summaries[i] for i in batch],
+                [sources[i] for i in batch],
+            )
+            reading = _in_a_thread(partial(self._read, self._launch_again(*rows)))
+            return [(reading, row) for row in range(len(batch))]
+
+        found: dict[int, Scored] = {}
+        waiting: deque[tuple[int, Future[list[Read]], int]] = deque()
+
+        def collect() -> None:
+            i, reading, row = waiting.popleft()
+            scored, hypotheses = reading.result()[row]
+            if scored is None:
+                scored = self._on_host(documents[i], summaries[i], sources[i], hypotheses)
+            found[i] = scored
+            on_progress(1)
+
+        for i, (reading, row) in run_batches(costs, self._max_batch_tokens, run):
+            waiting.append((i, reading, row))
+            while waiting[0][1] is not reading:  # read while this batch was launched
+                collect()
+        while waiting:
+            collect()
+        return [found[i] for i in range(len(summaries))]
+
+    def _launch_again(self, *rows: Any) -> Launched:
+        """Launch a batch; where memory runs out, once more without what is held between calls."""
+        try:
+            return self._launch(*rows)
+        except RuntimeError as error:
+            if not (is_out_of_memory(error) and self._let_go()):
+                raise
+        return self._launch(*rows)
+
+    def _let_go(self) -> bool:
+        """Drop graphs, their stores and encoded documents; return whether there were any."""
+        cache = self._generator.cache
+        had_graphs = self._graphs.n_bytes > 0
+        had_any = had_graphs or self._stores is not None
+        if had_graphs:  # with less for them, it need not run out in each call
+            self._graphs.give_way("in a batch")
+        self._stores = None
+        if cache is not None:
+            had_any = had_any or cache.stats.n_documents > 0
+            cache.clear()
+        return had_any
+
+    def _launch(
+        self, documents: list[Source], summaries: list[str], sources: list[Source]
+    ) -> Launched:
+        """Launch all that a batch needs, and the copies of what is found."""
+        count = len(summaries)
+        missing = (filled_up(count) if self._graphs_pay(count) else count) - count
+        texts = self._selector.pad_summaries(
+            [*summaries, *[""] * missing], [*(s.text_ids for s in sources), *[[]] * missing]
+        )
+        row_of = {ids: row for row, ids in enumerate(dict.fromkeys(map(_ids, documents)))}
+        rows = [row_of[_ids(d)] for d in documents]
+        encoded = self._encode_beside([*row_of])
+        ids = [s.input_ids for s in [*sources, *[sources[-1]] * missing]]
+        found = self._search(ids, count)
+        sequences = Sequences(*found[:2], found.sums)
+        chosen = self._part(self._select, [*sequences, *texts], most=MAX_GRAPH_BATCH)
+        if self._stream is not None:
+            torch.cuda.current_stream(self._device).wait_stream(self._stream)
+        logprobs = self._rescore(*encoded, rows, chosen)
+        of_pairs = [chosen.order, chosen.n_kept, chosen.unsure, chosen.lengths, logprobs]
+        return Launched(count, CopiesToHost([*found, *of_pairs]))
+
+    def _read(self, launched: Launched) -> list[Read]:
+        """Wait for what was launched and make objects of what is kept; launches nothing."""
+        *parts, order, n_kept, unsure, lengths, logprobs = launched.copies.wait()
+        found = HypothesisReader(Hypotheses(*parts))
+        read = (x[: launched.n_summaries].tolist() for x in (order, n_kept, unsure, lengths))
+        values = iter(logprobs.tolist())
+        results: list[Read] = []
+        for b, (places, n, must_redo, n_tokens) in enumerate(zip(*read, strict=True)):
+            of_pairs = [tuple(islice(values, length)) for length in n_tokens[:n]]
+            n_found = found.counts[b]
+            if must_redo or n_found < self._config.num_beams:
+                results.append((None, found.all_of(b)))
+                continue
+            pairs = [self._as_pair(found.one(b, place)) for place in places[:n]]
+            results.append((Scored(pairs, n_found, of_pairs), []))
+        return results
+
+    def _graphs_pay(self, batch_size: int, most: int = MAX_GRAPH_BATCH) -> bool:
+        return filled_up(batch_size) <= min(most, self._graph_batch)
+
+    def _part(
+        self,
+        function: Callable[..., R],
+        inputs: Sequence[Tensor],
+        *sizes: int,
+        most: int = MAX_PART_BATCH,
+        beside: bool = False,
+    ) -> R:
+        """Run a part of the pass, by its graph where there is one.
+
+        What a graph returns is valid until the part runs again.
+
+        Args:
+            function: takes the sizes, then the inputs on the device.
+            inputs: on the device or the host.
+            sizes: on which shapes within the part depend.
+            most: rows of the inputs up to which a graph pays.
+            beside: whether it runs beside other parts, on a stream of its own.
+        """
+        run = partial(function, *sizes)
+
+        def capture() -> Captured[R]:
+            stream = self._capturing_beside if beside else self._capturing
+            assert stream is not None  # there are no graphs without a GPU
+            return Captured(run, inputs, self._device, stream)
+
+        if self._graphs_pay(max(map(len, inputs)), most):
+            key = (function.__name__, *sizes, *(x.shape for x in inputs))
+            graph = self._graphs.get(key, capture)
+            if graph is not None:
+                return graph(*inputs)
+        return run(*(x.to(self._device, non_blocking=True) for x in inputs))
+
+    def _padded(self, ids: Sequence[Sequence[int]]) -> Tensor:
+        """Pad sources on the host, with -1; ``(B, S)`` int64."""
+        positions = self._generator.shape.max_position_embeddings
+        return torch.from_numpy(padded(ids, -1, _MULTIPLE, positions)[0])
+
+    def _read_padded(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the input ids and the mask of what `_padded` returned."""
+        is_token = ids >= 0
+        return torch.where(is_token, ids, self._generator.settings.pad_token_id), is_token
+
+    def _encode_summaries(self, ids: Tensor) -> SourceMemory:
+        return self._generator.bart.encode(*self._read_padded(ids))
+
+    def _encode_documents(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        input_ids, mask = self._read_padded(ids)
+        return self._generator.document_bart.encode_hidden(input_ids, mask), mask
+
+    def _encode_beside(self, documents: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Encode documents while the search goes on, where the device can do both.
+
+        Returns:
+            As from `hidden_states`; more rows where a graph's batch was filled up.
+        """
+
+        def encode(ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+            size = filled_up(len(ids)) if self._graphs_pay(len(ids), MAX_PART_BATCH) else len(ids)
+            ids = [*ids, *[ids[-1]] * (size - len(ids))]
+            return self._part(self._encode_documents, [self._padded(ids)], beside=True)
+
+        if self._stream is None:
+            return hidden_states(self._generator, documents, _MULTIPLE, encode)
+        # Waiting for the batch before also makes its memory safe to take again.
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._stream):
+            return hidden_states(self._generator, documents, _MULTIPLE, encode)
+
+    def _search(self, ids: list[list[int]], count: int) -> Hypotheses:
+        """Search hypotheses of summaries, of which the first `count` matter."""
+        memory = self._part(self._encode_summaries, [self._padded(ids)])
+        graphs = self._graphs_of_search(memory) if self._graphs_pay(len(ids)) else None
+        if graphs is None:
+            return begin_search(self._generator, memory, self._config).run()
+        wanted: list[SourceMemory] = []
+
+        def smaller(memory: SourceMemory) -> GraphedSearch | None:
+            kept = self._graphs.kept(_key_of_search(memory))
+            if kept is None:
+                wanted.append(memory)
+            return kept
+
+        found = graphs.run(memory, count, smaller)
+        if wanted:  # not captured before the search is over, which uses the same stores
+            self._graphs_of_search(wanted[0])
+        return found
+
+    def _graphs_of_search(self, memory: SourceMemory) -> GraphedSearch | None:
+        n_bytes = held_bytes(memory, self._config, self._generator.shape.vocab_size)
+
+        def start(memory: SourceMemory, stores: Stores) -> Search:
+            return begin_search(self._generator, memory, self._config, stores=stores)
+
+        def capture() -> GraphedSearch:
+            assert self._capturing is not None  # there are no graphs without a GPU
+            stores = self._stores_for(memory)
+            return GraphedSearch(start, memory, stores, self._config, self._capturing, n_bytes)
+
+        found = self._graphs.get(_key_of_search(memory), capture, n_bytes)
+        if not self._graphs.n_bytes:  # none yet, or all were dropped for want of memory
+            self._stores = None
+        return found
+
+    def _stores_for(self, memory: SourceMemory) -> Stores:
+        """Return stores for so many sentences; larger ones replace those of all graphs."""
+        if self._stores is None or self._stores.batch_size < memory.batch_size:
+            self._graphs.drop(_SEARCH)
+            self._stores = None  # before the next ones are taken
+            sizes = memory.batch_size, self._config.num_beams, self._config.max_length + 1
+            self._stores = DenseSlots.new_stores(memory, *sizes)
+            # The captures' warm-up reads positions that it has not written.
+            torch._foreach_zero_([*self._stores.keys, *self._stores.values])
+        return self._stores
+
+    def _select(
+        self, token_ids: Tensor, lengths: Tensor, sums: Tensor, symbols: Tensor, in_text: Tensor
+    ) -> Chosen:
+        """Select pairs; arguments are fields of `Sequences`, then of `Summaries`."""
+        sequences, texts = Sequences(token_ids, lengths, sums), Summaries(symbols, in_text)
+        order, n_kept, unsure = self._selector.select(sequences, texts, self._max_pairs)
+        rank = torch.arange(order.shape[1], device=order.device)
+        lengths = lengths.gather(1, order) * (rank < n_kept[:, None])
+        of_summary = lengths.sum(1)
+        return Chosen(
+            order,
+            n_kept,
+            unsure,
+            token_ids.gather(1, order[:, :, None].expand_as(token_ids)),
+            lengths,
+            torch.stack([of_summary.sum(), of_summary.amax()]),
+        )
+
+    def _rescore(self, states: Tensor, mask: Tensor, rows: list[int], chosen: Chosen) -> Tensor:
+        """Rescore the kept hypotheses; wait for how many tokens they have.
+
+        Args:
+            states: of the documents, from `hidden_states`.
+            mask: likewise.
+            rows: which document belongs to each summary; to those that fill up, any.
+            chosen: the hypotheses.
+
+        Returns:
+            The log-probabilities of their tokens, one after the other in the order of `chosen`, and
+            more behind them. Shape ``(R,)``.
+        """
+        (sizes,) = to_host([chosen.sizes])
+        n_tokens, most = sizes.tolist()
+        if not n_tokens:
+            return torch.empty(0, device=self._device)
+        size = len(chosen.lengths)
+        fit = size_from if self._graphs_pay(size, MAX_PART_BATCH) else _multiple
+        n_rows, n_slots = (fit(max(2 * _ROWS, count)) for count in (n_tokens, most))
+        inputs = [states, mask, chosen.token_ids, chosen.lengths]
+        if len(states) != size or rows != [*range(len(rows))]:
+            inputs.append(torch.tensor([*rows, *[0] * (size - len(rows))], device="cpu"))
+        return self._part(self._logprobs, inputs, n_rows, n_slots)
+
+    def _logprobs(
+        self,
+        n_rows: int,
+        n_slots: int,
+        states: Tensor,
+        mask: Tensor,
+        token_ids: Tensor,
+        lengths: Tensor,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """Return the log-probabilities of targets, packed into so many rows."""
+        if rows is not None:
+            states, mask = states[rows], mask[rows]
+        generator = self._generator
+        start = generator.settings.decoder_start_token_id
+        targets = pack(token_ids, lengths, start, n_rows, n_slots)
+        hidden = generator.document_bart.decode_packed(targets, states, mask)
+        return generator.head.logprob(hidden, targets.labels)
+
+    def _as_pair(self, hypothesis: Hypothesis) -> KeptPair:
+        generator = self._generator
+        parts = split_at_sep(hypothesis.token_ids, generator.settings)
+        assert parts is not None  # it was selected
+        question, answer = map(generator.tokenizer.decode, parts)
+        return KeptPair(question, answer, hypothesis)
+
+    def _on_host(
+        self, document: Source, summary: str, source: Source, hypotheses: list[Hypothesis]
+    ) -> Scored:
+        """Filter, select and rescore one summary again as on a CPU."""
+        generator = self._generator
+        pairs = keep_pairs(
+            hypotheses,
+            summary,
+            source.text_ids,
+            generator.tokenizer,
+            generator.settings,
+            self._max_pairs,
+        )
+        targets = [[pair.hypothesis.token_ids for pair in pairs]]
+        (logprobs,) = rescore(generator, [document.input_ids], targets, self._max_batch_tokens)
+        return Scored(pairs, len(hypotheses), logprobs)
+
+
+def _in_a_thread(function: Callable[[], R]) -> Future[R]:
+    """Call a function while this thread goes on.
+
+    An executor refuses work when the main thread has ended, and waits for ever after a fork.
+    """
+    future: Future[R] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:  # raised where the result is wanted
+            future.set_exception(error)
+
+    Thread(target=run, name="quals_fast").start()
+    return future
+
+
+def filled_up(batch_size: int) -> int:
+    """Return the size that a batch for graphs is filled up to, so that few shapes occur."""
+    return 1 << (batch_size - 1).bit_length()
+
+
+def _key_of_search(memory: SourceMemory) -> Key:
+    return _SEARCH, *memory.shape
+
+
+def _ids(source: Source) -> tuple[int, ...]:
+    return tuple(source.input_ids)
+
+
+def _multiple(count: int) -> int:
+    return -(-count // _ROWS) * _ROWS
+
+
+def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copy tensors of one device to the host and wait for them."""
+    return CopiesToHost(tensors).wait()
+
+
+class CopiesToHost:
+    """Tensors of one device on their way to the host: one copy, and one wait.
+
+    Args:
+        tensors: of any types. They may be written to again as soon as the stream comes to that.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._like = [x.to("meta") for x in tensors]
+        self._copy = joined_bytes(tensors)
+        self._done: torch.cuda.Event | None = None
+        if self._copy.is_cuda:
+            on_device = self._copy
+            self._copy = torch.empty(
+                on_device.shape, dtype=torch.uint8, device="cpu", pin_memory=True
+            )
+            self._copy.copy_(on_device, non_blocking=True)
+            self._done = torch.cuda.Event()
+            self._done.record(torch.cuda.current_stream(on_device.device))
+
+    def wait(self) -> list[Tensor]:
+        """Wait for the copy; return the tensors on the host."""
+        if self._done is not None:
+            self._done.synchronize()
+        return parted_bytes(self._copy, self._like)
+
+
+def joined_bytes(tensors: Sequence[Tensor]) -> Tensor:
+    """Join tensors of any types; those of wide elements come first, so that all are aligned."""
+    widest_first = sorted(tensors, key=lambda x: -x.element_size())
+    parts = [x.reshape(-1).view(torch.uint8) for x in widest_first]
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def parted_bytes(joined: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Return views of the tensors that `joined_bytes` joined.
+
+    Args:
+        joined: their bytes, on any device.
+        like: tensors of their shapes and types.
+    """
+    widest_first = sorted(range(len(like)), key=lambda i: -like[i].element_size())
+    parts = joined.split([like[i].nbytes for i in widest_first])
+    found = dict(zip(widest_first, parts, strict=True))
+    return [found[i].view(x.dtype).view(x.shape) for i, x in enumerate(like)]

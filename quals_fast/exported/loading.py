@@ -1,0 +1,105 @@
+"""Load an exported question-answer generator: by ONNX Runtime, without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from quals_fast.errors import BackendUnavailableError
+from quals_fast.exported.manifest import DTYPES, LARGEST_SUMS, read_manifest
+from quals_fast.exported.session import Graph, needs_wide_sums, resolve_provider
+from quals_fast.models.checkpoint import CheckpointError, Settings, read_checkpoint
+from quals_fast.models.shape import BartShape
+from quals_fast.models.tokenizer import QATokenizer
+from quals_fast.processes import cpu_limit
+
+GRAPHS = ("encoder", "document_encoder", "step", "grow", "rescore")
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxGenerator:
+    """A loaded export with all that belongs to it.
+
+    Attributes:
+        name: of the model that was exported.
+        digest: first 12 hexadecimal digits of the SHA-256 over its weights, config and tokenizer.
+        dtype: ``"float32"``, ``"float16"`` or ``"int8"``.
+        provider: ONNX Runtime's execution provider that runs.
+        shape: sizes of the network.
+        settings: its special tokens and conventions.
+        tokenizer: its tokenizer.
+        graphs: by name.
+        spare_candidates: more than are wanted that the step graph must be asked for, since it
+            screens them with integers.
+    """
+
+    name: str
+    digest: str
+    dtype: str
+    provider: str
+    shape: BartShape
+    settings: Settings
+    tokenizer: QATokenizer
+    graphs: dict[str, Graph]
+    spare_candidates: int
+
+    def runs_as(self) -> dict[str, str]:
+        """Return what the signature says of how it runs; the provider stands with the backend."""
+        provider = self.provider.removesuffix("ExecutionProvider").lower()
+        return {"dtype": self.dtype, "backend": f"onnx-{provider}", "kernels": "none"}
+
+
+def load_onnx(
+    folder: str | Path, *, device: str = "auto", dtype: str = "auto", threads: int | None = None
+) -> OnnxGenerator:
+    """Load an exported folder.
+
+    Args:
+        folder: that `quals-fast export` wrote.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        dtype: what it must have been exported as; ``"auto"`` takes it as it is.
+        threads: of one run; None takes one for each core that this process may use.
+
+    Raises:
+        CheckpointError: the folder cannot be used; the message says why.
+        BackendUnavailableError: the device's provider is not to be had, or the folder was exported
+            as another type.
+        ModuleNotFoundError: ONNX Runtime is not installed.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise CheckpointError(
+            f"{str(folder)!r} is not a folder; backend 'onnx' runs what quals-fast export has "
+            "written"
+        )
+    provider = resolve_provider(device)
+    manifest = read_manifest(path)
+    found, names = manifest.get("dtype"), manifest.get("graphs", {})
+    needed = {*GRAPHS, LARGEST_SUMS} if found == "int8" else {*GRAPHS}
+    if found not in DTYPES or not needed <= set(names):
+        raise CheckpointError(f"{path}: the manifest is damaged; export the model again")
+    if dtype not in ("auto", found):
+        raise BackendUnavailableError(
+            f"dtype {dtype!r} was asked for, but {path} was exported as {found!r}; export the "
+            f"model with --dtype {dtype}, or use dtype='auto'"
+        )
+    shape, settings = read_checkpoint(path)
+    wide_sums = found == "int8" and needs_wide_sums(path / names[LARGEST_SUMS])
+    if threads is None:
+        threads = cpu_limit()  # ONNX Runtime knows nothing of quotas
+    opened = {
+        name: Graph(path / name, provider, threads, wide_sums=wide_sums)
+        for name in dict.fromkeys(names[graph] for graph in GRAPHS)  # one may serve for two
+    }
+    graphs = {graph: opened[names[graph]] for graph in GRAPHS}
+    return OnnxGenerator(
+        name=str(manifest["model"]),
+        digest=str(manifest["digest"]),
+        dtype=str(found),
+        provider=graphs["step"].provider,
+        shape=shape,
+        settings=settings,
+        tokenizer=QATokenizer.from_folder(path, settings),
+        graphs=graphs,
+        spare_candidates=int(manifest["spare_candidates"]),
+    )

@@ -1,0 +1,212 @@
+"""A job: rows scored in windows, in order, each with its result whatever happens to the others."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from threading import Thread
+from typing import Protocol
+
+from quals_fast.jobs.files import FileFormat, InputError, InputRow, read_rows
+from quals_fast.results import RowScore, RowScores, SummaryScore
+from quals_fast.validation import check_pair
+
+WINDOW = 64  # rows scored together: enough to batch by length, little to lose
+WAIT = 0.2  # seconds that the first row of a window waits for more, where rows come from a pipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobInput:
+    """The rows of a file that a job is about; each iteration reads the file anew.
+
+    Attributes:
+        path: as for `read_rows`, like the next four.
+        file_format: `auto`, `jsonl` or `csv`.
+        encoding: of the text.
+        document_field: key or column of the document.
+        summary_field: key or column of the summary.
+        ids: of the only rows to take; empty for all.
+        check: raises `InputError` on a row that makes the job pointless.
+    """
+
+    path: str
+    file_format: FileFormat = "auto"
+    encoding: str = "utf-8"
+    document_field: str = "document"
+    summary_field: str = "summary"
+    ids: tuple[str, ...] = ()
+    check: Callable[[InputRow], None] | None = None
+
+    def __iter__(self) -> Iterator[InputRow]:
+        """Yield the rows.
+
+        Raises:
+            InputError: the file cannot be read, or does not have one of `ids`.
+        """
+        missing = dict.fromkeys(self.ids)
+        for row in read_rows(
+            self.path,
+            file_format=self.file_format,
+            encoding=self.encoding,
+            document_field=self.document_field,
+            summary_field=self.summary_field,
+        ):
+            if self.ids and str(row.id) not in self.ids:
+                continue
+            missing.pop(str(row.id), None)
+            if self.check is not None:
+                self.check(row)
+            yield row
+        if missing:
+            name = "standard input" if self.path == "-" else self.path
+            raise InputError(
+                f"no row of {name} has the id {' or '.join(missing)}; a row without an id goes by "
+                "its line number"
+            )
+
+    def survey(self) -> int | None:
+        """Read all rows and count them, which costs little and finds a bad file before the work.
+
+        Returns:
+            None where rows can be read only once: standard input, or a pipe as of bash's <(...).
+        """
+        return None if self.is_stream else sum(1 for _ in self)
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether rows come only once, and perhaps slowly."""
+        path = Path(self.path)
+        return self.path == "-" or path.is_fifo() or path.is_char_device()
+
+
+class Scorer(Protocol):
+    """What scores a window of rows: `QualsScorer`, its reference, or QAGS."""
+
+    @property
+    def signature(self) -> str:
+        """Everything that the scores depend on, in one line."""
+        ...
+
+    def score(
+        self,
+        documents: list[str],
+        summaries: list[str],
+        *,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> RowScores:
+        """Score each summary against its document."""
+        ...
+
+
+def score_rows(
+    scorer: Scorer,
+    rows: Iterable[InputRow],
+    *,
+    fail_fast: bool = False,
+    on_progress: Callable[[int], None] | None = None,
+) -> Iterator[tuple[InputRow, RowScore]]:
+    """Score rows in windows, in order; a bad row gets status ``error`` and a message.
+
+    Args:
+        scorer: scores the good ones.
+        rows: as from `read_rows`; those of a stream do not wait until a window is full.
+        fail_fast: stop after the first row with status ``error``; an empty text is none.
+        on_progress: called with the number of rows that were just dealt with.
+    """
+    is_stream = isinstance(rows, JobInput) and rows.is_stream
+    for window in _windows_of_stream(rows) if is_stream else _windows(rows):
+        problems = [_problem(row) for row in window]
+        if fail_fast:
+            bad = (i for i, problem in enumerate(problems) if problem and problem.status == "error")
+            end = next(bad, len(window)) + 1
+            window, problems = window[:end], problems[:end]
+        good = [row for row, problem in zip(window, problems, strict=True) if problem is None]
+        if on_progress is not None:
+            on_progress(len(window) - len(good))
+        documents, summaries = [row.document for row in good], [row.summary for row in good]
+        scored = iter(scorer.score(documents, summaries, on_progress=on_progress).flat())
+        for row, problem in zip(window, problems, strict=True):
+            result = _at_line(row, next(scored) if problem is None else problem)
+            yield row, result
+            if fail_fast and result.status == "error":
+                return
+
+
+def _windows(rows: Iterable[InputRow]) -> Iterator[list[InputRow]]:
+    remaining = iter(rows)
+    while window := list(islice(remaining, WINDOW)):
+        yield window
+
+
+def _windows_of_stream(rows: Iterable[InputRow]) -> Iterator[list[InputRow]]:
+    """Yield what has come `WAIT` seconds after a first row, read by a thread of its own.
+
+    The first windows are small, so that the first results do not wait for 64 rows to be scored.
+    """
+    ready: queue.Queue[InputRow | BaseException | None] = queue.Queue(WINDOW)
+
+    def read() -> None:
+        try:
+            for row in rows:
+                ready.put(row)
+        except BaseException as error:  # raised where the rows are wanted
+            ready.put(error)
+        else:
+            ready.put(None)
+
+    Thread(target=read, name="quals_fast reader", daemon=True).start()
+    end: BaseException | None = None
+    is_over, room = False, 1
+    while not is_over:
+        window: list[InputRow] = []
+        due: float | None = None  # the first row may take as long as it likes
+        while len(window) < room and not is_over:
+            try:
+                got = ready.get(timeout=None if due is None else max(0, due - time.monotonic()))
+            except queue.Empty:
+                break
+            if isinstance(got, InputRow):
+                window.append(got)
+                due = due or time.monotonic() + WAIT
+            else:
+                is_over, end = True, got
+        room = min(WINDOW, 2 * room)
+        if window:
+            yield window
+    if end is not None:
+        raise end
+
+
+def usable_rows(rows: Iterable[InputRow], *, fail_fast: bool = False) -> tuple[list[InputRow], int]:
+    """Return the rows that can be scored, and how many can not.
+
+    Raises:
+        InputError: one can not, and `fail_fast` asks for that.
+    """
+    good, n_bad = [], 0
+    for row in rows:
+        problem = _problem(row)
+        if problem is None:
+            good.append(row)
+        elif fail_fast:
+            raise InputError(f"line {row.line}: {problem.message or problem.status}")
+        n_bad += problem is not None
+    return good, n_bad
+
+
+def _problem(row: InputRow) -> SummaryScore | None:
+    """Return the result of a row that need not go to the model."""
+    if row.problem is not None:
+        return SummaryScore(status="error", message=row.problem)
+    return check_pair(row.document, row.summary)
+
+
+def _at_line(row: InputRow, result: RowScore) -> RowScore:
+    """Say in the message, if there is one, which line it is about."""
+    if result.message is None:
+        return result
+    return replace(result, message=f"line {row.line}: {result.message}")

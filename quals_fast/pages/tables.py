@@ -1,0 +1,199 @@
+"""What the command line shows of a job: a table of rows, one of agreement, a closing line."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from quals_fast.jobs.files import InputRow
+from quals_fast.pages.display import LARGE_DROP, MARKS, count, level, printable, signature_line
+from quals_fast.results import RowScore
+
+if TYPE_CHECKING:
+    from quals_fast.evaluation import Agreement, Estimate
+
+
+STATISTICS = {"pearson": "Pearson", "spearman": "Spearman", "kendall": "Kendall", "auc": "AUC"}
+
+
+class _Entry(NamedTuple):
+    """A row of the table; the heap drops the highest score first, then the latest row."""
+
+    badness: float
+    earliness: int
+    row_id: str
+    status: str
+    score: float
+    n_pairs: int
+    worst: str
+    worst_score: float
+
+
+class Tally:
+    """Counts of a job, and its lowest rows; memory does not grow with the job.
+
+    Args:
+        max_rows: rows to remember.
+    """
+
+    def __init__(self, max_rows: int) -> None:
+        self.max_rows = max_rows
+        self.statuses: Counter[str] = Counter()
+        self.error_lines: list[int] = []
+        self.first_error: str | None = None
+        self.truncated_rows = 0
+        self.truncated_tokens = 0
+        self.unknown_rows = 0
+        self.unknown_tokens = 0
+        self._sum = 0.0
+        self._n_scored = 0
+        self._lowest: list[_Entry] = []
+
+    @property
+    def total(self) -> int:
+        """Rows so far."""
+        return self.statuses.total()
+
+    @property
+    def mean(self) -> float:
+        """Mean score of the rows that have one."""
+        return self._sum / self._n_scored if self._n_scored else math.nan
+
+    def add(self, row: InputRow, result: RowScore) -> None:
+        """Count a row."""
+        self.statuses[result.status] += 1
+        self.truncated_rows += result.truncated_tokens > 0
+        self.truncated_tokens += result.truncated_tokens
+        self.unknown_rows += result.unknown_tokens > 0
+        self.unknown_tokens += result.unknown_tokens
+        if not math.isnan(result.score):
+            self._sum += result.score
+            self._n_scored += 1
+        if result.status == "error":
+            self.first_error = self.first_error or result.message
+            if len(self.error_lines) < 10:
+                self.error_lines.append(row.line)
+        worst = result.worst_pair
+        entry = _Entry(
+            badness=math.inf if math.isnan(result.score) else -result.score,
+            earliness=-self.total,
+            row_id=str(row.id),
+            status=result.status,
+            score=result.score,
+            n_pairs=len(result.pairs),
+            worst=f"{worst.question} -> {worst.answer}" if worst else result.message or "",
+            worst_score=worst.score if worst else math.nan,
+        )
+        heapq.heappush(self._lowest, entry)
+        if len(self._lowest) > self.max_rows:
+            heapq.heappop(self._lowest)
+
+    def rows(self) -> list[_Entry]:
+        """Return the remembered rows: in input order if they are all, else the lowest first."""
+        if self.total <= self.max_rows:
+            return sorted(self._lowest, key=lambda entry: -entry.earliness)
+        return sorted(self._lowest, reverse=True)
+
+    def closing_line(self) -> str:
+        """Return counts, failures, lost tokens, mean and the first error's message in one line."""
+        counts = ", ".join(f"{n} {status}" for status, n in self.statuses.most_common())
+        parts = [count(self.total, "row") + (f": {counts}" if counts else "")]
+        if self.error_lines:
+            more = self.statuses["error"] - len(self.error_lines)
+            lines = ", ".join(map(str, self.error_lines)) + (f" and {more} more" if more else "")
+            parts.append(f"errors at line {lines}")
+        if self.truncated_rows:
+            tokens = count(self.truncated_tokens, "token")
+            parts.append(f"{tokens} cut off in {count(self.truncated_rows, 'row')}")
+        if self.unknown_rows:
+            tokens = count(self.unknown_tokens, "unknown token")
+            parts.append(f"{tokens} in {count(self.unknown_rows, 'row')}")
+        if not math.isnan(self.mean):
+            parts.append(f"mean score {self.mean:.3f}")
+        if self.first_error is not None:
+            parts.append(f"first error: {self.first_error}")
+        return "; ".join(parts)
+
+
+def score_table(tally: Tally, signature: str) -> Group:
+    """Return the table of a job's rows with the question that each row fails at, and signature."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, options in (
+        ("id", {"overflow": "fold"}),
+        ("score", {"justify": "right", "no_wrap": True}),
+        ("status", {"no_wrap": True}),
+        ("pairs", {"justify": "right", "no_wrap": True}),
+        ("worst question -> answer", {"overflow": "fold"}),
+        ("its score", {"justify": "right", "no_wrap": True}),
+    ):
+        table.add_column(name, **options)
+    for entry in tally.rows():
+        table.add_row(
+            _text(entry.row_id),
+            _score(entry.score),
+            Text(entry.status, "" if entry.status == "ok" else "red"),
+            str(entry.n_pairs),
+            _text(entry.worst),
+            _score(entry.worst_score),
+        )
+    if tally.total > tally.max_rows:
+        lowest = "lowest" if tally.max_rows == 1 else f"{tally.max_rows} lowest"
+        table.caption = f"the {lowest} of {tally.total} rows; -o writes all"
+    return Group(table, signature_line(signature))
+
+
+def agreement_table(found: list[Agreement], signature: str) -> Group:
+    """Return correlations and AUC of each measure, with 95 % intervals, and the signature.
+
+    The intervals stand below the values, so that 80 columns hold every digit.
+
+    Args:
+        found: as from `evaluation.compare`: the metric first, then others on the same rows.
+        signature: of the metric.
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for name in STATISTICS.values():
+        table.add_column(name, overflow="fold")
+    for one in found:
+        table.add_row(one.name, *(_estimate(getattr(one, name)) for name in STATISTICS))
+    own = found[0]
+    lines = [f"n = {own.n}" + (f", {own.n_missing} more without a score" if own.n_missing else "")]
+    lines[0] += "; in brackets: bootstrap 95 % intervals"
+    return Group(table, *map(Text, [*lines, *_reasons(found)]), signature_line(signature))
+
+
+def _reasons(found: list[Agreement]) -> Iterator[str]:
+    """Say why figures are missing, once where it is the same for all measures."""
+    missing: dict[str, dict[str, list[str]]] = {}  # reason, measure, statistics
+    for one in found:
+        for name, reason in one.undefined.items():
+            missing.setdefault(reason, {}).setdefault(one.name, []).append(STATISTICS[name])
+    for reason, measures in missing.items():
+        statistics = ", ".join(next(iter(measures.values())))
+        of = "" if len(measures) == len(found) else f" of {', '.join(measures)}"
+        yield f"no {statistics}{of}: {reason}"
+
+
+def _text(content: str) -> Text:
+    return Text(printable(content))
+
+
+def _score(value: float) -> Text:
+    if math.isnan(value):
+        return Text("-")
+    style = "bold red" if value <= LARGE_DROP else ""
+    return Text(f"{MARKS[level(value)]} {value:.3f}".strip(), style)
+
+
+def _estimate(estimate: Estimate) -> str:
+    if math.isnan(estimate.value):
+        return "-"
+    return f"{estimate.value:z.3f}\n[{estimate.low:z.2f}, {estimate.high:z.2f}]"

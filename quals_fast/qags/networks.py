@@ -1,0 +1,169 @@
+"""QAGS's networks on Hugging Face's modules, and their tokenizers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import BertWordPieceTokenizer, Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
+
+from quals_fast.models.checkpoint import CheckpointError
+from quals_fast.qags.weights import read_qags_weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkFiles:
+    """A network before it is built.
+
+    Attributes:
+        name: for messages and the signature.
+        config: as in ``config.json``.
+        weights: by Hugging Face's names; None leaves them random, for measurements of speed.
+        tokenizer: ``tokenizer.json``, ``vocab.txt``, or ``vocab.json`` beside ``merges.txt``.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    weights: Mapping[str, Tensor] | None
+    tokenizer: Path
+
+    @classmethod
+    def read(cls, folder: Path) -> NetworkFiles:
+        """Read a model's folder.
+
+        Raises:
+            CheckpointError: it cannot be used; the message says what is missing.
+        """
+        config, weights, tokenizer = read_qags_weights(folder)
+        name = folder.resolve().name
+        return cls(name=name, config=config, weights=weights, tokenizer=tokenizer)
+
+    def digest(self) -> str:
+        """Return a short hash of weights, config and tokenizer; ``random`` without weights."""
+        if self.weights is None:
+            return "random"
+        found = hashlib.sha256(json.dumps(dict(self.config), sort_keys=True).encode())
+        found.update(self.tokenizer.read_bytes())
+        for name in sorted(self.weights):
+            found.update(name.encode())
+            found.update(
+                self.weights[name].flatten().contiguous().view(torch.uint8).numpy().tobytes()
+            )
+        return found.hexdigest()[:12]
+
+    def build(self, family: str, device: torch.device, dtype: torch.dtype) -> Any:
+        """Return the network, in evaluation mode.
+
+        Args:
+            family: ``bart`` (question generation) or ``bert`` (question answering).
+            device: where it goes.
+            dtype: of its weights.
+
+        Raises:
+            CheckpointError: another family, or weights that do not fit the config.
+            ModuleNotFoundError: transformers is not installed.
+        """
+        if self.config.get("model_type") != family:
+            raise CheckpointError(
+                f"{self.name}: `model_type` must be {family!r}, but is "
+                f"{self.config.get('model_type')!r}; give a model of that family"
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = _architecture(family)(dict(self.config)).eval().requires_grad_(False)
+        if self.weights is not None:
+            self._load(network)
+        return network.to(device=device, dtype=dtype)
+
+    def _load(self, network: torch.nn.Module) -> None:
+        weights = dict(self.weights or {})
+        shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+        for name, tensor in weights.items():
+            if name in shapes and tensor.numel() == shapes[name].numel():
+                weights[name] = tensor.reshape(shapes[name]).float()
+            elif name in shapes:
+                raise CheckpointError(
+                    f"{self.name}: {name} must have shape {tuple(shapes[name])} by config.json, "
+                    f"but has {tuple(tensor.shape)}; take weights and config from one checkpoint"
+                )
+            if not bool(tensor.isfinite().all()):
+                raise CheckpointError(
+                    f"{self.name}: {name} must be finite, but holds NaN or infinity; fetch the "
+                    "file again"
+                )
+        # What is tied to a tensor that is there, or made by the module itself, may be missing.
+        tied = {"lm_head.weight", "final_logits_bias"} | {
+            f"model.{part}.embed_tokens.weight" for part in ("encoder", "decoder")
+        }
+        missing = sorted(shapes.keys() - weights.keys() - tied)
+        if missing:
+            raise CheckpointError(
+                f"{self.name}: the weights must belong to config.json, but lack {missing[0]} "
+                f"({len(missing)} such); take both from one checkpoint that was trained for this"
+            )
+        network.load_state_dict(weights, strict=False)
+        network.tie_weights()  # type: ignore[operator]
+
+    def load_tokenizer(self) -> Tokenizer:
+        """Return the tokenizer, without truncation and padding.
+
+        Raises:
+            CheckpointError: it cannot be read, or has more tokens than the network.
+        """
+        path = self.tokenizer
+        try:
+            tokenizer = _read_tokenizer(
+                path, lowercase=bool(self.config.get("do_lower_case", True))
+            )
+        except Exception as error:  # tokenizers raises plain Exception
+            raise CheckpointError(f"{path} is not a tokenizer that can be read: {error}") from error
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = True  # a "[SEP]" in a text is text
+        size = max(tokenizer.get_vocab().values(), default=-1) + 1
+        if size > int(self.config.get("vocab_size", 0)):
+            raise CheckpointError(
+                f"{self.name}: the tokenizer has {size} tokens, but the model's vocabulary only "
+                f"{self.config.get('vocab_size')}; the two do not belong together"
+            )
+        return tokenizer
+
+
+def _read_tokenizer(path: Path, *, lowercase: bool) -> Tokenizer:
+    if path.name == "vocab.txt":
+        settings = path.with_name("tokenizer_config.json")
+        if settings.is_file():
+            content = json.loads(settings.read_text(encoding="utf-8"))
+            lowercase = bool(content.get("do_lower_case", lowercase))
+        wordpiece = BertWordPieceTokenizer(str(path), lowercase=lowercase)
+        return Tokenizer.from_str(wordpiece.to_str())
+    if path.name == "vocab.json":
+        bpe = models.BPE.from_file(str(path), str(path.with_name("merges.txt")))
+        tokenizer = Tokenizer(bpe)
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        return tokenizer
+    return Tokenizer.from_file(str(path))
+
+
+def _architecture(family: str) -> Callable[[dict[str, Any]], Any]:
+    try:
+        from transformers import (
+            BartConfig,
+            BartForConditionalGeneration,
+            BertConfig,
+            BertForQuestionAnswering,
+        )
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            'QAGS needs transformers: pip install ".[reference]" in the checkout'
+        ) from error
+    if family == "bart":
+        return lambda config: BartForConditionalGeneration(BartConfig(**config))
+    return lambda config: BertForQuestionAnswering(BertConfig(**config))

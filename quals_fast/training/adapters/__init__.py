@@ -1,0 +1,1 @@
+"""QUALS inside other libraries' training: metric, reward, callback, module."""

@@ -1,0 +1,84 @@
+"""QUALS as a metric of torchmetrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from quals_fast.results import Status
+from quals_fast.scorer import QualsScorer
+from quals_fast.training.adapters.rows import as_scorer, check_on_error, score_each
+from quals_fast.validation import check_texts
+
+STATUSES: tuple[str, ...] = get_args(Status)
+
+
+class QualsMetric(Metric):  # type: ignore[misc]
+    """Mean QUALS of summaries, exact over batches and processes.
+
+    The scorer is no part of `state_dict`, and does not move with `to()`. A pickled metric loads it
+    again.
+
+    Args:
+        scorer: a scorer, or the name or folder of a model.
+        on_error: ``"skip"`` leaves failing rows out of the mean, logs and counts them; ``"raise"``
+            raises.
+        kwargs: of `torchmetrics.Metric`.
+
+    Raises:
+        ValueError: `on_error` is neither.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    total: Tensor
+    count: Tensor
+    statuses: Tensor
+
+    def __init__(
+        self, scorer: QualsScorer | str = "qagen-mini", *, on_error: str = "skip", **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.scorer = as_scorer(scorer)
+        self.on_error = check_on_error(on_error)
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        zeros = torch.zeros(len(STATUSES), dtype=torch.int64)
+        self.add_state("statuses", zeros, dist_reduce_fx="sum")
+
+    def update(self, preds: str | Sequence[str], target: str | Sequence[str]) -> None:
+        """Score summaries against their documents.
+
+        Args:
+            preds: summaries, or one.
+            target: the documents, one for each, or one.
+
+        Raises:
+            ValueError: their numbers differ; or, if asked for, a row could not be scored.
+            TypeError: not texts.
+        """
+        summaries, documents = (
+            [given] if isinstance(given, str) else check_texts(name, given)
+            for name, given in (("preds", preds), ("target", target))
+        )
+        rows = score_each(self.scorer, documents, summaries, self.on_error)
+        scores = [row.score for row in rows if not math.isnan(row.score)]
+        self.total += math.fsum(scores)
+        self.count += len(scores)
+        counts = [sum(row.status == status for row in rows) for status in STATUSES]
+        self.statuses += torch.tensor(counts, device=self.statuses.device)
+
+    def compute(self) -> Tensor:
+        """Return the mean over the rows with a score, nats a token; NaN without any."""
+        return self.total / self.count
+
+    def status_counts(self) -> dict[str, int]:
+        """Return how many rows of this process had each status."""
+        return dict(zip(STATUSES, self.statuses.tolist(), strict=True))

@@ -1,0 +1,133 @@
+"""Examples as tokens: sources and targets, and sources cut to the model's positions."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tokenizers import Encoding, Tokenizer
+
+from quals_fast.models.checkpoint import Settings
+from quals_fast.training.qagen.settings import LongContexts
+from quals_fast.training.qagen.views import Example
+
+LONGEST_PART = 60  # tokens of a question in a target, and of an answer
+LONGEST_GIVEN = 64  # of an answer in a source
+
+
+class Pair(NamedTuple):
+    """Source and target tokens of one example; its length is that of the source.
+
+    A target may hold several, one behind the other, each with its EOS.
+    """
+
+    source: list[int]
+    target: list[int]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
+class PairEncoder:
+    """Tokens of examples, in a checkpoint's format.
+
+    Args:
+        tokenizer: of the checkpoint, without truncation and padding.
+        settings: special tokens and lengths of the checkpoint.
+        positions: that the decoder has.
+        long_contexts: what is left of a source that is too long.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        settings: Settings,
+        positions: int,
+        long_contexts: LongContexts = "around",
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self._around = long_contexts == "around"
+        self._start = [] if settings.bos_token_id is None else [settings.bos_token_id]
+        forced = settings.forced_bos_token_id
+        self._target_start = [] if forced is None else [forced]
+        # A target's last token is an input of nothing, so `positions` tokens fit.
+        self._positions = positions
+        self._longest_part = min(LONGEST_PART, (positions - len(self._target_start) - 2) // 2)
+
+    @property
+    def room(self) -> int:
+        """Tokens of a text that fit into a source."""
+        return self.settings.max_source_tokens - len(self._start) - 1
+
+    def question_answer(
+        self, example: Example, rng: random.Random, others: Sequence[tuple[str, str, int]] = ()
+    ) -> Pair:
+        """Return source ``[BOS] text EOS`` and target ``question SEP answer EOS``.
+
+        Args:
+            example: text, question and answer.
+            rng: draws what is left of a text that is too long.
+            others: further questions and answers on the text with the answers' starts, whose
+                targets follow as far as there are positions and the answer is still in the text.
+        """
+        s = self.settings
+        text, (start, end) = self._text(example, self.room, rng)
+        target = self._target(example.question, example.answer)
+        for question, answer, place in others:
+            more = self._target(question, answer)
+            is_shown = start <= place and place + len(answer) <= end
+            if is_shown and len(target) + len(more) <= self._positions:
+                target += more
+        return Pair([*self._start, *text, s.eos_token_id], target)
+
+    def answer_given(self, example: Example, rng: random.Random) -> Pair:
+        """Return source ``[BOS] text SEP answer EOS`` and target ``question EOS``."""
+        s = self.settings
+        answer = self._ids(example.answer)[:LONGEST_GIVEN]
+        text, _ = self._text(example, self.room - 1 - len(answer), rng)
+        source = [*self._start, *text, s.sep_token_id, *answer, s.eos_token_id]
+        target = [*self._target_start, *self._part(example.question), s.eos_token_id]
+        return Pair(source, target)
+
+    def count_long(self, texts: list[str]) -> int:
+        """Count the texts that do not fit into a source."""
+        encodings = self.tokenizer.encode_batch(texts, add_special_tokens=False)
+        return sum(len(encoding.ids) > self.room for encoding in encodings)
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def _target(self, question: str, answer: str) -> list[int]:
+        s = self.settings
+        parts = self._part(question), self._part(answer)
+        return [*self._target_start, *parts[0], s.sep_token_id, *parts[1], s.eos_token_id]
+
+    def _part(self, text: str) -> list[int]:
+        # What is outside the vocabulary has no probability, and would make the loss infinite.
+        masked = self.settings.masked_token_ids
+        return [i for i in self._ids(text) if i not in masked][: self._longest_part]
+
+    def _text(
+        self, example: Example, room: int, rng: random.Random
+    ) -> tuple[list[int], tuple[int, int]]:
+        """Return at most `room` tokens of a text, and the characters that they stand for."""
+        encoding = self.tokenizer.encode(example.text, add_special_tokens=False)
+        ids: list[int] = encoding.ids
+        first = 0
+        if len(ids) > room and self._around and example.start >= 0:
+            span = _tokens_of(encoding, example.start, example.start + len(example.answer))
+            latest = min(span[0], len(ids) - room)
+            first = rng.randint(min(max(0, span[1] - room), latest), latest)
+        ids = ids[first : first + room]
+        if not ids:
+            return ids, (0, 0)
+        return ids, (encoding.offsets[first][0], encoding.offsets[first + len(ids) - 1][1])
+
+
+def _tokens_of(encoding: Encoding, start: int, end: int) -> tuple[int, int]:
+    """Return the first token of a part of the text and the one behind its last."""
+    inside = [i for i, (a, b) in enumerate(encoding.offsets) if a < end and b > start]
+    return (inside[0], inside[-1] + 1) if inside else (0, 1)

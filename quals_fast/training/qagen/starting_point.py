@@ -1,0 +1,211 @@
+"""What a run starts from: a BART's network, tokenizer and conventions; and how they are saved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from quals_fast.models.checkpoint import CheckpointError, Settings, check_config, read_json
+from quals_fast.models.loading import model_folder, read_weights
+from quals_fast.models.tokenizer import read_tokenizer
+from quals_fast.training.qagen import resizing, warm_start
+from quals_fast.training.qagen.checkpoints import writing
+from quals_fast.training.qagen.network import BartForConditionalGeneration
+from quals_fast.training.qagen.settings import TrainingError, TrainingSettings
+
+# Tokens that no text has, in order of preference: the published model's, then WordPiece's.
+_SEPARATORS = ("\u0120strutConnector", "[unused0]")
+_NEW_SEPARATOR = "<question-answer>"
+_ON_THE_HUB = ("config.json", "generation_config.json", "tokenizer.json", "vocab.json",
+               "merges.txt", "model.safetensors", "model.safetensors.index.json",
+               "model-*.safetensors")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class StartingPoint:
+    """A network about to be trained.
+
+    Attributes:
+        network: in float32.
+        tokenizer: without truncation and padding; special tokens in a text are text.
+        settings: special tokens and conventions.
+    """
+
+    network: BartForConditionalGeneration
+    tokenizer: Tokenizer
+    settings: Settings
+
+
+def load_starting_point(
+    settings: TrainingSettings, report: Callable[[str], None], texts: Iterable[str]
+) -> StartingPoint:
+    """Load what `init` names; one that is no question-answer generator yet gets a separator.
+
+    Then its sources begin with BOS, as in pre-training, and its targets with the question: there is
+    no forced first token, as in the published model.
+
+    Args:
+        settings: of the run.
+        report: takes lines about what was chosen.
+        texts: with `prune`, those whose tokens are kept.
+
+    Raises:
+        CheckpointError: the folder is not of the BART family or cannot be used.
+        TrainingError: there is no such folder, or the separator asked for is no token of its own.
+    """
+    folder = _folder(settings)
+    config = read_json(folder / "config.json")
+    if config.get("model_type") != "bart":
+        raise CheckpointError(
+            f"{folder}: training starts from a model of the BART family, with the `model_type` "
+            f"'bart', but this is {config.get('model_type')!r}; a BERT-family encoder is given as "
+            f"{warm_start.PREFIX}{folder}"
+        )
+    if (folder / "generation_config.json").is_file():
+        config = read_json(folder / "generation_config.json") | config
+    tokenizer = read_tokenizer(folder)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    is_new = config.get("sep_token_id") is None
+    if is_new:
+        config |= _separator(config, tokenizer, settings.sep_token, report)
+    elif settings.sep_token is not None:
+        raise TrainingError(
+            f"`sep_token` is for a model without a separator, but {folder} has one, the token "
+            f"{tokenizer.id_to_token(config['sep_token_id'])!r}; leave it out"
+        )
+    tokenizer.encode_special_tokens = True
+    _, conventions = check_config(folder, config)
+    weights = read_weights(folder)
+    if settings.positions is not None:
+        resizing.add_positions(config, weights, settings.positions)
+    if settings.prune:
+        used = resizing.used_tokens(tokenizer, texts)
+        tokenizer = resizing.prune(tokenizer, config, weights, used)
+        report(f"{config['vocab_size']:,} tokens are left in the vocabulary")
+    if settings.positions is not None or settings.prune:
+        _, conventions = check_config(folder, config)
+    network = _network(folder, config, weights, settings.dropout)
+    network.answer_weight = settings.answer_weight
+    network.label_smoothing = settings.label_smoothing
+    network.final_logits_bias[:, list(conventions.masked_token_ids)] = -torch.inf
+    return StartingPoint(network, tokenizer, conventions)
+
+
+def save_folder(start: StartingPoint, folder: Path) -> None:
+    """Write a folder that `QualsScorer.from_pretrained` loads."""
+    s, tokenizer = start.settings, start.tokenizer
+    start.network.save_pretrained(folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    conventions = {
+        "bos_token_id": s.bos_token_id,
+        "eos_token_id": s.eos_token_id,
+        "pad_token_id": s.pad_token_id,
+        "decoder_start_token_id": s.decoder_start_token_id,
+        "forced_bos_token_id": s.forced_bos_token_id,
+        "forced_eos_token_id": None,
+        "use_cache": True,  # the Trainer takes it away
+    }
+    own = {
+        "sep_token_id": s.sep_token_id,
+        "source_bos": s.bos_token_id is not None,
+        "masked_token_ids": list(s.masked_token_ids),
+        "max_source_tokens": s.max_source_tokens,
+        "answer_match": s.answer_match,
+    }
+    # transformers keeps only the keys that it knows.
+    for name, keys in (("config.json", conventions | own), ("generation_config.json", conventions)):
+        content = read_json(folder / name) | keys
+        (folder / name).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+
+
+def _folder(settings: TrainingSettings) -> Path:
+    init = settings.init
+    if init.startswith(warm_start.PREFIX):
+        folder = settings.output / "init"
+        encoder = Path(init.removeprefix(warm_start.PREFIX))
+        with writing(folder, removes=True):
+            warm_start.write_bart(encoder, folder, settings.decoder_layers)
+        return folder
+    try:
+        return model_folder(init)
+    except CheckpointError:
+        if init.count("/") != 1 or init.startswith((".", "/")):
+            raise TrainingError(
+                f"`init` must be a local folder, a bundled model, a name on the Hugging Face hub "
+                f"such as facebook/bart-large, or {warm_start.PREFIX}FOLDER, but there is no "
+                f"{init!r}"
+            ) from None
+    return _download(init)
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(_ON_THE_HUB)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise TrainingError(
+            f"{name} is no local folder, and cannot be fetched from the Hugging Face hub: "
+            f"{str(error).splitlines()[0]}; fetch it where there is a network, and give its folder"
+        ) from error
+
+
+def _separator(
+    config: dict[str, Any], tokenizer: Tokenizer, wanted: str | None, report: Callable[[str], None]
+) -> dict[str, Any]:
+    """Choose a separator, or add one to the tokenizer; return what becomes of the config."""
+    known = [token for token in _SEPARATORS if tokenizer.token_to_id(token) is not None]
+    token = wanted or (known[0] if known else _NEW_SEPARATOR)
+    is_added = tokenizer.token_to_id(token) is None
+    if is_added:
+        tokenizer.add_special_tokens([token])
+    number = tokenizer.get_vocab()[token]
+    special = {"bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"}
+    taken = [name for name in sorted(special) if config.get(name) == number]
+    if taken:
+        raise TrainingError(
+            f"`sep_token` must be a token that nothing else uses, but {token!r} is `{taken[0]}`"
+        )
+    how = "a new token" if is_added else "of its vocabulary"
+    report(f"separator of question and answer: {token!r} (id {number}), {how}")
+    return {
+        "sep_token_id": number,
+        "vocab_size": max(config.get("vocab_size", 0), number + 1),
+        "source_bos": True,
+        "forced_bos_token_id": None,
+    }
+
+
+def _network(
+    folder: Path, config: dict[str, Any], weights: dict[str, Tensor], dropout: float | None
+) -> BartForConditionalGeneration:
+    size = config["vocab_size"]
+    shared = next((n for n in ("model.shared.weight", "shared.weight") if n in weights), None)
+    rows = len(weights[shared]) if shared else size
+    known = transformers.BartConfig.from_dict(config | {"vocab_size": rows})
+    if dropout is not None:
+        known.dropout, known.attention_dropout, known.activation_dropout = dropout, 0.0, 0.0
+    known.decoder_layerdrop = known.encoder_layerdrop = 0.0
+    network, found = BartForConditionalGeneration.from_pretrained(
+        None, config=known, state_dict=weights, output_loading_info=True, dtype=torch.float32
+    )
+    wrong = sorted(found["missing_keys"] | found["unexpected_keys"])
+    if wrong or found["mismatched_keys"]:
+        first = wrong[0] if wrong else sorted(found["mismatched_keys"])[0][0]
+        raise CheckpointError(
+            f"{folder}: the weights must belong to config.json, but do not at {first}; take both "
+            "from one checkpoint"
+        )
+    if size > rows:
+        network.resize_token_embeddings(size, mean_resizing=False)
+    return network

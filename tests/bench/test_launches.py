@@ -1,0 +1,123 @@
+"""The count of kernels that the GPU path launches: pinned, and checked by hand where it can be."""
+
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+from unittest.mock import MagicMock
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from bench import launches as module
+from bench.launches import Launches, count
+from bench.shared.common import ROOT
+from quals_fast import DecodingConfig
+
+
+@pytest.fixture(scope="module")
+def counts():
+    tokenizer = module.byte_level_tokenizer(module.BART_LARGE_SETTINGS)
+    model = module.without_data(module.BART_LARGE, module.BART_LARGE_SETTINGS, tokenizer)
+    return {size: count(model, DecodingConfig(), size) for size in (1, 128)}
+
+
+def test_counts_at_the_size_of_bart_large(counts):
+    one, many = counts[1], counts[128]
+    # A layer's step: 6 products, 3 norms of sums, GELU, 2 attentions, of which one stores keys and
+    # values. What is left is embedding, LM head, choice and histories.
+    of_layers = 12 * (6 + 3 + 1 + 2)
+    assert (of_layers, one.products) == (144, 72)
+    assert [one.step[t] for t in (2, 7, 8, 59)] == [164, 164, 177, 177]
+    assert (one.early, one.usual) == (164, 177)
+    assert one.step == many.step
+    both = {"encoding": 226, "selection": 333, "reading": 1, "other": 15}
+    # To the graphs of the search 2, selection 3, rescoring 4; what was found is sorted in a graph.
+    assert one.outside == both | {"rescoring": 209, "copies to graphs": 9}
+    # Of several sources, queries, keys and values are laid out in slots, and taken back: 6 a layer.
+    assert many.outside == both | {"rescoring": 209 + 12 * 6, "sorting": 10}
+
+
+def test_a_whole_pass(counts):
+    one, many = counts[1], counts[128]
+    assert (one.blocking_reads, one.copies_in) == (2, 4)
+    assert (
+        one.launched == 4 + 9 + 1 + 4
+    )  # replays, copies to graphs, what is read joined, copies in
+    assert many.launched == many.of_outside + 4
+    assert one.stop == 13 and many.stop == 3
+    for each, found in ((4, one), (1, many)):
+        steps = sum(found.step[t] for t in range(26))
+        assert found.total(26) == steps + -(-26 // each) * found.stop + sum(found.outside.values())
+    assert 180e6 < one.graph_bytes < 220e6
+    assert many.graph_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("run", "kernels"),
+    [
+        (lambda x: x.view(-1), 0),
+        (lambda x: x.transpose(0, 1).flatten(), 1),  # has to copy
+        (lambda x: x.flatten(), 0),  # has not
+        (lambda x: x.expand(3, 4, 4).contiguous(), 1),
+        (lambda x: torch.empty_like(x), 0),
+        (lambda x: torch.zeros_like(x), 1),
+        (lambda x: F.linear(x, x) + x, 2),
+        (lambda x: F.scaled_dot_product_attention(*[x[None, None]] * 3), 1),
+        (lambda x: F.scaled_dot_product_attention(*[x[None, None]] * 3, attn_mask=x > 0), 5),
+        (lambda x: F.scaled_dot_product_attention(*[x[None, None]] * 3, attn_mask=x), 1),
+        (lambda x: x.sort(), 4),
+        (lambda x: F.pad(x, (1, 1)), 2),
+    ],
+)  # fmt: skip
+def test_operations(run, kernels):
+    with torch.inference_mode():
+        x = torch.empty(4, 4, device="meta")
+        with Launches() as launches:
+            run(x)
+    assert launches.total("other") == kernels, launches.kernels
+
+
+def test_what_cublas_adds_to_a_product_stands_apart(monkeypatch):
+    def event(name):
+        of_cpu, span = SimpleNamespace(name="CPU"), SimpleNamespace(elapsed_us=lambda: 1.0)
+        return SimpleNamespace(name=name, device_type=of_cpu, time_range=span)
+
+    of_cublas = "void cublasLt::splitKreduce_kernel<32>", "Memset (Device)"
+    names = "gemm", *of_cublas, "Memcpy HtoD (Pinned -> Device)"
+    profiler = MagicMock()
+    profiler.return_value.__enter__.return_value.events.return_value = [*map(event, names)]
+    monkeypatch.setattr(torch.profiler, "profile", profiler)
+    scorer = SimpleNamespace(score=lambda *texts: None, decoding=DecodingConfig())
+    seen = module.profile(scorer, [], [])
+    assert (seen["kernels"], seen["added_by_cublas"]) == (1, 2)
+
+
+def test_copies_from_the_host_are_counted_apart():
+    with torch.inference_mode(), Launches() as launches:
+        torch.zeros(3, device="cpu").to("meta")
+    assert launches.copies_in == 1
+
+
+def test_a_batch_of_nothing_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["launches", "--batches", "1", "0"])
+    with pytest.raises(SystemExit, match="2"):
+        module.main()
+    assert "--batches must be 1 or more, but got 0" in capsys.readouterr().err
+
+
+def test_the_command_ends_with_a_line_of_json(tmp_path):
+    found = subprocess.run(
+        [sys.executable, "-m", "bench.launches", "--batches", "1"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+        env={**os.environ, "BENCH_RESULTS": str(tmp_path)},
+    )
+    result = json.loads(found.stdout.splitlines()[-1])
+    assert result["kernels_per_step"] == {"1": 177}
+    assert result["kernels_outside"] == {"1": 793}
+    assert "kernels launched by the pass of a GPU" in found.stdout
