@@ -21,12 +21,15 @@ import numpy as np
 import torch
 
 from bench.shared.common import finish, spread
+from bench.shared.engines import torch_model
 from bench.shared.workloads import load_workload
-from quals_fast import QualsScorer, generation, rescoring
+from quals_fast import QualsScorer
 from quals_fast.decoding import diverse_beam
+from quals_fast.engine import cpu, generation
+from quals_fast.engine.cpu import CpuEngine
 from quals_fast.models import linear, slots
 from quals_fast.models.lm_head import CpuLMHead
-from quals_fast.models.slots import PackedSlots
+from quals_fast.models.slots import DistinctSlots
 from quals_fast.ops import EAGER
 
 #: name -> (what it is, times as fast as predicted)
@@ -43,7 +46,7 @@ PREDICTED = {
 }
 
 
-class AllSlots(PackedSlots):
+class AllSlots(DistinctSlots):
     """A row for each slot, alike or not, finished or not."""
 
     def arrange(
@@ -69,25 +72,25 @@ class AllSlots(PackedSlots):
 @contextmanager
 def without(name: str, scorer: QualsScorer) -> Iterator[QualsScorer]:
     """Give a scorer that lacks one optimisation."""
-    generator = scorer.generator
+    model = torch_model(scorer)
     if name == "screened LM head":
-        weight = generator.bart.model.shared.weight.detach()
-        head = CpuLMHead(weight, generator.bart.final_logits_bias, EAGER)
-        yield QualsScorer(replace(generator, head=head))
+        weight = model.network.model.shared.weight.detach()
+        head = CpuLMHead(weight, model.network.final_logits_bias, EAGER)
+        yield QualsScorer(CpuEngine(replace(model, head=head)))
     elif name == "oneDNN products":
         rows_as_they_are = mock.patch.object(slots, "padded_rows", int)
         with mock.patch.object(linear, "onednn_pays", lambda: False), rows_as_they_are:
             yield _scorer()
     elif name == "bfloat16 documents":
-        yield QualsScorer(replace(generator, document_bart=generator.bart))
+        yield QualsScorer(CpuEngine(replace(model, document_network=model.network)))
     else:
         patch: Any = {
-            "distinct rows": (generation, "PackedSlots", AllSlots),
+            "distinct rows": (generation, "DistinctSlots", AllSlots),
             "few candidates": (diverse_beam, "FEW", 10**6),
             "rows of few sizes": (slots, "padded_rows", int),
             "short histories": (slots, "_FEW_POSITIONS", 0),
             "numpy selection": (generation, "group_select_cpu", EAGER.group_select),
-            "small slices": (rescoring, "_CPU_TOKENS", 10**9),
+            "small slices": (cpu, "MAX_RESCORED_TOKENS", 10**9),
         }[name]
         with mock.patch.object(*patch):
             yield scorer

@@ -33,7 +33,7 @@ from bench.recipes.grow import EVERY_MODEL, folder_of
 from bench.shared.arms import EngineArm
 from bench.shared.common import Pair, is_gpu, synchronize
 from bench.shared.workloads import WORKLOADS, load_workload
-from quals_fast.models.linear import PackedLinear, onednn_pays
+from quals_fast.models.linear import OneDnnLinear, onednn_pays
 
 BYTES = {"float32": 4, "mixed": 2, "bfloat16": 2, "float16": 2, "int8": 1}
 # Torch has no plain int8 product to measure; "mixed" searches mostly in float32, so it is held
@@ -116,7 +116,7 @@ def rates(device: str, dtypes: Iterable[str]) -> dict[str, float]:
         n = 8192 if is_gpu(device) else 256 if name == "float16" else 2048
         a = torch.randn(n, n, device=device).to(getattr(torch, name))
         packed = not is_gpu(device) and name == "float32" and onednn_pays()
-        product = PackedLinear(a) if packed else a.matmul  # the faster one
+        product = OneDnnLinear(a) if packed else a.matmul  # the faster one
         found[name] = 2 * n**3 / _best_seconds(product, a)
     source = torch.ones(2**26, device=device)
     target = torch.empty_like(source)
@@ -154,7 +154,7 @@ def achieved(
 
 def works_of(arm: EngineArm, pairs: Sequence[Pair]) -> list[Work]:
     """Count the tokens of the rows just scored; the search runs once more to tell its steps."""
-    encode = arm.scorer.generator.tokenizer.encode
+    encode = arm.scorer.engine.model.tokenizer.encode
     summaries = [len(source.input_ids) for source in encode([p.summary for p in pairs])]
     documents = [len(source.input_ids) for source in encode([p.document for p in pairs])]
     found = arm.scorer.generate([p.summary for p in pairs])

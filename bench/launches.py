@@ -52,11 +52,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench.recipes.grow import folder_of
 from bench.shared.common import finish
 from bench.shared.workloads import load_workload
-from quals_fast import DecodingConfig, QualsScorer, fused, generation
+from quals_fast import DecodingConfig, QualsScorer
 from quals_fast.decoding import graph
 from quals_fast.decoding.diverse_beam import Search
 from quals_fast.decoding.rules import SearchState
+from quals_fast.engine import fused, generation, transfer
 from quals_fast.engine.graphs import Captured
+from quals_fast.engine.protocol import TextPair
 from quals_fast.models.bart import Bart
 from quals_fast.models.checkpoint import Settings
 from quals_fast.models.lm_head import LMHead
@@ -247,14 +249,13 @@ def without_data(
     return QAGenerator(
         name="shape",
         digest="",
-        bart=bart,
-        document_bart=bart,
+        network=bart,
+        document_network=bart,
         head=head,
         tokenizer=tokenizer,
-        settings=settings,
+        conventions=settings,
         precision=of,
         kernels=TRITON,
-        packed=False,
     )
 
 
@@ -266,9 +267,9 @@ def count(generator: QAGenerator, config: DecodingConfig, batch_size: int) -> Co
         config: settings of the search.
         batch_size: pairs, each with a document of its own.
     """
-    summaries = [Source([3] * SUMMARY, array("i", [3] * SUMMARY), 0, 0)] * batch_size
+    summaries = [Source("a", [3] * SUMMARY, array("i", [3] * SUMMARY), 0, 0)] * batch_size
     documents = [
-        Source([3 + i, *[3] * (DOCUMENT - 1)], array("i"), 0, 0) for i in range(batch_size)
+        Source("", [3 + i, *[3] * (DOCUMENT - 1)], array("i"), 0, 0) for i in range(batch_size)
     ]
     pass_ = fused.FusedPass(generator, config, 10, 1, graph_bytes=0)
     launches = Launches()
@@ -277,7 +278,7 @@ def count(generator: QAGenerator, config: DecodingConfig, batch_size: int) -> Co
     with torch.inference_mode(), _watched(launches, batch_size, skipped=alike) as seen:
         _ = pass_._selector  # made once a scorer
         with launches:
-            pass_._launch(documents, ["a"] * batch_size, summaries)
+            pass_._launch(list(map(TextPair, documents, summaries)))
     assert seen.memory is not None  # every pass searches
     held = graph.held_bytes(seen.memory, config, generator.shape.vocab_size)
     held = held // batch_size * fused.filled_up(batch_size)
@@ -354,7 +355,7 @@ def _watched(launches: Launches, batch_size: int, skipped: range) -> Iterator[_S
         def __init__(self, tensors: Sequence[Tensor]) -> None:
             seen.reads += 1
             with launches.in_part("reading"):
-                fused.joined_bytes(tensors)
+                transfer.joined_bytes(tensors)
 
         def wait(self) -> list[Tensor]:
             most = PAIRS * LONGEST
@@ -374,7 +375,7 @@ def _watched(launches: Launches, batch_size: int, skipped: range) -> Iterator[_S
 
     def begin_search(generator: QAGenerator, memory: SourceMemory, *rest: Any) -> Search:
         seen.memory = memory
-        return generation.begin_search(generator, memory, *rest)
+        return generation.begin_device_search(generator, memory, *rest)
 
     with ExitStack() as stack:
         for patch in (
@@ -386,8 +387,9 @@ def _watched(launches: Launches, batch_size: int, skipped: range) -> Iterator[_S
                 for method, name in PART_OF.items()
             ),
             mock.patch.object(fused.FusedPass, "_part", counted_part),
+            mock.patch.object(transfer, "CopiesToHost", Copies),
             mock.patch.object(fused, "CopiesToHost", Copies),
-            mock.patch.object(fused, "begin_search", begin_search),
+            mock.patch.object(fused, "begin_device_search", begin_search),
             mock.patch.object(_launch, "HAS_TRITON", True),
             *(
                 mock.patch.object(module, name, _Kernel(launches, name))
@@ -537,8 +539,8 @@ def main() -> None:
     else:
         name = arguments.model
         scorer = QualsScorer.from_pretrained(folder_of(name), device=arguments.device)
-        real = scorer.generator
-        generator = without_data(real.shape, real.settings, real.tokenizer)
+        real = scorer.engine.model
+        generator = without_data(real.shape, real.conventions, real.tokenizer)
     config = DecodingConfig()
     counts = {size: count(generator, config, size) for size in arguments.batches}
     show(counts)

@@ -128,7 +128,7 @@ def main() -> None:
         by_rows[str(n)] = spread([seconds_of(arm, pairs[:n]) / n])
         peaks[str(n)] = peak_mib()
     arm = engine(60)
-    longest = arm.scorer.generator.settings.max_source_tokens
+    longest = arm.scorer.engine.model.conventions.max_source_tokens
     lengths: dict[int, Callable[[], float]] = {
         n: partial(seconds_of, arm, with_length(few, n - 2))  # room for the special tokens
         for n in arguments.lengths

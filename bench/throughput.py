@@ -23,6 +23,7 @@ from bench.latency import percentiles_ms, seconds_of_each
 from bench.recipes.grow import EVERY_MODEL, folder_of
 from bench.shared.arms import EngineArm
 from bench.shared.common import Pair, finish, is_gpu, spread
+from bench.shared.engines import torch_model
 from bench.shared.workloads import load_workload
 
 BATCH, SINGLE = 256, 30  # pairs at once; pairs one after the other
@@ -71,7 +72,7 @@ def main() -> None:
     pairs = load_workload("long", arguments.data, max(arguments.rows))
     folder = folder_of(arguments.model)
     arm = EngineArm(folder, arguments.dtype, device=arguments.device)
-    device = arm.scorer.generator.bart.device.type
+    device = torch_model(arm.scorer).device.type
     measured = rates(device, [arm.runs_as("dtype") or "float32"])
     batches: dict[int, dict[str, Any]] = {}
     result = {

@@ -49,6 +49,7 @@ from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTok
 
 from bench.recipes.grow import EVERY_MODEL, TINY, folder_of
 from bench.shared.common import Pair, fill_in, finish, spread, synchronize
+from bench.shared.engines import torch_engine
 from bench.shared.workloads import WORKLOADS, describe, load_workload, token_count
 from quals_fast import QualsScorer
 from quals_fast.training import BackgroundScorer
@@ -172,10 +173,12 @@ class Arms:
                 self._background["process"].score_async(*batch).result()
                 self._known_there = batch.documents
         elif state == WARM:  # to rescore a single token is to encode the document
-            end = self._scorer.generator.settings.eos_token_id
+            end = self._scorer.engine.model.conventions.eos_token_id
             self._scorer.rescore(batch.documents, [[[end]]] * len(batch.documents))
         else:
-            self._scorer.generator.cache.clear()
+            cache = torch_engine(self._scorer).cache
+            assert cache is not None  # it was asked for
+            cache.clear()
 
     def _step_without(self, batch: Batch) -> float:
         begin = time.perf_counter()

@@ -279,6 +279,25 @@ class QualsResult(Sequence[Row]):
         return len(self.rows)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheStats:
+    """What a cache of encoded documents has done so far.
+
+    Attributes:
+        hits: documents that were found; several summaries of one document in a batch ask once.
+        misses: documents that had to be encoded.
+        n_documents: documents held now.
+        n_bytes: bytes held now.
+        max_bytes: the bound.
+    """
+
+    hits: int
+    misses: int
+    n_documents: int
+    n_bytes: int
+    max_bytes: int
+
+
 def nested_like(summaries: Sequence[Any], flat: Sequence[SummaryScore]) -> tuple[Row, ...]:
     """Put scores into the shape of `summaries`: one each, or a tuple for each list of them."""
     remaining = iter(flat)

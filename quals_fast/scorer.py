@@ -4,24 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from quals_fast.backends import (
-    Generator,
-    default_batch_tokens,
-    default_graph_bytes,
-    functions_of,
-    inference,
-    load,
-    make_pass,
-    with_cache,
-)
-from quals_fast.config import DecodingConfig, ScoringConfig, check_integer, settings_of
-from quals_fast.engine.staged import Scored
+from quals_fast.backends import load
+from quals_fast.config import DecodingConfig, ScoringConfig, settings_of
+from quals_fast.engine.protocol import Engine, Scored, TextPair
 from quals_fast.models.checkpoint import check_fits
 from quals_fast.models.tokenizer import Source
-from quals_fast.processes import ForkSafeLock
 from quals_fast.results import (
+    CacheStats,
     Hypothesis,
     QAPair,
     QualsResult,
@@ -40,24 +31,14 @@ from quals_fast.validation import (
     require_texts,
 )
 
-if TYPE_CHECKING:
-    from quals_fast.models.cache import CacheStats
-
 
 class QualsScorer:
     """Score summaries against their documents with QUALS (arXiv 2105.04623).
 
     Args:
-        generator: a loaded model; `from_pretrained` loads one.
+        engine: a loaded model and the way to compute it; `from_pretrained` makes one.
         decoding: settings of the search.
         scoring: settings of the score.
-        max_batch_tokens: tokens that the network holds at once; it sets peak memory. By default
-            32,768 on a CPU and 327,680 on a GPU.
-        cache_bytes: room for encoded documents that later calls will ask for again, as epochs of
-            a training do; 0 keeps none. The least recently used go first, so what is gone through
-            again and again must fit as a whole. Not for the ONNX backend.
-        graph_bytes: GPU memory that CUDA graphs may hold between calls; by default a quarter of the
-            GPU's, 0 for no graphs. Give less where the card is shared with a model in training.
 
     Raises:
         ValueError: the settings and the model do not fit together.
@@ -78,38 +59,21 @@ class QualsScorer:
 
     def __init__(
         self,
-        generator: Generator,
+        engine: Engine,
         *,
         decoding: DecodingConfig | None = None,
         scoring: ScoringConfig | None = None,
-        max_batch_tokens: int | None = None,
-        cache_bytes: int = 0,
-        graph_bytes: int | None = None,
     ) -> None:
-        self.generator: Any = with_cache(generator, cache_bytes)  # of either kind
-        self._origin: dict[str, Any] | None = None
+        self.engine = engine
         self.decoding = decoding or DecodingConfig()
         self.scoring = scoring or ScoringConfig()
-        if max_batch_tokens is None:
-            max_batch_tokens = default_batch_tokens(generator)
-        check_integer("max_batch_tokens", max_batch_tokens, 1)
-        if graph_bytes is None:
-            graph_bytes = default_graph_bytes(generator)
-        check_integer("graph_bytes", graph_bytes, 0)
-        self.max_batch_tokens = max_batch_tokens
-        check_fits(generator.shape, generator.settings, self.decoding)
-        self._functions = functions_of(self.generator)
-        self._pass = make_pass(
-            self.generator, self.decoding, self.scoring.max_pairs, max_batch_tokens, graph_bytes
-        )
-        # Graphs and caches hold one batch at a time; a callback may score in its own thread.
-        self._lock = ForkSafeLock()
+        check_fits(engine.model.shape, engine.model.conventions, self.decoding)
+        self._origin: dict[str, Any] | None = None
 
     @property
     def cache_stats(self) -> CacheStats | None:
         """Hits and misses of the cache of encoded documents, and its size; None without one."""
-        cache = getattr(self.generator, "cache", None)
-        return None if cache is None else cache.stats
+        return self.engine.cache_stats
 
     def __deepcopy__(self, memo: dict[int, Any]) -> QualsScorer:
         return self  # nothing in it changes but its cache, and a model is large
@@ -125,12 +89,13 @@ class QualsScorer:
     @property
     def signature(self) -> str:
         """Everything that the scores depend on, in one line."""
+        model = self.engine.model
         return signature(
             self.decoding,
             self.scoring,
-            model=self.generator.name,
-            digest=self.generator.digest,
-            **self.generator.runs_as(),
+            model=model.name,
+            digest=model.digest,
+            **model.runs_as(),
         )
 
     @classmethod
@@ -166,9 +131,14 @@ class QualsScorer:
                 bench/MODEL.md.
             decoding: settings of the search; those of the preset by default.
             scoring: settings of the score; those of the preset by default.
-            max_batch_tokens: tokens that the network holds at once, as in the constructor.
-            cache_bytes: room for encoded documents, as in the constructor.
-            graph_bytes: GPU memory that CUDA graphs may hold, as in the constructor.
+            max_batch_tokens: tokens that the network holds at once; it sets peak memory. By default
+                32,768 on a CPU and 327,680 on a GPU.
+            cache_bytes: room for encoded documents that later calls will ask for again, as epochs
+                of a training do; 0 keeps none. The least recently used go first, so what is gone
+                through again and again must fit as a whole. Not for the ONNX backend.
+            graph_bytes: GPU memory that CUDA graphs may hold between calls; by default a quarter of
+                the GPU's, 0 for no graphs. Give less where the card is shared with a model in
+                training.
             threads: CPU threads; by default one for each core that this process may use, by its
                 affinity and its container's CPU quota, for PyTorch also by OMP_NUM_THREADS.
                 PyTorch's are the whole process's, ONNX Runtime's this scorer's. A process that is
@@ -184,12 +154,16 @@ class QualsScorer:
         settings: dict[str, Any] = {
             "decoding": decoding or chosen.decoding,
             "scoring": scoring or chosen.scoring,
+        }
+        placement: dict[str, Any] = {
+            "device": device,
+            "dtype": dtype,
+            "backend": backend,
+            "threads": threads,
             "max_batch_tokens": max_batch_tokens,
             "cache_bytes": cache_bytes,
             "graph_bytes": graph_bytes,
         }
-        placement: dict[str, Any] = {"device": device, "dtype": dtype, "backend": backend}
-        placement["threads"] = threads
         scorer = cls(load(model, **placement), **settings)
         name = str(Path(model).resolve()) if Path(model).is_dir() else str(model)
         scorer._origin = {"model": name, **placement, **settings}
@@ -239,14 +213,10 @@ class QualsScorer:
         Raises:
             ValueError: a summary is empty or not valid text; the message gives its index.
         """
-        sources = self.generator.tokenizer.encode(require_texts("summaries", summaries))
-        ids = [source.input_ids for source in sources]
-        with self._lock, inference(self.generator):
-            batches = self._functions.generate(
-                self.generator, ids, self.decoding, self.max_batch_tokens
-            )
-            found: dict[int, list[Hypothesis]] = dict(batches)
-        return [found[index] for index in range(len(sources))]
+        sources = self.engine.model.tokenizer.encode(require_texts("summaries", summaries))
+        with self.engine.inference():
+            by_index = dict(self.engine.search(sources, self.decoding))
+        return [by_index[index] for index in range(len(sources))]
 
     def rescore(
         self, documents: Sequence[str], token_ids: Sequence[Sequence[Sequence[int]]]
@@ -261,69 +231,58 @@ class QualsScorer:
             ValueError: lengths differ, a text or target is empty, a target is too long or has an
                 id out of range.
         """
-        texts, shape = require_texts("documents", documents), self.generator.shape
+        model = self.engine.model
+        texts, shape = require_texts("documents", documents), model.shape
         targets = check_token_ids(token_ids, shape.max_position_embeddings, shape.vocab_size)
         check_same_length("token_ids", targets, texts)
-        sources = self.generator.tokenizer.encode(texts)
-        ids = [source.input_ids for source in sources]
-        with self._lock, inference(self.generator):
-            found: list[list[TokenLogprobs]] = self._functions.rescore(
-                self.generator, ids, targets, self.max_batch_tokens
-            )
-        return found
+        with self.engine.inference():
+            return self.engine.rescore(model.tokenizer.encode(texts), targets)
 
     def _score(
-        self, pairs: list[tuple[str, str]], on_progress: Callable[[int], None]
+        self, texts: list[tuple[str, str]], on_progress: Callable[[int], None]
     ) -> list[SummaryScore]:
         """Score document and summary of each pair, if their tokens say enough for that."""
-        documents = self._encode([document for document, _ in pairs])
-        summaries = self._encode([summary for _, summary in pairs])
-        checked = list(map(check_tokens, documents, summaries))
-        good = [i for i, problem in enumerate(checked) if problem is None]
+        pairs = self._encode(texts)
+        checked = [check_tokens(*pair) for pair in pairs]
+        good = [pair for pair, problem in zip(pairs, checked, strict=True) if problem is None]
         if len(good) < len(pairs):
             on_progress(len(pairs) - len(good))
-        with self._lock, inference(self.generator):
-            found = self._pass.score(
-                [documents[i] for i in good],
-                [pairs[i][1] for i in good],
-                [summaries[i] for i in good],
-                on_progress,
-            )
-        scored = (
-            self._aggregate(documents[i], summaries[i], row)
-            for i, row in zip(good, found, strict=True)
-        )
-        return [next(scored) if problem is None else problem for problem in checked]
+        with self.engine.inference():
+            scored = self.engine.score(good, self.decoding, self.scoring.max_pairs, on_progress)
+        rows = map(self._aggregate, good, scored)
+        return [next(rows) if problem is None else problem for problem in checked]
 
-    def _encode(self, texts: list[str]) -> list[Source]:
+    def _encode(self, texts: list[tuple[str, str]]) -> list[TextPair]:
         """Tokenise each distinct text once."""
-        distinct = list(dict.fromkeys(texts))
-        by_text = dict(zip(distinct, self.generator.tokenizer.encode(distinct), strict=True))
-        return [by_text[text] for text in texts]
+        distinct = list(dict.fromkeys(text for pair in texts for text in pair))
+        encoded = self.engine.model.tokenizer.encode(distinct)
+        by_text: dict[str, Source] = dict(zip(distinct, encoded, strict=True))
+        return [TextPair(by_text[document], by_text[summary]) for document, summary in texts]
 
-    def _aggregate(self, document: Source, summary: Source, found: Scored) -> SummaryScore:
+    def _aggregate(self, pair: TextPair, scored: Scored) -> SummaryScore:
         """Take the mean over pairs of the mean difference over tokens."""
         with_penalties = self.scoring.summary_logprob == "search"
+        readable_tokens = self.engine.model.tokenizer.readable_tokens
         pairs = tuple(
             QAPair(
                 question=question,
                 answer=answer,
                 token_ids=chosen.token_ids,
-                tokens=self.generator.tokenizer.readable_tokens(chosen.token_ids),
+                tokens=readable_tokens(chosen.token_ids),
                 summary_logprobs=chosen.search_logprobs if with_penalties else chosen.logprobs,
                 document_logprobs=logprobs,
             )
             for (question, answer, chosen), logprobs in zip(
-                found.pairs, found.document_logprobs, strict=True
+                scored.kept, scored.document_logprobs, strict=True
             )
         )
         return SummaryScore.of_pairs(
             pairs,
             no_pairs_score=self.scoring.no_pairs_score,
-            n_hypotheses=found.n_hypotheses,
+            n_hypotheses=scored.n_hypotheses,
             num_beams=self.decoding.num_beams,
-            truncated_tokens=summary.truncated_tokens + document.truncated_tokens,
-            unknown_tokens=summary.unknown_tokens + document.unknown_tokens,
+            truncated_tokens=pair.summary.truncated_tokens + pair.document.truncated_tokens,
+            unknown_tokens=pair.summary.unknown_tokens + pair.document.unknown_tokens,
         )
 
 

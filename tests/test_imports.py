@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ LAYERS = [
     {"pages", "evaluation", "reference", "qags"},
     {"training"},
     {"commands"},
+    {"__main__"},
 ]
 WITHOUT_TORCH = {
     "quals_fast_kernels.group_select_host",
@@ -79,6 +81,17 @@ def test_imports_run_one_way(path):
             assert allowed, "only ops imports quals_fast_kernels, but for what needs no torch"
         if other == "reference":
             assert own in ("commands", "reference"), "only commands, tests and bench import it"
+
+
+@pytest.mark.parametrize("room", ["quals_fast", "bench", "tests", "examples"])
+def test_what_is_imported_from_the_top_is_there(room):
+    """Not seen by mypy, since the top has a `__getattr__`."""
+    for path in (ROOT / room).rglob("*.py"):
+        for name in imports(path):
+            top, _, rest = name.partition(".")
+            if top == "quals_fast" and "." not in rest:
+                is_there = rest in ("", *quals_fast.__all__) or find_spec(name) is not None
+                assert is_there, f"{path} imports {name}"
 
 
 def test_kernels_import_nothing_of_quals_fast():

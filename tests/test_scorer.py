@@ -15,8 +15,9 @@ import tiny_models
 import torch
 
 from quals_fast import DecodingConfig, QualsScorer, ScoringConfig
-from quals_fast.backends import default_batch_tokens, inference
 from quals_fast.config import PRESETS
+from quals_fast.engine.cpu import CpuEngine
+from quals_fast.engine.gpu import GpuEngine
 from quals_fast.models import linear
 from quals_fast.models.bart import Bart
 from quals_fast.ops import BackendUnavailableError
@@ -293,7 +294,7 @@ def test_weights_that_give_nan_are_an_error_and_not_a_score(folder):
     broken = QualsScorer.from_pretrained(
         folder, device="cpu", decoding=DecodingConfig(num_beams=2, num_beam_groups=2)
     )
-    broken.generator.bart.model.encoder.layers[0].fc1.bias[0] = torch.nan
+    broken.engine.model.network.model.encoder.layers[0].fc1.bias[0] = torch.nan
     row = broken.score([TEXT], [SUMMARIES[0]])[0]
     assert row.status == "error"
     assert "NaN" in row.message
@@ -306,8 +307,8 @@ def test_without_onednn_scores_are_the_same(folder, scorer, monkeypatch):
     without = QualsScorer.from_pretrained(
         folder, device="cpu", dtype="float32", decoding=scorer.decoding
     )
-    kinds = [type(s.generator.bart.model.encoder.layers[0].fc1) for s in (scorer, without)]
-    assert kinds == [linear.PackedLinear, torch.nn.Linear]
+    kinds = [type(s.engine.model.network.model.encoder.layers[0].fc1) for s in (scorer, without)]
+    assert kinds == [linear.OneDnnLinear, torch.nn.Linear]
     for one, other in zip(found, without.score(DOCUMENTS, SUMMARIES), strict=True):
         assert [p.token_ids for p in one.pairs] == [p.token_ids for p in other.pairs]
         assert one.score == pytest.approx(other.score, abs=1e-5)
@@ -378,7 +379,7 @@ def test_of_two_threads_one_computes_at_a_time(folder, monkeypatch):
     scorer = QualsScorer.from_pretrained(folder, device="cpu")
     expected = scorer.score(DOCUMENTS, SUMMARIES)
     computing, most = [], []
-    score = type(scorer._pass).score
+    score = CpuEngine.score
 
     def watch(self, *arguments):
         computing.append(1)
@@ -388,7 +389,7 @@ def test_of_two_threads_one_computes_at_a_time(folder, monkeypatch):
         computing.pop()
         return found
 
-    monkeypatch.setattr(type(scorer._pass), "score", watch)
+    monkeypatch.setattr(CpuEngine, "score", watch)
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(lambda _: scorer.score(DOCUMENTS, SUMMARIES), range(4)))
     assert most == [1] * 4
@@ -405,19 +406,17 @@ def test_a_callback_may_score(scorer):
     assert [result[0].status for result in inside] == ["ok"]
 
 
-@pytest.mark.parametrize(("device", "tokens"), [("cpu", 32_768), ("cuda", 327_680)])
-def test_the_batch_budget_follows_the_device(scorer, device, tokens):
-    generator = SimpleNamespace(bart=SimpleNamespace(device=torch.device(device)))
-    assert default_batch_tokens(generator) == tokens
-    if device == "cpu":
-        assert scorer.max_batch_tokens == tokens
+def test_the_batch_budget_follows_the_device(scorer):
+    model = scorer.engine.model
+    assert scorer.engine.max_batch_tokens == 32_768
+    assert GpuEngine(model).max_batch_tokens == 327_680
 
 
 def test_a_gpus_attention_is_not_cudnns():
-    generator = SimpleNamespace(bart=SimpleNamespace(device=torch.device("cuda")))
+    engine = GpuEngine(SimpleNamespace(device=torch.device("cuda")), graph_bytes=0)
     cuda = torch.backends.cuda
     before = cuda.cudnn_sdp_enabled()
-    with inference(generator):
+    with engine.inference():
         assert not cuda.cudnn_sdp_enabled()
         assert cuda.flash_sdp_enabled() and cuda.mem_efficient_sdp_enabled()
     assert cuda.cudnn_sdp_enabled() == before
@@ -432,7 +431,7 @@ def test_a_scorer_is_pickled_by_what_it_was_loaded_from(scorer, folder):
     with pytest.raises(
         TypeError, match=r"only a scorer of QualsScorer\.from_pretrained can be pick"
     ):
-        pickle.dumps(QualsScorer(scorer.generator))
+        pickle.dumps(QualsScorer(scorer.engine))
 
 
 def test_a_pickled_scorer_does_not_come_back_as_another(folder, tmp_path):

@@ -17,6 +17,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from bench.shared.common import EXAMPLES, finish, load_pairs, spread
+from bench.shared.engines import torch_model
 from quals_fast import QualsResult, QualsScorer
 
 DTYPES = ("float32", "mixed", "bfloat16")
@@ -71,7 +72,7 @@ def main() -> None:
         }
         for d in DTYPES
     }
-    auto = QualsScorer.from_pretrained(device="cpu").generator.precision.name
+    auto = torch_model(QualsScorer.from_pretrained(device="cpu")).precision.name
     finish("precision", {"data": [p.name for p in arguments.data], "auto": auto, "dtypes": found})
 
 

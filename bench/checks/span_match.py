@@ -26,7 +26,7 @@ from quals_fast.engine.filtering import keep_pairs
 from quals_fast.engine.generation import read_back
 from quals_fast.engine.selection import PairSelector
 from quals_fast.models.checkpoint import Settings
-from quals_fast.models.tokenizer import QATokenizer
+from quals_fast.models.tokenizer import QATokenizer, Source
 
 NUM_BEAMS, BATCH, LENGTH = 8, 128, 24
 SPECIAL = ["<pad>", "<sep>", "<unk>", "<s>", "</s>"]
@@ -48,12 +48,11 @@ DOUBTFUL = "aA\u03c3\u03c2\u03a3 \u0130iI."  # one summary in fifty
 class Group(NamedTuple):
     """A summary with what might have been generated from it."""
 
-    summary: str
-    summary_ids: list[int]
+    summary: Source
     rows: list[list[int]]
 
 
-class Source:
+class Texts:
     """Draws texts, and sequences of them.
 
     Args:
@@ -101,17 +100,18 @@ class Source:
         summaries = [self.text(60) for _ in range(number)]
         drawn = [self.answer(s) for s in summaries for _ in range(NUM_BEAMS)]
         questions = ["Who?", "who?", "who!", "WHEN", "ÉTÉ", "été", "\u01c4", "\u01c5", "E\u0301"]
-        ids = [list(s.text_ids) for s in self.tokenizer.encode([*summaries, *drawn, *questions])]
+        sources = self.tokenizer.encode([*summaries, *drawn, *questions])
+        ids = [list(source.text_ids) for source in sources]
         asked = ids[-len(questions) :]
         groups = []
-        for n, summary in enumerate(summaries):
+        for n in range(number):
             rows = []
             for k in range(NUM_BEAMS):
                 answer_ids = self.damaged(ids[number + n * NUM_BEAMS + k], ids[n])
                 question = self.draw.choice(asked)[: LENGTH // 3]
                 room = LENGTH - 2 - len(question)
                 rows.append([*question, SEP, *answer_ids[:room], EOS])
-            groups.append(Group(summary, ids[n], rows))
+            groups.append(Group(sources[n], rows))
         return groups
 
     def answer(self, summary: str) -> str:
@@ -155,30 +155,26 @@ def main() -> None:
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     span_match = span_match_triton if device.type == "cuda" else span_match_ref
-    source = Source(arguments.seed)
-    tokenizer, settings = source.tokenizer, source.settings
+    texts = Texts(arguments.seed)
+    tokenizer, settings = texts.tokenizer, texts.settings
     selector = PairSelector(tokenizer, settings, device, span_match)
     rounds = -(-arguments.strings // (NUM_BEAMS * BATCH))
     counts = {"summaries": 0, "unsure_summaries": 0, "kept": 0}
     host_s = tensor_s = 0.0
     different: list[dict[str, object]] = []
     for turn in track(range(rounds), description=span_match.__name__):
-        groups = source.groups(BATCH)
-        hypotheses = hypotheses_of(groups, source.draw)
+        groups = texts.groups(BATCH)
+        hypotheses = hypotheses_of(groups, texts.draw)
         max_pairs = 4 if turn % 10 == 9 else None  # None shows what becomes of every answer
         start = time.perf_counter()
-        encoded = selector.encode_summaries(
-            [group.summary for group in groups], [group.summary_ids for group in groups]
-        )
+        encoded = selector.encode_summaries([group.summary for group in groups])
         there = Hypotheses(*(part.to(device) for part in hypotheses))
         found = [part.tolist() for part in selector.select(there, encoded, max_pairs)]
         tensor_s += time.perf_counter() - start
         rows = zip(groups, read_back(hypotheses), *found, strict=True)
         for group, candidates, order, n_kept, unsure in rows:
             start = time.perf_counter()
-            kept = keep_pairs(
-                candidates, group.summary, group.summary_ids, tokenizer, settings, max_pairs
-            )
+            kept = keep_pairs(candidates, group.summary, tokenizer, settings, max_pairs)
             host_s += time.perf_counter() - start
             index = {id(row): n for n, row in enumerate(candidates)}
             expected = [index[id(pair.hypothesis)] for pair in kept]
@@ -186,14 +182,14 @@ def main() -> None:
             counts["unsure_summaries"] += unsure
             counts["kept"] += len(expected)
             if not unsure and order[:n_kept] != expected:
-                different.append({"summary": group.summary, "rows": group.rows})
+                different.append({"summary": group.summary.text, "rows": group.rows})
     result = {
         "strings": counts["summaries"] * NUM_BEAMS,
         **counts,
         "different_summaries": len(different),
         "examples": different[:5],
         "implementation": span_match.__name__,
-        "vocab_size": source.vocab_size,
+        "vocab_size": texts.vocab_size,
         "seed": arguments.seed,
         "host_s": round(host_s, 1),
         "tensors_s": round(tensor_s, 1),

@@ -20,32 +20,36 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.recipes.grow import EVERY_MODEL, folder_of
 from bench.shared.common import Pair, finish, spread
+from bench.shared.engines import torch_model
 from bench.shared.workloads import load_workload
 from quals_fast import QualsScorer
-from quals_fast.backends import ATTENTION
+from quals_fast.engine.base import GPU_ATTENTION
+from quals_fast.engine.gpu import GpuEngine
 
-ARMS = {"without_cudnn": ATTENTION, "with_cudnn": ("CUDNN_ATTENTION", *ATTENTION)}
+ARMS = {
+    "without_cudnn": GPU_ATTENTION,
+    "with_cudnn": [SDPBackend.CUDNN_ATTENTION, *GPU_ATTENTION],
+}
 
 
 def seconds_of_rounds(
-    scorer: QualsScorer, pairs: Sequence[Pair], backends: Sequence[str], rounds: int
+    scorer: QualsScorer, pairs: Sequence[Pair], backends: list[SDPBackend], rounds: int
 ) -> list[float]:
     """Score the pairs one by one, round after round.
 
     Args:
         scorer: has not seen the pairs yet.
         pairs: the rows.
-        backends: of attention, the preferred ones first; names of `SDPBackend`.
+        backends: of attention, the preferred ones first.
         rounds: the first one meets new shapes.
 
     Returns:
         Seconds a pair of each round.
     """
     seconds = []
-    chosen = [getattr(SDPBackend, name) for name in backends]
     with (
-        mock.patch("quals_fast.backends.ATTENTION", backends),
-        sdpa_kernel(chosen, set_priority=True),
+        mock.patch("quals_fast.engine.base.GPU_ATTENTION", backends),
+        sdpa_kernel(backends, set_priority=True),
     ):
         for _ in range(rounds):
             start = time.perf_counter()
@@ -72,7 +76,7 @@ def main() -> None:
     base.score([pairs[0].document], [pairs[0].summary])
     arms: dict[str, dict[str, Any]] = {}
     for name, backends in ARMS.items():
-        scorer = QualsScorer(base.generator)
+        scorer = QualsScorer(GpuEngine(torch_model(base)))
         seconds = seconds_of_rounds(scorer, pairs[1:], backends, arguments.rounds)
         arms[name] = {
             "first_s": seconds[0],

@@ -27,8 +27,10 @@ import torch
 
 from bench.recipes.grow import EVERY_MODEL, folder_of
 from bench.shared.common import Pair, finish, spread
+from bench.shared.engines import torch_engine, torch_model
 from bench.shared.workloads import load_workload
 from quals_fast import QualsScorer
+from quals_fast.engine.gpu import GpuEngine
 
 WARM_UPS = 5  # a GPU captures its graphs meanwhile, those of smaller batches last
 # The first ones matter most, should the time run out.
@@ -73,10 +75,8 @@ class Arm:
 
     def scorer(self, base: QualsScorer) -> QualsScorer:
         """Return a scorer of the same model with this setting."""
-        if self.is_constant:
-            return QualsScorer(base.generator)
-        arguments: dict[str, Any] = {self.name: self.value}
-        return QualsScorer(base.generator, **arguments)
+        arguments: dict[str, Any] = {} if self.is_constant else {self.name: self.value}
+        return QualsScorer(GpuEngine(torch_model(base), **arguments))
 
 
 def arms(base: QualsScorer) -> Iterator[Arm]:
@@ -85,7 +85,7 @@ def arms(base: QualsScorer) -> Iterator[Arm]:
         default = pkgutil.resolve_name(name)
         yield from (Arm(name, value) for value in values if value != default)
     for name, values in ARGUMENTS.items():
-        default = getattr(base, name, None)
+        default = getattr(base.engine, name, None)
         yield from (Arm(name, value) for value in values if value != default)
 
 
@@ -185,7 +185,7 @@ def main() -> None:
                 "workload": "long",
                 "singles": arguments.singles,
                 "signature": base.signature,
-                "max_batch_tokens": base.max_batch_tokens,
+                "max_batch_tokens": torch_engine(base).max_batch_tokens,
                 "settings": found,
             },
             arguments.device,

@@ -94,7 +94,7 @@ def nats(scorer: QualsScorer, corpus: Corpus) -> dict[str, dict[str, float]]:
     for name, shown in texts.items():
         values: dict[str, list[float]] = {"question": [], "answer": []}
         for (target,), (logprobs,) in zip(targets, scorer.rescore(shown, targets), strict=True):
-            separator = target.index(scorer.generator.settings.sep_token_id) + 1
+            separator = target.index(scorer.engine.model.conventions.sep_token_id) + 1
             values["question"] += logprobs[:separator]
             values["answer"] += logprobs[separator:]
         found[name] = {part: -math.fsum(own) / len(own) for part, own in values.items()}

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import NamedTuple
 
-from quals_fast.models.checkpoint import Settings
-from quals_fast.models.tokenizer import QATokenizer
+from quals_fast.models.checkpoint import Conventions
+from quals_fast.models.tokenizer import QATokenizer, Source
 from quals_fast.results import Hypothesis
 
 
@@ -24,62 +24,60 @@ class KeptPair(NamedTuple):
 
 def keep_pairs(
     hypotheses: Sequence[Hypothesis],
-    summary: str,
-    summary_ids: Sequence[int],
+    summary: Source,
     tokenizer: QATokenizer,
-    settings: Settings,
+    conventions: Conventions,
     max_pairs: int | None,
 ) -> list[KeptPair]:
     """Drop what is no pair about the summary, then select.
 
     Args:
         hypotheses: as generated from the summary.
-        summary: its whole text.
-        summary_ids: its tokens, uncut, without special ones.
+        summary: where answers are looked up.
         tokenizer: says whether answers are matched by ids or by text.
-        settings: special ids.
+        conventions: special ids.
         max_pairs: as in `ScoringConfig`.
 
     Returns:
         The kept pairs in the order of selection.
     """
-    return select(pairs_about(hypotheses, summary, summary_ids, tokenizer, settings), max_pairs)
+    return select(pairs_about(hypotheses, summary, tokenizer, conventions), max_pairs)
 
 
 def pairs_about(
     hypotheses: Sequence[Hypothesis],
-    summary: str,
-    summary_ids: Sequence[int],
+    summary: Source,
     tokenizer: QATokenizer,
-    settings: Settings,
+    conventions: Conventions,
 ) -> list[KeptPair]:
     """Drop what is no pair about the summary; arguments as for `keep_pairs`."""
     # Token ids as characters: a run of ids is then a substring.
-    haystack = _as_text(summary_ids) if tokenizer.answer_match == "ids" else summary.lower()
+    by_ids = tokenizer.answer_match == "ids"
+    haystack = _as_text(summary.text_ids) if by_ids else summary.text.lower()
     pairs = []
     for hypothesis in hypotheses:
-        parts = split_at_sep(hypothesis.token_ids, settings)
+        parts = split_at_sep(hypothesis.token_ids, conventions)
         if parts is None:
             continue
         question_ids, answer_ids = parts
         answer = tokenizer.decode(answer_ids)
         if tokenizer.unknown_token_id in answer_ids:  # it may stand for another word there
             continue
-        needle = _as_text(answer_ids) if tokenizer.answer_match == "ids" else answer.lower()
+        needle = _as_text(answer_ids) if by_ids else answer.lower()
         if answer.strip() and needle in haystack:
             pairs.append(KeptPair(tokenizer.decode(question_ids), answer, hypothesis))
     return pairs
 
 
 def split_at_sep(
-    token_ids: Sequence[int], settings: Settings
+    token_ids: Sequence[int], conventions: Conventions
 ) -> tuple[list[int], list[int]] | None:
     """Return the ids of question and answer, or None unless there is exactly one SEP."""
-    special = (settings.eos_token_id, settings.pad_token_id, settings.forced_bos_token_id)
+    special = (conventions.eos_token_id, conventions.pad_token_id, conventions.forced_bos_token_id)
     ids = [token for token in token_ids if token not in special]
-    if ids.count(settings.sep_token_id) != 1:
+    if ids.count(conventions.sep_token_id) != 1:
         return None
-    middle = ids.index(settings.sep_token_id)
+    middle = ids.index(conventions.sep_token_id)
     return ids[:middle], ids[middle + 1 :]
 
 

@@ -12,13 +12,14 @@ which no pair is kept.
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import cached_property, partial
 from itertools import islice
 from threading import Thread
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,13 +30,14 @@ from quals_fast.decoding.diverse_beam import Search
 from quals_fast.decoding.graph import GraphedSearch, held_bytes
 from quals_fast.decoding.rules import Hypotheses
 from quals_fast.engine.filtering import KeptPair, keep_pairs, split_at_sep
-from quals_fast.engine.generation import HypothesisReader, begin_search
+from quals_fast.engine.generation import HypothesisReader, begin_device_search
 from quals_fast.engine.graphs import Captured, GraphCache, Key
+from quals_fast.engine.protocol import Scored, TextPair
 from quals_fast.engine.rescoring import rescore
 from quals_fast.engine.selection import PairSelector, Sequences, Summaries
-from quals_fast.engine.staged import Scored
-from quals_fast.models.cache import hidden_states
-from quals_fast.models.loading import QAGenerator
+from quals_fast.engine.transfer import CopiesToHost, to_host
+from quals_fast.models.cache import EncodingCache, hidden_states
+from quals_fast.models.loading import TorchModel
 from quals_fast.models.memory import SourceMemory
 from quals_fast.models.slots import DenseSlots, Stores
 from quals_fast.models.targets import pack
@@ -50,6 +52,8 @@ MAX_PART_BATCH = 8  # of encoding and rescoring: above, they take the GPU longer
 _MULTIPLE = 128  # lengths of sources are padded to a multiple, so that few shapes occur
 _SEARCH = "search"  # begins the keys of its graphs
 _ROWS = 16  # a multiple of it is rescored: attention copies a mask of other widths
+
+NOTHING = Source("", [], array("i"), 0, 0)  # fills batches up: no answer stands in it
 
 
 class Chosen(NamedTuple):
@@ -78,27 +82,29 @@ class FusedPass:
     """Scores batches of pairs on one device.
 
     Args:
-        generator: the model.
-        config: settings of the search.
+        model: the model.
+        decoding: settings of the search.
         max_pairs: as in `ScoringConfig`.
         max_batch_tokens: a pair counts as its document, its summary and all that its beams may
             decode.
         graph_bytes: that CUDA graphs may hold between calls; 0 for none. Three quarters are for
             the keys and values of the beams, which the searches of all shapes share.
+        cache: of encoded documents.
     """
 
     def __init__(
         self,
-        generator: QAGenerator,
-        config: DecodingConfig,
+        model: TorchModel,
+        decoding: DecodingConfig,
         max_pairs: int | None,
         max_batch_tokens: int,
         graph_bytes: int,
+        cache: EncodingCache | None = None,
     ) -> None:
-        self._generator, self._config = generator, config
-        self._max_pairs, self._max_batch_tokens = max_pairs, max_batch_tokens
-        self._beam_tokens = config.num_beams * (config.max_length + 1)
-        self._device = generator.bart.device
+        self.decoding, self.max_pairs = decoding, max_pairs
+        self._model, self._cache, self._max_batch_tokens = model, cache, max_batch_tokens
+        self._beam_tokens = decoding.num_beams * (decoding.max_length + 1)
+        self._device = model.device
         is_gpu = self._device.type == "cuda"
         self._stream = torch.cuda.Stream(self._device) if is_gpu else None
         self._capturing = torch.cuda.Stream(self._device) if is_gpu else None
@@ -106,7 +112,7 @@ class FusedPass:
         self._capturing_beside = self._stream
         self._graphs = GraphCache(graph_bytes // 4 if is_gpu else 0)
         self._stores: Stores | None = None  # what the beams of all graphs decode into
-        shape, size = generator.shape, generator.bart.dtype.itemsize
+        shape, size = model.shape, model.network.dtype.itemsize
         self._store_bytes = 2 * shape.decoder_layers * shape.d_model * size * self._beam_tokens
 
     @property
@@ -118,41 +124,23 @@ class FusedPass:
     @cached_property
     def _selector(self) -> PairSelector:
         """The selection on the device, made when it is first asked for: it takes a second."""
-        generator = self._generator
+        model = self._model
         return PairSelector(
-            generator.tokenizer, generator.settings, self._device, generator.kernels.span_match
+            model.tokenizer, model.conventions, self._device, model.kernels.span_match
         )
 
-    def score(
-        self,
-        documents: Sequence[Source],
-        summaries: Sequence[str],
-        sources: Sequence[Source],
-        on_progress: Callable[[int], None],
-    ) -> list[Scored]:
-        """Score each summary against its document.
-
-        Args:
-            documents: tokens of each document.
-            summaries: texts.
-            sources: tokens of each summary.
-            on_progress: called with the number of summaries that were just scored.
-        """
+    def score(self, pairs: Sequence[TextPair], on_progress: Callable[[int], None]) -> list[Scored]:
+        """Score each summary against its document; arguments as for `Engine.score`."""
         # Like documents together: they differ most in length.
         most = self._graph_batch
         least = self._max_batch_tokens // most if most >= MIN_GRAPH_BATCH else 0
         costs = [
-            max(least, len(d.input_ids) + len(s.input_ids) + self._beam_tokens)
-            for d, s in zip(documents, sources, strict=True)
+            max(least, len(d.input_ids) + len(s.input_ids) + self._beam_tokens) for d, s in pairs
         ]
 
         def run(batch: list[int]) -> list[tuple[Future[list[Read]], int]]:
-            rows = (
-                [documents[i] for i in batch],
-                [summaries[i] for i in batch],
-                [sources[i] for i in batch],
-            )
-            reading = _in_a_thread(partial(self._read, self._launch_again(*rows)))
+            launched = self._launch_again([pairs[i] for i in batch])
+            reading = _in_a_thread(partial(self._read, launched))
             return [(reading, row) for row in range(len(batch))]
 
         found: dict[int, Scored] = {}
@@ -162,7 +150,7 @@ class FusedPass:
             i, reading, row = waiting.popleft()
             scored, hypotheses = reading.result()[row]
             if scored is None:
-                scored = self._on_host(documents[i], summaries[i], sources[i], hypotheses)
+                scored = self._on_host(pairs[i], hypotheses)
             found[i] = scored
             on_progress(1)
 
@@ -172,43 +160,39 @@ class FusedPass:
                 collect()
         while waiting:
             collect()
-        return [found[i] for i in range(len(summaries))]
+        return [found[i] for i in range(len(pairs))]
 
-    def _launch_again(self, *rows: Any) -> Launched:
+    def _launch_again(self, pairs: Sequence[TextPair]) -> Launched:
         """Launch a batch; where memory runs out, once more without what is held between calls."""
         try:
-            return self._launch(*rows)
+            return self._launch(pairs)
         except RuntimeError as error:
             if not (is_out_of_memory(error) and self._let_go()):
                 raise
-        return self._launch(*rows)
+        return self._launch(pairs)
 
     def _let_go(self) -> bool:
         """Drop graphs, their stores and encoded documents; return whether there were any."""
-        cache = self._generator.cache
         had_graphs = self._graphs.n_bytes > 0
         had_any = had_graphs or self._stores is not None
         if had_graphs:  # with less for them, it need not run out in each call
             self._graphs.give_way("in a batch")
         self._stores = None
-        if cache is not None:
-            had_any = had_any or cache.stats.n_documents > 0
-            cache.clear()
+        if self._cache is not None:
+            had_any = had_any or self._cache.stats.n_documents > 0
+            self._cache.clear()
         return had_any
 
-    def _launch(
-        self, documents: list[Source], summaries: list[str], sources: list[Source]
-    ) -> Launched:
+    def _launch(self, pairs: Sequence[TextPair]) -> Launched:
         """Launch all that a batch needs, and the copies of what is found."""
-        count = len(summaries)
+        count, summaries = len(pairs), [pair.summary for pair in pairs]
         missing = (filled_up(count) if self._graphs_pay(count) else count) - count
-        texts = self._selector.pad_summaries(
-            [*summaries, *[""] * missing], [*(s.text_ids for s in sources), *[[]] * missing]
-        )
-        row_of = {ids: row for row, ids in enumerate(dict.fromkeys(map(_ids, documents)))}
-        rows = [row_of[_ids(d)] for d in documents]
+        texts = self._selector.pad_summaries([*summaries, *[NOTHING] * missing])
+        documents = [tuple(pair.document.input_ids) for pair in pairs]
+        row_of = {ids: row for row, ids in enumerate(dict.fromkeys(documents))}
+        rows = [row_of[ids] for ids in documents]
         encoded = self._encode_beside([*row_of])
-        ids = [s.input_ids for s in [*sources, *[sources[-1]] * missing]]
+        ids = [s.input_ids for s in [*summaries, *[summaries[-1]] * missing]]
         found = self._search(ids, count)
         sequences = Sequences(*found[:2], found.sums)
         chosen = self._part(self._select, [*sequences, *texts], most=MAX_GRAPH_BATCH)
@@ -228,7 +212,7 @@ class FusedPass:
         for b, (places, n, must_redo, n_tokens) in enumerate(zip(*read, strict=True)):
             of_pairs = [tuple(islice(values, length)) for length in n_tokens[:n]]
             n_found = found.counts[b]
-            if must_redo or n_found < self._config.num_beams:
+            if must_redo or n_found < self.decoding.num_beams:
                 results.append((None, found.all_of(b)))
                 continue
             pairs = [self._as_pair(found.one(b, place)) for place in places[:n]]
@@ -273,20 +257,20 @@ class FusedPass:
 
     def _padded(self, ids: Sequence[Sequence[int]]) -> Tensor:
         """Pad sources on the host, with -1; ``(B, S)`` int64."""
-        positions = self._generator.shape.max_position_embeddings
+        positions = self._model.shape.max_position_embeddings
         return torch.from_numpy(padded(ids, -1, _MULTIPLE, positions)[0])
 
     def _read_padded(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Return the input ids and the mask of what `_padded` returned."""
         is_token = ids >= 0
-        return torch.where(is_token, ids, self._generator.settings.pad_token_id), is_token
+        return torch.where(is_token, ids, self._model.conventions.pad_token_id), is_token
 
     def _encode_summaries(self, ids: Tensor) -> SourceMemory:
-        return self._generator.bart.encode(*self._read_padded(ids))
+        return self._model.network.encode(*self._read_padded(ids))
 
     def _encode_documents(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         input_ids, mask = self._read_padded(ids)
-        return self._generator.document_bart.encode_hidden(input_ids, mask), mask
+        return self._model.document_network.encode_hidden(input_ids, mask), mask
 
     def _encode_beside(self, documents: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Encode documents while the search goes on, where the device can do both.
@@ -301,18 +285,18 @@ class FusedPass:
             return self._part(self._encode_documents, [self._padded(ids)], beside=True)
 
         if self._stream is None:
-            return hidden_states(self._generator, documents, _MULTIPLE, encode)
+            return hidden_states(self._model, self._cache, documents, _MULTIPLE, encode)
         # Waiting for the batch before also makes its memory safe to take again.
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
-            return hidden_states(self._generator, documents, _MULTIPLE, encode)
+            return hidden_states(self._model, self._cache, documents, _MULTIPLE, encode)
 
     def _search(self, ids: list[list[int]], count: int) -> Hypotheses:
         """Search hypotheses of summaries, of which the first `count` matter."""
         memory = self._part(self._encode_summaries, [self._padded(ids)])
         graphs = self._graphs_of_search(memory) if self._graphs_pay(len(ids)) else None
         if graphs is None:
-            return begin_search(self._generator, memory, self._config).run()
+            return begin_device_search(self._model, memory, self.decoding).run()
         wanted: list[SourceMemory] = []
 
         def smaller(memory: SourceMemory) -> GraphedSearch | None:
@@ -327,15 +311,15 @@ class FusedPass:
         return found
 
     def _graphs_of_search(self, memory: SourceMemory) -> GraphedSearch | None:
-        n_bytes = held_bytes(memory, self._config, self._generator.shape.vocab_size)
+        n_bytes = held_bytes(memory, self.decoding, self._model.shape.vocab_size)
 
         def start(memory: SourceMemory, stores: Stores) -> Search:
-            return begin_search(self._generator, memory, self._config, stores=stores)
+            return begin_device_search(self._model, memory, self.decoding, stores=stores)
 
         def capture() -> GraphedSearch:
             assert self._capturing is not None  # there are no graphs without a GPU
             stores = self._stores_for(memory)
-            return GraphedSearch(start, memory, stores, self._config, self._capturing, n_bytes)
+            return GraphedSearch(start, memory, stores, self.decoding, self._capturing, n_bytes)
 
         found = self._graphs.get(_key_of_search(memory), capture, n_bytes)
         if not self._graphs.n_bytes:  # none yet, or all were dropped for want of memory
@@ -347,7 +331,7 @@ class FusedPass:
         if self._stores is None or self._stores.batch_size < memory.batch_size:
             self._graphs.drop(_SEARCH)
             self._stores = None  # before the next ones are taken
-            sizes = memory.batch_size, self._config.num_beams, self._config.max_length + 1
+            sizes = memory.batch_size, self.decoding.num_beams, self.decoding.max_length + 1
             self._stores = DenseSlots.new_stores(memory, *sizes)
             # The captures' warm-up reads positions that it has not written.
             torch._foreach_zero_([*self._stores.keys, *self._stores.values])
@@ -358,7 +342,7 @@ class FusedPass:
     ) -> Chosen:
         """Select pairs; arguments are fields of `Sequences`, then of `Summaries`."""
         sequences, texts = Sequences(token_ids, lengths, sums), Summaries(symbols, in_text)
-        order, n_kept, unsure = self._selector.select(sequences, texts, self._max_pairs)
+        order, n_kept, unsure = self._selector.select(sequences, texts, self.max_pairs)
         rank = torch.arange(order.shape[1], device=order.device)
         lengths = lengths.gather(1, order) * (rank < n_kept[:, None])
         of_summary = lengths.sum(1)
@@ -409,35 +393,29 @@ class FusedPass:
         """Return the log-probabilities of targets, packed into so many rows."""
         if rows is not None:
             states, mask = states[rows], mask[rows]
-        generator = self._generator
-        start = generator.settings.decoder_start_token_id
+        model = self._model
+        start = model.conventions.decoder_start_token_id
         targets = pack(token_ids, lengths, start, n_rows, n_slots)
-        hidden = generator.document_bart.decode_packed(targets, states, mask)
-        return generator.head.logprob(hidden, targets.labels)
+        hidden = model.document_network.decode_packed(targets, states, mask)
+        return model.head.logprob(hidden, targets.labels)
 
     def _as_pair(self, hypothesis: Hypothesis) -> KeptPair:
-        generator = self._generator
-        parts = split_at_sep(hypothesis.token_ids, generator.settings)
+        parts = split_at_sep(hypothesis.token_ids, self._model.conventions)
         assert parts is not None  # it was selected
-        question, answer = map(generator.tokenizer.decode, parts)
+        question, answer = map(self._model.tokenizer.decode, parts)
         return KeptPair(question, answer, hypothesis)
 
-    def _on_host(
-        self, document: Source, summary: str, source: Source, hypotheses: list[Hypothesis]
-    ) -> Scored:
+    def _on_host(self, pair: TextPair, hypotheses: list[Hypothesis]) -> Scored:
         """Filter, select and rescore one summary again as on a CPU."""
-        generator = self._generator
-        pairs = keep_pairs(
-            hypotheses,
-            summary,
-            source.text_ids,
-            generator.tokenizer,
-            generator.settings,
-            self._max_pairs,
+        model = self._model
+        kept = keep_pairs(
+            hypotheses, pair.summary, model.tokenizer, model.conventions, self.max_pairs
         )
-        targets = [[pair.hypothesis.token_ids for pair in pairs]]
-        (logprobs,) = rescore(generator, [document.input_ids], targets, self._max_batch_tokens)
-        return Scored(pairs, len(hypotheses), logprobs)
+        targets = [[one.hypothesis.token_ids for one in kept]]
+        (logprobs,) = rescore(
+            model, [pair.document.input_ids], targets, self._max_batch_tokens, self._cache
+        )
+        return Scored(kept, len(hypotheses), logprobs)
 
 
 def _in_a_thread(function: Callable[[], R]) -> Future[R]:
@@ -466,61 +444,5 @@ def _key_of_search(memory: SourceMemory) -> Key:
     return _SEARCH, *memory.shape
 
 
-def _ids(source: Source) -> tuple[int, ...]:
-    return tuple(source.input_ids)
-
-
 def _multiple(count: int) -> int:
     return -(-count // _ROWS) * _ROWS
-
-
-def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Copy tensors of one device to the host and wait for them."""
-    return CopiesToHost(tensors).wait()
-
-
-class CopiesToHost:
-    """Tensors of one device on their way to the host: one copy, and one wait.
-
-    Args:
-        tensors: of any types. They may be written to again as soon as the stream comes to that.
-    """
-
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self._like = [x.to("meta") for x in tensors]
-        self._copy = joined_bytes(tensors)
-        self._done: torch.cuda.Event | None = None
-        if self._copy.is_cuda:
-            on_device = self._copy
-            self._copy = torch.empty(
-                on_device.shape, dtype=torch.uint8, device="cpu", pin_memory=True
-            )
-            self._copy.copy_(on_device, non_blocking=True)
-            self._done = torch.cuda.Event()
-            self._done.record(torch.cuda.current_stream(on_device.device))
-
-    def wait(self) -> list[Tensor]:
-        """Wait for the copy; return the tensors on the host."""
-        if self._done is not None:
-            self._done.synchronize()
-        return parted_bytes(self._copy, self._like)
-
-
-def joined_bytes(tensors: Sequence[Tensor]) -> Tensor:
-    """Join tensors of any types; those of wide elements come first, so that all are aligned."""
-    widest_first = sorted(tensors, key=lambda x: -x.element_size())
-    parts = [x.reshape(-1).view(torch.uint8) for x in widest_first]
-    return torch.cat(parts) if len(parts) > 1 else parts[0]
-
-
-def parted_bytes(joined: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """Return views of the tensors that `joined_bytes` joined.
-
-    Args:
-        joined: their bytes, on any device.
-        like: tensors of their shapes and types.
-    """
-    widest_first = sorted(range(len(like)), key=lambda i: -like[i].element_size())
-    parts = joined.split([like[i].nbytes for i in widest_first])
-    found = dict(zip(widest_first, parts, strict=True))
-    return [found[i].view(x.dtype).view(x.shape) for i, x in enumerate(like)]

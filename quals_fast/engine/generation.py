@@ -5,7 +5,7 @@ Source: docs/semantics.md 1.1, docs/semantics.md 1.2.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from quals_fast.batching import pad, run_batches
@@ -13,16 +13,17 @@ from quals_fast.config import DecodingConfig
 from quals_fast.decoding.diverse_beam import Search
 from quals_fast.decoding.rules import Hypotheses, OnChoice, Vocabulary
 from quals_fast.models.beams import BartBeams
-from quals_fast.models.loading import QAGenerator
+from quals_fast.models.checkpoint import Conventions
+from quals_fast.models.loading import TorchModel
 from quals_fast.models.memory import SourceMemory
-from quals_fast.models.slots import DenseSlots, PackedSlots, Slots, Stores
-from quals_fast.ops import group_select_cpu
+from quals_fast.models.slots import DenseSlots, DistinctSlots, Slots, Stores
+from quals_fast.ops import Kernels, group_select_cpu
 from quals_fast.results import Hypothesis
 
 
-def vocabulary(generator: QAGenerator) -> Vocabulary:
+def vocabulary(conventions: Conventions) -> Vocabulary:
     """Return what the search has to know about the checkpoint's tokens."""
-    s = generator.settings
+    s = conventions
     return Vocabulary(
         size=s.vocab_size,
         eos_token_id=s.eos_token_id,
@@ -33,61 +34,88 @@ def vocabulary(generator: QAGenerator) -> Vocabulary:
 
 
 def generate(
-    generator: QAGenerator,
+    model: TorchModel,
     sources: Sequence[Sequence[int]],
     config: DecodingConfig,
     max_batch_tokens: int,
+    begin: Callable[[SourceMemory, DecodingConfig], Search],
 ) -> Iterator[tuple[int, list[Hypothesis]]]:
     """Yield the index of each source with its hypotheses, in the rule's order, batch by batch.
 
     Args:
-        generator: the model.
+        model: the model.
         sources: input ids of each summary, special tokens included.
         config: settings of the search.
         max_batch_tokens: a summary counts as its source and all that its beams may decode.
+        begin: begins the search of encoded sources.
     """
-    bart, pad_token_id = generator.bart, generator.settings.pad_token_id
+    pad_token_id = model.conventions.pad_token_id
 
     def run(batch: list[int]) -> Iterator[list[Hypothesis]]:
-        memory = bart.encode(*pad([sources[i] for i in batch], pad_token_id, bart.device))
-        return read_back(begin_search(generator, memory, config).run())
+        ids, mask = pad([sources[i] for i in batch], pad_token_id, model.device)
+        return read_back(begin(model.network.encode(ids, mask), config).run())
 
     costs = [len(ids) + config.num_beams * (config.max_length + 1) for ids in sources]
     return run_batches(costs, max_batch_tokens, run)
 
 
-def begin_search(
-    generator: QAGenerator,
+def begin_host_search(
+    model: TorchModel,
+    memory: SourceMemory,
+    config: DecodingConfig,
+    on_choice: OnChoice | None = None,
+) -> Search:
+    """Begin a search that looks at values and computes only what matters, as suits a CPU.
+
+    Args:
+        model: the model.
+        memory: of the B summaries.
+        config: settings of the search.
+        on_choice: called with what the groups chose at every step.
+    """
+    slots = DistinctSlots(memory, config.num_beams, config.max_length + 1)
+    kernels = replace(model.kernels, group_select=group_select_cpu)
+    return _begin(model, memory, config, slots, kernels, on_choice, may_look=True)
+
+
+def begin_device_search(
+    model: TorchModel,
     memory: SourceMemory,
     config: DecodingConfig,
     on_choice: OnChoice | None = None,
     stores: Stores | None = None,
 ) -> Search:
-    """Begin to search the hypotheses of encoded sources, in the way that suits the device.
+    """Begin a search in fixed shapes that never waits for a value, as suits a GPU.
 
     Args:
-        generator: the model.
+        model: the model.
         memory: of the B summaries.
         config: settings of the search.
         on_choice: called with what the groups chose at every step.
-        stores: of a search in fixed shapes, for what its slots decode; by default new ones.
+        stores: for what the slots decode; by default new ones.
     """
-    sizes = config.num_beams, config.max_length + 1
-    kernels = generator.kernels
-    slots: Slots
-    if generator.packed:
-        kernels = replace(kernels, group_select=group_select_cpu)
-        slots = PackedSlots(memory, *sizes)
-    else:
-        slots = DenseSlots(memory, *sizes, kernels, stores)
+    slots = DenseSlots(memory, config.num_beams, config.max_length + 1, model.kernels, stores)
+    return _begin(model, memory, config, slots, model.kernels, on_choice, may_look=False)
+
+
+def _begin(
+    model: TorchModel,
+    memory: SourceMemory,
+    config: DecodingConfig,
+    slots: Slots,
+    kernels: Kernels,
+    on_choice: OnChoice | None,
+    *,
+    may_look: bool,
+) -> Search:
     return Search(
-        BartBeams(generator.bart, generator.head, slots),
-        vocabulary(generator),
+        BartBeams(model.network, model.head, slots),
+        vocabulary(model.conventions),
         config,
         memory.batch_size,
-        generator.bart.device,
+        model.device,
         kernels,
-        generator.packed,
+        may_look,
         on_choice,
     )
 

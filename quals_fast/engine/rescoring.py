@@ -9,12 +9,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from quals_fast.batching import pad, run_batches
-from quals_fast.models.cache import encode_documents
-from quals_fast.models.loading import QAGenerator
+from quals_fast.models.cache import EncodingCache, encode_documents
+from quals_fast.models.loading import TorchModel
 from quals_fast.models.memory import SourceMemory
 from quals_fast.results import TokenLogprobs
 
-_CPU_TOKENS = 4096  # at once on a CPU: with more, layers leave its cache (a fifth slower)
 # Lengths are padded to multiples, since oneDNN keeps code for every shape that it has ever met:
 # without them memory grew by 0.3 MiB a summary.
 _SOURCE_MULTIPLE, _TARGET_MULTIPLE = 32, 8
@@ -23,18 +22,20 @@ Targets = Sequence[Sequence[int]]
 
 
 def rescore(
-    generator: QAGenerator,
+    model: TorchModel,
     documents: Sequence[Sequence[int]],
     targets: Sequence[Targets],
     max_batch_tokens: int,
+    cache: EncodingCache | None = None,
 ) -> list[list[TokenLogprobs]]:
     """Return the log-probability of every token of every target, nats, by teacher forcing.
 
     Args:
-        generator: the model.
+        model: the model.
         documents: input ids of each document; equal ones are encoded once.
         targets: for each document the token ids of its targets, any number of them.
         max_batch_tokens: a document counts as its source and its targets.
+        cache: of encoded documents.
     """
     rows: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
     for row, ids in enumerate(documents):
@@ -47,14 +48,12 @@ def rescore(
         for document, group in zip(unique, joined, strict=True)
     ]
     found: list[list[TokenLogprobs]] = [[] for _ in documents]
-    if generator.packed:
-        max_batch_tokens = min(max_batch_tokens, _CPU_TOKENS)
 
     def run(batch: list[int]) -> list[list[TokenLogprobs]]:
-        memory = encode_documents(generator, [unique[i] for i in batch], _SOURCE_MULTIPLE)
+        memory = encode_documents(model, cache, [unique[i] for i in batch], _SOURCE_MULTIPLE)
         # After a failure batches are smaller than the budget, and so must their slices be.
         budget = min(max_batch_tokens, len(batch) * costs[batch[0]])
-        return _rescore_batch(generator, memory, [joined[i] for i in batch], budget)
+        return _rescore_batch(model, memory, [joined[i] for i in batch], budget)
 
     for i, of_document in run_batches(costs, max_batch_tokens, run):
         remaining = iter(of_document)
@@ -64,11 +63,11 @@ def rescore(
 
 
 def _rescore_batch(
-    generator: QAGenerator, memory: SourceMemory, targets: Sequence[Targets], max_batch_tokens: int
+    model: TorchModel, memory: SourceMemory, targets: Sequence[Targets], max_batch_tokens: int
 ) -> list[list[TokenLogprobs]]:
     """Decode the targets of B encoded documents, in slices of about the budget."""
-    bart, settings = generator.document_bart, generator.settings
-    positions = bart.shape.max_position_embeddings
+    network, conventions = model.document_network, model.conventions
+    positions = model.shape.max_position_embeddings
     found: list[list[TokenLogprobs]] = [[] for _ in targets]
     longest = max(len(ids) for row in targets for ids in row)
     at_once = max(1, max_batch_tokens // (longest * len(targets)))
@@ -77,16 +76,18 @@ def _rescore_batch(
         width = max(map(len, rows))
         # A document with fewer targets than its batch mates gets one-token stand-ins.
         flat = [
-            ids for row in rows for ids in [*row, *[[settings.pad_token_id]] * (width - len(row))]
+            ids
+            for row in rows
+            for ids in [*row, *[[conventions.pad_token_id]] * (width - len(row))]
         ]
         labels, mask = pad(
-            flat, settings.pad_token_id, bart.device, _TARGET_MULTIPLE, positions
+            flat, conventions.pad_token_id, model.device, _TARGET_MULTIPLE, positions
         )  # (B*Q, T)
         inputs = labels.roll(1, 1)
-        inputs[:, 0] = settings.decoder_start_token_id
-        hidden = bart.decode_teacher_forced(inputs.unflatten(0, (len(rows), width)), memory)
+        inputs[:, 0] = conventions.decoder_start_token_id
+        hidden = network.decode_teacher_forced(inputs.unflatten(0, (len(rows), width)), memory)
         # Real tokens only.
-        logprobs = generator.head.logprob(hidden.flatten(0, 1)[mask], labels[mask])
+        logprobs = model.head.logprob(hidden.flatten(0, 1)[mask], labels[mask])
         parts = logprobs.split([len(ids) for ids in flat])
         for index, row in enumerate(rows):
             for part in parts[index * width : index * width + len(row)]:

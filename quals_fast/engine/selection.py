@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 from quals_fast.batching import size_from
 from quals_fast.decoding.rules import Hypotheses
-from quals_fast.engine.textkeys import Parts, packed, reader_for
-from quals_fast.models.checkpoint import Settings
-from quals_fast.models.tokenizer import QATokenizer
+from quals_fast.engine.textkeys import Parts, reader_for, to_front
+from quals_fast.models.checkpoint import Conventions
+from quals_fast.models.tokenizer import QATokenizer, Source
 
 _LEAST_WIDTH = 64  # of padded summaries
 
@@ -55,7 +55,7 @@ class PairSelector:
     Args:
         tokenizer: says whether answers are matched by ids or by text. Where its decoder is neither
             WordPiece nor byte-level, every summary is unsure.
-        settings: special ids and V.
+        conventions: special ids and V.
         device: where the hypotheses are.
         span_match: the implementation of `ops.Kernels.span_match`.
     """
@@ -63,37 +63,34 @@ class PairSelector:
     def __init__(
         self,
         tokenizer: QATokenizer,
-        settings: Settings,
+        conventions: Conventions,
         device: torch.device,
         span_match: SpanMatch,
     ) -> None:
         self._device, self._span_match = device, span_match
         self._by_ids = tokenizer.answer_match == "ids"
-        self._sep, self._unknown = settings.sep_token_id, tokenizer.unknown_token_id
-        special = {settings.eos_token_id, settings.pad_token_id, settings.forced_bos_token_id}
-        is_special = [token in special for token in range(settings.vocab_size)]
+        self._sep, self._unknown = conventions.sep_token_id, tokenizer.unknown_token_id
+        special = {
+            conventions.eos_token_id,
+            conventions.pad_token_id,
+            conventions.forced_bos_token_id,
+        }
+        is_special = [token in special for token in range(conventions.vocab_size)]
         self._is_special = torch.tensor(is_special, device=device)
         self._reader = reader_for(
-            tokenizer, settings.vocab_size, device, by_letters=not self._by_ids
+            tokenizer, conventions.vocab_size, device, by_letters=not self._by_ids
         )
 
-    def encode_summaries(
-        self, summaries: Sequence[str], text_ids: Sequence[Sequence[int]]
-    ) -> Summaries:
-        """Put summaries on the device; to be done before the search.
-
-        Args:
-            summaries: whole texts.
-            text_ids: tokens of each, uncut, without special ones.
-        """
-        symbols, lengths = self.pad_summaries(summaries, text_ids)
+    def encode_summaries(self, summaries: Sequence[Source]) -> Summaries:
+        """Put summaries on the device; to be done before the search."""
+        symbols, lengths = self.pad_summaries(summaries)
         return Summaries(symbols.to(self._device), lengths.to(self._device))
 
-    def pad_summaries(
-        self, summaries: Sequence[str], text_ids: Sequence[Sequence[int]]
-    ) -> Summaries:
+    def pad_summaries(self, summaries: Sequence[Source]) -> Summaries:
         """Do as `encode_summaries` does, but leave them on the host."""
-        rows = text_ids if self._by_ids else [[*map(ord, text.lower())] for text in summaries]
+        rows: list[Sequence[int]] = [
+            s.text_ids if self._by_ids else [*map(ord, s.text.lower())] for s in summaries
+        ]
         lengths = [len(row) for row in rows]
         width = size_from(max(_LEAST_WIDTH, *lengths))
         symbols = np.full((len(rows), width), -1, np.int32)
@@ -124,7 +121,7 @@ class PairSelector:
         parts = Parts(ids, plain & ~is_behind, is_sep, plain & is_behind & ~is_sep)
         texts = self._reader.read(parts)
         if self._by_ids:
-            needles = packed(ids.int(), parts.in_answer)
+            needles = to_front(ids.int(), parts.in_answer)
         else:
             assert texts.letters is not None
             needles = texts.letters

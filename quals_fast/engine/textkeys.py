@@ -171,7 +171,7 @@ class LetterReader:
             answers=_keys(lower, answers, self._bases)[0],
             is_blank=~(answers & ~self._is_space[code_points]).any(-1),
             is_doubtful=((lower < 0) & (asks | answers)).any(-1) | (total[..., 0] > width),
-            letters=packed(lower, answers),
+            letters=to_front(lower, answers),
         )
 
 
@@ -221,7 +221,7 @@ def decode_utf8(octets: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(is_whole, code_points, _REPLACEMENT), ~inside
 
 
-def packed(values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+def to_front(values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
     """Move what is kept of each row ``(..., L)`` to its front; return the rows and how many."""
     width = keep.shape[-1]
     place = torch.where(keep, keep.cumsum(-1) - 1, width)  # one column more takes the rest

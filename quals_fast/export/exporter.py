@@ -26,8 +26,7 @@ from torch import nn
 
 from quals_fast import __version__
 from quals_fast.config import DecodingConfig
-from quals_fast.engine.generation import generate
-from quals_fast.engine.rescoring import rescore
+from quals_fast.engine.cpu import CpuEngine
 from quals_fast.export.graphs import (
     MODULES,
     OPSET,
@@ -37,7 +36,7 @@ from quals_fast.export.graphs import (
     RescoreGraph,
     StepGraph,
 )
-from quals_fast.exported import engine
+from quals_fast.exported.engine import OnnxEngine
 from quals_fast.exported.loading import load_onnx
 from quals_fast.exported.manifest import DTYPES, LARGEST_SUMS, MANIFEST, WEIGHTS, write_manifest
 from quals_fast.exported.session import runtime
@@ -341,19 +340,17 @@ def _check(
     Raises:
         ExportParityError: they differ by more than the type explains.
     """
-    found = load_onnx(folder, device="cpu")
-    documents, summaries = (list(column) for column in zip(*texts, strict=True))
-    ids = [source.input_ids for source in generator.tokenizer.encode(summaries)]
-    of_documents = [source.input_ids for source in generator.tokenizer.encode(documents)]
+    encode = generator.tokenizer.encode
+    documents, summaries = (encode(list(column)) for column in zip(*texts, strict=True))
     positions = generator.bart.shape.max_position_embeddings
     config = DecodingConfig(num_beams=12, num_beam_groups=12, max_length=min(60, positions - 1))
-    budget = 32_768
-    with torch.inference_mode():
-        expected = dict(generate(generator, ids, config, budget))
-        targets = [[h.token_ids for h in expected[i]] for i in range(len(ids))]
-        theirs = rescore(generator, of_documents, targets, budget)
-    mine = dict(engine.generate(found, ids, config, budget))
-    scored = engine.rescore(found, of_documents, targets, budget)
+    model, graphs = CpuEngine(generator), OnnxEngine(load_onnx(folder, device="cpu"))
+    with model.inference():
+        expected = dict(model.search(summaries, config))
+        targets = [[h.token_ids for h in expected[i]] for i in range(len(texts))]
+        theirs = model.rescore(documents, targets)
+    mine = dict(graphs.search(summaries, config))
+    scored = graphs.rescore(documents, targets)
     deltas = torch.tensor(
         [
             abs(a - b)
@@ -364,7 +361,7 @@ def _check(
     )
     same = [
         a.token_ids == b.token_ids
-        for i in range(len(ids))
+        for i in range(len(texts))
         for a, b in zip(expected[i], mine[i], strict=False)
     ]
     result = {

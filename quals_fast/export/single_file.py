@@ -20,9 +20,8 @@ import torch
 from quals_fast import __version__
 from quals_fast.batching import padded
 from quals_fast.config import DecodingConfig, ScoringConfig
-from quals_fast.engine.generation import generate
-from quals_fast.engine.rescoring import rescore
-from quals_fast.engine.staged import Scored, StagedPass
+from quals_fast.engine.cpu import CpuEngine
+from quals_fast.engine.protocol import Scored, TextPair
 from quals_fast.export.exporter import (
     ExportParityError,
     built_in_texts,
@@ -41,7 +40,6 @@ _DYNAMIC = torch.export.Dim.DYNAMIC
 _LARGEST = 2**31 - 2**20  # bytes; protobuf takes less than 2 GiB
 _SAME_PAIRS = 0.9  # at least; a near tie may part one text's search
 _TOLERANCE = 1e-3  # nats, of a token's log-probability and of a score
-_BATCH_TOKENS = 32_768
 _INPUTS = {
     "document_ids": "(B, S) int64: tokens of the documents, uncut and without special tokens. "
     "What stands behind a length does not matter.",
@@ -99,7 +97,7 @@ def export_single_file(
     if target.exists():
         raise ValueError(f"`path` must not exist, but {target} does; name another")
     generator = load_generator(model, device=torch.device("cpu"))
-    check_fits(generator.shape, generator.settings, decoding)
+    check_fits(generator.shape, generator.conventions, decoding)
     _check_kind(generator)
     graph = _trace(SingleGraph(generator, decoding, scoring))
     graph.metadata_props.update(_metadata(generator, decoding, scoring))
@@ -194,7 +192,7 @@ def _metadata(
         "signature": line,
         "decoding": json.dumps(asdict(decoding)),
         "scoring": json.dumps(asdict(scoring)),
-        "tokens": json.dumps(asdict(generator.settings)),
+        "tokens": json.dumps(asdict(generator.conventions)),
         "statuses": json.dumps(STATUSES),
     }
 
@@ -211,19 +209,20 @@ def _check(
     Raises:
         ExportParityError: they differ by more than rounding explains.
     """
-    documents, summaries = (list(column) for column in zip(*texts, strict=True))
-    sources = [generator.tokenizer.encode(column) for column in (documents, summaries)]
+    encode = generator.tokenizer.encode
+    documents, summaries = (encode(list(column)) for column in zip(*texts, strict=True))
+    pairs = list(map(TextPair, documents, summaries))
     found = Graph(path, resolve_provider("cpu")).run(
-        feeds(*([source.text_ids for source in column] for column in sources))
+        feeds(*([source.text_ids for source in column] for column in (documents, summaries)))
     )
-    model = StagedPass(generator, generate, rescore, decoding, scoring.max_pairs, _BATCH_TOKENS)
-    with torch.inference_mode():
-        expected = model.score(sources[0], summaries, sources[1], lambda n: None)
+    model = CpuEngine(generator)
+    with model.inference():
+        expected = model.score(pairs, decoding, scoring.max_pairs, lambda n: None)
     same: list[bool] = []
     deltas = [0.0]
     for b, row in enumerate(expected):
         status = STATUSES[found["status"][b]]
-        problem = check_tokens(sources[0][b], sources[1][b])
+        problem = check_tokens(*pairs[b])
         if problem is not None:
             deltas.append(0.0 if status == problem.status else math.nan)
             continue
@@ -274,7 +273,7 @@ def _pairs(found: Mapping[str, np.ndarray], b: int) -> list[_Pair]:
 
 def _expected_pairs(row: Scored, scoring: ScoringConfig) -> list[_Pair]:
     """Return the pairs of one text that the model has kept."""
-    chosen = [pair.hypothesis for pair in row.pairs]
+    chosen = [pair.hypothesis for pair in row.kept]
     with_penalties = scoring.summary_logprob == "search"
     return [
         (h.token_ids, h.search_logprobs if with_penalties else h.logprobs, given_document)

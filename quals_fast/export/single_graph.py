@@ -53,13 +53,13 @@ class SingleGraph(nn.Module):
         self, generator: QAGenerator, decoding: DecodingConfig, scoring: ScoringConfig
     ) -> None:
         super().__init__()
-        self._settings, self._vocabulary = generator.settings, vocabulary(generator)
+        self._settings, self._vocabulary = generator.conventions, vocabulary(generator.conventions)
         self._decoding, self._scoring = decoding, scoring
         self._unknown = generator.tokenizer.unknown_token_id
         self.encoder = EncoderGraph(generator.bart)
         self.rescorer = RescoreGraph(generator.bart, screened=False)
         self._selector = PairSelector(
-            generator.tokenizer, generator.settings, torch.device("cpu"), contains
+            generator.tokenizer, generator.conventions, torch.device("cpu"), contains
         )
         width = 2 * decoding.num_beams
         if decoding.rule == "hamming":

@@ -36,7 +36,7 @@ class OnnxBeams:
         mask: np.ndarray,
         num_beams: int,
     ) -> None:
-        self._graph, self._settings = generator.graphs["step"], generator.settings
+        self._graph, self._settings = generator.graphs["step"], generator.conventions
         self._spare = generator.spare_candidates
         batch = len(mask)
         self._store, self._mask = make_store(generator, memory, batch), mask

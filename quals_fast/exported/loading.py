@@ -8,7 +8,7 @@ from pathlib import Path
 from quals_fast.errors import BackendUnavailableError
 from quals_fast.exported.manifest import DTYPES, LARGEST_SUMS, read_manifest
 from quals_fast.exported.session import Graph, needs_wide_sums, resolve_provider
-from quals_fast.models.checkpoint import CheckpointError, Settings, read_checkpoint
+from quals_fast.models.checkpoint import CheckpointError, Conventions, read_checkpoint
 from quals_fast.models.shape import BartShape
 from quals_fast.models.tokenizer import QATokenizer
 from quals_fast.processes import cpu_limit
@@ -17,7 +17,7 @@ GRAPHS = ("encoder", "document_encoder", "step", "grow", "rescore")
 
 
 @dataclass(frozen=True, slots=True)
-class OnnxGenerator:
+class OnnxModel:
     """A loaded export with all that belongs to it.
 
     Attributes:
@@ -26,7 +26,7 @@ class OnnxGenerator:
         dtype: ``"float32"``, ``"float16"`` or ``"int8"``.
         provider: ONNX Runtime's execution provider that runs.
         shape: sizes of the network.
-        settings: its special tokens and conventions.
+        conventions: its special tokens and the like.
         tokenizer: its tokenizer.
         graphs: by name.
         spare_candidates: more than are wanted that the step graph must be asked for, since it
@@ -38,7 +38,7 @@ class OnnxGenerator:
     dtype: str
     provider: str
     shape: BartShape
-    settings: Settings
+    conventions: Conventions
     tokenizer: QATokenizer
     graphs: dict[str, Graph]
     spare_candidates: int
@@ -51,7 +51,7 @@ class OnnxGenerator:
 
 def load_onnx(
     folder: str | Path, *, device: str = "auto", dtype: str = "auto", threads: int | None = None
-) -> OnnxGenerator:
+) -> OnnxModel:
     """Load an exported folder.
 
     Args:
@@ -83,7 +83,7 @@ def load_onnx(
             f"dtype {dtype!r} was asked for, but {path} was exported as {found!r}; export the "
             f"model with --dtype {dtype}, or use dtype='auto'"
         )
-    shape, settings = read_checkpoint(path)
+    shape, conventions = read_checkpoint(path)
     wide_sums = found == "int8" and needs_wide_sums(path / names[LARGEST_SUMS])
     if threads is None:
         threads = cpu_limit()  # ONNX Runtime knows nothing of quotas
@@ -92,14 +92,17 @@ def load_onnx(
         for name in dict.fromkeys(names[graph] for graph in GRAPHS)  # one may serve for two
     }
     graphs = {graph: opened[names[graph]] for graph in GRAPHS}
-    return OnnxGenerator(
+    return OnnxModel(
         name=str(manifest["model"]),
         digest=str(manifest["digest"]),
         dtype=str(found),
         provider=graphs["step"].provider,
         shape=shape,
-        settings=settings,
-        tokenizer=QATokenizer.from_folder(path, settings),
+        conventions=conventions,
+        tokenizer=QATokenizer.from_folder(path, conventions),
         graphs=graphs,
         spare_candidates=int(manifest["spare_candidates"]),
     )
+
+
+OnnxGenerator = OnnxModel

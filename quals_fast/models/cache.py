@@ -9,59 +9,32 @@ from __future__ import annotations
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from quals_fast.batching import pad, padded
+from quals_fast.models.loading import TorchModel
 from quals_fast.models.memory import SourceMemory
 from quals_fast.processes import ForkSafeLock
+from quals_fast.results import CacheStats
 
-if TYPE_CHECKING:
-    from quals_fast.models.loading import QAGenerator
-
-Key: TypeAlias = tuple[str, str, bytes]
 Encode: TypeAlias = Callable[[Sequence[Sequence[int]]], tuple[Tensor, Tensor]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheStats:
-    """What a cache has done so far.
-
-    Attributes:
-        hits: documents that were found; several summaries of one document in a batch ask once.
-        misses: documents that had to be encoded.
-        n_documents: documents held now.
-        n_bytes: bytes held now.
-        max_bytes: the bound.
-    """
-
-    hits: int
-    misses: int
-    n_documents: int
-    n_bytes: int
-    max_bytes: int
-
-
 class EncodingCache:
-    """Hidden states by content and model, bounded in bytes; safe to use from several threads.
+    """Hidden states of one model by document, bounded in bytes; safe to use from several threads.
 
     Args:
         max_bytes: bound on the sum of the tensors' sizes. A document above it is not kept.
-
-    Raises:
-        ValueError: `max_bytes` is below 1.
     """
 
     def __init__(self, max_bytes: int) -> None:
-        if max_bytes < 1:
-            raise ValueError(f"`cache_bytes` must be at least 0, but got {max_bytes}")
         self._max_bytes, self._n_bytes = max_bytes, 0
         self._hits = self._misses = 0
-        self._kept: OrderedDict[Key, Tensor] = OrderedDict()
+        self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
         self._lock = ForkSafeLock()
 
     @property
@@ -76,7 +49,7 @@ class EncodingCache:
                 max_bytes=self._max_bytes,
             )
 
-    def get(self, key: Key) -> Tensor | None:
+    def get(self, key: bytes) -> Tensor | None:
         """Return the hidden states ``(S, d)`` of a document, or None; either is counted."""
         with self._lock:
             if key not in self._kept:
@@ -86,7 +59,7 @@ class EncodingCache:
             self._kept.move_to_end(key)
             return self._kept[key]
 
-    def put(self, key: Key, hidden: Tensor) -> None:
+    def put(self, key: bytes, hidden: Tensor) -> None:
         """Keep the hidden states ``(S, d)`` of a document, at the cost of the oldest ones."""
         with self._lock:
             if hidden.nbytes > self._max_bytes or key in self._kept:
@@ -105,32 +78,41 @@ class EncodingCache:
 
 
 def encode_documents(
-    generator: QAGenerator, documents: Sequence[Sequence[int]], multiple_of: int
+    model: TorchModel,
+    cache: EncodingCache | None,
+    documents: Sequence[Sequence[int]],
+    multiple_of: int,
 ) -> SourceMemory:
-    """Encode documents, those that the generator's cache holds from there; no value is read.
+    """Encode documents, or take them from a cache; no value is read.
 
     Args:
-        generator: the model.
+        model: the model.
+        cache: of its encoded documents.
         documents: input ids of B distinct documents.
         multiple_of: the length S that they are padded to is one.
     """
-    bart, pad_token_id = generator.document_bart, generator.settings.pad_token_id
-    positions = bart.shape.max_position_embeddings
+    network, pad_token_id = model.document_network, model.conventions.pad_token_id
+    positions = model.shape.max_position_embeddings
 
     def encode(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        input_ids, mask = pad(rows, pad_token_id, bart.device, multiple_of, positions)
-        return bart.encode_hidden(input_ids, mask), mask
+        input_ids, mask = pad(rows, pad_token_id, model.device, multiple_of, positions)
+        return network.encode_hidden(input_ids, mask), mask
 
-    return bart.project(*hidden_states(generator, documents, multiple_of, encode))
+    return network.project(*hidden_states(model, cache, documents, multiple_of, encode))
 
 
 def hidden_states(
-    generator: QAGenerator, documents: Sequence[Sequence[int]], multiple_of: int, encode: Encode
+    model: TorchModel,
+    cache: EncodingCache | None,
+    documents: Sequence[Sequence[int]],
+    multiple_of: int,
+    encode: Encode,
 ) -> tuple[Tensor, Tensor]:
-    """Return the encoder's last hidden states, those that the generator's cache holds from there.
+    """Return the encoder's last hidden states, or take them from a cache.
 
     Args:
-        generator: the model.
+        model: the model.
+        cache: of its encoded documents.
         documents: input ids of B distinct documents.
         multiple_of: as for `encode_documents`.
         encode: encodes documents; maps input ids to hidden states ``(B', S, d)`` and a mask
@@ -140,15 +122,14 @@ def hidden_states(
         Hidden states ``(B, S, d)`` and True where a token stands, ``(B, S)``; without a cache, what
         `encode` returns.
     """
-    cache = generator.cache
     if cache is None:
         return encode(documents)
-    bart, pad_token_id = generator.document_bart, generator.settings.pad_token_id
-    positions = bart.shape.max_position_embeddings
+    positions, pad_token_id = model.shape.max_position_embeddings, model.conventions.pad_token_id
     mask = torch.from_numpy(padded(documents, pad_token_id, multiple_of, positions)[1])
-    mask = mask.to(bart.device, non_blocking=True)  # a wait would be for the batch before
-    states = torch.zeros(*mask.shape, bart.shape.d_model, dtype=bart.dtype, device=bart.device)
-    keys = [_key(generator, document) for document in documents]
+    mask = mask.to(model.device, non_blocking=True)  # a wait would be for the batch before
+    dtype = model.document_network.dtype
+    states = torch.zeros(*mask.shape, model.shape.d_model, dtype=dtype, device=model.device)
+    keys = [_key(document) for document in documents]
     kept = [cache.get(key) for key in keys]
     missing = [row for row, hidden in enumerate(kept) if hidden is None]
     if missing:
@@ -166,8 +147,6 @@ def hidden_states(
     return states, mask
 
 
-def _key(generator: QAGenerator, document: Sequence[int]) -> Key:
-    """Name a document's content, as the model reads it, and the model."""
-    content = blake2b(array("q", document).tobytes(), digest_size=20).digest()
-    bart = generator.document_bart
-    return generator.digest, f"{bart.dtype} {bart.device}", content
+def _key(document: Sequence[int]) -> bytes:
+    """Name a document's content as the model reads it."""
+    return blake2b(array("q", document).tobytes(), digest_size=20).digest()

@@ -19,7 +19,7 @@ class CheckpointError(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Conventions:
     """A question-answer generator's conventions, each read from its config and never guessed.
 
     Attributes:
@@ -50,7 +50,10 @@ class Settings:
     answer_match: AnswerMatch | None
 
 
-def read_checkpoint(folder: Path) -> tuple[BartShape, Settings]:
+Settings = Conventions
+
+
+def read_checkpoint(folder: Path) -> tuple[BartShape, Conventions]:
     """Read and check ``config.json``, and ``generation_config.json`` for what it leaves out.
 
     Raises:
@@ -71,7 +74,7 @@ def read_checkpoint(folder: Path) -> tuple[BartShape, Settings]:
     return check_config(folder, config)
 
 
-def check_config(folder: Path, config: dict[str, Any]) -> tuple[BartShape, Settings]:
+def check_config(folder: Path, config: dict[str, Any]) -> tuple[BartShape, Conventions]:
     """Check a BART's config, of which the folder is named in messages.
 
     Raises:
@@ -94,10 +97,10 @@ def check_config(folder: Path, config: dict[str, Any]) -> tuple[BartShape, Setti
             reader.fail(f"`d_model` {shape.d_model} is not divisible by {heads} {part} heads")
     if config.get("normalize_before") or config.get("tie_word_embeddings") is False:
         reader.fail("`normalize_before` and untied word embeddings are not supported")
-    return shape, _read_settings(reader, shape)
+    return shape, _read_conventions(reader, shape)
 
 
-def _read_settings(reader: _Reader, shape: BartShape) -> Settings:
+def _read_conventions(reader: _Reader, shape: BartShape) -> Conventions:
     last = shape.vocab_size - 1
     if reader.config.get("sep_token_id") is None:
         reader.fail(
@@ -117,7 +120,7 @@ def _read_settings(reader: _Reader, shape: BartShape) -> Settings:
     if match not in (None, "ids", "text"):
         reader.fail(f"`answer_match` must be 'ids' or 'text', but got {match!r}")
     forced = reader.config.get("forced_bos_token_id")
-    settings = Settings(
+    conventions = Conventions(
         vocab_size=shape.vocab_size,
         bos_token_id=reader.integer("bos_token_id", 0, last) if source_bos else None,
         eos_token_id=eos,
@@ -131,19 +134,19 @@ def _read_settings(reader: _Reader, shape: BartShape) -> Settings:
         max_source_tokens=longest,
         answer_match=match,
     )
-    generated = {"sep_token_id": settings.sep_token_id, "eos_token_id": settings.eos_token_id}
-    if settings.forced_bos_token_id is not None:
-        generated["forced_bos_token_id"] = settings.forced_bos_token_id
+    generated = {"sep_token_id": conventions.sep_token_id, "eos_token_id": conventions.eos_token_id}
+    if conventions.forced_bos_token_id is not None:
+        generated["forced_bos_token_id"] = conventions.forced_bos_token_id
     for name, token in generated.items():
         same = [other for other, id_ in generated.items() if id_ == token and other != name]
-        same += ["pad_token_id"] * (token == settings.pad_token_id)
+        same += ["pad_token_id"] * (token == conventions.pad_token_id)
         same += ["masked_token_ids"] * (token in masked)
         if same:
             reader.fail(f"`{name}` {token} must be a token of its own, but is in `{same[0]}` too")
-    return settings
+    return conventions
 
 
-def check_fits(shape: BartShape, settings: Settings, config: DecodingConfig) -> None:
+def check_fits(shape: BartShape, conventions: Conventions, config: DecodingConfig) -> None:
     """Check that a model can be searched with these settings.
 
     Raises:
@@ -151,7 +154,7 @@ def check_fits(shape: BartShape, settings: Settings, config: DecodingConfig) -> 
             between a first token and an end that are both forced.
     """
     positions = shape.max_position_embeddings
-    usable = settings.vocab_size - len({settings.pad_token_id, *settings.masked_token_ids})
+    usable = conventions.vocab_size - len({conventions.pad_token_id, *conventions.masked_token_ids})
     if config.max_length >= positions:
         raise ValueError(
             f"`max_length` must be below the model's {positions} positions, but got "
@@ -163,7 +166,7 @@ def check_fits(shape: BartShape, settings: Settings, config: DecodingConfig) -> 
             f"{config.min_vocab_size} usable tokens, but the model has {usable}; use more "
             "`num_beam_groups` or fewer `num_beams`"
         )
-    if settings.forced_bos_token_id is not None and config.max_length < 2:
+    if conventions.forced_bos_token_id is not None and config.max_length < 2:
         raise ValueError(
             "`max_length` must be at least 2 for a model that forces the first token, but got "
             f"{config.max_length}"

@@ -28,7 +28,7 @@ def padded_rows(count: int) -> int:
     return -(-count // step) * step
 
 
-class PackedLinear(nn.Module):
+class OneDnnLinear(nn.Module):
     """`nn.Linear` whose weight is kept in the order in which oneDNN reads it.
 
     Args:
@@ -53,11 +53,11 @@ class PackedLinear(nn.Module):
         return product[:count].unflatten(0, x.shape[:-1])
 
 
-def pack_linears(network: nn.Module) -> None:
+def use_onednn(network: nn.Module) -> None:
     """Let oneDNN compute a network's float32 layers; it then serves inference on the CPU only."""
     if not onednn_pays():
         return
     for module in [*network.modules()]:
         for name, child in module.named_children():
             if isinstance(child, nn.Linear) and child.weight.dtype == torch.float32:
-                setattr(module, name, PackedLinear(child.weight, child.bias))
+                setattr(module, name, OneDnnLinear(child.weight, child.bias))

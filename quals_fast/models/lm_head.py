@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from quals_fast.models.integers import Int8Linear
-from quals_fast.models.linear import PackedLinear, onednn_pays
+from quals_fast.models.linear import OneDnnLinear, onednn_pays
 from quals_fast.ops import Kernels, topk_lowest_id
 
 _ROWS = 64  # rows of logits at once: 64 x 28,216 float32 are 7 MB
@@ -96,7 +96,7 @@ class CpuLMHead(LMHead):
     def _linear(self) -> Callable[[Tensor], Tensor]:
         """Rows times the weight; made when first needed, since it copies the weight."""
         if onednn_pays():
-            return PackedLinear(self._weight)
+            return OneDnnLinear(self._weight)
         return partial(F.linear, weight=self._weight)
 
 

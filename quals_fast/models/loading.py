@@ -1,4 +1,4 @@
-"""Load a question-answer generator: the bundled one, or a local Hugging Face folder."""
+"""Load a question-answer generator for PyTorch: the bundled one, or a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from quals_fast.models.bart import Bart
-from quals_fast.models.cache import EncodingCache
 from quals_fast.models.checkpoint import (
     CheckpointError,
-    Settings,
+    Conventions,
     read_checkpoint,
     read_json,
     refuse_adapter,
@@ -37,41 +36,56 @@ _TIED = ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight
 
 
 @dataclass(frozen=True, slots=True)
-class QAGenerator:
+class TorchModel:
     """A loaded model with all that belongs to it.
 
     Attributes:
         name: the bundled model's name, or the folder's.
         digest: first 12 hexadecimal digits of the SHA-256 over weights, config and tokenizer.
-        bart: the network that reads summaries and searches, in evaluation mode.
-        document_bart: the network that reads documents and rescores: the same, or a copy in a
+        network: reads summaries and searches, in evaluation mode.
+        document_network: the network that reads documents and rescores: the same, or a copy in a
             shorter type.
         head: the LM head of both.
         tokenizer: its tokenizer.
-        settings: its special tokens and conventions.
+        conventions: its special tokens and the like.
         precision: what is computed in which type.
         kernels: what computes.
-        packed: whether to look at values and compute only what matters, as suits a CPU, or to
-            compute all in fixed shapes.
-        cache: of encoded documents, or None.
     """
 
     name: str
     digest: str
-    bart: Bart
-    document_bart: Bart
+    network: Bart
+    document_network: Bart
     head: LMHead
     tokenizer: QATokenizer
-    settings: Settings
+    conventions: Conventions
     precision: Precision
     kernels: Kernels
-    packed: bool
-    cache: EncodingCache | None = None
 
     @property
     def shape(self) -> BartShape:
         """Sizes of the network."""
-        return self.bart.shape
+        return self.network.shape
+
+    @property
+    def bart(self) -> Bart:
+        """Old name."""
+        return self.network
+
+    @property
+    def document_bart(self) -> Bart:
+        """Old name."""
+        return self.document_network
+
+    @property
+    def settings(self) -> Conventions:
+        """Old name."""
+        return self.conventions
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.network.device
 
     def runs_as(self) -> dict[str, str]:
         """Return what the signature says of how it runs."""
@@ -83,14 +97,19 @@ class QAGenerator:
         }
 
 
-def load_generator(
+QAGenerator = TorchModel
+
+
+def load_model(
     model: str | Path,
     *,
     device: torch.device,
     precision: Precision = PRECISIONS["float32"],
     kernels: Kernels = EAGER,
-) -> QAGenerator:
+) -> TorchModel:
     """Load a bundled model by name, or a local folder with safetensors weights.
+
+    It is for a `CpuEngine` if `runs_on_cpu` says so, else for a `GpuEngine`.
 
     Args:
         model: ``"qagen-mini"``, or a folder.
@@ -105,37 +124,44 @@ def load_generator(
     folder = model_folder(model)
     if folder.parent == ASSETS:
         _verify_checksums(folder)
-    shape, settings = read_checkpoint(folder)
-    tokenizer = QATokenizer.from_folder(folder, settings)
-    bart = _build(shape, settings, read_weights(folder), folder)
+    shape, conventions = read_checkpoint(folder)
+    tokenizer = QATokenizer.from_folder(folder, conventions)
+    network = _build(shape, conventions, read_weights(folder), folder)
     paths = [*_weight_files(folder), *(folder / name for name in _HASHED)]
-    packed = device.type == "cpu" and kernels is EAGER
-    if not packed and precision.documents != precision.search:
+    on_cpu = runs_on_cpu(device, kernels)
+    if not on_cpu and precision.documents != precision.search:
         raise ValueError(f"`precision` {precision.name!r} is for the eager backend on a CPU")
     head: LMHead
-    bias = bart.final_logits_bias.to(device)  # float32, before the network changes its type
-    if packed:
-        weight = bart.model.shared.weight.detach()
+    bias = network.final_logits_bias.to(device)  # float32, before the network changes its type
+    if on_cpu:
+        weight = network.model.shared.weight.detach()
         make = ScreenedLMHead if precision.integers else CpuLMHead
         head = make(weight, bias, kernels)
     else:
-        bart.to(device=device, dtype=precision.search).run_by(kernels)
-        head = LMHead(bart.model.shared.weight.detach(), bias, kernels)
-    documents = bart
+        network.to(device=device, dtype=precision.search).run_by(kernels)
+        head = LMHead(network.model.shared.weight.detach(), bias, kernels)
+    document_network = network
     if precision.documents != precision.search:
-        documents = copy.deepcopy(bart).to(device=device, dtype=precision.documents)
-    return QAGenerator(
+        document_network = copy.deepcopy(network).to(device=device, dtype=precision.documents)
+    return TorchModel(
         name=folder.resolve().name,
         digest=_digest(paths),
-        bart=bart.to(device=device, dtype=precision.search),
-        document_bart=documents.to(device=device),
+        network=network.to(device=device, dtype=precision.search),
+        document_network=document_network.to(device=device),
         head=head,
         tokenizer=tokenizer,
-        settings=settings,
+        conventions=conventions,
         precision=precision,
         kernels=kernels,
-        packed=packed,
     )
+
+
+def runs_on_cpu(device: torch.device, kernels: Kernels) -> bool:
+    """Return whether a CPU's own operations run; interpreted kernels stand for a GPU's."""
+    return device.type == "cpu" and kernels is EAGER
+
+
+load_generator = load_model
 
 
 def model_folder(model: str | Path) -> Path:
@@ -243,14 +269,16 @@ def _weight_files(folder: Path) -> list[Path]:
     )
 
 
-def _build(shape: BartShape, settings: Settings, weights: dict[str, Tensor], folder: Path) -> Bart:
+def _build(
+    shape: BartShape, conventions: Conventions, weights: dict[str, Tensor], folder: Path
+) -> Bart:
     """Check every tensor against the network's own, then put it there."""
     bias = weights.pop("final_logits_bias", torch.zeros(shape.vocab_size)).float().flatten()
     with torch.device("meta"):
         bart = Bart(shape)
     expected = bart.state_dict()
     if bias.shape == expected["final_logits_bias"].shape:
-        bias[list(settings.masked_token_ids)] = -torch.inf
+        bias[list(conventions.masked_token_ids)] = -torch.inf
     weights["final_logits_bias"] = bias
     missing = sorted(expected.keys() - weights.keys())
     unknown = sorted(weights.keys() - expected.keys())

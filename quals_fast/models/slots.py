@@ -1,6 +1,6 @@
 """What the slots of a beam search have decoded, and how one decoder step attends to it.
 
-`DenseSlots` has fixed shapes and never looks at a value, for GPUs. `PackedSlots` computes each
+`DenseSlots` has fixed shapes and never looks at a value, for GPUs. `DistinctSlots` computes each
 distinct history of a sentence once, and only of what still searches, for CPUs, where a look at the
 values costs nothing.
 """
@@ -168,7 +168,7 @@ class DenseSlots:
         return rows.unflatten(0, (-1, self._width))
 
 
-class PackedSlots:
+class DistinctSlots:
     """One row for each distinct history of a sentence; none for what no longer searches.
 
     Slots with equal histories have equal distributions, and early on most slots are alike. Rows of

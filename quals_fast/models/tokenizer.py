@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from quals_fast.models.checkpoint import AnswerMatch, CheckpointError, Settings
+from quals_fast.models.checkpoint import AnswerMatch, CheckpointError, Conventions
 
 _PIECE = 4096  # characters that are tokenised together
 _BATCH = 64  # pieces at once; tokenising takes some 200 bytes a character
@@ -27,6 +27,7 @@ class Source(NamedTuple):
     """A text as the encoder takes it.
 
     Attributes:
+        text: the whole text.
         input_ids: with special tokens, cut to the checkpoint's `max_source_tokens`.
         text_ids: all tokens of the text, uncut and without special tokens; an array, since a list
             would take ten times the memory.
@@ -34,6 +35,7 @@ class Source(NamedTuple):
         unknown_tokens: tokens of the whole text that stand for what the vocabulary lacks.
     """
 
+    text: str
     input_ids: list[int]
     text_ids: array[int]
     truncated_tokens: int
@@ -50,7 +52,7 @@ class QATokenizer:
 
     Args:
         tokenizer: as loaded from the checkpoint's folder.
-        settings: special ids and lengths of the checkpoint.
+        conventions: special ids and lengths of the checkpoint.
 
     Attributes:
         answer_match: whether answers are looked up by token ids or by text.
@@ -58,21 +60,21 @@ class QATokenizer:
             byte-level BPE does.
     """
 
-    def __init__(self, tokenizer: Tokenizer, settings: Settings) -> None:
+    def __init__(self, tokenizer: Tokenizer, conventions: Conventions) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         tokenizer.encode_special_tokens = True  # a "</s>" in a text is text, not the end
         self._tokenizer = tokenizer
-        self._settings = settings
+        self._conventions = conventions
         is_wordpiece = type(tokenizer.model).__name__ == "WordPiece"
-        self.answer_match: AnswerMatch = settings.answer_match or (
+        self.answer_match: AnswerMatch = conventions.answer_match or (
             "ids" if is_wordpiece else "text"
         )
         self.unknown_token_id = unknown_token_id(tokenizer)
         self._cut = safe_cut(tokenizer)
 
     @classmethod
-    def from_folder(cls, folder: Path, settings: Settings) -> QATokenizer:
+    def from_folder(cls, folder: Path, conventions: Conventions) -> QATokenizer:
         """Load ``tokenizer.json``, or a byte-level BPE from ``vocab.json`` and ``merges.txt``.
 
         Raises:
@@ -80,16 +82,16 @@ class QATokenizer:
         """
         tokenizer = read_tokenizer(folder)
         size = max(tokenizer.get_vocab().values(), default=-1) + 1  # ids may have gaps
-        if size > settings.vocab_size:
+        if size > conventions.vocab_size:
             raise CheckpointError(
                 f"{folder}: the tokenizer has {size} tokens, but the model's vocabulary only "
-                f"{settings.vocab_size}; the two do not belong together"
+                f"{conventions.vocab_size}; the two do not belong together"
             )
-        return cls(tokenizer, settings)
+        return cls(tokenizer, conventions)
 
-    def with_settings(self, settings: Settings) -> QATokenizer:
-        """Return one for other settings of the same checkpoint, such as shorter sources."""
-        return QATokenizer(self._tokenizer, settings)
+    def with_conventions(self, conventions: Conventions) -> QATokenizer:
+        """Return one for other conventions of the same checkpoint, such as shorter sources."""
+        return QATokenizer(self._tokenizer, conventions)
 
     def encode(self, texts: Sequence[str]) -> list[Source]:
         """Tokenise texts, add special tokens, cut what does not fit and count it.
@@ -97,14 +99,14 @@ class QATokenizer:
         Long texts are tokenised piece by piece, which gives the same tokens in little memory. Only
         texts without a word's end, and tokenizers that `safe_cut` does not know, go as a whole.
         """
-        s = self._settings
+        s = self._conventions
         start = [] if s.bos_token_id is None else [s.bos_token_id]
         room = s.max_source_tokens - len(start) - 1
         sources = []
-        for ids in self._tokenise(texts):
+        for text, ids in zip(texts, self._tokenise(texts), strict=True):
             unknown = 0 if self.unknown_token_id is None else ids.count(self.unknown_token_id)
             input_ids = [*start, *ids[:room], s.eos_token_id]
-            sources.append(Source(input_ids, ids, max(0, len(ids) - room), unknown))
+            sources.append(Source(text, input_ids, ids, max(0, len(ids) - room), unknown))
         return sources
 
     def _tokenise(self, texts: Sequence[str]) -> list[array[int]]:
@@ -130,7 +132,7 @@ class QATokenizer:
 
     def readable_tokens(self, token_ids: tuple[int, ...]) -> tuple[str, ...]:
         """Return each token as it is read: pieces that continue a word keep their ``##``."""
-        named = {self._settings.sep_token_id: "<sep>", self._settings.eos_token_id: "<eos>"}
+        named = {self._conventions.sep_token_id: "<sep>", self._conventions.eos_token_id: "<eos>"}
         return tuple(named.get(i) or self._one(i) for i in token_ids)
 
     def _one(self, token_id: int) -> str:

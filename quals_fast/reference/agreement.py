@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from quals_fast.batching import pad
-from quals_fast.engine import generation
+from quals_fast.engine.base import TorchEngine
 from quals_fast.engine.generation import read_back
 from quals_fast.ops import GroupChoice
 from quals_fast.reference.diverse_beam import Trace
@@ -57,10 +57,13 @@ def compare_search(
 @torch.inference_mode()
 def search(scorer: QualsScorer, summary: str) -> tuple[list[tuple[int, ...]], list[GroupChoice]]:
     """Return the engine's sequences for one summary, and what its groups chose at each step."""
-    generator, config = scorer.generator, scorer.decoding
-    (source,) = generator.tokenizer.encode([summary])
-    ids, mask = pad([source.input_ids], generator.settings.pad_token_id, generator.bart.device)
+    engine = scorer.engine
+    if not isinstance(engine, TorchEngine):
+        raise TypeError(f"expected an engine of PyTorch, but got {type(engine).__name__}")
+    model = engine.model
+    (source,) = model.tokenizer.encode([summary])
+    ids, mask = pad([source.input_ids], model.conventions.pad_token_id, model.device)
     choices: list[GroupChoice] = []
-    memory = generator.bart.encode(ids, mask)
-    found = generation.begin_search(generator, memory, config, choices.append).run()
+    memory = model.network.encode(ids, mask)
+    found = engine.begin_search(memory, scorer.decoding, choices.append).run()
     return [hypothesis.token_ids for hypothesis in next(read_back(found))], choices

@@ -71,8 +71,8 @@ def test_nats_are_those_of_the_engine(tmp_path):
     corpus = Corpus([RIVER, BRIDGE], [question], {"T": [0, 1]}, ["T", "T"])
     found = choices.nats(scorer, corpus)
     assert found.keys() == {"short", "long"}
-    target = (*scorer.generator.tokenizer.encode(["who won ?"])[0].text_ids, 1)
-    answer = (*scorer.generator.tokenizer.encode(["1962"])[0].text_ids, 4)
+    target = (*scorer.engine.model.tokenizer.encode(["who won ?"])[0].text_ids, 1)
+    answer = (*scorer.engine.model.tokenizer.encode(["1962"])[0].text_ids, 4)
     by_text = {}
     for text in (f"{RIVER} {BRIDGE}", f"{BRIDGE} {RIVER}"):
         ((logprobs,),) = scorer.rescore([text], [[target + answer]])

@@ -183,7 +183,7 @@ def test_the_page_says_what_was_measured(scorer, folder, rows, tmp_path, monkeyp
 
 
 def pair_ids(scorer):
-    encode = scorer.generator.tokenizer.encode
+    encode = scorer.engine.model.tokenizer.encode
     question, answer = encode(["who won ?", "queen anne"])
     return [*question.text_ids, 1, *answer.text_ids, 4]
 

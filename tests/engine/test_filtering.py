@@ -95,7 +95,7 @@ def kept(loaded, summary, question, answer, *, ids=None):
     if ids is None:
         ids = [*question_ids, settings.sep_token_id, *answer_ids, settings.eos_token_id]
     (source,) = tokenizer.encode([summary])
-    return keep_pairs([hypothesis_of(ids)], summary, source.text_ids, tokenizer, settings, 10)
+    return keep_pairs([hypothesis_of(ids)], source, tokenizer, settings, 10)
 
 
 def test_wordpiece_answers_are_matched_by_ids(wordpiece):

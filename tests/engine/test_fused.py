@@ -10,6 +10,7 @@ from unittest.mock import MagicMock
 import pytest
 import tiny_models
 import torch
+from engines import in_fixed_shapes, pass_of
 from quals_fast_kernels._compat import HAS_TRITON
 from recorded_graphs import record_graphs
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -20,10 +21,10 @@ from quals_fast.batching import pad
 from quals_fast.decoding import graph
 from quals_fast.decoding.graph import GraphedSearch
 from quals_fast.engine import fused as module
-from quals_fast.engine.generation import begin_search
+from quals_fast.engine import transfer
+from quals_fast.engine.gpu import GpuEngine
 from quals_fast.engine.graphs import Captured, GraphCache
 from quals_fast.models.lm_head import LMHead
-from quals_fast.ops import EAGER
 
 TEXT = "the queen opened the 陈 bridge over the river in the town"
 SUMMARIES = ["queen opened bridge", "the town", "陈 bridge over the river", "?", "陈 伟 ,"]
@@ -44,10 +45,7 @@ def scorers(folder, rule, *, groups=12, max_pairs=10):
     staged = QualsScorer.from_pretrained(
         folder, device="cpu", dtype="float32", decoding=config, scoring=scoring
     )
-    bart = staged.generator.bart
-    head = LMHead(bart.model.shared.weight, bart.final_logits_bias, EAGER)
-    fixed = replace(staged.generator, packed=False, head=head)
-    return staged, QualsScorer(fixed, decoding=config, scoring=scoring)
+    return staged, in_fixed_shapes(staged)
 
 
 def check_equal(staged, fused):
@@ -71,7 +69,7 @@ def test_equal_to_the_staged_pass(folder, rule, groups):
 
 def test_answers_with_unknown_tokens_are_generated_but_not_kept(folder):
     staged, fused = scorers(folder, "fairseq09", max_pairs=None)
-    unknown, sep = staged.generator.tokenizer.unknown_token_id, 1
+    unknown, sep = staged.engine.model.tokenizer.unknown_token_id, 1
     (found,) = staged.generate(SUMMARIES[2:3])
     answers = [h.token_ids[h.token_ids.index(sep) :] for h in found if sep in h.token_ids]
     assert sum(unknown in answer for answer in answers) >= 2
@@ -104,7 +102,7 @@ def test_no_more_is_rescored_than_there_is(folder, monkeypatch):
 
 def test_a_batch_without_pairs_rescores_nothing(folder, monkeypatch):
     _, fused = scorers(folder, "fairseq09")
-    monkeypatch.delattr(type(fused.generator.bart), "decode_packed")
+    monkeypatch.delattr(type(fused.engine.model.network), "decode_packed")
     (row,) = fused.score(["the town"], ["?"])
     assert row.status == "no_pairs"
 
@@ -115,15 +113,15 @@ class Watched:
     def __init__(self, monkeypatch, fused, max_bytes=2**30):
         record_graphs(monkeypatch)
         self.captured, self.replayed = [], Counter()
-        self.cache = fused._pass._graphs = GraphCache(max_bytes)
-        fused._pass._capturing, fused._pass._capturing_beside = MagicMock(), MagicMock()
+        self.cache = pass_of(fused)._graphs = GraphCache(max_bytes)
+        pass_of(fused)._capturing, pass_of(fused)._capturing_beside = MagicMock(), MagicMock()
         # What runs beside the rest must not share its workspace of cuBLAS.
-        streams = {"_encode_documents": fused._pass._capturing_beside}
+        streams = {"_encode_documents": pass_of(fused)._capturing_beside}
         init, call, run = Captured.__init__, Captured.__call__, GraphedSearch.run
 
         def capture(captured, function, inputs, device, stream):
             captured.name = function.func.__name__
-            assert stream is streams.get(captured.name, fused._pass._capturing)
+            assert stream is streams.get(captured.name, pass_of(fused)._capturing)
             self.captured.append(captured.name)
             init(captured, function, inputs, device, stream)
 
@@ -167,10 +165,8 @@ def test_one_pair_and_then_others_of_its_shapes(folder, monkeypatch):
 
 
 def test_documents_are_kept_as_they_were_when_their_graph_encodes_others(folder, monkeypatch):
-    staged, plain = scorers(folder, "fairseq09")
-    fused = QualsScorer(
-        plain.generator, decoding=staged.decoding, scoring=staged.scoring, cache_bytes=2**20
-    )
+    staged, _ = scorers(folder, "fairseq09")
+    fused = in_fixed_shapes(staged, cache_bytes=2**20)
     graphs = Watched(monkeypatch, fused)
     for i in (0, 1, 2, 3, 0, 1, 2, 3):
         expected = staged.score([DISTINCT[i]], [SUMMARIES[0]])
@@ -213,15 +209,15 @@ def graphed(tmp_path, monkeypatch):
             max_length=max_length,
         )
         folder = tiny_models.write_checkpoint(tmp_path / f"{lift}")
-        generator = QualsScorer.from_pretrained(folder, device="cpu", dtype="float32").generator
-        bias = generator.bart.final_logits_bias.clone()
-        bias[generator.settings.eos_token_id] += lift
-        head = LMHead(generator.bart.model.shared.weight, bias, EAGER)
-        settings = replace(generator.settings, forced_bos_token_id=forced_bos)
-        generator = replace(generator, packed=False, head=head, settings=settings)
-        scorer = QualsScorer(generator, decoding=config)
-        scorer._pass._graphs.max_bytes = 2**30
-        scorer._pass._capturing, scorer._pass._capturing_beside = MagicMock(), MagicMock()
+        staged = QualsScorer.from_pretrained(folder, device="cpu", dtype="float32", decoding=config)
+        model = staged.engine.model
+        bias = model.network.final_logits_bias.clone()
+        bias[model.conventions.eos_token_id] += lift
+        conventions = replace(model.conventions, forced_bos_token_id=forced_bos)
+        scorer = in_fixed_shapes(staged, conventions, bias)
+        of_graphs = pass_of(scorer)
+        of_graphs._graphs.max_bytes = 2**30
+        of_graphs._capturing, of_graphs._capturing_beside = MagicMock(), MagicMock()
         return scorer
 
     return make
@@ -247,19 +243,19 @@ def test_graphs_find_what_the_search_finds(graphed, monkeypatch, rule, lift, shr
 
     monkeypatch.setattr(GraphedSearch, "_take_over", watch)
     scorer = graphed(rule, lift)
-    tokenizer = scorer.generator.tokenizer
+    tokenizer = scorer.engine.model.tokenizer
     with torch.inference_mode():
         for n in (16, 16, 16, 16, 13, 9, 8, 16, 1, 1, 20):  # the first ones without
             ids = [source.input_ids for source in tokenizer.encode(MANY[:n])]
-            memory = scorer._pass._encode_summaries(scorer._pass._padded(ids))
-            expected = begin_search(scorer.generator, memory, scorer.decoding).run()
+            memory = pass_of(scorer)._encode_summaries(pass_of(scorer)._padded(ids))
+            expected = scorer.engine.begin_search(memory, scorer.decoding).run()
             filled = [*ids, *[ids[-1]] * (module.filled_up(n) - n)]
-            found = scorer._pass._search(filled, n)
+            found = pass_of(scorer)._search(filled, n)
             length = expected.token_ids.shape[2]
             for name, part, other in zip(found._fields, found, expected, strict=True):
                 part = part[:n, :, :length] if part.ndim == 3 else part[:n]
                 assert torch.allclose(part, other, atol=1e-5), (n, name)
-    sizes = {key[1] for key in scorer._pass._graphs._kept if key[0] == "search"}
+    sizes = {key[1] for key in pass_of(scorer)._graphs._kept if key[0] == "search"}
     assert sizes >= {1, 16}
     assert ({4} <= sizes, bool(taken)) == (shrinks > 0, shrinks > 0)
     assert all(len(row_of) == 4 == len(set(row_of)) for row_of in taken)
@@ -277,12 +273,12 @@ def test_graphs_find_what_the_search_finds(graphed, monkeypatch, rule, lift, shr
 )
 def test_graphs_of_any_length(graphed, rule, forced_bos, min_length, max_length):
     scorer = graphed(rule, 3.0, forced_bos, min_length, max_length)
-    ids = [source.input_ids for source in scorer.generator.tokenizer.encode(MANY[:4])]
+    ids = [source.input_ids for source in scorer.engine.model.tokenizer.encode(MANY[:4])]
     with torch.inference_mode():
-        found = [scorer._pass._search(ids, 4) for _ in range(3)][-1]  # replays
-        memory = scorer._pass._encode_summaries(scorer._pass._padded(ids))
-        expected = begin_search(scorer.generator, memory, scorer.decoding).run()
-    assert len(scorer._pass._graphs._kept) == 2
+        found = [pass_of(scorer)._search(ids, 4) for _ in range(3)][-1]  # replays
+        memory = pass_of(scorer)._encode_summaries(pass_of(scorer)._padded(ids))
+        expected = scorer.engine.begin_search(memory, scorer.decoding).run()
+    assert len(pass_of(scorer)._graphs._kept) == 2
     for part, other in zip(found, expected, strict=True):
         torch.testing.assert_close(part, other, atol=1e-5, rtol=0)
     if forced_bos is not None:
@@ -299,14 +295,14 @@ def test_one_summary_of_nan_leaves_the_others_as_they_are(graphed, monkeypatch):
         return memory
 
     scorer = graphed("fairseq09", -50.0)  # all others end with the last graph
-    ids = [source.input_ids for source in scorer.generator.tokenizer.encode(MANY[:16])]
+    ids = [source.input_ids for source in scorer.engine.model.tokenizer.encode(MANY[:16])]
     with torch.inference_mode():
         for _ in range(3):  # then four have graphs, which hold what was found
-            scorer._pass._search(ids[:4], 4)
-        expected = scorer._pass._search(ids, 16)
+            pass_of(scorer)._search(ids[:4], 4)
+        expected = pass_of(scorer)._search(ids, 16)
         monkeypatch.setattr(module.FusedPass, "_encode_summaries", broken)
         for _ in range(3):
-            found = scorer._pass._search(ids, 16)
+            found = pass_of(scorer)._search(ids, 16)
             assert [row for row in range(16) if not found.lengths[row].all()] == [9]
             others = torch.arange(16) != 9
             assert torch.equal(found.token_ids[others], expected.token_ids[others])
@@ -314,21 +310,19 @@ def test_one_summary_of_nan_leaves_the_others_as_they_are(graphed, monkeypatch):
 
 def test_a_larger_batch_takes_larger_stores(graphed):
     scorer = graphed("fairseq09", 3.0)
-    kept = scorer._pass._graphs._kept
+    kept = pass_of(scorer)._graphs._kept
     for sizes in ([4, 4], [16, 16], [4, 4]):
         for n in sizes:
             scorer.score([TEXT] * n, MANY[:n])
     assert [key[1] for key in kept if key[0] == "search"] == [16, 4]
-    assert scorer._pass._stores.batch_size == 16
-    assert scorer._pass._let_go()
-    assert (list(kept), scorer._pass._stores) == ([], None)
+    assert pass_of(scorer)._stores.batch_size == 16
+    assert pass_of(scorer)._let_go()
+    assert (list(kept), pass_of(scorer)._stores) == ([], None)
 
 
 def test_a_callback_may_score_between_batches_and_may_fail(folder, monkeypatch):
-    staged, plain = scorers(folder, "fairseq09")
-    fused = QualsScorer(
-        plain.generator, decoding=staged.decoding, scoring=staged.scoring, max_batch_tokens=1
-    )
+    staged, _ = scorers(folder, "fairseq09")
+    fused = in_fixed_shapes(staged, max_batch_tokens=1)
     Watched(monkeypatch, fused)
     expected = staged.score(DOCUMENTS, SUMMARIES).scores
     inside = []
@@ -498,15 +492,15 @@ class Counting(TorchDispatchMode):
 @pytest.mark.parametrize("rule", ["fairseq09", "hamming"])
 def test_no_step_of_the_search_reads_a_value_or_copies_between_devices(folder, rule):
     _, fused = scorers(folder, rule)
-    generator = fused.generator
+    model = fused.engine.model
     with torch.inference_mode():
-        sources = generator.tokenizer.encode(SUMMARIES)
+        sources = model.tokenizer.encode(SUMMARIES)
         ids = [source.input_ids for source in sources]
-        memory = generator.bart.encode(
-            *pad(ids, generator.settings.pad_token_id, torch.device("cpu"))
+        memory = model.network.encode(
+            *pad(ids, model.conventions.pad_token_id, torch.device("cpu"))
         )
         with Counting() as counting:
-            found = begin_search(generator, memory, fused.decoding).run()
+            found = fused.engine.begin_search(memory, fused.decoding).run()
     assert sum(counting.seen.values()) == 0, counting.seen
     assert int(found.lengths.min()) > 0
 
@@ -521,9 +515,9 @@ def test_all_that_is_read_travels_as_one():
         torch.empty(0, dtype=torch.int64),
         torch.tensor(7, dtype=torch.int32),
     ]
-    joined = module.joined_bytes(tensors)
+    joined = transfer.joined_bytes(tensors)
     assert joined.shape == (3 + 24 + 24 + 48 + 4,)
-    for found, expected in zip(module.parted_bytes(joined, tensors), tensors, strict=True):
+    for found, expected in zip(transfer.parted_bytes(joined, tensors), tensors, strict=True):
         torch.testing.assert_close(found, expected, atol=0, rtol=0)
 
 
@@ -557,10 +551,12 @@ def test_on_a_gpu_nothing_waits_and_the_scores_are_the_cpus(folder, monkeypatch,
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(reads) == 1  # how much is kept; the rest is waited for on another thread
-    assert len(fast._pass._graphs._kept) == 5  # both encodings, search, selection, rescoring
+    assert len(pass_of(fast)._graphs._kept) == 5  # both encodings, search, selection, rescoring
     check_equal(staged, fast)
     without = QualsScorer(
-        fast.generator, decoding=staged.decoding, scoring=staged.scoring, graph_bytes=0
+        GpuEngine(fast.engine.model, graph_bytes=0),
+        decoding=staged.decoding,
+        scoring=staged.scoring,
     )
     assert without.score(DOCUMENTS, SUMMARIES).scores == pytest.approx(
         found.scores, abs=1e-5, nan_ok=True
@@ -578,7 +574,7 @@ def test_on_a_gpu_graphs_hold_what_is_counted():
     scorer.score(*texts)
     torch.cuda.empty_cache()
     held = torch.cuda.memory_reserved() - before
-    graphs, stores = scorer._pass._graphs, scorer._pass._stores
+    graphs, stores = pass_of(scorer)._graphs, pass_of(scorer)._stores
     assert 0 < graphs.n_bytes < graphs.max_bytes
     counted = graphs.n_bytes + stores.n_bytes
     assert 0.8 * counted < held < 1.5 * counted + 2**26
@@ -594,7 +590,8 @@ def test_on_a_gpu_a_batch_that_shrinks_finds_the_same(rule):
     whole = QualsScorer.from_pretrained(
         "qagen-mini", device="cuda", dtype="float32", decoding=DecodingConfig(rule=rule)
     )
-    expected = QualsScorer(whole.generator, decoding=whole.decoding, graph_bytes=0).score(*texts)
+    without = GpuEngine(whole.engine.model, graph_bytes=0)
+    expected = QualsScorer(without, decoding=whole.decoding).score(*texts)
     # What a graph reads before anything has written it must not be right by chance.
     garbage = torch.full((2**30,), 0x5A, dtype=torch.uint8, device="cuda")
     del garbage
@@ -606,4 +603,4 @@ def test_on_a_gpu_a_batch_that_shrinks_finds_the_same(rule):
             for one, other in zip(found, expected, strict=True)
         ]
         assert sum(same) >= 61  # rounding depends on the batch, and near ties on that
-    assert {key[1] for key in whole._pass._graphs._kept if key[0] == "search"} >= {16, 64}
+    assert {key[1] for key in pass_of(whole)._graphs._kept if key[0] == "search"} >= {16, 64}

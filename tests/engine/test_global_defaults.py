@@ -1,15 +1,12 @@
 """PyTorch's global default dtype and device, which belong to the host program, change no score."""
 
-from dataclasses import replace
-
 import pytest
 import tiny_models
 import torch
+from engines import in_fixed_shapes
 from torch_defaults import DEFAULTS, default
 
 from quals_fast import DecodingConfig, QualsScorer
-from quals_fast.models.lm_head import LMHead
-from quals_fast.ops import EAGER
 
 TEXT = "the queen opened the stone bridge over the river in the town"
 SUMMARIES = ["queen opened bridge", "the town", "stone bridge over the river", "?"]
@@ -42,10 +39,7 @@ def load(
 def fused(folder, **settings):
     """The pass of a GPU, run on a CPU."""
     scorer = load(folder, **settings)
-    bart = scorer.generator.bart
-    head = LMHead(bart.model.shared.weight, bart.final_logits_bias, EAGER)
-    fixed = replace(scorer.generator, packed=False, head=head)
-    return QualsScorer(fixed, decoding=scorer.decoding, cache_bytes=1 << 20)
+    return in_fixed_shapes(scorer, cache_bytes=1 << 20)
 
 
 PATHS = {

@@ -21,7 +21,7 @@ from quals_fast.engine.generation import read_back
 from quals_fast.engine.selection import PairSelector, take_turns
 from quals_fast.engine.textkeys import LetterReader, Parts, PieceReader, decode_utf8
 from quals_fast.models.checkpoint import Settings, read_checkpoint
-from quals_fast.models.tokenizer import QATokenizer
+from quals_fast.models.tokenizer import QATokenizer, Source
 
 CPU = torch.device("cpu")
 BUNDLED = Path(quals_fast.__file__).parent / "models" / "assets" / "qagen-mini"
@@ -84,9 +84,16 @@ class Case:
 
     def ids(self, text):
         """Tokenise; or take tokens as they are, where a list of them is given."""
-        if isinstance(text, list):
-            return [self.vocab[token] if isinstance(token, str) else token for token in text]
-        return self.tokenizer.encode([text])[0].text_ids
+        return self.sources([text])[0].text_ids
+
+    def sources(self, texts):
+        """Summaries, each a text or a list of tokens."""
+        return [
+            Source("", [], [self.vocab.get(token, token) for token in text], 0, 0)
+            if isinstance(text, list)
+            else self.tokenizer.encode([text])[0]
+            for text in texts
+        ]
 
     def sequence(self, question, answer):
         return [*self.ids(question), SPECIAL["sep"], *self.ids(answer), SPECIAL["eos"]]
@@ -108,13 +115,13 @@ class Case:
         for b, (rows, summary) in enumerate(zip(read_back(hypotheses), summaries, strict=True)):
             filled = hypotheses.lengths[b].nonzero()[:, 0].tolist()
             index = {id(row): n for n, row in zip(filled, rows, strict=True)}
-            ids = self.ids(summary)
-            kept = keep_pairs(rows, summary, ids, self.tokenizer, self.settings, max_pairs)
+            (source,) = self.sources([summary])
+            kept = keep_pairs(rows, source, self.tokenizer, self.settings, max_pairs)
             found.append([index[id(pair.hypothesis)] for pair in kept])
         return found
 
     def by_tensors(self, hypotheses, summaries, max_pairs):
-        encoded = self.selector.encode_summaries(summaries, [self.ids(s) for s in summaries])
+        encoded = self.selector.encode_summaries(self.sources(summaries))
         order, n_kept, unsure = self.selector.select(hypotheses, encoded, max_pairs)
         assert (order.sort().values == torch.arange(order.shape[1])).all()
         rows = zip(order.tolist(), n_kept.tolist(), unsure.tolist(), strict=True)
@@ -368,7 +375,7 @@ class NoHostReads(TorchDispatchMode):
 @pytest.mark.parametrize("max_pairs", [None, 10])
 def test_nothing_is_read_on_the_host(case, max_pairs):
     hypotheses = case.hypotheses([[(case.sequence("a", "a"), -1.0)] * 4])
-    summaries = case.selector.encode_summaries(["a"], [case.ids("a")])
+    summaries = case.selector.encode_summaries(case.sources(["a"]))
     with NoHostReads():
         selection = case.selector.select(hypotheses, summaries, max_pairs)
     assert selection.n_kept.tolist() == [1]
@@ -403,14 +410,12 @@ def test_in_a_cuda_graph(make):
     host = case.hypotheses([rows, rows])
     there = Hypotheses(*(part.cuda() for part in host))
     texts = ["ab", "who a"]
-    summaries = selector.encode_summaries(texts, [case.ids(text) for text in texts])
+    summaries = selector.encode_summaries(case.sources(texts))
     selector.select(there, summaries, 10)  # compiles the kernel
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         selection = selector.select(there, summaries, 10)
     graph.replay()
-    expected = case.selector.select(
-        host, case.selector.encode_summaries(texts, [case.ids(text) for text in texts]), 10
-    )
+    expected = case.selector.select(host, case.selector.encode_summaries(case.sources(texts)), 10)
     for one, other in zip(selection, expected, strict=True):
         assert one.cpu().equal(other)

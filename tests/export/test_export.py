@@ -25,6 +25,7 @@ from quals_fast.export.exporter import ExportParityError, export
 from quals_fast.export.graphs import OPSET
 from quals_fast.export.integers import use_integers
 from quals_fast.exported import session, store
+from quals_fast.exported.engine import OnnxEngine
 from quals_fast.exported.loading import load_onnx
 from quals_fast.exported.manifest import LARGEST_SUMS, MANIFEST, WEIGHTS
 from quals_fast.exported.store import BoundStore, HostStore
@@ -222,7 +223,7 @@ def test_sentences_that_end_at_different_steps(uneven, rule, is_bound, monkeypat
         graph.is_bound = is_bound
     eager = QualsScorer.from_pretrained(model, device="cpu", dtype="float32", decoding=config)
     expected = eager.generate(SUMMARIES)
-    sequences = QualsScorer(found, decoding=config).generate(SUMMARIES)
+    sequences = QualsScorer(OnnxEngine(found), decoding=config).generate(SUMMARIES)
     for one, other in zip(expected, sequences, strict=True):
         assert [h.token_ids for h in one] == [h.token_ids for h in other]
         for a, b in zip(one, other, strict=True):
@@ -238,14 +239,14 @@ def test_scores_are_the_same_where_keys_and_values_are_bound(exported, dtype):
     ids, mask = np.full((1, 4), 5), np.ones((1, 4), bool)
     memory = bound.graphs["encoder"].run({"input_ids": ids, "attention_mask": mask})
     assert {type(part) for part in memory.values()} == {session.runtime().OrtValue}
-    expected = QualsScorer(arrays, decoding=ONE).score(DOCUMENTS, SUMMARIES)
-    found = QualsScorer(bound, decoding=ONE).score(DOCUMENTS, SUMMARIES)
+    expected = QualsScorer(OnnxEngine(arrays), decoding=ONE).score(DOCUMENTS, SUMMARIES)
+    found = QualsScorer(OnnxEngine(bound), decoding=ONE).score(DOCUMENTS, SUMMARIES)
     assert found.to_dict() == expected.to_dict()
 
 
 def test_threads(exported, model, monkeypatch):
     scorer = QualsScorer.from_pretrained(exported["int8"][0], threads=1, decoding=ONE)
-    for graph in scorer.generator.graphs.values():
+    for graph in scorer.engine.model.graphs.values():
         assert graph._session.get_session_options().intra_op_num_threads == 1
     of_torch = []
     monkeypatch.setattr("torch.set_num_threads", of_torch.append)
@@ -419,7 +420,7 @@ def test_a_provider_that_fails_to_load(folder, monkeypatch):
 def test_ids_out_of_range(scorer):
     with pytest.raises(ValueError, match="must hold 1 to 64 ids from 0 to "):
         scorer.rescore([TEXT], [[[9999, 4]]])
-    encoder = scorer.generator.graphs["encoder"]
+    encoder = scorer.engine.model.graphs["encoder"]
     with pytest.raises(RuntimeError, match=r"ONNX Runtime failed: .*out of"):
         encoder.run({"input_ids": np.array([[9999]]), "attention_mask": np.array([[True]])})
 

@@ -84,7 +84,7 @@ def both(request, tmp_path_factory):
 
 def inputs(scorer, texts):
     columns = (list(column) for column in zip(*texts, strict=True))
-    encoded = (scorer.generator.tokenizer.encode(column) for column in columns)
+    encoded = (scorer.engine.model.tokenizer.encode(column) for column in columns)
     return feeds(*([source.text_ids for source in column] for column in encoded))
 
 
@@ -110,7 +110,9 @@ def test_the_graph_scores_as_the_eager_backend(both):
     assert [row.status for row in expected] == statuses
     assert expected[2].truncated_tokens > 0
     assert [row.unknown_tokens for row in expected] == [0] * 5 + [2, 4, 1]
-    if 2 not in scorer.generator.settings.masked_token_ids:  # such answers are there to be dropped
+    if (
+        2 not in scorer.engine.model.conventions.masked_token_ids
+    ):  # such answers are there to be dropped
         (found,) = scorer.generate(SUMMARIES[5:6])
         assert any(2 in h.token_ids[h.token_ids.index(1) :] for h in found if 1 in h.token_ids)
     together = graph.run(inputs(scorer, TEXTS))
@@ -158,7 +160,7 @@ def test_the_file_says_what_it_is(both):
     model = ir.load(path)
     told = model.metadata_props
     assert told["quals_fast"] == __version__
-    assert told["digest"] == scorer.generator.digest
+    assert told["digest"] == scorer.engine.model.digest
     assert told["signature"] == scorer.signature.replace("eager", "onnx-single-file")
     assert json.loads(told["decoding"])["num_beams"] == 12
     assert json.loads(told["tokens"])["sep_token_id"] == 1

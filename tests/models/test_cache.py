@@ -1,17 +1,14 @@
 """The cache of encoded documents: same scores, fewer encodings, bounded, least recent out first."""
 
-from dataclasses import replace
-
 import pytest
 import tiny_models
 import torch
+from engines import in_fixed_shapes
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from quals_fast import DecodingConfig, QualsScorer
 from quals_fast.models.bart import Bart
 from quals_fast.models.cache import EncodingCache, encode_documents
-from quals_fast.models.lm_head import LMHead
-from quals_fast.ops import EAGER
 
 TEXT = "queen anne opened the tower by the river in 1969 , forty won"
 DOCUMENTS = [TEXT, "the king closed the game", TEXT + " . " + TEXT]
@@ -30,14 +27,6 @@ def load(folder, cache_bytes=0, device="cpu"):
     )
 
 
-def with_fixed_shapes(scorer, cache_bytes=0):
-    """The pass that a GPU takes."""
-    bart = scorer.generator.bart
-    head = LMHead(bart.model.shared.weight, bart.final_logits_bias, EAGER)
-    fixed = replace(scorer.generator, packed=False, head=head)
-    return QualsScorer(fixed, decoding=DECODING, cache_bytes=cache_bytes)
-
-
 @pytest.fixture
 def encodings(monkeypatch):
     """The number of texts that the encoder has seen."""
@@ -52,7 +41,11 @@ def encodings(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize("kind", [lambda s, n: s, with_fixed_shapes], ids=["staged", "fused"])
+@pytest.mark.parametrize(
+    "kind",
+    [lambda s, n: s, lambda s, n: in_fixed_shapes(s, cache_bytes=n)],
+    ids=["staged", "fused"],
+)
 def test_a_second_epoch_finds_its_documents_and_scores_alike(folder, encodings, kind):
     plain = kind(load(folder), 0).score(DOCUMENTS, SUMMARIES)
     scorer = kind(load(folder, 1 << 20), 1 << 20)
@@ -87,7 +80,7 @@ def test_completions_of_a_document_ask_for_it_once(folder):
 def test_the_least_recently_used_goes_first_and_the_bound_holds():
     state = torch.zeros(4, 8)
     cache = EncodingCache(2 * state.nbytes)
-    a, b, c = (("model", "float32 cpu", name) for name in (b"a", b"b", b"c"))
+    a, b, c = (b"a", b"b", b"c")
     cache.put(a, state)
     cache.put(b, state)
     assert cache.get(a) is state
@@ -104,18 +97,8 @@ def test_the_least_recently_used_goes_first_and_the_bound_holds():
 def test_what_is_kept_is_the_documents_own_memory(folder):
     scorer = load(folder, 1 << 20)
     scorer.score(DOCUMENTS, SUMMARIES)
-    kept = scorer.generator.cache._kept.values()
+    kept = scorer.engine.cache._kept.values()
     assert all(state.untyped_storage().nbytes() == state.nbytes for state in kept)
-
-
-def test_other_weights_find_nothing(folder, tmp_path):
-    other = tiny_models.write_checkpoint(tmp_path / "other", seed=3, trained_on=TEXT)
-    first, second = load(folder, 1 << 20), load(other)
-    shared = QualsScorer(replace(second.generator, cache=first.generator.cache), decoding=DECODING)
-    first.score(DOCUMENTS, SUMMARIES)
-    expected = second.score(DOCUMENTS, SUMMARIES).scores
-    assert shared.score(DOCUMENTS, SUMMARIES).scores == pytest.approx(expected, abs=1e-6)
-    assert shared.cache_stats.hits == 0
 
 
 class Reads(TorchDispatchMode):
@@ -132,13 +115,13 @@ class Reads(TorchDispatchMode):
 
 
 def test_no_value_is_read(folder):
-    generator = load(folder, 1 << 20).generator
-    ids = [source.input_ids for source in generator.tokenizer.encode(DOCUMENTS)]
+    engine = load(folder, 1 << 20).engine
+    ids = [source.input_ids for source in engine.model.tokenizer.encode(DOCUMENTS)]
     with torch.inference_mode(), Reads() as reads:
-        encode_documents(generator, ids[:2], 8)
-        encode_documents(generator, ids, 8)
+        encode_documents(engine.model, engine.cache, ids[:2], 8)
+        encode_documents(engine.model, engine.cache, ids, 8)
     assert reads.count == 0
-    assert (generator.cache.stats.hits, generator.cache.stats.misses) == (2, 3)
+    assert (engine.cache.stats.hits, engine.cache.stats.misses) == (2, 3)
 
 
 @pytest.mark.gpu

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from quals_fast.models import linear
-from quals_fast.models.linear import PackedLinear, onednn_pays, pack_linears, padded_rows
+from quals_fast.models.linear import OneDnnLinear, onednn_pays, padded_rows, use_onednn
 
 needs_onednn = pytest.mark.skipif(not onednn_pays(), reason="this torch has no oneDNN, or no MKL")
 
@@ -30,7 +30,7 @@ needs_onednn = pytest.mark.skipif(not onednn_pays(), reason="this torch has no o
 def test_equals_torch(make, with_bias):
     x, weight = make().double(), torch.randn(1003, 63).double()
     bias = torch.randn(1003).double() if with_bias else None
-    packed = PackedLinear(weight.float(), None if bias is None else bias.float())
+    packed = OneDnnLinear(weight.float(), None if bias is None else bias.float())
     torch.testing.assert_close(
         packed(x.float()).double(), F.linear(x, weight, bias), atol=5e-5, rtol=1e-6
     )
@@ -39,7 +39,7 @@ def test_equals_torch(make, with_bias):
 @needs_onednn
 @pytest.mark.parametrize("rows", [1, 2, 7, 63, 64, 65])
 def test_a_row_does_not_depend_on_its_neighbours(rows):
-    packed, x = PackedLinear(torch.randn(130, 96)), torch.randn(100, 96)
+    packed, x = OneDnnLinear(torch.randn(130, 96)), torch.randn(100, 96)
     torch.testing.assert_close(packed(x[:rows]), packed(x)[:rows], atol=1e-5, rtol=1e-6)
 
 
@@ -58,7 +58,7 @@ def test_rows_are_padded(monkeypatch):
         return F.pad(rows, widths)
 
     monkeypatch.setattr(linear, "F", SimpleNamespace(pad=pad))
-    packed = PackedLinear(torch.randn(3, 4))
+    packed = OneDnnLinear(torch.randn(3, 4))
     assert packed(torch.randn(3, 7, 4)).shape == (3, 7, 3)
     assert seen == [24]
 
@@ -69,7 +69,7 @@ def test_all_layers_of_a_network_are_packed_and_the_rest_stays():
     x = torch.randn(3, 8)
     with torch.no_grad():
         before = network(x)
-        pack_linears(network)
+        use_onednn(network)
         torch.testing.assert_close(network(x), before)
     kinds = {type(module) for module in network.modules()}
-    assert kinds == {nn.Sequential, PackedLinear, nn.LayerNorm}
+    assert kinds == {nn.Sequential, OneDnnLinear, nn.LayerNorm}

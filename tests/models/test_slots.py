@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from quals_fast.models.linear import padded_rows
 from quals_fast.models.memory import SourceMemory
-from quals_fast.models.slots import _FEW_POSITIONS, PackedSlots, _attend, _places
+from quals_fast.models.slots import _FEW_POSITIONS, DistinctSlots, _attend, _places
 
 
 @given(st.lists(st.integers(0, 19), min_size=1, max_size=30))
@@ -30,7 +30,7 @@ def packed_slots(lengths, beams):
     shape = (len(lengths), 2, max(lengths), 4)
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     memory = SourceMemory([torch.randn(shape)], [torch.randn(shape)], mask[:, None, None])
-    return PackedSlots(memory, beams, 9)
+    return DistinctSlots(memory, beams, 9)
 
 
 def test_rows_fill_up_to_few_sizes_and_leave_the_others_alone():

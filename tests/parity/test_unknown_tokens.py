@@ -3,11 +3,11 @@
 
 import json
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from engines import in_fixed_shapes
 from tokenizers import Tokenizer
 
 from quals_fast import DecodingConfig, QualsScorer
@@ -17,7 +17,6 @@ from quals_fast.engine.selection import PairSelector
 from quals_fast.export.exporter import export
 from quals_fast.export.single_file import STATUSES, export_single_file, feeds
 from quals_fast.exported.session import Graph, resolve_provider
-from quals_fast.models.lm_head import LMHead
 from quals_fast.models.loading import model_folder
 from quals_fast.ops import EAGER
 from quals_fast.reference import quals as reference
@@ -59,11 +58,11 @@ def test_selections_made_by_hand(generator, record):
     kept = [index for index, *_ in reference.keep(generator, summary, hypotheses, None)]
     assert kept == record["kept"]
 
-    pairs = keep_pairs(hypotheses, summary, source.text_ids, tokenizer, settings, None)
+    pairs = keep_pairs(hypotheses, source, tokenizer, settings, None)
     assert [hypotheses.index(pair.hypothesis) for pair in pairs] == record["kept"]
 
     selector = PairSelector(tokenizer, settings, torch.device("cpu"), EAGER.span_match)
-    summaries = selector.encode_summaries([summary], [source.text_ids])
+    summaries = selector.encode_summaries([source])
     order, n_kept, unsure = selector.select(as_tensors(hypotheses), summaries, None)
     assert not unsure
     assert order[0, : int(n_kept)].tolist() == record["kept"]
@@ -132,9 +131,7 @@ def scorer():
 @pytest.fixture(scope="module")
 def fused(scorer):
     """The pass of a GPU, on the CPU."""
-    bart = scorer.generator.bart
-    head = LMHead(bart.model.shared.weight, bart.final_logits_bias, EAGER)
-    return QualsScorer(replace(scorer.generator, packed=False, head=head), decoding=SMALL)
+    return in_fixed_shapes(scorer)
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +144,8 @@ def count():
 
 def check(row, document, summary, scorer, count):
     """Check what holds of any row, whatever its texts are."""
-    unknown = scorer.generator.tokenizer.unknown_token_id
-    sep = scorer.generator.settings.sep_token_id
+    unknown = scorer.engine.model.tokenizer.unknown_token_id
+    sep = scorer.engine.model.conventions.sep_token_id
     if row.status in ("ok", "no_pairs", "unknown_text"):
         assert row.unknown_tokens == count(document) + count(summary)
     assert (row.status == "ok") == (row.score == row.score) == bool(row.pairs)
@@ -293,7 +290,7 @@ def test_two_thousand_random_texts(scorer, fused, count, tmp_path):
     export_single_file("qagen-mini", tmp_path / "quals.onnx", decoding=SMALL)
     graph = Graph(tmp_path / "quals.onnx", resolve_provider("cpu"))
     readable = [i for i in sample if rows[i].status != "error"]
-    encode = scorer.generator.tokenizer.encode
+    encode = scorer.engine.model.tokenizer.encode
     given = feeds(*([s.text_ids for s in encode([pairs[i][k] for i in readable])] for k in (0, 1)))
     found = graph.run(given)
     for b, i in enumerate(readable):

@@ -31,12 +31,12 @@ def scorer(load):
 def failing_scorer(load, monkeypatch):
     """Fails whenever it reads a certain summary, as lack of memory would make it."""
     scorer = load()
-    original = scorer._pass.score
+    original = scorer.engine.score
 
-    def score(documents, summaries, *rest):
-        if "the king" in summaries:
+    def score(pairs, *rest):
+        if any(pair.summary.text == "the king" for pair in pairs):
             raise RuntimeError("no memory for the king")
-        return original(documents, summaries, *rest)
+        return original(pairs, *rest)
 
-    monkeypatch.setattr(scorer._pass, "score", score)
+    monkeypatch.setattr(scorer.engine, "score", score)
     return scorer

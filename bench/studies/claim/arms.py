@@ -15,6 +15,7 @@ from bench.shared.arms import EngineArm, Kept, ReferenceArm
 from bench.shared.common import Pair
 from bench.shared.flops import count_flops, flops_at_width
 from quals_fast.engine.filtering import keep_pairs
+from quals_fast.engine.gpu import GpuEngine
 from quals_fast.qags import GivenAnswers, NetworkFiles, QagsScorer, Replay
 from quals_fast.qags.results import STAGES as QAGS_STAGES
 from quals_fast.qags.scorer import ANSWERING, BUNDLED_MODELS, GENERATION, Arm
@@ -143,22 +144,21 @@ class StagedEngineArm(EngineArm):
     def time_stages(self, documents: Sequence[str], summaries: Sequence[str]) -> dict[str, float]:
         """Return seconds of each stage of the last run, done again one by one."""
         scorer = self.scorer
-        generator = scorer.generator
-        if not getattr(generator, "packed", True):  # an exported model always is
+        if isinstance(scorer.engine, GpuEngine):
             start = time.perf_counter()
             scorer.score(list(documents), list(summaries))
             return {"all_in_one": time.perf_counter() - start}
         started = time.perf_counter()
         found = scorer.generate(summaries)
         generated = time.perf_counter()
-        sources = generator.tokenizer.encode(list(summaries))
-        for hypotheses, summary, source in zip(found, summaries, sources, strict=True):
+        model = scorer.engine.model
+        sources = model.tokenizer.encode(list(summaries))
+        for hypotheses, source in zip(found, sources, strict=True):
             keep_pairs(
                 hypotheses,
-                summary,
-                source.text_ids,
-                generator.tokenizer,
-                generator.settings,
+                source,
+                model.tokenizer,
+                model.conventions,
                 scorer.scoring.max_pairs,
             )
         filtered = time.perf_counter()

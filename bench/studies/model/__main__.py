@@ -58,7 +58,7 @@ def main() -> None:
             a.device,
         )
         if a.settings:
-            positions = scorer.generator.settings.max_source_tokens
+            positions = scorer.engine.model.conventions.max_source_tokens
             compared = variants(positions, a.int8)
             if a.only:
                 compared = {n: v for n, v in compared.items() if n in (DEFAULT, *a.only)}

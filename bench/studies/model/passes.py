@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from rich.progress import track
 
 from bench.shared.common import Pair, load_pairs
+from bench.shared.engines import torch_engine
 from quals_fast import QualsScorer, ScoringConfig
 from quals_fast.engine.filtering import KeptPair, pairs_about, select
 from quals_fast.results import Hypothesis
@@ -89,17 +90,12 @@ def run_pass(scorer: QualsScorer, rows: Sequence[Row], folder: Path, title: str)
     todo = [row for row in rows if _key(row.pair) not in store.rows]
     for part in _parts(todo, title):
         summaries = [row.pair.summary for row in part]
-        sources = scorer.generator.tokenizer.encode(summaries)
+        model = scorer.engine.model
+        sources = model.tokenizer.encode(summaries)
         searched = scorer.generate(summaries)
         found = [
-            pairs_about(
-                hypotheses,
-                summary,
-                source.text_ids,
-                scorer.generator.tokenizer,
-                scorer.generator.settings,
-            )
-            for hypotheses, summary, source in zip(searched, summaries, sources, strict=True)
+            pairs_about(hypotheses, source, model.tokenizer, model.conventions)
+            for hypotheses, source in zip(searched, sources, strict=True)
         ]
         store.add(part, [len(one) for one in searched], found, _rescore(scorer, part, found))
     return [store.rows[_key(row.pair)] for row in rows]
@@ -122,15 +118,12 @@ def run_truncated(
 
 def truncated(scorer: QualsScorer, tokens: int) -> QualsScorer:
     """Return a scorer that cuts its sources to fewer tokens."""
-    generator = scorer.generator
-    settings = replace(generator.settings, max_source_tokens=tokens)
-    tokenizer = generator.tokenizer.with_settings(settings)
-    return QualsScorer(
-        replace(generator, settings=settings, tokenizer=tokenizer),
-        decoding=scorer.decoding,
-        scoring=scorer.scoring,
-        max_batch_tokens=scorer.max_batch_tokens,
-    )
+    engine = torch_engine(scorer)
+    conventions = replace(engine.model.conventions, max_source_tokens=tokens)
+    tokenizer = engine.model.tokenizer.with_conventions(conventions)
+    model = replace(engine.model, conventions=conventions, tokenizer=tokenizer)
+    short = type(engine)(model, max_batch_tokens=engine.max_batch_tokens)
+    return QualsScorer(short, decoding=scorer.decoding, scoring=scorer.scoring)
 
 
 def _rescore(

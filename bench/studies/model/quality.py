@@ -53,7 +53,7 @@ def perplexity(scorer: QualsScorer, dev: Path, questions: int | None) -> dict[st
 
 def targets_of(scorer: QualsScorer, questions: Sequence[Question]) -> list[list[list[int]]]:
     """Return the token ids of each question with its answer, a list of one, as `rescore` asks."""
-    s, encode = scorer.generator.settings, scorer.generator.tokenizer.encode
+    s, encode = scorer.engine.model.conventions, scorer.engine.model.tokenizer.encode
     asked = [source.text_ids for source in encode([q.text for q in questions])]
     answers = [source.text_ids for source in encode([q.answer for q in questions])]
     start = [] if s.forced_bos_token_id is None else [s.forced_bos_token_id]

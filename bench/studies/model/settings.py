@@ -99,7 +99,7 @@ class Passes:
     def scores(self, variant: Variant, rows: Sequence[Row]) -> list[float]:
         """Return the scores of rows by a variant's settings."""
         stored = self.stored(variant, rows)
-        separator = self._searching(variant).generator.settings.sep_token_id
+        separator = self._searching(variant).engine.model.conventions.sep_token_id
         return [
             one.score(variant.scoring, separator, answer_only=variant.answer_only) for one in stored
         ]

@@ -88,7 +88,7 @@ def test_a_scorer_that_fails_on_every_row_ends_the_run(scorer, monkeypatch):
     def fail(*_):
         raise TypeError("Got unsupported ScalarType BFloat16")
 
-    monkeypatch.setattr(scorer._pass, "score", fail)
+    monkeypatch.setattr(scorer.engine, "score", fail)
     reward = QualsReward(scorer, missing_reward=-5.0)
     with pytest.warns(UnscoredBatchWarning) as seen:
         for _ in range(9):

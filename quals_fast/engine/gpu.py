@@ -1,0 +1,85 @@
+"""PyTorch on a GPU: fixed shapes, CUDA graphs, and no wait for a value within a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from quals_fast.config import DecodingConfig, check_integer
+from quals_fast.decoding.diverse_beam import Search
+from quals_fast.decoding.rules import OnChoice
+from quals_fast.engine.base import TorchEngine
+from quals_fast.engine.fused import FusedPass
+from quals_fast.engine.generation import begin_device_search
+from quals_fast.engine.protocol import Scored, TextPair
+from quals_fast.models.loading import TorchModel
+from quals_fast.models.memory import SourceMemory
+
+BATCH_TOKENS = 327_680  # 64 pairs of BART-large: a GPU idles on fewer
+
+
+class GpuEngine(TorchEngine):
+    """Scores on a GPU; on a CPU too, which tests use.
+
+    Args:
+        model: loaded for a GPU.
+        max_batch_tokens: tokens that the network holds at once.
+        cache_bytes: room for encoded documents; 0 keeps none.
+        graph_bytes: GPU memory that CUDA graphs may hold between calls; None for a quarter of the
+            GPU's, 0 for no graphs.
+    """
+
+    def __init__(
+        self,
+        model: TorchModel,
+        *,
+        max_batch_tokens: int = BATCH_TOKENS,
+        cache_bytes: int = 0,
+        graph_bytes: int | None = None,
+    ) -> None:
+        super().__init__(model, max_batch_tokens=max_batch_tokens, cache_bytes=cache_bytes)
+        if graph_bytes is None:
+            graph_bytes = _memory_of(model.device) // 4
+        check_integer("graph_bytes", graph_bytes, 0)
+        self._graph_bytes = graph_bytes
+        self._pass: FusedPass | None = None
+
+    def begin_search(
+        self, memory: SourceMemory, decoding: DecodingConfig, on_choice: OnChoice | None = None
+    ) -> Search:
+        """As in `TorchEngine`."""
+        return begin_device_search(self.model, memory, decoding, on_choice)
+
+    def score(
+        self,
+        pairs: Sequence[TextPair],
+        decoding: DecodingConfig,
+        max_pairs: int | None,
+        on_progress: Callable[[int], None],
+    ) -> list[Scored]:
+        """As in `Engine`; progress tells of summaries that were scored."""
+        return self.fused_pass(decoding, max_pairs).score(pairs, on_progress)
+
+    def fused_pass(self, decoding: DecodingConfig, max_pairs: int | None) -> FusedPass:
+        """Return the pass for some settings; its graphs are kept until others are asked for."""
+        if self._pass is None or (self._pass.decoding, self._pass.max_pairs) != (
+            decoding,
+            max_pairs,
+        ):
+            self._pass = FusedPass(
+                self.model,
+                decoding,
+                max_pairs,
+                self.max_batch_tokens,
+                self._graph_bytes,
+                self.cache,
+            )
+        return self._pass
+
+
+def _memory_of(device: torch.device) -> int:
+    """Return a GPU's memory in bytes; 0 for a CPU."""
+    if device.type != "cuda":
+        return 0
+    return int(torch.cuda.get_device_properties(device).total_memory)

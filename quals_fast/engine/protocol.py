@@ -1,0 +1,122 @@
+"""What the scorer asks of an engine, and the words that both use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Protocol
+
+from quals_fast.config import DecodingConfig
+from quals_fast.engine.filtering import KeptPair
+from quals_fast.models.checkpoint import Conventions
+from quals_fast.models.shape import BartShape
+from quals_fast.models.tokenizer import QATokenizer, Source
+from quals_fast.results import CacheStats, Hypothesis, TokenLogprobs
+
+
+class TextPair(NamedTuple):
+    """What is scored: a summary against its document."""
+
+    document: Source
+    summary: Source
+
+
+class Scored(NamedTuple):
+    """What an engine found of a `TextPair`."""
+
+    kept: list[KeptPair]
+    n_hypotheses: int
+    document_logprobs: list[TokenLogprobs]  # of each kept pair
+
+
+class Model(Protocol):
+    """A loaded question-answer generator, whatever computes it."""
+
+    @property
+    def name(self) -> str:
+        """The bundled model's name, or the folder's."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """First 12 hexadecimal digits of the SHA-256 over weights, config and tokenizer."""
+        ...
+
+    @property
+    def shape(self) -> BartShape:
+        """Sizes of the network."""
+        ...
+
+    @property
+    def conventions(self) -> Conventions:
+        """Its special tokens and conventions."""
+        ...
+
+    @property
+    def tokenizer(self) -> QATokenizer:
+        """Its tokenizer."""
+        ...
+
+    def runs_as(self) -> dict[str, str]:
+        """Return what the signature says of how it runs: ``dtype``, ``backend``, ``kernels``."""
+        ...
+
+
+class Engine(Protocol):
+    """A model and the way to compute it: `CpuEngine`, `GpuEngine` or `OnnxEngine`.
+
+    `search`, `rescore` and `score` are called within `inference`.
+    """
+
+    @property
+    def model(self) -> Model:
+        """The model."""
+        ...
+
+    @property
+    def cache_stats(self) -> CacheStats | None:
+        """Of the cache of encoded documents; None without one."""
+        ...
+
+    def inference(self) -> AbstractContextManager[None]:
+        """Return a context for one thread at a time, free of the caller's autograd and autocast."""
+        ...
+
+    def search(
+        self, summaries: Sequence[Source], decoding: DecodingConfig
+    ) -> Iterator[tuple[int, list[Hypothesis]]]:
+        """Yield the index of each summary with its hypotheses, in the rule's order, batch by batch.
+
+        Args:
+            summaries: what question-answer sequences are generated from.
+            decoding: settings of the search.
+        """
+        ...
+
+    def rescore(
+        self, documents: Sequence[Source], targets: Sequence[Sequence[Sequence[int]]]
+    ) -> list[list[TokenLogprobs]]:
+        """Return the log-probability of every token of every target, nats, by teacher forcing.
+
+        Args:
+            documents: equal ones are encoded once.
+            targets: for each document the token ids of its targets, any number of them.
+        """
+        ...
+
+    def score(
+        self,
+        pairs: Sequence[TextPair],
+        decoding: DecodingConfig,
+        max_pairs: int | None,
+        on_progress: Callable[[int], None],
+    ) -> list[Scored]:
+        """Generate from each summary, keep pairs about it, and rescore these given its document.
+
+        Args:
+            pairs: documents and summaries.
+            decoding: settings of the search.
+            max_pairs: as in `ScoringConfig`.
+            on_progress: called with the number of summaries that were just dealt with.
+        """
+        ...
