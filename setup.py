@@ -55,7 +55,8 @@ setup(
     ],
     extras_require={
         "evaluate": EVALUATE,
-        "reference": [*TRANSFORMERS, *SPACY],
+        "reference": TRANSFORMERS,
+        "qags": [*TRANSFORMERS, *SPACY],
         "bench": [*BENCH, *EVALUATE, *MEASURE],
         "train": TRAIN,
         "triton": [TRITON],

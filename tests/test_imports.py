@@ -80,7 +80,7 @@ def test_imports_run_one_way(path):
             allowed = own in ("ops", "quals_fast_kernels") or module in WITHOUT_TORCH
             assert allowed, "only ops imports quals_fast_kernels, but for what needs no torch"
         if other == "reference":
-            assert own in ("commands", "reference"), "only commands, tests and bench import it"
+            assert own == "reference", "only tests and bench import it"
 
 
 @pytest.mark.parametrize("room", ["quals_fast", "bench", "tests", "examples"])

@@ -62,7 +62,7 @@ def qags_command():
     """Return the arguments of the README's command behind its pip install."""
     (line,) = re.findall(r"<!-- docs:qags -->\n```sh\n(.*)\n```", README)
     install, command = line.split(" && ")
-    assert install == 'pip install ".[reference]"'
+    assert install == 'pip install ".[qags]"'
     program, *arguments = shlex.split(command)
     assert program == "quals-fast" and arguments[-2:] == ["--metric", "qags"]
     return arguments

@@ -1,4 +1,4 @@
-"""Options of the commands; those of `train-qagen` stand in training/options.py."""
+"""Options that several commands share, and help that lists them under headings."""
 
 from __future__ import annotations
 
@@ -28,35 +28,6 @@ INPUT_OPTIONS = (
     click.option("--fail-fast", is_flag=True, help="Stop at the first row with status error."),
 )
 QUIET = click.option("--quiet", is_flag=True, help="Show no progress bar and no closing line.")
-SCORE_OUTPUT = (
-    click.option("-o", "--output", metavar="FILE",
-                 help="Write JSON lines to FILE, CSV if it ends in .csv; - is standard output. "
-                      "Without it, print a table."),
-    click.option("--pairs", "include_pairs", is_flag=True, help="Add all pairs to each JSON line."),
-    click.option("--rows", type=click.IntRange(1),
-                 help="Print a table of this many lowest-scoring rows, also beside -o FILE; "
-                      "without -o, by default 100."),
-    QUIET,
-)  # fmt: skip
-EXPLAIN_OUTPUT = (
-    click.option("--html", metavar="FILE", help="Write one HTML page for all rows."),
-    click.option("--id", "ids", multiple=True,
-                 help="Explain only the row with this id; may be repeated."),
-    click.option("--top", type=click.IntRange(1),
-                 help="Print this many of the worst pairs of a row; by default all."),
-    QUIET,
-)  # fmt: skip
-EVALUATE_OUTPUT = (
-    click.option("-o", "--output", metavar="FILE",
-                 help="Write one JSON object to FILE; - is standard output."),
-    click.option("--label", default="label",
-                 help="Key or column of the human judgement, a number."),
-    click.option("--positive-from", type=float, default=1.0,
-                 help="For the AUC, labels from this value up count as consistent."),
-    click.option("--resamples", type=click.IntRange(1), default=1000,
-                 help="Bootstrap resamples behind each interval."),
-    QUIET,
-)  # fmt: skip
 
 
 def _take_preset(context: click.Context, _: click.Parameter, name: str) -> str:
@@ -103,8 +74,8 @@ MODEL_OPTIONS = (
                  help="Precision: float32, mixed, bfloat16, float16, or int8 for a model exported "
                       "so. auto: the fastest that agrees with float32."),
     click.option("--backend", default="auto",
-                 help="eager, triton (GPU), onnx (a folder written by export), or reference (the "
-                      "slow program that defines what is correct). auto: the fastest available."),
+                 help="eager, triton (GPU), or onnx (a folder written by export). auto: the "
+                      "fastest available."),
     click.option("--max-batch-tokens", type=int, default=None,
                  help="Tokens to process at once; sets peak memory."),
     click.option("--threads", type=int, default=None,
@@ -138,45 +109,11 @@ METRIC_OPTIONS = {
     "Search": SETTING_OPTIONS,
     "QAGS": QAGS_OPTIONS,
 }  # fmt: skip
-CONSEQ_OPTIONS = (
-    click.option("--summariser", required=True, metavar="FOLDER",
-                 help="Sequence-to-sequence model that has learnt the summaries by likelihood."),
-    click.option("-o", "--output", required=True, metavar="FOLDER",
-                 help="For samples, scores, pairs and the trained model; a run that was stopped "
-                      "goes on from there."),
-    click.option("--by", type=click.Choice(["quals", "rouge"]), default="quals",
-                 help="What judges the samples; rouge is the baseline."),
-    click.option("--samples", "num_samples", type=int, default=6, help="Of each document."),
-    click.option("--top-k", type=int, default=50, help="Tokens that a sample draws from."),
-    click.option("--sample-min-length", type=int, default=10, help="Tokens."),
-    click.option("--sample-max-length", type=int, default=60, help="Tokens."),
-    click.option("--positive-fraction", type=float, default=0.3,
-                 help="Documents with the best summaries to learn from."),
-    click.option("--negative-fraction", type=float, default=0.3,
-                 help="Documents with the worst samples to learn from."),
-    click.option("--learning-rate", type=float, default=3e-6, help="Of Adam."),
-    click.option("--epochs", type=int, default=2, help="Over the chosen documents."),
-    click.option("--batch-size", type=int, default=8, help="Documents at once."),
-    click.option("--label-smoothing", type=float, default=0.1, help="Of the loss."),
-    click.option("--max-source-tokens", type=int, default=1024, help="Of a document."),
-    click.option("--seed", type=int, default=0, help="Of samples and training."),
-)  # fmt: skip
 # Options that say nothing to the other metric.
 ONLY_QAGS = ("qags_models", "qags_arm", "qags_setting", "qags_filter", "seed")
 ONLY_QUALS = (
     "model", "backend", "threads", "preset", *DecodingConfig.__slots__, *ScoringConfig.__slots__,
 )  # fmt: skip
-CONSEQ = (
-    "by", "num_samples", "top_k", "positive_fraction", "negative_fraction", "learning_rate",
-    "epochs", "batch_size", "label_smoothing", "max_source_tokens", "seed",
-)  # fmt: skip
-READING = ("file_format", "encoding", "document_field", "summary_field")
-REFERENCE_OPTIONS = {
-    "device": ("auto", "cpu"),
-    "dtype": ("auto", "float32"),
-    "max_batch_tokens": (None,),
-    "threads": (None,),
-}
 
 
 def with_options(*options: Callable[..., Any]) -> Callable[..., Any]:

@@ -84,7 +84,7 @@ class JobInput:
 
 
 class Scorer(Protocol):
-    """What scores a window of rows: `QualsScorer`, its reference, or QAGS."""
+    """What scores a window of rows: `QualsScorer` or `QagsScorer`."""
 
     @property
     def signature(self) -> str:

@@ -162,7 +162,7 @@ def _architecture(family: str) -> Callable[[dict[str, Any]], Any]:
         )
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            'QAGS needs transformers: pip install ".[reference]" in the checkout'
+            'QAGS needs transformers: pip install ".[qags]" in the checkout'
         ) from error
     if family == "bart":
         return lambda config: BartForConditionalGeneration(BartConfig(**config))

@@ -210,34 +210,9 @@ WRONG_USAGE = [
         "--backend onnx", "has no quals_fast_onnx.json, so it is no exported model", id="onnx"
     ),
     pytest.param(
-        "--backend fast",
-        "`backend` must be 'auto', 'eager', 'triton' or 'onnx', but got 'fast'",
+        "--backend reference",
+        "`backend` must be 'auto', 'eager', 'triton' or 'onnx', but got 'reference'",
         id="backend",
-    ),
-    pytest.param(
-        "--backend reference --dtype float16",
-        "`--backend reference` runs one text at a time, in float32 on the CPU, but got --dtype "
-        "float16; leave it out",
-        id="reference-dtype",
-    ),
-    pytest.param(
-        "--backend reference --max-batch-tokens 5",
-        "but got --max-batch-tokens 5; leave it out",
-        id="reference-batch",
-    ),
-    pytest.param(
-        "--backend reference --threads 2", "but got --threads 2; leave it out", id="reference-cores"
-    ),
-    pytest.param(
-        "--backend reference --device cuda", "but got --device cuda; leave it out", id="reference"
-    ),
-    pytest.param(
-        "--backend reference --device float32",
-        "but got --device float32; leave it out",
-        id="reference-device",
-    ),
-    pytest.param(
-        "--backend reference --dtype cpu", "but got --dtype cpu; leave it out", id="reference-cpu"
     ),
     pytest.param(
         "--encoding klingon",

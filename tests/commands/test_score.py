@@ -216,15 +216,3 @@ def test_no_pairs_score_is_the_score_and_in_the_mean(run):
     (line,) = json_lines(result.stdout)
     assert (line["status"], line["score"]) == ("no_pairs", -2.5)
     assert result.stderr.startswith("1 row: 1 no_pairs; mean score -2.500")
-
-
-def test_reference_backend_agrees(run):
-    pytest.importorskip("transformers", reason="the reference runs on transformers")
-    write("in.jsonl", GOOD)
-    result = run("score", "in.jsonl", "-o", "-", "--backend", "reference")
-    assert result.exit_code == 0
-    lines = json_lines(result.stdout)
-    assert [line["status"] for line in lines] == STATUSES
-    exact = run("score", "in.jsonl", "-o", "-", "--dtype", "float32")
-    assert lines[0]["score"] == pytest.approx(json_lines(exact.stdout)[0]["score"], abs=1e-4)
-    assert "|backend:reference|" in lines[0]["signature"]

@@ -1,4 +1,4 @@
-"""Options of `quals-fast train-qagen`, and the settings that they ask for; no torch in here."""
+"""`quals-fast train-qagen`: train a generator of question-answer pairs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Any
 
 import click
 
-from quals_fast.training.qagen.settings import TrainingSettings, Views
+from quals_fast.commands.options import with_options
+from quals_fast.commands.running import usage_errors
+from quals_fast.models.checkpoint import CheckpointError
+from quals_fast.training.qagen.settings import TrainingError, TrainingSettings, Views
 
 T = {one.name: one.default for one in fields(TrainingSettings)}
 
@@ -121,3 +124,21 @@ def training_settings(options: dict[str, Any]) -> TrainingSettings:
             "caps": caps,
         }
     )
+
+
+@click.command("train-qagen")
+@with_options(*TRAINING_OPTIONS)
+def train_qagen(**options: Any) -> None:
+    """Fine-tune a BART to generate question-answer pairs, and write a folder for --model.
+
+    The same command again goes on from the last whole checkpoint. On several GPUs: torchrun
+    --nproc-per-node N --no-python quals-fast train-qagen ... . Exit code: 2 on wrong usage or data,
+    and when a checkpoint cannot be written.
+    """
+    with usage_errors(ValueError):
+        settings = training_settings(options)
+    with usage_errors(ModuleNotFoundError):
+        from quals_fast.training.qagen.pipeline import train
+
+    with usage_errors(TrainingError, CheckpointError):
+        train(settings, click.echo)

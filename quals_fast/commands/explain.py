@@ -1,0 +1,61 @@
+"""`quals-fast explain`: the pairs behind each score, on the terminal or as a page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from quals_fast.commands.options import (
+    INPUT_OPTIONS,
+    QUIET,
+    SCORER_OPTIONS,
+    GroupedCommand,
+    with_groups,
+)
+from quals_fast.commands.running import finish, results_file, scoring_job
+
+OUTPUT_OPTIONS = (
+    click.option("--html", metavar="FILE", help="Write one HTML page for all rows."),
+    click.option("--id", "ids", multiple=True,
+                 help="Explain only the row with this id; may be repeated."),
+    click.option("--top", type=click.IntRange(1),
+                 help="Print this many of the worst pairs of a row; by default all."),
+    QUIET,
+)  # fmt: skip
+
+
+@click.command(cls=GroupedCommand)
+@with_groups({"Input": INPUT_OPTIONS, "Output": OUTPUT_OPTIONS, **SCORER_OPTIONS})
+def explain(html: str | None, ids: tuple[str, ...], top: int | None, **options: Any) -> None:
+    """Show why: each row's pairs, worst first, token by token.
+
+    Each token is shown with its log-probabilities given the summary and given the document. A large
+    drop marks what the document does not support.
+    """
+    from quals_fast.pages.display import show, signature_line
+    from quals_fast.pages.explain import ExplainedRow, render_html, render_terminal
+    from quals_fast.pages.tables import Tally
+
+    if html is not None and top is not None:
+        raise click.UsageError("--top is for the terminal, but got --html; the page has all pairs")
+    tally = Tally(0)
+    explained = []
+    with (
+        scoring_job(options, ids=ids, prints=html is None) as (scorer, results),
+        results_file(html, options) as file,
+    ):
+        for row, result in results:
+            tally.add(row, result)
+            one = ExplainedRow.of(row, result)
+            if file is None:
+                show(render_terminal(one, max_pairs=top))
+            else:
+                explained.append(one)
+        if file is None:
+            show(signature_line(scorer.signature))
+        else:
+            file.write(render_html(explained, scorer.signature))
+    if html is not None and not options["quiet"]:
+        click.echo(f"wrote {html}", err=True)
+    finish(tally, options)

@@ -1,0 +1,152 @@
+"""How a command runs: what its options ask for, the job over INPUT, and how it ends."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from quals_fast.commands.options import ONLY_QAGS, ONLY_QUALS
+from quals_fast.commands.streams import UsageFailure
+from quals_fast.config import DecodingConfig, ScoringConfig
+from quals_fast.errors import BackendUnavailableError, InputError
+from quals_fast.jobs.files import OutputFile, open_output
+from quals_fast.jobs.parsing import InputRow
+from quals_fast.jobs.scoring import JobInput, Scorer, score_rows
+
+if TYPE_CHECKING:
+    from quals_fast.pages.tables import Tally
+    from quals_fast.scorer import QualsScorer
+
+
+@contextmanager
+def scoring_job(
+    options: dict[str, Any],
+    *,
+    ids: tuple[str, ...] = (),
+    check: Callable[[InputRow], None] | None = None,
+    prints: bool = False,
+) -> Iterator[tuple[Scorer, Iterator[tuple[InputRow, Any]]]]:
+    """Load the model and score the input's rows behind a progress bar.
+
+    Args:
+        options: of the command.
+        ids: score only the rows with these.
+        check: raises on a row that makes the job pointless.
+        prints: each row goes to standard output as it comes, and would break a bar beside it.
+    """
+    from quals_fast.pages.display import progress_bar
+
+    rows = job_input(options, ids=ids, check=check)
+    hidden = options["quiet"] or (prints and sys.stdout.isatty())
+    with usage_errors(InputError):
+        total = rows.survey()
+        with progress_bar(hidden=hidden) as progress:
+            task = progress.add_task("loading the model", total=total)
+            with usage_errors(ValueError, BackendUnavailableError, ModuleNotFoundError):
+                scorer = _scorer(options)
+            progress.update(task, description="scoring")
+            results = score_rows(
+                scorer,
+                rows,
+                fail_fast=options["fail_fast"],
+                on_progress=lambda n: progress.advance(task, n),
+            )
+            yield scorer, results
+
+
+def job_input(
+    options: dict[str, Any],
+    *,
+    ids: tuple[str, ...] = (),
+    check: Callable[[InputRow], None] | None = None,
+) -> JobInput:
+    """Return the rows of INPUT, read as the options ask for."""
+    names = ("file_format", "encoding", "document_field", "summary_field")
+    reading = {name: options[name] for name in names}
+    return JobInput(path=options["input"], ids=ids, check=check, **reading)
+
+
+def results_file(
+    path: str | None, options: dict[str, Any]
+) -> AbstractContextManager[OutputFile | None]:
+    """Open the file for results if one is asked for."""
+    return nullcontext() if path is None else open_output(path, input_path=options["input"])
+
+
+def finish(tally: Tally, options: dict[str, Any]) -> None:
+    """Say what was done, and end with the exit code of the job."""
+    if not options["quiet"]:
+        click.echo(tally.closing_line(), err=True)
+    sys.exit(1 if tally.statuses["error"] else 0)
+
+
+@contextmanager
+def usage_errors(*kinds: type[Exception]) -> Iterator[None]:
+    """Turn errors of these kinds into one line on standard error and exit code 2."""
+    try:
+        yield
+    except kinds as error:
+        raise UsageFailure(str(error)) from error
+
+
+def quals_scorer(options: dict[str, Any]) -> QualsScorer:
+    """Load the scorer that the options under Model and Search ask for."""
+    from quals_fast.scorer import QualsScorer
+
+    names = ("device", "dtype", "backend", "max_batch_tokens", "threads")
+    placement = {name: options[name] for name in names}
+    return QualsScorer.from_pretrained(options["model"], **placement, **score_settings(options))
+
+
+def score_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """Return `decoding` and `scoring` as the options under Search ask for."""
+    max_pairs = options["max_pairs"]
+    if max_pairs != "all" and not max_pairs.isdecimal():
+        raise ValueError(f"`--max-pairs` must be a whole number or 'all', but got {max_pairs!r}")
+    scoring = ScoringConfig(
+        summary_logprob=options["summary_logprob"],
+        max_pairs=None if max_pairs == "all" else int(max_pairs),
+        no_pairs_score=options["no_pairs_score"],
+    )
+    decoding = DecodingConfig(**{name: options[name] for name in DecodingConfig.__slots__})
+    return {"decoding": decoding, "scoring": scoring}
+
+
+def options_given(names: Iterable[str]) -> list[str]:
+    """Return the options among these parameters that stand on the command line."""
+    source = click.get_current_context().get_parameter_source
+    on_line = click.core.ParameterSource.COMMANDLINE
+    return [f"--{name.replace('_', '-')}" for name in names if source(name) is on_line]
+
+
+def _scorer(options: dict[str, Any]) -> Scorer:
+    """Load the scorer of the metric that is asked for."""
+    metric = options.get("metric", "quals")  # explain has no other
+    if "metric" in options:
+        _refuse_options_of_the_other(metric)
+    return _qags_scorer(options) if metric == "qags" else quals_scorer(options)
+
+
+def _qags_scorer(options: dict[str, Any]) -> Scorer:
+    from quals_fast.qags import QagsScorer
+
+    return QagsScorer.from_pretrained(
+        options["qags_models"],
+        arm=options["qags_arm"],
+        setting=options["qags_setting"],
+        answer_filter=options["qags_filter"],
+        **{name: options[name] for name in ("device", "dtype", "seed", "max_batch_tokens")},
+    )
+
+
+def _refuse_options_of_the_other(metric: str) -> None:
+    """Refuse what was asked for and would have no effect."""
+    other = "quals" if metric == "qags" else "qags"
+    for option in options_given(ONLY_QUALS if metric == "qags" else ONLY_QAGS):
+        raise ValueError(
+            f"`{option}` is for --metric {other}, but got --metric {metric}; leave one of them out"
+        )
