@@ -13,7 +13,8 @@ from functools import partial
 from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from quals_fast.jobs.files import InputError, InputRow
+from quals_fast.errors import InputError
+from quals_fast.jobs.parsing import InputRow
 from quals_fast.results import RowScore
 from quals_fast.validation import check_list, check_same_length, check_texts, text_problem
 
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 
     Floats: TypeAlias = NDArray[np.float64]
 
+STATISTICS = {"pearson": "Pearson", "spearman": "Spearman", "kendall": "Kendall", "auc": "AUC"}
+
 _MIN_ROWS = 3
-_STATISTICS = ("pearson", "spearman", "kendall", "auc")
 _ROUGE = {"ROUGE-1": "rouge1", "ROUGE-2": "rouge2", "ROUGE-L": "rougeL"}
 
 
@@ -74,8 +76,8 @@ class Agreement:
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary that json can write; NaN becomes None."""
         head = {"name": self.name, "n": self.n, "n_missing": self.n_missing}
-        found = head | {key: getattr(self, key).to_dict() for key in _STATISTICS}
-        return found | ({"undefined": self.undefined} if self.undefined else {})
+        content = head | {key: getattr(self, key).to_dict() for key in STATISTICS}
+        return content | ({"undefined": self.undefined} if self.undefined else {})
 
 
 def agreement(
@@ -264,9 +266,9 @@ def rouge_floor(documents: Sequence[str], summaries: Sequence[str]) -> dict[str,
     except ModuleNotFoundError as error:
         raise _missing_extra("ROUGE", "rouge-score") from error
     scorer = RougeScorer(list(_ROUGE.values()), use_stemmer=True)
-    found = [scorer.score(*pair) for pair in zip(*both, strict=True)]
+    scores = [scorer.score(*pair) for pair in zip(*both, strict=True)]
     return {
-        f"{title} {part}": [float(getattr(one[key], field)) for one in found]
+        f"{title} {part}": [float(getattr(one[key], field)) for one in scores]
         for title, key in _ROUGE.items()
         for part, field in (("precision", "precision"), ("F1", "fmeasure"))
     }
@@ -294,22 +296,22 @@ def mean_interval(values: Sequence[float], *, n_resamples: int = 1000, seed: int
 def _reasons(rows: list[tuple[float, float]], positive_from: float) -> dict[str, str]:
     """Return of each statistic why it would be undefined."""
     scores, labels = (sorted(set(column)) for column in zip(*rows, strict=True))
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for what, values in (("scores", scores), ("labels", labels)):
         if len(values) == 1:
             reason = f"all {what} are {values[0]:g}"
-            found |= {"pearson": reason, "spearman": reason, "kendall": reason}
+            reasons |= {"pearson": reason, "spearman": reason, "kendall": reason}
     if labels[0] >= positive_from or labels[-1] < positive_from:
         side = (
             f"{positive_from:g} or more"
             if labels[0] >= positive_from
             else f"below {positive_from:g}"
         )
-        found["auc"] = (
+        reasons["auc"] = (
             f"all labels are {side}, so there is one class only; choose where the positive ones "
             "begin with --positive-from (`positive_from`)"
         )
-    return found
+    return reasons
 
 
 def _missing_extra(what: str, package: str) -> ModuleNotFoundError:
@@ -345,12 +347,12 @@ def _estimates(
             rng=np.random.default_rng(seed),
         ).bootstrap_distribution  # (4, n_resamples)
         low, high = np.nanpercentile(draws, [2.5, 97.5], axis=-1)
-    columns = zip(_STATISTICS, values.tolist(), low.tolist(), high.tolist(), strict=True)
+    columns = zip(STATISTICS, values.tolist(), low.tolist(), high.tolist(), strict=True)
     return {key: Estimate(*numbers) for key, *numbers in columns}
 
 
 def _statistics(x: Floats, y: Floats, *, positive_from: float, axis: int = -1) -> Floats:
-    """Return `_STATISTICS` of scores and labels of shape ``(..., n)``: ``(4, ...)``."""
+    """Return `STATISTICS` of scores and labels of shape ``(..., n)``: ``(4, ...)``."""
     import numpy as np
     from scipy.stats import kendalltau, pearsonr, rankdata
     from sklearn.metrics import roc_auc_score

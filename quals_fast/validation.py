@@ -46,9 +46,9 @@ def check_pair(document: object, summary: object) -> SummaryScore | None:
 
 def check_tokens(document: TokenCounts, summary: TokenCounts) -> SummaryScore | None:
     """Return the score of a pair whose tokens say too little to be scored, or None."""
-    found = _empty(summary.n_tokens == 0, document.n_tokens == 0)
-    if found is not None:
-        return found
+    empty = _empty(summary.n_tokens == 0, document.n_tokens == 0)
+    if empty is not None:
+        return empty
     unknown = [
         f"{text.unknown_tokens} of {text.n_tokens} in the {name}"
         for name, text in (("summary", summary), ("document", document))
@@ -112,8 +112,8 @@ def as_list(values: object) -> Sequence[Any] | None:
         return None
     for name in ("tolist", "to_pylist", "to_list"):
         if hasattr(values, name):
-            found = getattr(values, name)()
-            return found if isinstance(found, list) else None
+            converted = getattr(values, name)()
+            return converted if isinstance(converted, list) else None
     return list(values) if isinstance(values, Sequence) else None
 
 
@@ -135,10 +135,10 @@ def check_list(name: str, values: object, of: str, advice: str = "") -> Sequence
     Raises:
         TypeError: it is something else.
     """
-    found = as_list(values)
-    if found is None:
+    entries = as_list(values)
+    if entries is None:
         raise TypeError(f"`{name}` must be a list of {of}, but got {type(values).__name__}{advice}")
-    return found
+    return entries
 
 
 def check_same_length(name: str, values: Sequence[object], documents: Sequence[object]) -> None:

@@ -12,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from quals_fast.errors import InputError
 from quals_fast.evaluation import (
     Agreement,
     Estimate,
@@ -21,7 +22,7 @@ from quals_fast.evaluation import (
     compare,
     rouge_floor,
 )
-from quals_fast.jobs.files import InputError, InputRow
+from quals_fast.jobs.parsing import InputRow
 from quals_fast.results import SummaryScore
 
 STATISTICS = ("pearson", "spearman", "kendall", "auc")

@@ -17,14 +17,9 @@ from pathlib import Path
 from typing import Literal, Self, TextIO
 
 from quals_fast.errors import InputError
+from quals_fast.jobs.opening import as_text, known_encoding, open_binary
 from quals_fast.jobs.parsing import InputRow, has_columns, parse_csv, parse_json
-from quals_fast.jobs.sources import as_text, known_encoding, open_binary
 from quals_fast.results import RowScore
-
-__all__ = [
-    "CSV_COLUMNS", "FileFormat", "InputError", "InputRow", "OutputFile", "RowWriter",
-    "open_output", "read_rows",
-]  # fmt: skip
 
 FileFormat = Literal["auto", "jsonl", "csv"]
 

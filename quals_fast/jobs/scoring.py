@@ -11,12 +11,14 @@ from pathlib import Path
 from threading import Thread
 from typing import Protocol
 
-from quals_fast.jobs.files import FileFormat, InputError, InputRow, read_rows
+from quals_fast.errors import InputError
+from quals_fast.jobs.files import FileFormat, read_rows
+from quals_fast.jobs.parsing import InputRow
 from quals_fast.results import RowScore, RowScores, SummaryScore
 from quals_fast.validation import check_pair
 
-WINDOW = 64  # rows scored together: enough to batch by length, little to lose
-WAIT = 0.2  # seconds that the first row of a window waits for more, where rows come from a pipe
+MAX_WINDOW_ROWS = 64  # scored together: enough to batch by length, little to lose
+MAX_WAIT_SECONDS = 0.2  # of a window's first row for more, where rows come from a pipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,16 +140,16 @@ def score_rows(
 
 def _windows(rows: Iterable[InputRow]) -> Iterator[list[InputRow]]:
     remaining = iter(rows)
-    while window := list(islice(remaining, WINDOW)):
+    while window := list(islice(remaining, MAX_WINDOW_ROWS)):
         yield window
 
 
 def _windows_of_stream(rows: Iterable[InputRow]) -> Iterator[list[InputRow]]:
-    """Yield what has come `WAIT` seconds after a first row, read by a thread of its own.
+    """Yield what has come `MAX_WAIT_SECONDS` after a first row, read by a thread of its own.
 
     The first windows are small, so that the first results do not wait for 64 rows to be scored.
     """
-    ready: queue.Queue[InputRow | BaseException | None] = queue.Queue(WINDOW)
+    ready: queue.Queue[InputRow | BaseException | None] = queue.Queue(MAX_WINDOW_ROWS)
 
     def read() -> None:
         try:
@@ -171,10 +173,10 @@ def _windows_of_stream(rows: Iterable[InputRow]) -> Iterator[list[InputRow]]:
                 break
             if isinstance(got, InputRow):
                 window.append(got)
-                due = due or time.monotonic() + WAIT
+                due = due or time.monotonic() + MAX_WAIT_SECONDS
             else:
                 is_over, end = True, got
-        room = min(WINDOW, 2 * room)
+        room = min(MAX_WINDOW_ROWS, 2 * room)
         if window:
             yield window
     if end is not None:

@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.text import Text
 
-from quals_fast.jobs.files import InputRow
+from quals_fast.jobs.parsing import InputRow
 from quals_fast.pages.display import DROP, LARGE_DROP, MARKS, count, level, printable
 from quals_fast.results import QAPair, Status, SummaryScore
 

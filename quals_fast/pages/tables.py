@@ -6,21 +6,16 @@ import heapq
 import math
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from quals_fast.jobs.files import InputRow
+from quals_fast.evaluation import STATISTICS, Agreement, Estimate
+from quals_fast.jobs.parsing import InputRow
 from quals_fast.pages.display import LARGE_DROP, MARKS, count, level, printable, signature_line
 from quals_fast.results import RowScore
-
-if TYPE_CHECKING:
-    from quals_fast.evaluation import Agreement, Estimate
-
-
-STATISTICS = {"pearson": "Pearson", "spearman": "Spearman", "kendall": "Kendall", "auc": "AUC"}
 
 
 class _Entry(NamedTuple):
@@ -149,36 +144,36 @@ def score_table(tally: Tally, signature: str) -> Group:
     return Group(table, signature_line(signature))
 
 
-def agreement_table(found: list[Agreement], signature: str) -> Group:
+def agreement_table(agreements: list[Agreement], signature: str) -> Group:
     """Return correlations and AUC of each measure, with 95 % intervals, and the signature.
 
     The intervals stand below the values, so that 80 columns hold every digit.
 
     Args:
-        found: as from `evaluation.compare`: the metric first, then others on the same rows.
+        agreements: as from `evaluation.compare`: the metric first, then others on the same rows.
         signature: of the metric.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
     for name in STATISTICS.values():
         table.add_column(name, overflow="fold")
-    for one in found:
+    for one in agreements:
         table.add_row(one.name, *(_estimate(getattr(one, name)) for name in STATISTICS))
-    own = found[0]
+    own = agreements[0]
     lines = [f"n = {own.n}" + (f", {own.n_missing} more without a score" if own.n_missing else "")]
     lines[0] += "; in brackets: bootstrap 95 % intervals"
-    return Group(table, *map(Text, [*lines, *_reasons(found)]), signature_line(signature))
+    return Group(table, *map(Text, [*lines, *_reasons(agreements)]), signature_line(signature))
 
 
-def _reasons(found: list[Agreement]) -> Iterator[str]:
+def _reasons(agreements: list[Agreement]) -> Iterator[str]:
     """Say why figures are missing, once where it is the same for all measures."""
     missing: dict[str, dict[str, list[str]]] = {}  # reason, measure, statistics
-    for one in found:
+    for one in agreements:
         for name, reason in one.undefined.items():
             missing.setdefault(reason, {}).setdefault(one.name, []).append(STATISTICS[name])
     for reason, measures in missing.items():
         statistics = ", ".join(next(iter(measures.values())))
-        of = "" if len(measures) == len(found) else f" of {', '.join(measures)}"
+        of = "" if len(measures) == len(agreements) else f" of {', '.join(measures)}"
         yield f"no {statistics}{of}: {reason}"
 
 

@@ -10,15 +10,15 @@ import sys
 
 import pytest
 
-from quals_fast.jobs.files import (
-    CSV_COLUMNS,
-    InputError,
-    InputRow,
-    RowWriter,
-    open_output,
-    read_rows,
-)
+from quals_fast.errors import InputError
+from quals_fast.jobs.files import CSV_COLUMNS, RowWriter, open_output, read_rows
+from quals_fast.jobs.parsing import InputRow
 from quals_fast.results import QAPair, SummaryScore
+
+pytestmark = [  # a file that stays open fails
+    pytest.mark.filterwarnings("error::ResourceWarning"),
+    pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning"),
+]
 
 GOOD = {"document": "Löwe, a document", "summary": "a “summary”"}
 EXPECTED = 'expected one object a line, such as {"document": "...", "summary": "..."}'

@@ -8,8 +8,10 @@ from threading import Thread
 
 import pytest
 
-from quals_fast.jobs.files import InputError, InputRow
-from quals_fast.jobs.scoring import WINDOW, JobInput, score_rows
+from quals_fast.errors import InputError
+from quals_fast.jobs.parsing import InputRow
+from quals_fast.jobs.scoring import MAX_WINDOW_ROWS as WINDOW
+from quals_fast.jobs.scoring import JobInput, score_rows
 from quals_fast.results import QualsResult, SummaryScore
 
 

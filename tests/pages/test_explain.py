@@ -13,7 +13,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from quals_fast.jobs.files import InputRow
+from quals_fast.jobs.parsing import InputRow
 from quals_fast.pages.display import DROP, LARGE_DROP
 from quals_fast.pages.explain import BAR_CAP, ExplainedRow, render_html, render_terminal
 from quals_fast.results import QAPair, SummaryScore

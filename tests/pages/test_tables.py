@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from quals_fast.evaluation import Agreement, Estimate
-from quals_fast.jobs.files import InputRow
+from quals_fast.jobs.parsing import InputRow
 from quals_fast.pages.tables import Tally, agreement_table, score_table
 from quals_fast.results import QAPair, SummaryScore
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
-from quals_fast.jobs.files import InputRow, read_rows
+from quals_fast.jobs.files import read_rows
+from quals_fast.jobs.parsing import InputRow
 from quals_fast.models.loading import model_folder
 
 SOURCE_TOKENS = 160  # of the summariser, special tokens included

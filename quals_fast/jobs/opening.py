@@ -6,6 +6,8 @@ import codecs
 import gzip
 import io
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -29,21 +31,23 @@ _REFUSED = {
 }
 
 
-def open_binary(path: str, name: str) -> Any:
+@contextmanager
+def open_binary(path: str, name: str) -> Iterator[Any]:
     """Open a file that can be peeked into, or standard input for ``-``; gzip is unpacked.
 
     Raises:
         InputError: it is of a kind that is not read, or standard input is closed.
         OSError: it cannot be opened.
     """
-    file = _standard_input() if path == "-" else Path(path).open("rb")  # noqa: SIM115 - returned
-    if path.endswith(".gz") or file.peek(2).startswith(_GZIP):
-        file = gzip.GzipFile(fileobj=file)
-    start = file.peek(8)
-    for beginning, (kind, advice) in _REFUSED.items():
-        if start.startswith(beginning):
-            raise InputError(f"{name} is {kind}, which is not read; {advice}")
-    return file
+    # A GzipFile does not close the file that it reads; this does.
+    with _standard_input() if path == "-" else Path(path).open("rb") as packed:
+        is_gzip = path.endswith(".gz") or packed.peek(2).startswith(_GZIP)
+        file = gzip.GzipFile(fileobj=packed) if is_gzip else packed
+        start = file.peek(8)
+        for beginning, (kind, advice) in _REFUSED.items():
+            if start.startswith(beginning):
+                raise InputError(f"{name} is {kind}, which is not read; {advice}")
+        yield file
 
 
 def as_text(file: Any, name: str, encoding: str, newline: str) -> TextIO:
