@@ -4,6 +4,7 @@ import re
 from typing import NamedTuple
 
 import pytest
+from messages import says
 
 from quals_fast.validation import (
     check_pair,
@@ -15,7 +16,7 @@ from quals_fast.validation import (
     text_problem,
 )
 
-NOT_A_STRING = "; convert it to text, or give an empty string where there is none"
+NOT_A_STRING = " … convert it to text"
 
 PROBLEMS = [
     pytest.param(None, "`summary` must be a string, but got NoneType" + NOT_A_STRING, id="none"),
@@ -26,20 +27,17 @@ PROBLEMS = [
     pytest.param({}, "`summary` must be a string, but got dict" + NOT_A_STRING, id="dict"),
     pytest.param(
         "ab\0c\0",
-        "`summary` must be text, but holds a NUL character at position 2; remove it, or check "
-        "that the file is not binary",
+        "`summary` must be text … NUL … position 2; remove it",
         id="nul",
     ),
     pytest.param(
         "a\ud800b",
-        "`summary` must be valid Unicode, but holds the lone surrogate U+D800 at position 1; "
-        "repair the program that wrote it, or remove the character",
+        "`summary` must be valid Unicode … lone surrogate U+D800 at position 1; repair",
         id="high-surrogate",
     ),
     pytest.param(
         "\udcff",
-        "`summary` must be valid Unicode, but holds the lone surrogate U+DCFF at position 0; "
-        "repair the program that wrote it, or remove the character",
+        "`summary` must be valid Unicode … lone surrogate U+DCFF at position 0; repair",
         id="low-surrogate",
     ),
 ]
@@ -48,7 +46,7 @@ FINE = ["", "  ", "a", "é\u2028\U0001f41d", "\ufeff", "\x01\x7f", "x" * 1_000_0
 
 @pytest.mark.parametrize(("text", "message"), PROBLEMS)
 def test_problem_of_a_text(text, message):
-    assert text_problem("summary", text) == message
+    assert re.match(says(message), text_problem("summary", text))
 
 
 @pytest.mark.parametrize("text", FINE, ids=lambda text: ascii(text)[:12])
@@ -62,7 +60,8 @@ def test_bad_text_makes_an_error(place, text, message):
     pair = {"document": "a document", "summary": "a summary"} | {place: text}
     found = check_pair(**pair)
     assert found is not None
-    assert (found.status, found.message) == ("error", message.replace("summary", place))
+    assert found.status == "error"
+    assert re.match(says(message.replace("summary", place)), found.message)
     assert found.score != found.score  # NaN
 
 
@@ -114,10 +113,8 @@ def test_the_message_says_which_text_is_unknown_and_how_many_tokens():
     found = check_tokens(Counts(9, 7, truncated_tokens=4), Counts(3, 2, truncated_tokens=1))
     assert found is not None
     assert (found.truncated_tokens, found.unknown_tokens) == (5, 9)
-    assert found.message == (
-        "more than half of the tokens are unknown to the model: 2 of 3 in the summary, 7 of 9 in "
-        "the document; use a model whose vocabulary has the text's script"
-    )
+    parts = "more than half … 2 of 3 in the summary, 7 of 9 in the document; use a model"
+    assert re.match(says(parts), found.message)
 
 
 INVISIBLE = ["\u200b", "\ufeff", "\u00ad", "\x01\x1f\x7f\x9f", "\u2028\u3000\t", "\u2060", "\u3164"]
@@ -146,11 +143,8 @@ def test_texts_that_show_something_are_not(text):
     ids=lambda value: str(type(value).__name__),
 )
 def test_texts_must_be_a_list(texts, name):
-    message = (
-        rf"`documents` must be a list of strings, but got {name}.*; put a single text into a list, "
-        r"take one column of a frame, and use list\(\) on an iterator"
-    )
-    with pytest.raises(TypeError, match=message):
+    message = f"`documents` must be a list of strings, but got {name} … list … column … list()"
+    with pytest.raises(TypeError, match=says(message)):
         check_texts("documents", texts)
 
 
@@ -163,10 +157,10 @@ def test_lists_and_tuples_pass(texts):
 def test_lengths_must_agree(lengths):
     documents, summaries = ["d"] * lengths[0], ["s"] * lengths[1]
     message = (
-        f"`documents` and `summaries` must have the same length, but got {lengths[0]} and "
-        f"{lengths[1]}; give one entry for each document"
+        f"`documents` and `summaries` … same length, but got {lengths[0]} and {lengths[1]}; "
+        "give one entry for each document"
     )
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=says(message)):
         check_same_length("summaries", summaries, documents)
 
 
@@ -207,11 +201,8 @@ def test_required_texts_come_back():
     ],
 )
 def test_target_ids(targets, place, came):
-    message = (
-        f"`token_ids{place}` must hold 1 to 3 ids from 0 to 9, but got {came}; take them from the "
-        "same model's hypotheses"
-    )
-    with pytest.raises(ValueError, match=re.escape(message)):
+    message = f"`token_ids{place}` … 1 to 3 ids from 0 to 9, but got {came}; … same model"
+    with pytest.raises(ValueError, match=says(message)):
         check_token_ids([targets], longest=3, vocab_size=10)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from cli_helpers import (
     write,
 )
 from click.testing import CliRunner
+from messages import says
 
 from quals_fast import QualsScorer
 from quals_fast.commands.app import app
@@ -35,14 +37,14 @@ def test_bad_rows_get_a_status_and_the_others_are_scored(run, expected):
     assert [line["status"] for line in lines] == MIXED_STATUSES
     good = [line["score"] for line in lines if line["status"] == "ok"]
     assert good == [one.score for one in expected if one.status == "ok"]
-    assert [line["message"] for line in lines if line["status"] == "error"] == [
-        "line 2: invalid JSON: Expecting property name enclosed in double quotes at column 13; "
-        'expected one object a line, such as {"document": "...", "summary": "..."}',
-        "line 4: expected a key 'document', but got 'id', 'summary'; name the right ones with "
-        "--document-field and --summary-field",
-        "line 7: `summary` must be a string, but got int; convert it to text, or give an empty "
-        "string where there is none",
+    messages = [line["message"] for line in lines if line["status"] == "error"]
+    expected_messages = [
+        'line 2: invalid JSON: … column 13 … {"document": "...", "summary": "..."}',
+        "line 4: … 'document', but got 'id', 'summary' … --document-field … --summary-field",
+        "line 7: `summary` must be a string, but got int",
     ]
+    for message, parts in zip(messages, expected_messages, strict=True):
+        assert re.match(says(parts), message), message
 
 
 BAD_ROWS = [
@@ -133,30 +135,25 @@ def test_lone_surrogates_come_through(run):
 WRONG_USAGE = [
     pytest.param(
         "--num-beams 6 --num-beam-groups 4",
-        "`num_beam_groups` must divide `num_beams`, but got 4 groups for 6 beams; use one of 1, 2, "
-        "3, 6",
+        "`num_beam_groups` … `num_beams`, but got 4 … 6 … 1, 2, 3, 6",
         id="groups",
     ),
-    pytest.param(
-        "--rule martian", "`rule` must be 'fairseq09' or 'hamming', but got 'martian'", id="rule"
-    ),
+    pytest.param("--rule martian", "`rule` … 'fairseq09' … 'hamming' … 'martian'", id="rule"),
     pytest.param(
         "--max-pairs many",
-        "`--max-pairs` must be a whole number or 'all', but got 'many'",
+        "`--max-pairs` … 'all', but got 'many'",
         id="max-pairs-word",
     ),
     pytest.param(
         "--max-pairs -1",
-        "`--max-pairs` must be a whole number or 'all', but got '-1'",
+        "`--max-pairs` … 'all', but got '-1'",
         id="max-pairs-negative",
     ),
-    pytest.param(
-        "--max-pairs 2.5", "`--max-pairs` must be a whole number or 'all'", id="max-pairs-float"
-    ),
+    pytest.param("--max-pairs 2.5", "`--max-pairs` … 'all', but got '2.5'", id="max-pairs-float"),
     pytest.param("--max-pairs 0", "`max_pairs` must be at least 1, but got 0", id="max-pairs-zero"),
     pytest.param(
         "--summary-logprob both",
-        "`summary_logprob` must be 'model' or 'search', but got 'both'",
+        "`summary_logprob` … 'model' … 'search' … 'both'",
         id="summary-logprob",
     ),
     pytest.param(
@@ -164,18 +161,18 @@ WRONG_USAGE = [
     ),
     pytest.param(
         "--diversity-penalty -1",
-        "`diversity_penalty` must be a finite number of at least 0, but got -1.0",
+        "`diversity_penalty` … at least 0, but got -1.0",
         id="diversity-penalty",
     ),
     pytest.param("--num-beams 0", "`num_beams` must be at least 1, but got 0", id="no-beams"),
     pytest.param(
         "--min-length 13",
-        "`max_length` must be at least `min_length`, but got 12 with a `min_length` of 13",
+        "`max_length` … `min_length` … 12 … 13",
         id="lengths",
     ),
     pytest.param(
         "--max-length 64",
-        "`max_length` must be below the model's 64 positions, but got 64",
+        "`max_length` … 64 positions, but got 64",
         id="positions",
     ),
     pytest.param(
@@ -186,38 +183,33 @@ WRONG_USAGE = [
     pytest.param("--threads 0", "`threads` must be at least 1, but got 0", id="threads"),
     pytest.param(
         "--model bart-maxi",
-        "model 'bart-maxi' is neither bundled (qagen-mini) nor a local folder; nothing is "
-        "downloaded: fetch the checkpoint first and give its folder",
+        "'bart-maxi' … qagen-mini … give its folder",
         id="model",
     ),
     pytest.param(
         "--model .",
-        "has no config.json, so it is no model folder; save a model there with transformers' "
-        "save_pretrained()",
+        "has no config.json … save_pretrained()",
         id="no-config",
     ),
     pytest.param(
         "--device tpu",
-        "`device` must be 'auto', 'cpu', 'cuda' or 'cuda:N', but got 'tpu'",
+        "`device` … 'auto', 'cpu', 'cuda' or 'cuda:N', but got 'tpu'",
         id="device",
     ),
     pytest.param(
         "--dtype int4",
-        "`dtype` must be one of auto, float32, mixed, bfloat16, float16, but got 'int4'",
+        "`dtype` … auto, float32, mixed, bfloat16, float16, but got 'int4'",
         id="dtype",
     ),
-    pytest.param(
-        "--backend onnx", "has no quals_fast_onnx.json, so it is no exported model", id="onnx"
-    ),
+    pytest.param("--backend onnx", "has no quals_fast_onnx.json", id="onnx"),
     pytest.param(
         "--backend reference",
-        "`backend` must be 'auto', 'eager', 'triton' or 'onnx', but got 'reference'",
+        "`backend` … 'auto', 'eager', 'triton' or 'onnx', but got 'reference'",
         id="backend",
     ),
     pytest.param(
         "--encoding klingon",
-        "`--encoding` must be one that Python knows, such as utf-8, utf-16, latin-1 or cp1252, but "
-        "got 'klingon'",
+        "`--encoding` … utf-8 … but got 'klingon'",
         id="encoding",
     ),
     pytest.param("--format xml", "'xml' is not one of 'auto', 'jsonl', 'csv'", id="format"),
@@ -242,25 +234,25 @@ def test_wrong_usage(model, tmp_path, monkeypatch, command, options, message):
         pytest.param(
             "score",
             "--pairs",
-            "--pairs is for JSON lines, but got no -o; add -o scores.jsonl",
+            "--pairs … JSON lines, but got no -o … -o scores.jsonl",
             id="pairs-of-a-table",
         ),
         pytest.param(
             "score",
             "--pairs -o out.CSV",
-            "--pairs is for JSON lines, but got -o out.CSV; add -o scores.jsonl",
+            "--pairs … JSON lines, but got -o out.CSV … -o scores.jsonl",
             id="pairs-in-csv",
         ),
         pytest.param(
             "score",
             "--rows 100 -o -",
-            "--rows is for the table, but got -o -, which prints none; leave one of them out",
+            "--rows … table, but got -o - … leave one of them out",
             id="rows-without-a-table",
         ),
         pytest.param(
             "evaluate",
             "-o out.csv",
-            "-o is for one JSON object, but got the name out.csv; use one that ends in .json",
+            "-o … JSON object, but got … out.csv … .json",
             id="evaluate-csv",
         ),
     ],
@@ -291,7 +283,7 @@ def test_no_gpu(run):
     result = run("score", "in.jsonl", "--device", "cuda")
     assert result.exit_code == 0  # the last --device counts
     result = run("score", "in.jsonl", "--device", "cuda", small=False)
-    message = "device 'cuda' was asked for, but torch sees 0 GPUs; use device='cpu'"
+    message = "'cuda' … 0 GPUs … device='cpu'"
     assert_usage_error(result, message)
 
 
@@ -354,7 +346,7 @@ def test_output_must_not_be_the_input(run, command, option):
     os.link("in.jsonl", "same.jsonl")
     for name in ("in.jsonl", "./in.jsonl", "same.jsonl"):
         result = run(command, "in.jsonl", option, name)
-        message = f"the output must be another file than INPUT, but both are {name}; give a new"
+        message = f"INPUT, but both are {name}"
         assert_usage_error(result, message)
         assert Path("in.jsonl").read_text() == before
 

@@ -95,7 +95,7 @@ def test_evaluate(run):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--rule", "hamming"], "`--rule` is for --metric quals, but got --metric qags; leave"),
+        (["--rule", "hamming"], "`--rule` … --metric quals, but got --metric qags"),
         (["--model", "m"], "`--model` is for --metric quals"),
         (["--max-pairs", "3"], "`--max-pairs` is for --metric quals"),
         (["--metric", "quals", "--seed", "1"], "`--seed` is for --metric qags"),

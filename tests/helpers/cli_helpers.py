@@ -2,7 +2,10 @@
 
 import csv
 import json
+import re
 from pathlib import Path
+
+from messages import says
 
 SMALL = "--num-beams 6 --num-beam-groups 6 --min-length 2 --max-length 12".split()
 DOCUMENT = "king closed the tower in 1969 . queen anne won ."
@@ -56,10 +59,15 @@ def json_lines(text):
 
 
 def assert_usage_error(result, message):
-    """One line on standard error, nothing on standard output, no traceback, exit code 2."""
+    """One line on standard error, nothing on standard output, no traceback, exit code 2.
+
+    Args:
+        result: of the command.
+        message: parts of the line, as for `says`.
+    """
     assert isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code == 2
     assert result.stdout == ""
-    assert message in result.stderr
+    assert re.search(says(message), result.stderr), result.stderr
     assert result.stderr.splitlines()[-1].startswith("Error: ")
     assert "Traceback" not in result.stderr

@@ -9,6 +9,7 @@ import re
 import sys
 
 import pytest
+from messages import says
 
 from quals_fast.errors import InputError
 from quals_fast.jobs.files import CSV_COLUMNS, RowWriter, open_output, read_rows
@@ -21,12 +22,11 @@ pytestmark = [  # a file that stays open fails
 ]
 
 GOOD = {"document": "Löwe, a document", "summary": "a “summary”"}
-EXPECTED = 'expected one object a line, such as {"document": "...", "summary": "..."}'
-ENCODING = "pass the file's --encoding, for example latin-1, or repair this row"
-QUOTES = (
-    "put quotes around a cell that holds a quote, a separator or a line break, double each "
-    "quote inside it, and close it"
-)
+# What messages end with; … as in `says`.
+EXPECTED = 'expected one object a line … {"document": "...", "summary": "..."}'
+ENCODING = " … --encoding"
+QUOTES = " … put quotes around a cell"
+NAMES = " … --document-field … --summary-field"
 
 
 def jsonl(*rows):
@@ -122,8 +122,7 @@ def test_columns_separated_otherwise(read, name, separator):
     assert [(row.line, row.id) for row in rows] == [(2, "a"), (4, "b")]
     assert texts(rows[:1]) == [("x, y; z\tand\n1", "s")]
     kind = {";": "semicolon", "\t": "tab", ",": "comma"}[separator]
-    advice = f"put quotes around a cell that holds a {kind} or a line break"
-    assert rows[1].problem == f"expected 3 cells as in the header, but got 2; {advice}"
+    assert re.match(says(f"expected 3 cells … but got 2; … a {kind}"), rows[1].problem)
 
 
 def test_a_separator_of_another_kind_may_stand_in_a_name(read):
@@ -168,11 +167,11 @@ def test_rows_of_an_array_have_problems_of_their_own(read):
     )
     assert [row.line for row in rows] == [2, 3, 3, 4]
     assert rows[0].problem.startswith("expected a key 'summary', but got 'id', 'document'")
-    assert rows[1].problem == f"{EXPECTED}, but got a number"
-    assert rows[2].problem == f"{EXPECTED}, but got an array"
+    assert rows[1].problem.endswith("but got a number")
+    assert rows[2].problem.endswith("but got an array")
     assert rows[3].problem is None
     (row,) = read(b'[{"document": "\xe9", "summary": "s"}]')
-    assert row.problem == f"expected utf-8, but got the byte 0xE9; {ENCODING}"
+    assert row.problem.startswith("expected utf-8, but got the byte 0xE9")
     assert read("[]") == read(" [ ]\n") == []
 
 
@@ -210,11 +209,11 @@ def test_gzip_under_any_name_and_on_standard_input(read, feed, name):
 @pytest.mark.parametrize(
     ("start", "what"),
     [
-        (b"PAR1\x15\x04", "a Parquet file, which is not read; convert it with pandas"),
-        (b"PK\x03\x04\x14", "an Excel workbook or another zip archive, which is not read; save it"),
-        (bytes.fromhex("d0cf11e0a1b11ae1"), "an old Excel workbook, which is not read; save it as"),
-        (b"ARROW1\0\0", "an Arrow file, which"),
-        (bytes.fromhex("28b52ffd04"), "packed with zstd, which is not read; unpack it first"),
+        (b"PAR1\x15\x04", "a Parquet file … pandas"),
+        (b"PK\x03\x04\x14", "an Excel workbook or another zip archive … save it as CSV"),
+        (bytes.fromhex("d0cf11e0a1b11ae1"), "an old Excel workbook … save it as CSV"),
+        (b"ARROW1\0\0", "an Arrow file"),
+        (bytes.fromhex("28b52ffd04"), "packed with zstd … unpack it"),
         (b"\xfd7zXZ\0", "packed with xz"),
         (b"BZh91AY&SY", "packed with bzip2"),
     ],
@@ -222,7 +221,7 @@ def test_gzip_under_any_name_and_on_standard_input(read, feed, name):
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows.xlsx", "rows.parquet"])
 def test_files_that_are_no_text_are_refused_by_name(read, feed, name, start, what):
     fails(read, start + b"rest\n" * 9, name, f"{name} is {what}")
-    with pytest.raises(InputError, match=f"^standard input is {what}"):
+    with pytest.raises(InputError, match=says(f"standard input is {what}")):
         feed(start)
 
 
@@ -248,7 +247,7 @@ def test_long_documents(read, size):
 
 
 def fails(read, content, name, message, **options):
-    with pytest.raises(InputError, match=re.escape(message)):
+    with pytest.raises(InputError, match=says(message)):
         read(content, name, **options)
 
 
@@ -266,11 +265,7 @@ def test_folder_in_place_of_a_file(tmp_path):
 
 @pytest.mark.parametrize("name", ["klingon", "", "base64", "utf-8\0", "rot13"], ids=ascii)
 def test_unknown_encoding(read, name):
-    message = (
-        "`--encoding` must be one that Python knows, such as utf-8, utf-16, latin-1 or cp1252, "
-        f"but got {name!r}"
-    )
-    fails(read, "", "rows.jsonl", message, encoding=name)
+    fails(read, "", "rows.jsonl", f"`--encoding` … utf-8 … but got {name!r}", encoding=name)
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv"])
@@ -312,14 +307,8 @@ PACKED = gzip.compress(jsonl(*[GOOD | {"id": i} for i in range(3000)]).encode())
     ],
 )
 def test_damaged_gzip(read, content, what):
-    advice = "; check it with gzip -t, or drop .gz from the name of a file that is not compressed"
-    with pytest.raises(InputError) as raised:
-        read(content, "rows.jsonl.gz")
-    assert re.search(f"rows.jsonl.gz is not a whole gzip file: .*{what}", str(raised.value))
-    assert str(raised.value).endswith(advice)
-
-
-NAMES = "; name the right ones with --document-field and --summary-field"
+    message = f"rows.jsonl.gz is not a whole gzip file: … {what} … gzip -t … drop .gz"
+    fails(read, content, "rows.jsonl.gz", message)
 
 
 @pytest.mark.parametrize(
@@ -343,12 +332,12 @@ NAMES = "; name the right ones with --document-field and --summary-field"
         ),
         pytest.param(
             "document,summary,document\n",
-            "must have one column 'document', but has 2; rename all but one",
+            "one column 'document', but has 2 … rename",
             id="document-twice",
         ),
         pytest.param(
             "id,document,summary,id,id\n",
-            "must have one column 'id', but has 3; rename all but one",
+            "one column 'id', but has 3 … rename",
             id="id-thrice",
         ),
         pytest.param(
@@ -377,29 +366,29 @@ def test_header_that_repeats_other_columns_is_fine(read):
 BAD_LINES = [
     pytest.param(
         '{"document": "d", "summary": "s"',
-        f"invalid JSON: Expecting ',' delimiter at column 33; {EXPECTED}",
+        f"invalid JSON: Expecting ',' delimiter at column 33 … {EXPECTED}",
         id="cut-off",
     ),
     pytest.param(
         "{'document': 'd'}",
-        "invalid JSON: Expecting property name enclosed in double quotes at column 2; " + EXPECTED,
+        "invalid JSON: Expecting property name enclosed in double quotes at column 2 … " + EXPECTED,
         id="single-quotes",
     ),
-    pytest.param("a text", f"invalid JSON: Expecting value at column 1; {EXPECTED}", id="no-json"),
+    pytest.param("a text", f"invalid JSON: Expecting value at column 1 … {EXPECTED}", id="no-json"),
     pytest.param(
         '{"document": "d", "summary": "s"} {}',
-        f"invalid JSON: Extra data at column 35; {EXPECTED}",
+        f"invalid JSON: Extra data at column 35 … {EXPECTED}",
         id="two-objects",
     ),
     pytest.param(
         '{"document": "a\tb"}',
-        f"invalid JSON: Invalid control character at at column 16; {EXPECTED}",
+        f"invalid JSON: Invalid control character at at column 16 … {EXPECTED}",
         id="raw-tab",
     ),
-    pytest.param("[" * 100_000, f"invalid JSON: nested too deeply; {EXPECTED}", id="deep"),
+    pytest.param("[" * 100_000, f"invalid JSON: nested too deeply … {EXPECTED}", id="deep"),
     pytest.param(
         '{"document": "d", "summary": "s", "x": ' + '{"a":' * 5000 + "1" + "}" * 5001,
-        f"invalid JSON: nested too deeply; {EXPECTED}",
+        f"invalid JSON: nested too deeply … {EXPECTED}",
         id="deep-but-valid",
     ),
     pytest.param('{"id": 1' + "0" * 5000 + "}", "invalid JSON: Exceeds the limit", id="digits"),
@@ -420,10 +409,10 @@ BAD_LINES = [
     pytest.param("{}", "expected a key 'document', but got none" + NAMES, id="no-keys"),
     pytest.param(
         '{"document": "caf\udce9", "summary": "s"}',
-        "expected utf-8, but got the byte 0xE9; " + ENCODING,
+        "expected utf-8, but got the byte 0xE9" + ENCODING,
         id="latin-1",
     ),
-    pytest.param("\udcff\udcfe", "expected utf-8, but got the byte 0xFF; " + ENCODING, id="bytes"),
+    pytest.param("\udcff\udcfe", "expected utf-8, but got the byte 0xFF" + ENCODING, id="bytes"),
 ]
 
 
@@ -435,7 +424,7 @@ def test_bad_line_seven_of_nine(read, text, message):
     assert [row.line for row in rows] == list(range(1, 10))
     assert [row.id for row in rows] == [7 if i == 7 else f"row {i}" for i in range(1, 10)]
     assert list(problems(rows)) == [7]
-    assert rows[6].problem.startswith(message)
+    assert re.match(says(message), rows[6].problem)
     assert texts(rows[6:7]) == [(None, None)]
     assert texts(rows[:6] + rows[7:]) == 8 * [tuple(GOOD.values())]
 
@@ -501,9 +490,10 @@ def test_custom_fields(read):
     assert texts([row]) == [("d", "s")]
     assert row.fields == {"source text": "d", "hyp": "s", "label": "1"}
     (row,) = read("7", **options)
-    assert row.problem.startswith('expected one object a line, such as {"source text": "...", "hyp')
+    assert re.match(says('expected … {"source text": "...", "hyp": "..."}'), row.problem)
     (row,) = read(jsonl(GOOD), **options)
-    assert row.problem == ("expected a key 'source text', but got 'document', 'summary'" + NAMES)
+    parts = "expected a key 'source text', but got 'document', 'summary'" + NAMES
+    assert re.match(says(parts), row.problem)
 
 
 def test_one_field_for_both(read):
@@ -514,22 +504,21 @@ def test_one_field_for_both(read):
 BAD_CSV_ROWS = [
     pytest.param(
         "7,d",
-        "expected 3 cells as in the header, but got 2; put quotes around a cell that holds a comma "
-        "or a line break",
+        "expected 3 cells … but got 2; put quotes around a cell that holds a comma",
         1,
         id="too-few-cells",
     ),
-    pytest.param("7,a, b,s", "expected 3 cells as in the header, but got 4; put", 1, id="too-many"),
+    pytest.param("7,a, b,s", "expected 3 cells … but got 4", 1, id="too-many"),
     pytest.param(
-        "7,caf\udce9,s", "expected utf-8, but got the byte 0xE9; " + ENCODING, 1, id="latin-1"
+        "7,caf\udce9,s", "expected utf-8, but got the byte 0xE9" + ENCODING, 1, id="latin-1"
     ),
     pytest.param(
         '7,"a "quote" inside",s',
-        f"invalid CSV: ',' expected after '\"'; {QUOTES}",
+        f"invalid CSV: ',' expected after '\"'{QUOTES}",
         1,
         id="undoubled-quotes",
     ),
-    pytest.param('7,"a\n\nb"', "expected 3 cells as in the header", 3, id="too-few-over-3-lines"),
+    pytest.param('7,"a\n\nb"', "expected 3 cells", 3, id="too-few-over-3-lines"),
 ]
 
 
@@ -539,7 +528,7 @@ def test_bad_csv_row(read, text, message, height):
     rows = read("\n".join(lines).encode(errors="surrogateescape"), "rows.csv")
     assert [row.line for row in rows] == [2, 3, 3 + height]
     assert list(problems(rows)) == [3]
-    assert rows[1].problem.startswith(message)
+    assert re.match(says(message), rows[1].problem)
     assert [rows[0].id, rows[2].id] == ["a", "b"]
     assert texts([rows[0], rows[2]]) == [("d", "s"), ("d", "s")]
 
@@ -547,7 +536,8 @@ def test_bad_csv_row(read, text, message, height):
 def test_open_quote_is_named_at_its_row_and_not_taken_for_a_text(read):
     rows = read('document,summary\nd,s\nd,"open\nd,s\nd,s\n', "rows.csv")
     assert texts(rows) == [("d", "s"), (None, None)]
-    assert problems(rows) == {3: f"invalid CSV: unexpected end of data; {QUOTES}"}
+    assert list(problems(rows)) == [3]
+    assert re.match(says(f"invalid CSV: unexpected end of data{QUOTES}"), rows[1].problem)
 
 
 def test_quoted_line_breaks_count_as_lines(read):
@@ -572,7 +562,8 @@ def test_csv_in_latin1(read):
     content = "document,summary\ncafé,s\nd,s\n".encode("latin-1")
     assert texts(read(content, "rows.csv", encoding="latin-1")) == [("café", "s"), ("d", "s")]
     rows = read(content, "rows.csv")
-    assert problems(rows) == {2: "expected utf-8, but got the byte 0xE9; " + ENCODING}
+    assert list(problems(rows)) == [2]
+    assert rows[0].problem.startswith("expected utf-8, but got the byte 0xE9")
     assert texts(rows[1:]) == [("d", "s")]
 
 
@@ -674,12 +665,11 @@ def test_standard_output_is_utf8_whatever_the_terminal(monkeypatch):
         ("", "cannot write : No such file or directory"),
         (
             "{}/out.jsonl.gz",
-            "results are written as plain text, but got the name {}/out.jsonl.gz; leave out .gz, "
-            "and compress the file afterwards",
+            "plain text, but got … {}/out.jsonl.gz; leave out .gz",
         ),
     ],
     ids=["no-folder", "folder", "empty-name", "gz"],
 )
 def test_output_that_cannot_be_written(tmp_path, path, message):
-    with pytest.raises(InputError, match=f"^{re.escape(message.format(tmp_path))}$"):
+    with pytest.raises(InputError, match=says(message.format(tmp_path))):
         open_output(path.format(tmp_path))
