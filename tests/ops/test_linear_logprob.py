@@ -197,11 +197,3 @@ def test_launcher_refuses_what_does_not_fit(changed, error, message):
 def test_launcher_says_that_triton_is_missing():
     with pytest.raises(ModuleNotFoundError, match="pip install triton"):
         op.linear_logprob_triton(*inputs(1, 16, 17))
-
-
-@devices
-def test_custom_op_is_sound(device):
-    case = inputs(2, 16, 33, device=device)
-    torch.library.opcheck(op.linear_logprob_op, case)
-    found = torch.ops.quals_fast.linear_logprob(*case)
-    assert torch.equal(found, op.linear_logprob_triton(*case))

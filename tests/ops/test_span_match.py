@@ -4,7 +4,6 @@ import random
 
 import pytest
 import torch
-from quals_fast_kernels import span_match as op
 from quals_fast_kernels._compat import HAS_TRITON
 from quals_fast_kernels.span_match import span_match_ref, span_match_triton
 
@@ -128,20 +127,6 @@ def test_no_rows_and_no_needles(span_match):
     for batch, num_needles in ((0, 3), (3, 0)):
         cases = cases_of(batch, num_needles, 4, 2, 2)
         assert span_match(*cases).shape == (batch, num_needles)
-
-
-@interpreted
-def test_custom_op():
-    cases = cases_of(2, 3, 20, 4, 2)
-    torch.library.opcheck(torch.ops.quals_fast.span_match.default, cases)
-    assert torch.ops.quals_fast.span_match(*cases).equal(span_match_ref(*cases))
-
-
-def test_the_fake_has_shape_and_dtype():
-    with torch._subclasses.FakeTensorMode():
-        cases = (torch.empty(2, 5).int(), torch.empty(2).long(), torch.empty(2, 3, 4).int())
-        found = op.span_match(*cases, torch.empty(2, 3).long())
-    assert (found.shape, found.dtype) == ((2, 3), torch.bool)
 
 
 @interpreted
