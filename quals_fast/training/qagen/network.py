@@ -28,13 +28,12 @@ class BartForConditionalGeneration(
     vocabulary is the largest matrix.
     """
 
-    answer_weight = 1.0  # of an answer's tokens in the loss; a question's have 1
     label_smoothing = 0.0  # share of a target's weight that is spread over the vocabulary
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor
     ) -> dict[str, Tensor]:
-        """Return ``loss``, the weighted mean over target tokens, their ``nats`` and ``tokens``.
+        """Return ``loss``, the mean over target tokens, their ``nats`` and ``tokens``.
 
         Labels are smoothed in ``loss`` only.
 
@@ -50,9 +49,8 @@ class BartForConditionalGeneration(
         costs = nats
         if self.label_smoothing:
             costs = nats + self.label_smoothing * self._beyond_target(hidden, targets)
-        weights = self._weights(labels)
         return {
-            "loss": (costs * weights).sum() / weights.sum(),
+            "loss": costs.mean(),
             "nats": nats.sum(),
             "tokens": torch.tensor(len(nats), device=nats.device),
         }
@@ -67,15 +65,6 @@ class BartForConditionalGeneration(
         bias = bias.nan_to_num(neginf=0.0)
         difference = weight[targets] - share @ weight
         return (hidden * difference).sum(1) + bias[targets] - share @ bias
-
-    def _weights(self, labels: Tensor) -> Tensor:
-        """Return the weight of every target token, in one row."""
-        ended, separated = (
-            (labels == token).cumsum(1) - (labels == token).long()
-            for token in (self.config.eos_token_id, self.config.sep_token_id)
-        )
-        is_answer = (separated > ended)[labels != IGNORED]
-        return torch.where(is_answer, self.answer_weight, 1.0)
 
 
 def token_nats(network: Any, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:

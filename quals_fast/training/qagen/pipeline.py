@@ -40,6 +40,7 @@ RUN_FILE = "run.json"
 _MAY_CHANGE = {"output", "dev", "epochs", "examples", "decay", "every", "keep", "patience",
                "dev_questions", "bf16", "cpu", "threads", "skip_invalid", "minutes",
                "workers"}  # fmt: skip
+_REMOVED = {"answer_weight": 1.0}  # settings of earlier versions, and what every run now has
 _LOGGED = 50  # steps between lines
 
 
@@ -204,13 +205,20 @@ def _check_output(output: Path, identity: Mapping[str, Any]) -> None:
     if not checkpoints.checkpoints(output):
         return  # nothing is lost
     try:
-        before = json.loads(path.read_text("utf-8"))["identity"]
+        before = dict(json.loads(path.read_text("utf-8"))["identity"])
     except (ValueError, KeyError, TypeError) as error:
         raise TrainingError(
             f"{path} cannot be read ({error!r}), so it is not known which run this is; give "
             "--output a new folder"
         ) from error
     now = json.loads(json.dumps(identity))
+    for name in sorted(before.keys() - now.keys() - _MAY_CHANGE):
+        if before[name] != _REMOVED.get(name):
+            raise TrainingError(
+                f"{output} holds a run whose `{name}` is {before[name]!r}, a setting that this "
+                "version of quals-fast does not have; go on with the version that began the run, "
+                "or give --output a new folder"
+            )
     changed = [name for name in now if before.get(name) != now[name]]
     if changed:
         name = changed[0]

@@ -94,7 +94,6 @@ def load_starting_point(
     if settings.positions is not None or settings.prune:
         _, conventions = check_config(folder, config)
     network = _network(folder, config, weights, settings.dropout)
-    network.answer_weight = settings.answer_weight
     network.label_smoothing = settings.label_smoothing
     network.final_logits_bias[:, list(conventions.masked_token_ids)] = -torch.inf
     return StartingPoint(network, tokenizer, conventions)
