@@ -5,6 +5,7 @@ import torch
 from op_cases import (
     DEVICE,
     HISTORIES,
+    assert_same,
     eager_and_triton,
     needs_gpu,
     needs_no_triton,
@@ -47,12 +48,6 @@ def truth(histories, chosen, go_on, t):
                 mine[b, k, t] = new[b, c]
     token_ids, beam_idx, _, _, scores = last
     return *found, token_ids, beam_idx, scores
-
-
-def assert_same(found, expected):
-    for one, other in zip(found, expected, strict=True):
-        assert one.dtype == other.dtype
-        assert torch.equal(one, other)
 
 
 @both

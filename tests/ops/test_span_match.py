@@ -4,15 +4,8 @@ import random
 
 import pytest
 import torch
-from quals_fast_kernels._compat import HAS_TRITON
+from op_cases import interpreted, needs_no_triton, on_gpu
 from quals_fast_kernels.span_match import span_match_ref, span_match_triton
-
-interpreted = pytest.mark.skipif(
-    not HAS_TRITON or torch.cuda.is_available(), reason="needs Triton and no GPU (interpreter)"
-)
-on_gpu = pytest.mark.skipif(
-    not HAS_TRITON or not torch.cuda.is_available(), reason="needs Triton and a GPU"
-)
 
 
 def cases_of(batch, num_needles, width, longest, symbols, dtype=torch.int32, seed=0):
@@ -152,7 +145,7 @@ def test_launcher_names_what_does_not_fit(position, change, error, message):
         span_match_triton(*cases)
 
 
-@pytest.mark.skipif(HAS_TRITON, reason="Triton is installed")
+@needs_no_triton
 def test_launcher_without_triton():
     with pytest.raises(ModuleNotFoundError, match="Triton is not installed"):
         span_match_triton(*cases_of(2, 3, 20, 4, 2))

@@ -5,6 +5,7 @@ import torch
 from op_cases import (
     DEVICE,
     HISTORIES,
+    assert_same,
     eager_and_triton,
     needs_gpu,
     needs_no_triton,
@@ -71,12 +72,6 @@ def truth(finished, histories, chosen, normalised, row, t):
                 mine[b, r, t] = last[b, m]
             lengths[b, r], sums[b, r], scores[b, r] = t + 1, chosen.scores[b, m], normalised[b, m]
     return kept(finished)
-
-
-def assert_same(found, expected):
-    for one, other in zip(found, expected, strict=True):
-        assert one.dtype == other.dtype
-        assert torch.equal(one, other)
 
 
 @both
