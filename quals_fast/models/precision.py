@@ -9,7 +9,7 @@ import torch
 from quals_fast.models.integers import has_fast_int8
 from quals_fast.ops import EAGER, BackendUnavailableError, Kernels
 
-HALF_PRECISION_UNITS = (7, 0)  # compute capability; before, float16 may take 64 times as long
+HALF_PRECISION_CAPABILITY = (7, 0)  # compute capability; before, float16 may take 64 times as long
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def resolve_precision(name: str, device: torch.device, kernels: Kernels = EAGER)
 def _on_gpu(name: str, device: torch.device) -> Precision:
     capability = torch.cuda.get_device_capability(device)
     if name == "auto":
-        name = "float16" if capability >= HALF_PRECISION_UNITS else "float32"
+        name = "float16" if capability >= HALF_PRECISION_CAPABILITY else "float32"
     if name == "mixed":
         raise BackendUnavailableError(
             "dtype 'mixed' is for CPUs; use dtype='float16' or 'bfloat16' on a GPU"

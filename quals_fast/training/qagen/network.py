@@ -15,8 +15,8 @@ from quals_fast.training.qagen import attention
 from quals_fast.training.qagen.encoding import Pair
 
 IGNORED = -100  # label of padding
-_BLOCK = 64  # rows of logits in float32 at a time
-_LEAST = torch.finfo(torch.float32).min
+_BLOCK_ROWS = 64  # of logits in float32 at a time
+_LOWEST = torch.finfo(torch.float32).min
 
 
 class BartForConditionalGeneration(
@@ -137,7 +137,7 @@ def _targets_apart(labels: Tensor, eos_token_id: int) -> tuple[Tensor, Tensor]:
     is_first[:, 1:] = ends[:, :-1]
     place = index - torch.where(is_first, index, 0).cummax(1).values
     seen = (number[:, :, None] == number[:, None, :]) & (index[:, None] >= index)
-    mask = torch.zeros(seen.shape, device=labels.device).masked_fill_(~seen, _LEAST)
+    mask = torch.zeros(seen.shape, device=labels.device).masked_fill_(~seen, _LOWEST)
     return place, mask[:, None]
 
 
@@ -158,7 +158,9 @@ class TokenNats(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
         """Return the nats of each target, float32."""
         logits = nn.functional.linear(hidden, weight)
-        norms = torch.cat([(block.float() + bias).logsumexp(1) for block in logits.split(_BLOCK)])
+        norms = torch.cat(
+            [(block.float() + bias).logsumexp(1) for block in logits.split(_BLOCK_ROWS)]
+        )
         at = targets[:, None]
         picked = logits.gather(1, at)[:, 0].float() + bias[targets]
         ctx.save_for_backward(hidden, weight, bias, targets, logits, norms)
@@ -169,8 +171,8 @@ class TokenNats(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of hidden states and weights."""
         hidden, weight, bias, targets, logits, norms = ctx.saved_tensors
-        for first in range(0, len(logits), _BLOCK):
-            rows = slice(first, first + _BLOCK)
+        for first in range(0, len(logits), _BLOCK_ROWS):
+            rows = slice(first, first + _BLOCK_ROWS)
             block = (logits[rows].float() + bias).sub_(norms[rows, None]).exp_()
             block.scatter_add_(1, targets[rows, None], block.new_full((len(block), 1), -1.0))
             logits[rows] = block.mul_(gradient[rows, None])

@@ -260,7 +260,7 @@ def test_batches_of_a_step_and_old_checkpoints(run, settings):
 
 
 def test_a_longer_run_begins_as_the_shorter_one(settings, monkeypatch):
-    monkeypatch.setattr(batches, "_POOL", 4)
+    monkeypatch.setattr(batches, "_POOL_EXAMPLES", 4)
     start = load_starting_point(settings, lambda line: None, [])
     encoder = PairEncoder(start.tokenizer, start.settings, 64)
     corpus = read_corpus(settings.train)
