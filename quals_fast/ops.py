@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 Backend = Literal["auto", "eager", "triton", "onnx"]
-TRITON_RANGE = ((3, 6), (3, 10))  # from, and below
+TRITON_VERSIONS = ((3, 6), (3, 10))  # from, and below
 TRITON_CAPABILITY = (7, 0)  # the least that Triton compiles for
 
 
@@ -130,19 +130,19 @@ def resolve_backend(backend: str, device: torch.device) -> Kernels:
 
 def _problem_with_triton(device: torch.device) -> str | None:
     """Return why Triton kernels cannot run on a device, or None."""
-    low, high = (".".join(map(str, version)) for version in TRITON_RANGE)
+    low, high = (".".join(map(str, version)) for version in TRITON_VERSIONS)
     if not HAS_TRITON:
         return f"Triton is not installed: pip install 'triton>={low},<{high}'"
-    found = triton_version() or ""
-    number = tuple(int(part) for part in re.findall(r"\d+", found)[:2])
-    if not TRITON_RANGE[0] <= number < TRITON_RANGE[1]:
-        return f"Triton {found} is installed, but quals_fast needs >={low},<{high}"
+    installed = triton_version() or ""
+    number = tuple(int(part) for part in re.findall(r"\d+", installed)[:2])
+    if not TRITON_VERSIONS[0] <= number < TRITON_VERSIONS[1]:
+        return f"Triton {installed} is installed, but quals_fast needs >={low},<{high}"
     if device.type != "cuda":
         if os.environ.get("TRITON_INTERPRET") == "1":
             return None
         return f"Triton kernels run on a GPU, but the device is {str(device)!r}"
     capability = torch.cuda.get_device_capability(device)
     if capability < TRITON_CAPABILITY:
-        low, found = (".".join(map(str, version)) for version in (TRITON_CAPABILITY, capability))
-        return f"Triton needs a GPU of compute capability {low} or more, but this one has {found}"
+        low, present = (".".join(map(str, version)) for version in (TRITON_CAPABILITY, capability))
+        return f"Triton needs a GPU of compute capability {low} or more, but this one has {present}"
     return None

@@ -120,10 +120,10 @@ class QualsScorer:
             model: ``"qagen-mini"``, or a folder with a BART checkpoint in safetensors whose config
                 names a ``sep_token_id``. Nothing is downloaded.
             device: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
-            dtype: ``"float32"``, ``"mixed"`` (CPU: float32 search, LM head screened with
-                8-bit integers, documents in bfloat16), ``"bfloat16"`` or ``"float16"``. ``"auto"``
-                takes on a CPU the fastest that keeps the rank correlation with float32 at 0.99
-                or more, on a GPU float16, as published.
+            dtype: ``"float32"``, ``"mixed"`` (CPU only: float32 search, LM head screened with
+                8-bit integers, documents in bfloat16), or, on a GPU only, ``"bfloat16"`` or
+                ``"float16"``. ``"auto"`` takes on a CPU the fastest that keeps the rank
+                correlation with float32 at 0.99 or more, on a GPU float16, as published.
             backend: ``"eager"``, ``"triton"``, ``"onnx"`` for a folder that `quals-fast export` has
                 written, or ``"auto"``: ONNX for such a folder, else Triton on a GPU and eager
                 elsewhere.

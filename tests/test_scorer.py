@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from engines import in_half_precision
 
 from quals_fast import DecodingConfig, QualsScorer, ScoringConfig
 from quals_fast.config import PRESETS
@@ -315,9 +316,9 @@ def test_without_onednn_scores_are_the_same(folder, scorer, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_low_precision_runs_and_says_so(folder, scorer, dtype):
-    low = QualsScorer.from_pretrained(folder, device="cpu", dtype=dtype, decoding=scorer.decoding)
-    result = low.score(DOCUMENTS, SUMMARIES)
+def test_half_precision_runs_and_says_so(folder, scorer, dtype):
+    half = in_half_precision(folder, dtype, scorer.decoding)
+    result = half.score(DOCUMENTS, SUMMARIES)
     assert f"dtype:{dtype}" in result.signature
     expected = scorer.score(DOCUMENTS, SUMMARIES).scores
     assert result.scores == pytest.approx(expected, abs=0.5)

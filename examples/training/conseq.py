@@ -29,7 +29,7 @@ def main() -> None:
             summariser(None).save_pretrained(model)
             tokenizer_of(None).save_pretrained(model)
         for by in ("quals", "rouge"):
-            found = run_conseq(
+            result = run_conseq(
                 documents,
                 summaries,
                 model=model,
@@ -46,7 +46,7 @@ def main() -> None:
                 ),
                 on_progress=lambda stage, done, total: print(f"{stage}: {done} of {total}"),
             )
-            print(found)
+            print(result)
 
 
 if __name__ == "__main__":

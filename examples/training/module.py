@@ -12,9 +12,9 @@ def main() -> None:
     """Score faithful summaries."""
     given = arguments(__doc__).parse_args()
     documents, summaries = load_rows(given.rows)
-    found = QualsModule(given.scorer).compute(predictions=summaries, references=documents)
-    print(f"{found['quals']:.3f} [{found['quals_low']:.3f}, {found['quals_high']:.3f}]")
-    print(found["scores"], found["signature"], sep="\n")
+    result = QualsModule(given.scorer).compute(predictions=summaries, references=documents)
+    print(f"{result['quals']:.3f} [{result['quals_low']:.3f}, {result['quals_high']:.3f}]")
+    print(result["scores"], result["signature"], sep="\n")
 
 
 if __name__ == "__main__":

@@ -137,18 +137,3 @@ def _check(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor) -> None:
     check_tensor("residual", residual, shape=tuple(shape), dtypes=same, device=device)
     for name, tensor in (("weight", weight), ("bias", bias)):
         check_tensor(name, tensor, shape=x.shape[-1:], dtypes=same, device=device)
-
-
-@torch.library.custom_op("quals_fast::add_layer_norm", mutates_args=())
-def add_layer_norm_op(
-    x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float
-) -> Tensor:
-    """`add_layer_norm_triton` as an operation that the compiler sees as one."""
-    return add_layer_norm_triton(x, residual, weight, bias, eps)
-
-
-@add_layer_norm_op.register_fake
-def _add_layer_norm_fake(
-    x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float
-) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)

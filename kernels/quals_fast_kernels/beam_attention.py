@@ -238,30 +238,3 @@ def _check(
             f"`length` must be from 1 to the {keys.shape[3]} positions of `keys` and the "
             f"{index.shape[2]} of `index`, but got {length}"
         )
-
-
-@torch.library.custom_op("quals_fast::beam_attention", mutates_args=("keys", "values"))
-def beam_attention_op(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    index: Tensor,
-    length: int,
-) -> Tensor:
-    """`beam_attention_triton` as an operation that the compiler sees as one."""
-    return beam_attention_triton(query, key, value, keys, values, index, length)
-
-
-@beam_attention_op.register_fake
-def _beam_attention_fake(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    index: Tensor,
-    length: int,
-) -> Tensor:
-    return torch.empty_like(query, memory_format=torch.contiguous_format)

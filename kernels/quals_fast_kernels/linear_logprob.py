@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quals_fast_kernels._compat import HAS_TRITON, tl, triton
+from quals_fast_kernels._compat import tl, triton
 from quals_fast_kernels._launch import (
     cdiv,
     check_tensor,
@@ -186,16 +186,3 @@ def linear_logprob_triton(
             TILES=next_power_of_2(num_tiles),
         )
     return logprobs
-
-
-if HAS_TRITON:
-    linear_logprob_op = torch.library.custom_op(
-        "quals_fast::linear_logprob",
-        linear_logprob_triton,
-        mutates_args=(),
-        schema="(Tensor hidden, Tensor weight, Tensor bias, Tensor target_ids) -> Tensor",
-    )
-
-    @linear_logprob_op.register_fake
-    def _(hidden: Tensor, weight: Tensor, bias: Tensor, target_ids: Tensor) -> Tensor:
-        return hidden.new_empty(hidden.shape[0], dtype=torch.float32)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quals_fast_kernels._compat import HAS_TRITON, tl, triton
+from quals_fast_kernels._compat import tl, triton
 from quals_fast_kernels._launch import cdiv, next_power_of_2, on_device_of, require_triton
 from quals_fast_kernels._linear import (
     check_linear,
@@ -322,22 +322,3 @@ def lm_head_topk_triton(
             num_warps=SELECT_WARPS[num_rows > 64],
         )
     return logprobs, token_ids
-
-
-if HAS_TRITON:
-    lm_head_topk_op = torch.library.custom_op(
-        "quals_fast::lm_head_topk",
-        lm_head_topk_triton,
-        mutates_args=(),
-        schema="(Tensor hidden, Tensor weight, Tensor bias, int k, int[] suppressed=[]) "
-        "-> (Tensor, Tensor)",
-    )
-
-    @lm_head_topk_op.register_fake
-    def _(
-        hidden: Tensor, weight: Tensor, bias: Tensor, k: int, suppressed: Sequence[int] = ()
-    ) -> tuple[Tensor, Tensor]:
-        shape = hidden.shape[0], k
-        return hidden.new_empty(shape, dtype=torch.float32), hidden.new_empty(
-            shape, dtype=torch.int64
-        )

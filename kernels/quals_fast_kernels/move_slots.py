@@ -163,20 +163,3 @@ def _empty(histories: Histories, chosen: Candidates) -> MovedSlots:
         Histories(*(part.new_empty(shape) for part in histories)),
         *(part.new_empty(shape[:2]) for part in (chosen.token_ids, chosen.beam_idx, chosen.scores)),
     )
-
-
-@torch.library.custom_op("quals_fast::move_slots", mutates_args=())
-def move_slots_op(
-    histories: list[Tensor], chosen: list[Tensor], go_on: Tensor, t: int
-) -> list[Tensor]:
-    """`move_slots_triton` as an operation that the compiler sees as one."""
-    moved = move_slots_triton(Histories(*histories), Candidates(*chosen), go_on, t)
-    return [*moved.histories, *moved[1:]]
-
-
-@move_slots_op.register_fake
-def _move_slots_fake(
-    histories: list[Tensor], chosen: list[Tensor], go_on: Tensor, t: int
-) -> list[Tensor]:
-    moved = _empty(Histories(*histories), Candidates(*chosen))
-    return [*moved.histories, *moved[1:]]

@@ -188,14 +188,3 @@ def _check(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> None:
         raise ValueError(f"`keys` must hold a token or more, but got shape {tuple(keys.shape)}")
     padding = (batch, 1, 1, keys.shape[2])
     check_tensor("mask", mask, shape=padding, dtypes=(torch.bool,), device=device)
-
-
-@torch.library.custom_op("quals_fast::source_attention", mutates_args=())
-def source_attention_op(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """`source_attention_triton` as an operation that the compiler sees as one."""
-    return source_attention_triton(query, keys, values, mask)
-
-
-@source_attention_op.register_fake
-def _source_attention_fake(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    return torch.empty_like(query, memory_format=torch.contiguous_format)

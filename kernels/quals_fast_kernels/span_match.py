@@ -129,18 +129,3 @@ def span_match_triton(
                 BLOCK_S=_BLOCK_S,
             )
     return found
-
-
-@torch.library.custom_op("quals_fast::span_match", mutates_args=())
-def span_match(
-    haystack: Tensor, haystack_lengths: Tensor, needles: Tensor, needle_lengths: Tensor
-) -> Tensor:
-    """`span_match_triton` as an operation that the compiler sees as one."""
-    return span_match_triton(haystack, haystack_lengths, needles, needle_lengths)
-
-
-@span_match.register_fake
-def _(
-    haystack: Tensor, haystack_lengths: Tensor, needles: Tensor, needle_lengths: Tensor
-) -> Tensor:
-    return haystack.new_empty(needle_lengths.shape, dtype=torch.bool)

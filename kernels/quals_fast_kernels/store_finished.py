@@ -190,36 +190,3 @@ def _check(
                 f"but got strides {part.stride()}"
             )
         shape = tuple(finished[0].shape)
-
-
-@torch.library.custom_op("quals_fast::store_finished", mutates_args=("finished",))
-def store_finished_op(
-    finished: list[Tensor],
-    histories: list[Tensor],
-    chosen: list[Tensor],
-    normalised: Tensor,
-    row: Tensor,
-    t: int,
-) -> None:
-    """`store_finished_triton` as an operation that the compiler sees as one."""
-    ids, lengths, logprobs, search_logprobs, sums, scores = finished
-    store_finished_triton(
-        (ids, lengths, logprobs, search_logprobs, sums, scores),
-        Histories(*histories),
-        Candidates(*chosen),
-        normalised,
-        row,
-        t,
-    )
-
-
-@store_finished_op.register_fake
-def _store_finished_fake(
-    finished: list[Tensor],
-    histories: list[Tensor],
-    chosen: list[Tensor],
-    normalised: Tensor,
-    row: Tensor,
-    t: int,
-) -> None:
-    return None

@@ -71,8 +71,8 @@ MODEL_OPTIONS = (
                  help="The bundled model's name, or a local folder."),
     click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ..."),
     click.option("--dtype", default="auto",
-                 help="Precision: float32, mixed, bfloat16, float16, or int8 for a model exported "
-                      "so. auto: the fastest that agrees with float32."),
+                 help="Precision: float32, mixed (CPU), bfloat16 or float16 (GPU), or int8 for a "
+                      "model exported so. auto: the fastest that agrees with float32."),
     click.option("--backend", default="auto",
                  help="eager, triton (GPU), or onnx (a folder written by export). auto: the "
                       "fastest available."),

@@ -59,8 +59,6 @@ TRAINING_OPTIONS = (
     click.option("--renamed", type=float, default=T["renamed"],
                  help="Share of texts in which some answers are renamed throughout, so that the "
                       "text decides and not what the network remembers."),
-    click.option("--answer-weight", type=float, default=T["answer_weight"],
-                 help="Of an answer's tokens in the loss, against 1 of a question's."),
     click.option("--window-sentences", type=int, default=T["window_sentences"],
                  help="The most that a window shows."),
     click.option("--window-words", type=int, default=T["window_words"],

@@ -1,4 +1,4 @@
-"""Types of the numbers that the network computes with, and which of them pays on a device."""
+"""Types of the numbers that the network computes with, and which of them a device takes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from quals_fast.models.integers import has_fast_int8
 from quals_fast.ops import EAGER, BackendUnavailableError, Kernels
 
-HALF_PRECISION_UNITS = (7, 0)  # compute capability; before, float16 may take 64 times as long
+HALF_PRECISION_CAPABILITY = (7, 0)  # compute capability; before, float16 may take 64 times as long
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +45,23 @@ def resolve_precision(name: str, device: torch.device, kernels: Kernels = EAGER)
     instructions for it, else ``"float32"``. On a GPU it is ``"float16"``, as published, and
     ``"float32"`` where the GPU is older than its matrix units for half precision.
 
+    The 16-bit types are for GPUs. On a CPU they are slower than ``"mixed"``, float16 also than
+    float32, and with them the model asks other questions.
+
     Raises:
         ValueError: an unknown name.
-        BackendUnavailableError: the device cannot compute so.
+        BackendUnavailableError: the type is not for this device.
     """
     if name != "auto" and name not in PRECISIONS:
         expected = ", ".join(["auto", *PRECISIONS])
         raise ValueError(f"`dtype` must be one of {expected}, but got {name!r}")
     if device.type == "cuda":
         return _on_gpu(name, device)
+    if name in ("bfloat16", "float16"):
+        raise BackendUnavailableError(
+            f"dtype {name!r} is for GPUs, but the device is {str(device)!r}; use dtype='auto', "
+            "which takes 'mixed' or 'float32' on a CPU"
+        )
     fast = torch.cpu._is_avx512_bf16_supported() and has_fast_int8() and kernels is EAGER
     if name == "mixed" and not fast:
         raise BackendUnavailableError(
@@ -66,7 +74,7 @@ def resolve_precision(name: str, device: torch.device, kernels: Kernels = EAGER)
 def _on_gpu(name: str, device: torch.device) -> Precision:
     capability = torch.cuda.get_device_capability(device)
     if name == "auto":
-        name = "float16" if capability >= HALF_PRECISION_UNITS else "float32"
+        name = "float16" if capability >= HALF_PRECISION_CAPABILITY else "float32"
     if name == "mixed":
         raise BackendUnavailableError(
             "dtype 'mixed' is for CPUs; use dtype='float16' or 'bfloat16' on a GPU"

@@ -270,8 +270,7 @@ def _filled_up(token_ids: Tensor) -> Tensor:
 
 def _attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Attend with one query a row: ``(N, H, D)`` to histories ``(N, T, H, D)``."""
-    # In 16 bits every product would be rounded; PyTorch's attention adds in float32.
-    if keys.shape[1] < _FEW_POSITIONS and keys.dtype == torch.float32:
+    if keys.shape[1] < _FEW_POSITIONS:
         scores = (query[:, None] * keys).sum(-1) * query.shape[-1] ** -0.5
         return (scores.softmax(1)[..., None] * values).sum(1)
     keys, values = keys.transpose(1, 2), values.transpose(1, 2)

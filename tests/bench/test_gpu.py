@@ -16,6 +16,7 @@ from inspect import signature
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench import floor
 from bench.gpu import __main__ as command
@@ -26,6 +27,7 @@ from bench.latency import percentiles_ms
 from bench.shared import common
 from bench.studies.claim.page import page
 from quals_fast import QualsScorer
+from quals_fast.models.precision import resolve_precision
 
 ROOT = Path(__file__).parents[2]
 DRY = Setup(device="cpu", is_dry=True)
@@ -345,6 +347,7 @@ def test_dry_run_of_every_stage(tmp_path):
     # The tiny model asks: rows without pairs would leave half of the work out.
     (case,) = json.loads((run / "results" / "end_to_end.json").read_text())["cases"].values()
     assert case["workloads"]["short"]["kept_pairs"] > 0
-    assert case["workloads"]["short"]["floor"].keys() == {"float32", "float16"}
+    fast = resolve_precision("auto", torch.device("cpu")).name
+    assert case["workloads"]["short"]["floor"].keys() == {"float32", fast}
     assert "share_of_floor" in json.loads((run / "results" / "latency.json").read_text())
     assert digest_of_bench() == before

@@ -17,7 +17,7 @@ from quals_fast.models.checkpoint import read_checkpoint
 from quals_fast.qags.weights import read_qags_weights
 from quals_fast.training.qagen.corpus import read_corpus
 from quals_fast.training.qagen.views import (
-    LONGEST_PASSAGE,
+    MAX_PASSAGE_WORDS,
     Example,
     sentence_window,
     sentences,
@@ -77,7 +77,7 @@ def test_views_hold_the_answer(corpus, number, seed):
         whole_passage(corpus, question, random.Random(seed)),
     ):
         assert example.text[example.start :].startswith(question.answer)
-        assert len(example.text.split()) <= LONGEST_PASSAGE
+        assert len(example.text.split()) <= MAX_PASSAGE_WORDS
 
 
 def test_unanswerable_texts_hold_no_answer(corpus):

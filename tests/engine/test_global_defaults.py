@@ -3,7 +3,7 @@
 import pytest
 import tiny_models
 import torch
-from engines import in_fixed_shapes
+from engines import in_fixed_shapes, in_half_precision
 from torch_defaults import DEFAULTS, default
 
 from quals_fast import DecodingConfig, QualsScorer
@@ -45,11 +45,11 @@ def fused(folder, **settings):
 PATHS = {
     "float32": load,
     "hamming": lambda folder: load(folder, rule="hamming"),
-    "bfloat16": lambda folder: load(folder, dtype="bfloat16"),
     "mixed": lambda folder: load(folder, dtype="mixed"),
     "cached": lambda folder: load(folder, cache_bytes=1 << 20),
     "fused": fused,
     "fused hamming": lambda folder: fused(folder, rule="hamming"),
+    "fused float16": lambda folder: in_half_precision(folder, "float16", load(folder).decoding),
 }
 
 

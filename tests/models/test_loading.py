@@ -14,6 +14,7 @@ from quals_fast.models.checkpoint import CheckpointError
 from quals_fast.models.loading import load_generator, resolve_device
 from quals_fast.models.precision import PRECISIONS, resolve_precision
 from quals_fast.models.tokenizer import QATokenizer
+from quals_fast.ops import BackendUnavailableError
 
 INDEX = "model.safetensors.index.json"
 
@@ -375,10 +376,16 @@ def test_no_gpu(name, monkeypatch):
 
 def test_dtypes():
     assert resolve_precision("float32", CPU).search is torch.float32
-    assert resolve_precision("bfloat16", CPU).documents is torch.bfloat16
     message = "`dtype` must be one of auto, float32, mixed, bfloat16, float16, but got 'int8'"
     with pytest.raises(ValueError, match=message):
         resolve_precision("int8", CPU)
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float16"])
+def test_half_precision_on_a_cpu(name):
+    message = f"dtype '{name}' is for GPUs, but the device is 'cpu'; use dtype='auto'"
+    with pytest.raises(BackendUnavailableError, match=message):
+        resolve_precision(name, CPU)
 
 
 @pytest.mark.parametrize(("capability", "name"), [((9, 0), "float16"), ((6, 1), "float32")])

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from op_cases import DEVICE, needs_gpu, needs_no_triton, needs_triton
 from quals_fast_kernels.group_select import (
     group_select_cpu,
-    group_select_op,
     group_select_ref,
     group_select_triton,
 )
@@ -198,13 +197,6 @@ def test_sentences_do_not_depend_on_one_another():
 def test_no_sentence_is_no_choice():
     found = group_select_triton(*(inputs(0, 1, 2, 3)), **settings_of(2))
     assert [tuple(part.shape) for part in found] == [(0, 2, 2)] * 4
-
-
-@needs_triton
-def test_the_registered_operation_is_sound():
-    *case, _ = inputs(2, 1, 3, 5)
-    for active in (None, torch.ones(2, 3, dtype=torch.bool, device=DEVICE)):
-        torch.library.opcheck(group_select_op, (*case, active), settings_of(3, "hamming"))
 
 
 @needs_triton

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from op_cases import devices, half_precision, needs_no_triton, on_gpu
 from quals_fast_kernels import linear_logprob as op
-from quals_fast_kernels._compat import HAS_TRITON
 
 from quals_fast import ops
 
@@ -24,21 +24,6 @@ def test_agrees_with_the_candidates_of_the_search():
     for column in (0, 7, 49):
         found = ops.EAGER.linear_logprob(hidden, weight, bias, ids[:, column])
         torch.testing.assert_close(found, candidates[:, column], atol=1e-5, rtol=1e-6)
-
-
-interpreted = pytest.mark.skipif(
-    not HAS_TRITON or torch.cuda.is_available(), reason="needs Triton and no GPU (interpreter)"
-)
-on_gpu = pytest.mark.skipif(
-    not HAS_TRITON or not torch.cuda.is_available(), reason="needs Triton and a GPU"
-)
-devices = pytest.mark.parametrize(
-    "device",
-    [
-        pytest.param("cpu", marks=interpreted),
-        pytest.param("cuda", marks=[pytest.mark.gpu, on_gpu]),
-    ],
-)
 
 
 def inputs(rows, width, vocab, dtype=torch.float32, device="cpu"):
@@ -79,14 +64,7 @@ def test_kernel_finds_every_target(device):
     torch.testing.assert_close(found.double(), truth(*case), atol=1e-5, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("device", "dtype"),
-    [
-        pytest.param("cpu", torch.float16, marks=interpreted),  # it gets bfloat16 products wrong
-        pytest.param("cuda", torch.float16, marks=[pytest.mark.gpu, on_gpu]),
-        pytest.param("cuda", torch.bfloat16, marks=[pytest.mark.gpu, on_gpu]),
-    ],
-)
+@half_precision
 def test_kernel_errs_at_most_twice_as_much_as_eager_in_low_precision(device, dtype):
     case = inputs(63, 40, 1003, dtype, device)
     expected = truth(*case)
@@ -193,15 +171,7 @@ def test_launcher_refuses_what_does_not_fit(changed, error, message):
         op.linear_logprob_triton(**{**fitting, **changed})
 
 
-@pytest.mark.skipif(HAS_TRITON, reason="Triton is installed")
+@needs_no_triton
 def test_launcher_says_that_triton_is_missing():
     with pytest.raises(ModuleNotFoundError, match="pip install triton"):
         op.linear_logprob_triton(*inputs(1, 16, 17))
-
-
-@devices
-def test_custom_op_is_sound(device):
-    case = inputs(2, 16, 33, device=device)
-    torch.library.opcheck(op.linear_logprob_op, case)
-    found = torch.ops.quals_fast.linear_logprob(*case)
-    assert torch.equal(found, op.linear_logprob_triton(*case))

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from op_cases import devices, half_precision, needs_no_triton, on_gpu
 from quals_fast_kernels import lm_head_topk as op
-from quals_fast_kernels._compat import HAS_TRITON, tl, triton
+from quals_fast_kernels._compat import tl, triton
 from quals_fast_kernels.lm_head_topk import _place_of_top, topk_lowest_id
 
 from quals_fast import ops
@@ -81,16 +82,6 @@ def test_a_view_with_strides_is_taken():
     assert torch.equal(found[1], expected[1])
 
 
-interpreted = pytest.mark.skipif(
-    not HAS_TRITON or torch.cuda.is_available(), reason="needs Triton and no GPU (interpreter)"
-)
-on_gpu = pytest.mark.skipif(
-    not HAS_TRITON or not torch.cuda.is_available(), reason="needs Triton and a GPU"
-)
-DEVICES = [
-    pytest.param("cpu", marks=interpreted),
-    pytest.param("cuda", marks=[pytest.mark.gpu, on_gpu]),
-]
 KERNEL_SHAPES = [  # N, d, V, k
     (1, 16, 17, 17),
     (3, 40, 17, 5),
@@ -103,7 +94,6 @@ KERNEL_SHAPES = [  # N, d, V, k
 kernel_shapes = pytest.mark.parametrize(
     "shape", KERNEL_SHAPES, ids=lambda s: "N{}-d{}-V{}-k{}".format(*s)
 )
-devices = pytest.mark.parametrize("device", DEVICES)
 
 
 def inputs(rows, width, vocab, dtype=torch.float32, device="cpu"):
@@ -156,14 +146,7 @@ def test_kernel_is_equal_to_a_full_softmax_and_sort(shape, device):
     assert_is_choice(found, ids, logprobs, 1e-5)
 
 
-@pytest.mark.parametrize(
-    ("device", "dtype"),
-    [
-        pytest.param("cpu", torch.float16, marks=interpreted),  # it gets bfloat16 products wrong
-        pytest.param("cuda", torch.float16, marks=[pytest.mark.gpu, on_gpu]),
-        pytest.param("cuda", torch.bfloat16, marks=[pytest.mark.gpu, on_gpu]),
-    ],
-)
+@half_precision
 def test_kernel_errs_at_most_twice_as_much_as_eager_in_low_precision(device, dtype):
     hidden, weight, bias = inputs(3, 40, 301, dtype, device)
     logprobs = (hidden.double() @ weight.double().T + bias.double()).log_softmax(-1)
@@ -339,15 +322,7 @@ def test_launcher_refuses_what_does_not_fit(changed, error, message):
         op.lm_head_topk_triton(**{**fitting, **changed})
 
 
-@pytest.mark.skipif(HAS_TRITON, reason="Triton is installed")
+@needs_no_triton
 def test_launcher_says_that_triton_is_missing():
     with pytest.raises(ModuleNotFoundError, match="pip install triton"):
         op.lm_head_topk_triton(*inputs(1, 16, 17), 3)
-
-
-@devices
-def test_custom_op_is_sound(device):
-    case = inputs(2, 16, 33, device=device)
-    torch.library.opcheck(op.lm_head_topk_op, (*case, 5, [1, 2]))
-    found = torch.ops.quals_fast.lm_head_topk(*case, 5, [1, 2])
-    assert all(map(torch.equal, found, op.lm_head_topk_triton(*case, 5, (1, 2))))

@@ -5,13 +5,14 @@ import torch
 from op_cases import (
     DEVICE,
     HISTORIES,
+    assert_same,
     eager_and_triton,
     needs_gpu,
     needs_no_triton,
     needs_triton,
 )
 from quals_fast_kernels._histories import Candidates, Histories
-from quals_fast_kernels.move_slots import move_slots_op, move_slots_ref, move_slots_triton
+from quals_fast_kernels.move_slots import move_slots_ref, move_slots_triton
 
 both = eager_and_triton("move", move_slots_ref, move_slots_triton)
 
@@ -47,12 +48,6 @@ def truth(histories, chosen, go_on, t):
                 mine[b, k, t] = new[b, c]
     token_ids, beam_idx, _, _, scores = last
     return *found, token_ids, beam_idx, scores
-
-
-def assert_same(found, expected):
-    for one, other in zip(found, expected, strict=True):
-        assert one.dtype == other.dtype
-        assert torch.equal(one, other)
 
 
 @both
@@ -93,12 +88,6 @@ def test_no_sentence_is_no_result():
     moved = move_slots_triton(*inputs(0, 5, 7, 3))
     assert moved.histories.token_ids.shape == (0, 5, 7)
     assert moved.scores.shape == (0, 5)
-
-
-@needs_triton
-def test_the_registered_operation_is_sound():
-    histories, chosen, go_on, t = inputs(2, 3, 7, 3)
-    torch.library.opcheck(move_slots_op, ([*histories], [*chosen], go_on, t))
 
 
 @needs_triton

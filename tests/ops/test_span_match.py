@@ -4,16 +4,8 @@ import random
 
 import pytest
 import torch
-from quals_fast_kernels import span_match as op
-from quals_fast_kernels._compat import HAS_TRITON
+from op_cases import interpreted, needs_no_triton, on_gpu
 from quals_fast_kernels.span_match import span_match_ref, span_match_triton
-
-interpreted = pytest.mark.skipif(
-    not HAS_TRITON or torch.cuda.is_available(), reason="needs Triton and no GPU (interpreter)"
-)
-on_gpu = pytest.mark.skipif(
-    not HAS_TRITON or not torch.cuda.is_available(), reason="needs Triton and a GPU"
-)
 
 
 def cases_of(batch, num_needles, width, longest, symbols, dtype=torch.int32, seed=0):
@@ -131,20 +123,6 @@ def test_no_rows_and_no_needles(span_match):
 
 
 @interpreted
-def test_custom_op():
-    cases = cases_of(2, 3, 20, 4, 2)
-    torch.library.opcheck(torch.ops.quals_fast.span_match.default, cases)
-    assert torch.ops.quals_fast.span_match(*cases).equal(span_match_ref(*cases))
-
-
-def test_the_fake_has_shape_and_dtype():
-    with torch._subclasses.FakeTensorMode():
-        cases = (torch.empty(2, 5).int(), torch.empty(2).long(), torch.empty(2, 3, 4).int())
-        found = op.span_match(*cases, torch.empty(2, 3).long())
-    assert (found.shape, found.dtype) == ((2, 3), torch.bool)
-
-
-@interpreted
 @pytest.mark.parametrize(
     ("position", "change", "error", "message"),
     [
@@ -167,7 +145,7 @@ def test_launcher_names_what_does_not_fit(position, change, error, message):
         span_match_triton(*cases)
 
 
-@pytest.mark.skipif(HAS_TRITON, reason="Triton is installed")
+@needs_no_triton
 def test_launcher_without_triton():
     with pytest.raises(ModuleNotFoundError, match="Triton is not installed"):
         span_match_triton(*cases_of(2, 3, 20, 4, 2))

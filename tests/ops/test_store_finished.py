@@ -5,6 +5,7 @@ import torch
 from op_cases import (
     DEVICE,
     HISTORIES,
+    assert_same,
     eager_and_triton,
     needs_gpu,
     needs_no_triton,
@@ -12,7 +13,6 @@ from op_cases import (
 )
 from quals_fast_kernels._histories import Candidates, Histories
 from quals_fast_kernels.store_finished import (
-    store_finished_op,
     store_finished_ref,
     store_finished_triton,
 )
@@ -72,12 +72,6 @@ def truth(finished, histories, chosen, normalised, row, t):
                 mine[b, r, t] = last[b, m]
             lengths[b, r], sums[b, r], scores[b, r] = t + 1, chosen.scores[b, m], normalised[b, m]
     return kept(finished)
-
-
-def assert_same(found, expected):
-    for one, other in zip(found, expected, strict=True):
-        assert one.dtype == other.dtype
-        assert torch.equal(one, other)
 
 
 @both
@@ -141,13 +135,6 @@ def test_a_step_that_a_graph_counts_is_taken_by_the_reference():
 def test_no_sentence_is_no_work():
     case = inputs(0, 5, 7, 3)
     assert stored(store_finished_triton, *case)[0].shape == (0, 5, 7)
-
-
-@needs_triton
-def test_the_registered_operation_is_sound():
-    finished, histories, chosen, *rest = inputs(2, 3, 7, 3)
-    lists = [*finished], [*histories], [*chosen]
-    torch.library.opcheck(store_finished_op, (*lists, *rest))
 
 
 @needs_triton

@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 from quals_fast.training.qagen.corpus import Corpus, Question, read_corpus
-from quals_fast.training.qagen.views import LONGEST_PASSAGE, Example, sentences
+from quals_fast.training.qagen.views import MAX_PASSAGE_WORDS, Example, sentences
 
 # Sources with many questions on few sentences, or templated ones, would crowd out the rest.
 CAPS = {"qamr": 8_000, "policyqa": 3_000}
@@ -28,10 +28,10 @@ def unanswerable(corpus: Corpus, question: Question, rng: random.Random) -> Exam
         if not related:
             return None
         text = corpus.passages[rng.choice(related)]
-        text = " ".join(text.split()[:LONGEST_PASSAGE])
+        text = " ".join(text.split()[:MAX_PASSAGE_WORDS])
     else:
         text = corpus.passages[question.passage]
-        if len(text.split()) > LONGEST_PASSAGE:
+        if len(text.split()) > MAX_PASSAGE_WORDS:
             return None
         end = question.start + len(question.answer)
         kept = [text[a:b] for a, b in sentences(text) if b <= question.start or a >= end]

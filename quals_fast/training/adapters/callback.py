@@ -90,14 +90,14 @@ class QualsCallback(TrainerCallback):  # type: ignore[misc]
         """Summarise and score, or hand the summaries to the background."""
         accelerator = self._trainer.accelerator
         mine = self._documents[accelerator.process_index :: accelerator.num_processes]
-        found = generate_summaries(
+        generated = generate_summaries(
             accelerator.unwrap_model(self._trainer.model),
             self._trainer.processing_class,
             mine,
             **self._reading,
             **self._generate,
         )
-        summaries = [one for (one,) in found]
+        summaries = [one for (one,) in generated]
         if self._background is not None:
             self._waiting.append((state.global_step, self._background.score_async(mine, summaries)))
             return
@@ -130,9 +130,9 @@ class QualsCallback(TrainerCallback):  # type: ignore[misc]
 
     def _log(self, rows: list[SummaryScore], **more: float) -> dict[str, float]:
         values = summarise(rows, n_resamples=self._n_resamples) | more
-        found = {f"{self._prefix}_{key}": value for key, value in values.items()}
-        self._trainer.log(dict(found))  # it adds to what it is given
-        return found
+        logged = {f"{self._prefix}_{key}": value for key, value in values.items()}
+        self._trainer.log(dict(logged))  # it adds to what it is given
+        return logged
 
 
 def quals_compute_metrics(
@@ -178,8 +178,8 @@ def quals_compute_metrics(
         return texts
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        found = prediction.predictions
-        summaries = decode(found[0] if isinstance(found, tuple) else found)
+        predicted = prediction.predictions
+        summaries = decode(predicted[0] if isinstance(predicted, tuple) else predicted)
         texts = given
         if texts is None:
             if prediction.inputs is None:

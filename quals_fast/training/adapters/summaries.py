@@ -46,7 +46,7 @@ def generate_summaries(
         )
     longest = longest_text(model, tokenizer, max_source_tokens)
     device = next(model.parameters()).device
-    found: list[list[str]] = []
+    summaries: list[list[str]] = []
     # The device as default: else what tokenizer and generate make lands on the host program's.
     with evaluating(model), own_random_numbers(device, seed), torch.no_grad(), device:
         for first in range(0, len(documents), batch_size):
@@ -61,8 +61,8 @@ def generate_summaries(
             )
             decoded = tokenizer.batch_decode(ids, skip_special_tokens=True)
             each = len(decoded) // len(texts)
-            found += [decoded[i * each : (i + 1) * each] for i in range(len(texts))]
-    return found
+            summaries += [decoded[i * each : (i + 1) * each] for i in range(len(texts))]
+    return summaries
 
 
 def longest_text(model: Any, tokenizer: Any, wanted: int | None = None) -> int:

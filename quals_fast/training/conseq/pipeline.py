@@ -25,7 +25,7 @@ from quals_fast.validation import check_same_length, require_texts
 
 _Scores: TypeAlias = tuple[float | None, list[float | None]]  # of the reference, of the samples
 
-_CHUNK = 32  # documents between two writes
+_CHUNK_DOCUMENTS = 32  # between two writes
 _OF_SAMPLES = (
     "num_samples", "top_k", "min_length", "max_length", "max_source_tokens", "batch_size", "seed",
 )  # fmt: skip
@@ -116,7 +116,7 @@ def run_conseq(
         header,
         len(documents),
         draw,
-        chunk=_CHUNK,
+        chunk=_CHUNK_DOCUMENTS,
         on_progress=on_progress,
     )
     judge = scorer if config.by == "quals" else None
@@ -133,7 +133,7 @@ def run_conseq(
         },
         len(documents),
         score,
-        chunk=_CHUNK,
+        chunk=_CHUNK_DOCUMENTS,
         on_progress=on_progress,
     )
     judged = [Judged(reference=_number(r), samples=(*map(_number, s),)) for r, s in scores]
@@ -197,8 +197,8 @@ def _judge(
     flat = [summary for summaries in each for summary in summaries]
     repeated = [document for document, own in zip(documents, each, strict=True) for _ in own]
     rows = iter(score_each(scorer, repeated, flat))
-    found = [[None if math.isnan(s := next(rows).score) else s for _ in own] for own in each]
-    return [(scores[0], scores[1:]) for scores in found]
+    by_document = [[None if math.isnan(s := next(rows).score) else s for _ in own] for own in each]
+    return [(scores[0], scores[1:]) for scores in by_document]
 
 
 def _write_pairs(
@@ -229,8 +229,8 @@ def _number(value: float | None) -> float:
 
 def digest_of_folder(folder: Path) -> str:
     """Name weights, config and tokenizer of a model's folder."""
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
         with path.open("rb") as file:
-            found.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
-    return found.hexdigest()[:12]
+            hashed.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
+    return hashed.hexdigest()[:12]

@@ -103,7 +103,7 @@ def judge_by_rouge(references: Sequence[str], samples: Sequence[Sequence[str]]) 
         for reference, own in zip(references, samples, strict=True)
         for sample in own
     ]
-    found = rouge_floor([reference for reference, _ in pairs], [sample for _, sample in pairs])
-    parts = zip(*(found[f"ROUGE-{kind} F1"] for kind in "12L"), strict=True)
+    figures = rouge_floor([reference for reference, _ in pairs], [sample for _, sample in pairs])
+    parts = zip(*(figures[f"ROUGE-{kind} F1"] for kind in "12L"), strict=True)
     means = iter([sum(part) / 3 for part in parts])
     return [Judged(reference=1.0, samples=tuple(next(means) for _ in own)) for own in samples]

@@ -43,24 +43,24 @@ def run_stage(
         if size == 0:
             file.write(_line(header))
         for first in range(len(done), n_rows, chunk):
-            found = work(range(first, min(first + chunk, n_rows)))
-            file.write(b"".join(map(_line, found)))
+            results = work(range(first, min(first + chunk, n_rows)))
+            file.write(b"".join(map(_line, results)))
             file.flush()
             os.fsync(file.fileno())
-            done += found
+            done += results
             on_progress(path.stem, len(done), n_rows)
     return done
 
 
-def check_header(path: Path, found: object, header: dict[str, Any]) -> None:
+def check_header(path: Path, stored: object, header: dict[str, Any]) -> None:
     """Check that what a file was made from is what would be put into it now.
 
     Raises:
         ValueError: it is not; the message names the first difference.
     """
-    if found == header:
+    if stored == header:
         return
-    old = found if isinstance(found, dict) else {}
+    old = stored if isinstance(stored, dict) else {}
     key = next(key for key in [*header, *old] if header.get(key) != old.get(key))
     raise ValueError(
         f"{path} was made with {key} {old.get(key)!r}, but now it is {header.get(key)!r}; give "

@@ -71,12 +71,12 @@ class BatchedAttention(torch.autograd.Function):
         if kept is not None:
             of_shares, used = of_shares.mul_(kept), shares * kept
         of_scores = torch._softmax_backward_data(of_shares, shares, -1, shares.dtype)
-        found = (
+        gradients = (
             torch.bmm(of_scores, k).mul_(ctx.scale),
             torch.bmm(of_scores.mT, q),
             torch.bmm(used.mT, out),
         )
-        return *(each.unflatten(0, ctx.shape) for each in found), None, None, None
+        return *(each.unflatten(0, ctx.shape) for each in gradients), None, None, None
 
 
 def batched_attention(

@@ -23,10 +23,10 @@ from quals_fast.training.qagen.views import (
     with_distractors,
 )
 
-_POOL = 2_048  # examples that are sorted by length together
+_POOL_EXAMPLES = 2_048  # that are sorted by length together
 _TARGET_WEIGHT = 2.5  # of a target's token against a source's
-_LEFT_OVER = 0.3  # share of a pass
-_ABOUT = 16  # tokens: sources that differ by less are ordered by their targets
+_CARRIED_SHARE = 0.3  # of a pass's questions: they lead the next one
+_LENGTH_STEP = 16  # tokens: sources that differ by less are ordered by their targets
 _WORDS_PER_TOKEN = 2 / 3  # fewer than there are, so that what is cut by words fits in tokens
 
 
@@ -96,7 +96,7 @@ class Examples(torch.utils.data.Dataset[Pair]):
         turns: list[_Turn] = []
         left: set[int] = set()
         # Towards the end of a pass few are left to share a text, so these lead the next one.
-        least = _LEFT_OVER * len(corpus.questions) if s.together > 1 else 0
+        least = _CARRIED_SHARE * len(corpus.questions) if s.together > 1 else 0
         shown, epoch = 0, 0
         while shown < count:
             order = list(range(len(corpus.questions)))
@@ -171,12 +171,12 @@ class Plan(torch.utils.data.Sampler[list[int]]):
         self.source_tokens = self.target_tokens = 0
         pools: Iterable[list[Pair]] = torch.utils.data.DataLoader(
             examples,  # type: ignore[arg-type]
-            batch_size=_POOL,
+            batch_size=_POOL_EXAMPLES,
             collate_fn=list,
             num_workers=workers,
         )
         for number, pool in enumerate(pools):
-            first = number * _POOL
+            first = number * _POOL_EXAMPLES
             pairs = dict(enumerate(pool, first))
             self.source_tokens += sum(len(pair.source) for pair in pairs.values())
             self.target_tokens += sum(len(pair.target) for pair in pairs.values())
@@ -203,7 +203,7 @@ def group(pairs: dict[int, Pair], batch_tokens: int) -> list[list[int]]:
     batches: list[list[int]] = [[]]
     targets, longest = 0.0, 0
     # Rows of a batch are padded on both sides: sources to a few lengths, then by targets.
-    lengths = {key: (len(pair) // _ABOUT, len(pair.target)) for key, pair in pairs.items()}
+    lengths = {key: (len(pair) // _LENGTH_STEP, len(pair.target)) for key, pair in pairs.items()}
     for key in sorted(pairs, key=lengths.__getitem__):
         source, target = pairs[key]
         targets += _TARGET_WEIGHT * len(target)

@@ -29,10 +29,10 @@ def last_whole(output: Path, report: Callable[[str], None]) -> Path | None:
 
 def checkpoints(output: Path) -> list[Path]:
     """Return the folders of checkpoints, the latest first."""
-    found = [
+    folders = [
         p for p in output.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdecimal()
     ]
-    return sorted(found, key=lambda path: -int(path.name.removeprefix("checkpoint-")))
+    return sorted(folders, key=lambda path: -int(path.name.removeprefix("checkpoint-")))
 
 
 def problem_of(folder: Path) -> str | None:

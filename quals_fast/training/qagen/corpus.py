@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from quals_fast.training.qagen.settings import TrainingError
 
-LONGEST_ANSWER = 50  # words
-_NEAR = 12  # passages before and after one
+MAX_ANSWER_WORDS = 50
+_NEARBY_PASSAGES = 12  # before and after one
 _T = TypeVar("_T")
 
 
@@ -58,10 +58,10 @@ class Corpus:
 
     @cached_property
     def _by_passage(self) -> dict[int, list[int]]:
-        found: defaultdict[int, list[int]] = defaultdict(list)
+        on_passage: defaultdict[int, list[int]] = defaultdict(list)
         for number, question in enumerate(self.questions):
-            found[question.passage].append(number)
-        return dict(found)
+            on_passage[question.passage].append(number)
+        return dict(on_passage)
 
     def related(self, passage: int) -> list[int]:
         """Return the other passages of the same article."""
@@ -70,8 +70,9 @@ class Corpus:
 
     def near(self, passage: int) -> list[int]:
         """Return the passages next to it in the file, of whatever source."""
-        found = range(max(0, passage - _NEAR), min(len(self.passages), passage + _NEAR + 1))
-        return [other for other in found if other != passage]
+        first, last = passage - _NEARBY_PASSAGES, passage + _NEARBY_PASSAGES
+        around = range(max(0, first), min(len(self.passages), last + 1))
+        return [other for other in around if other != passage]
 
     def drawn(self, count: int | None) -> Corpus:
         """Return a corpus of that many of its questions, always the same; None takes all."""
@@ -169,8 +170,8 @@ def _usable(
     place = _place(context, answer, start)
     if not answer:
         reason = "without an answer left out"
-    elif len(answer.split()) > LONGEST_ANSWER:
-        reason = f"answers of over {LONGEST_ANSWER} words left out"
+    elif len(answer.split()) > MAX_ANSWER_WORDS:
+        reason = f"answers of over {MAX_ANSWER_WORDS} words left out"
     elif asked.is_ambiguous:
         reason = "answers of unknown place left out"
     elif place < 0 and not keep_absent:
@@ -299,9 +300,9 @@ def _asked(qa: Any, where: str) -> _Asked:
         return _Asked(_get(qa, "q", str, where), [answer, *others], start, bool(qa.get("amb")))
     text = _get(qa, "question", str, where)
     if "detected_answers" in qa:
-        found = _get(qa, "detected_answers", list, where)
-        texts = [_get(answer, "text", str, where) for answer in found]
-        spans = _get(found[0], "char_spans", list, where) if found else []
+        answers = _get(qa, "detected_answers", list, where)
+        texts = [_get(answer, "text", str, where) for answer in answers]
+        spans = _get(answers[0], "char_spans", list, where) if answers else []
         is_placed = bool(spans) and isinstance(spans[0], list) and bool(spans[0])
         return _Asked(text, texts, spans[0][0] if is_placed else None)
     answers = [] if qa.get("is_impossible") else _get(qa, "answers", list, where)

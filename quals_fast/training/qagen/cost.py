@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-_PER_WEIGHT = 6  # a multiply-add forward and two backward, for each token that a weight meets
+_FLOPS_PER_WEIGHT = 6  # a multiply-add forward and two backward, for each token that a weight meets
 
 
 def training_flops(config: Any, source_tokens: int, target_tokens: int) -> float:
@@ -22,4 +22,4 @@ def training_flops(config: Any, source_tokens: int, target_tokens: int) -> float
     decoder = 6 * square + 2 * config.d_model * config.decoder_ffn_dim
     of_sources = config.encoder_layers * encoder + config.decoder_layers * 2 * square
     of_targets = config.decoder_layers * decoder + config.vocab_size * config.d_model
-    return float(_PER_WEIGHT * (of_sources * source_tokens + of_targets * target_tokens))
+    return float(_FLOPS_PER_WEIGHT * (of_sources * source_tokens + of_targets * target_tokens))

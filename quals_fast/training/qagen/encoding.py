@@ -12,8 +12,8 @@ from quals_fast.models.checkpoint import Settings
 from quals_fast.training.qagen.settings import LongContexts
 from quals_fast.training.qagen.views import Example
 
-LONGEST_PART = 60  # tokens of a question in a target, and of an answer
-LONGEST_GIVEN = 64  # of an answer in a source
+MAX_PART_TOKENS = 60  # tokens of a question in a target, and of an answer
+MAX_GIVEN_TOKENS = 64  # of an answer in a source
 
 
 class Pair(NamedTuple):
@@ -54,7 +54,7 @@ class PairEncoder:
         self._target_start = [] if forced is None else [forced]
         # A target's last token is an input of nothing, so `positions` tokens fit.
         self._positions = positions
-        self._longest_part = min(LONGEST_PART, (positions - len(self._target_start) - 2) // 2)
+        self._longest_part = min(MAX_PART_TOKENS, (positions - len(self._target_start) - 2) // 2)
 
     @property
     def room(self) -> int:
@@ -85,7 +85,7 @@ class PairEncoder:
     def answer_given(self, example: Example, rng: random.Random) -> Pair:
         """Return source ``[BOS] text SEP answer EOS`` and target ``question EOS``."""
         s = self.settings
-        answer = self._ids(example.answer)[:LONGEST_GIVEN]
+        answer = self._ids(example.answer)[:MAX_GIVEN_TOKENS]
         text, _ = self._text(example, self.room - 1 - len(answer), rng)
         source = [*self._start, *text, s.sep_token_id, *answer, s.eos_token_id]
         target = [*self._target_start, *self._part(example.question), s.eos_token_id]

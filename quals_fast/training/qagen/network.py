@@ -15,8 +15,8 @@ from quals_fast.training.qagen import attention
 from quals_fast.training.qagen.encoding import Pair
 
 IGNORED = -100  # label of padding
-_BLOCK = 64  # rows of logits in float32 at a time
-_LEAST = torch.finfo(torch.float32).min
+_BLOCK_ROWS = 64  # of logits in float32 at a time
+_LOWEST = torch.finfo(torch.float32).min
 
 
 class BartForConditionalGeneration(
@@ -28,13 +28,12 @@ class BartForConditionalGeneration(
     vocabulary is the largest matrix.
     """
 
-    answer_weight = 1.0  # of an answer's tokens in the loss; a question's have 1
     label_smoothing = 0.0  # share of a target's weight that is spread over the vocabulary
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor
     ) -> dict[str, Tensor]:
-        """Return ``loss``, the weighted mean over target tokens, their ``nats`` and ``tokens``.
+        """Return ``loss``, the mean over target tokens, their ``nats`` and ``tokens``.
 
         Labels are smoothed in ``loss`` only.
 
@@ -50,9 +49,8 @@ class BartForConditionalGeneration(
         costs = nats
         if self.label_smoothing:
             costs = nats + self.label_smoothing * self._beyond_target(hidden, targets)
-        weights = self._weights(labels)
         return {
-            "loss": (costs * weights).sum() / weights.sum(),
+            "loss": costs.mean(),
             "nats": nats.sum(),
             "tokens": torch.tensor(len(nats), device=nats.device),
         }
@@ -67,15 +65,6 @@ class BartForConditionalGeneration(
         bias = bias.nan_to_num(neginf=0.0)
         difference = weight[targets] - share @ weight
         return (hidden * difference).sum(1) + bias[targets] - share @ bias
-
-    def _weights(self, labels: Tensor) -> Tensor:
-        """Return the weight of every target token, in one row."""
-        ended, separated = (
-            (labels == token).cumsum(1) - (labels == token).long()
-            for token in (self.config.eos_token_id, self.config.sep_token_id)
-        )
-        is_answer = (separated > ended)[labels != IGNORED]
-        return torch.where(is_answer, self.answer_weight, 1.0)
 
 
 def token_nats(network: Any, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
@@ -148,7 +137,7 @@ def _targets_apart(labels: Tensor, eos_token_id: int) -> tuple[Tensor, Tensor]:
     is_first[:, 1:] = ends[:, :-1]
     place = index - torch.where(is_first, index, 0).cummax(1).values
     seen = (number[:, :, None] == number[:, None, :]) & (index[:, None] >= index)
-    mask = torch.zeros(seen.shape, device=labels.device).masked_fill_(~seen, _LEAST)
+    mask = torch.zeros(seen.shape, device=labels.device).masked_fill_(~seen, _LOWEST)
     return place, mask[:, None]
 
 
@@ -169,7 +158,9 @@ class TokenNats(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
         """Return the nats of each target, float32."""
         logits = nn.functional.linear(hidden, weight)
-        norms = torch.cat([(block.float() + bias).logsumexp(1) for block in logits.split(_BLOCK)])
+        norms = torch.cat(
+            [(block.float() + bias).logsumexp(1) for block in logits.split(_BLOCK_ROWS)]
+        )
         at = targets[:, None]
         picked = logits.gather(1, at)[:, 0].float() + bias[targets]
         ctx.save_for_backward(hidden, weight, bias, targets, logits, norms)
@@ -180,8 +171,8 @@ class TokenNats(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of hidden states and weights."""
         hidden, weight, bias, targets, logits, norms = ctx.saved_tensors
-        for first in range(0, len(logits), _BLOCK):
-            rows = slice(first, first + _BLOCK)
+        for first in range(0, len(logits), _BLOCK_ROWS):
+            rows = slice(first, first + _BLOCK_ROWS)
             block = (logits[rows].float() + bias).sub_(norms[rows, None]).exp_()
             block.scatter_add_(1, targets[rows, None], block.new_full((len(block), 1), -1.0))
             logits[rows] = block.mul_(gradient[rows, None])

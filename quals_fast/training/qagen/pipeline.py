@@ -40,7 +40,8 @@ RUN_FILE = "run.json"
 _MAY_CHANGE = {"output", "dev", "epochs", "examples", "decay", "every", "keep", "patience",
                "dev_questions", "bf16", "cpu", "threads", "skip_invalid", "minutes",
                "workers"}  # fmt: skip
-_LOGGED = 50  # steps between lines
+_REMOVED = {"answer_weight": 1.0}  # settings of earlier versions, and what every run now has
+_LOGGING_STEPS = 50  # between lines
 
 
 def train(settings: TrainingSettings, report: Callable[[str], None] = print) -> dict[str, Any]:
@@ -147,7 +148,7 @@ def _arguments(settings: TrainingSettings) -> Seq2SeqTrainingArguments:
         use_cpu=settings.cpu or not torch.cuda.is_available(),
         ddp_find_unused_parameters=False,
         seed=settings.seed,
-        logging_steps=min(_LOGGED, settings.every),
+        logging_steps=min(_LOGGING_STEPS, settings.every),
         logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=settings.every,
@@ -179,7 +180,7 @@ def _has_bf16(settings: TrainingSettings) -> bool:
 
 def _identity(settings: TrainingSettings, processes: int) -> dict[str, Any]:
     """Return what must not change when a run goes on."""
-    found: dict[str, Any] = {"processes": processes}
+    identity: dict[str, Any] = {"processes": processes}
     for one in fields(settings):
         value = getattr(settings, one.name)
         if one.name == "train":
@@ -188,8 +189,8 @@ def _identity(settings: TrainingSettings, processes: int) -> dict[str, Any]:
             ]
         if one.name not in _MAY_CHANGE:
             is_plain = isinstance(value, int | float | list | dict | None)
-            found[one.name] = value if is_plain else str(value)
-    return found
+            identity[one.name] = value if is_plain else str(value)
+    return identity
 
 
 def _check_output(output: Path, identity: Mapping[str, Any]) -> None:
@@ -204,13 +205,20 @@ def _check_output(output: Path, identity: Mapping[str, Any]) -> None:
     if not checkpoints.checkpoints(output):
         return  # nothing is lost
     try:
-        before = json.loads(path.read_text("utf-8"))["identity"]
+        before = dict(json.loads(path.read_text("utf-8"))["identity"])
     except (ValueError, KeyError, TypeError) as error:
         raise TrainingError(
             f"{path} cannot be read ({error!r}), so it is not known which run this is; give "
             "--output a new folder"
         ) from error
     now = json.loads(json.dumps(identity))
+    for name in sorted(before.keys() - now.keys() - _MAY_CHANGE):
+        if before[name] != _REMOVED.get(name):
+            raise TrainingError(
+                f"{output} holds a run whose `{name}` is {before[name]!r}, a setting that this "
+                "version of quals-fast does not have; go on with the version that began the run, "
+                "or give --output a new folder"
+            )
     changed = [name for name in now if before.get(name) != now[name]]
     if changed:
         name = changed[0]

@@ -17,8 +17,8 @@ from quals_fast.training.qagen.corpus import Corpus
 from quals_fast.training.qagen.views import Example
 
 Asked = tuple[str, str, int]  # question, answer, and where the answer stands
-_LONGEST = 4  # words of an answer that is renamed
-_OFTEN = 0.5  # share of the answers of a text that are
+_MAX_RENAMED_WORDS = 4  # of an answer
+_RENAMED_SHARE = 0.5  # of a text's answers
 
 
 def shape(answer: str) -> str | None:
@@ -27,7 +27,7 @@ def shape(answer: str) -> str | None:
     Answers of one shape can stand for each other; None is of no such shape.
     """
     words = [_word_shape(word) for word in answer.split(" ")]
-    if not 0 < len(words) <= _LONGEST or not all(words):
+    if not 0 < len(words) <= _MAX_RENAMED_WORDS or not all(words):
         return None
     return " ".join(words)
 
@@ -57,9 +57,9 @@ class Renamer:
     def __init__(self, corpus: Corpus) -> None:
         by_shape: defaultdict[str, dict[str, None]] = defaultdict(dict)
         for question in corpus.questions:
-            found = shape(question.answer)
-            if found is not None:
-                by_shape[found][question.answer] = None
+            its_shape = shape(question.answer)
+            if its_shape is not None:
+                by_shape[its_shape][question.answer] = None
         self._by_shape = {name: list(answers) for name, answers in by_shape.items()}
 
     def rename(
@@ -79,7 +79,7 @@ class Renamer:
         changes: dict[str, str] = {}
         for answer in sorted({answer for _, answer, _ in asked}, key=lambda a: (-len(a), a)):
             pool = self._by_shape.get(shape(answer) or "", [])
-            if pool and rng.random() < _OFTEN and not any(answer in old for old in changes):
+            if pool and rng.random() < _RENAMED_SHARE and not any(answer in old for old in changes):
                 new = rng.choice(pool)
                 # Two that become one would leave questions with two answers.
                 if new not in example.text and new not in changes.values():
@@ -93,14 +93,14 @@ class Renamer:
             return old.sub(lambda match: changes[match[0]], text)
 
         text, moves = renamed(example.text), list(old.finditer(example.text))
-        found = []
+        shown = []
         for question, answer, start in asked:
             before = (match for match in moves if match.end() <= start)
             place = start + sum(len(changes[match[0]]) - len(match[0]) for match in before)
             if start >= 0 and not text.startswith(renamed(answer), place):
                 return example, list(others)
-            found.append((renamed(question), renamed(answer), place))
-        question, answer, start = found[0]
+            shown.append((renamed(question), renamed(answer), place))
+        question, answer, start = shown[0]
         # `pieces` tell where passages stood before, which nobody asks of a renamed text.
         own = replace(example, question=question, text=text, answer=answer, start=start, pieces=())
-        return own, found[1:]
+        return own, shown[1:]

@@ -16,7 +16,7 @@ from quals_fast.training.qagen.settings import TrainingError
 _BY_TOKEN = ("shared.weight", "embed_tokens.weight", "lm_head.weight", "final_logits_bias")
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id",
               "sep_token_id", "forced_bos_token_id", "masked_token_ids")  # fmt: skip
-_ENCODED_AT_ONCE = 4_096
+_TEXTS_AT_ONCE = 4_096
 
 
 def used_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> set[int]:
@@ -33,8 +33,8 @@ def used_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> set[int]:
         )
     unique = list(dict.fromkeys(texts))
     used: set[int] = set()
-    for first in range(0, len(unique), _ENCODED_AT_ONCE):
-        part = unique[first : first + _ENCODED_AT_ONCE]
+    for first in range(0, len(unique), _TEXTS_AT_ONCE):
+        part = unique[first : first + _TEXTS_AT_ONCE]
         for encoding in tokenizer.encode_batch_fast(part, add_special_tokens=False):
             used.update(encoding.ids)
     return used
@@ -76,9 +76,9 @@ def prune(
     for token in content["added_tokens"]:
         token["id"] = new[token["id"]]
     content["post_processor"] = None  # adds special tokens by their old ids; nothing here asks it
-    found = Tokenizer.from_str(json.dumps(content))
-    found.encode_special_tokens = tokenizer.encode_special_tokens
-    return found
+    pruned = Tokenizer.from_str(json.dumps(content))
+    pruned.encode_special_tokens = tokenizer.encode_special_tokens
+    return pruned
 
 
 def take_tokens(weights: dict[str, Tensor], ids: Sequence[int]) -> None:

@@ -26,16 +26,16 @@ class Views:
         distractors: the passage among others of its article, or else near it in the file, up to
             the model's positions.
         answer_given: a window with the answer behind a separator as source, and the question alone
-            as target: the mode in which QAGS generates questions.
+            as target: the mode in which QAGS generates questions, which QUALS never uses.
 
     Raises:
         ValueError: a share is negative, or they are not 1 together.
     """
 
-    window: float = 0.53
-    passage: float = 0.20
-    distractors: float = 0.09
-    answer_given: float = 0.18
+    window: float = 0.65
+    passage: float = 0.24
+    distractors: float = 0.11
+    answer_given: float = 0.0
 
     def __post_init__(self) -> None:
         if not all(share >= 0 for share in self.shares) or not math.isclose(sum(self.shares), 1):
@@ -116,7 +116,6 @@ class TrainingSettings:
             views are then shares of texts. A pass ends when three questions in ten are left, since
             few of these share a text; they lead the next one.
         renamed: share of texts in which some answers are renamed, in the text and its questions.
-        answer_weight: of an answer's tokens in the loss, against 1 of a question's.
         window_sentences: the most that a window shows.
         window_words: beyond which a window takes no further sentence.
         passage_words: to which longer passages are cut around the answer; None goes by the model's
@@ -165,7 +164,6 @@ class TrainingSettings:
     early_examples: int = 0
     together: int = 1
     renamed: float = 0.0
-    answer_weight: float = 1.0
     window_sentences: int = 4
     window_words: int = 65
     passage_words: int | None = None
@@ -194,7 +192,7 @@ class TrainingSettings:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"`{name}` must be at least {least}, but got {value}")
-        for name in ("learning_rate", "epochs", "answer_weight", "minutes"):
+        for name in ("learning_rate", "epochs", "minutes"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"`{name}` must be positive, but got {value}")

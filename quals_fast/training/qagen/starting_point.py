@@ -94,7 +94,6 @@ def load_starting_point(
     if settings.positions is not None or settings.prune:
         _, conventions = check_config(folder, config)
     network = _network(folder, config, weights, settings.dropout)
-    network.answer_weight = settings.answer_weight
     network.label_smoothing = settings.label_smoothing
     network.final_logits_bias[:, list(conventions.masked_token_ids)] = -torch.inf
     return StartingPoint(network, tokenizer, conventions)
@@ -196,12 +195,12 @@ def _network(
     if dropout is not None:
         known.dropout, known.attention_dropout, known.activation_dropout = dropout, 0.0, 0.0
     known.decoder_layerdrop = known.encoder_layerdrop = 0.0
-    network, found = BartForConditionalGeneration.from_pretrained(
+    network, loading = BartForConditionalGeneration.from_pretrained(
         None, config=known, state_dict=weights, output_loading_info=True, dtype=torch.float32
     )
-    wrong = sorted(found["missing_keys"] | found["unexpected_keys"])
-    if wrong or found["mismatched_keys"]:
-        first = wrong[0] if wrong else sorted(found["mismatched_keys"])[0][0]
+    wrong = sorted(loading["missing_keys"] | loading["unexpected_keys"])
+    if wrong or loading["mismatched_keys"]:
+        first = wrong[0] if wrong else sorted(loading["mismatched_keys"])[0][0]
         raise CheckpointError(
             f"{folder}: the weights must belong to config.json, but do not at {first}; take both "
             "from one checkpoint"

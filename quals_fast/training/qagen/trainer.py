@@ -114,8 +114,8 @@ class QagenTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         for batch in mine:
             inputs = self._prepare_inputs(self.data_collator([pairs[place] for place in batch]))
             with self.compute_loss_context_manager():
-                found = self.model(**inputs)
-            total += torch.stack((found["nats"].double(), found["tokens"].double()))
+                outputs = self.model(**inputs)
+            total += torch.stack((outputs["nats"].double(), outputs["tokens"].double()))
         nats, tokens = self.accelerator.reduce(total, reduction="sum").tolist()
         return nats, tokens
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from quals_fast.training.qagen.corpus import Corpus, Question
 
-LONGEST_PASSAGE = 230  # words: about 300 tokens
+MAX_PASSAGE_WORDS = 230  # about 300 tokens
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])")
 
@@ -66,11 +66,11 @@ def sentence_window(
         if len(text[spans[a][0] : spans[b][1]].split()) > longest:
             break
         first, last = a, b
-    return _cut(text, question, spans[first][0], spans[last][1], rng, LONGEST_PASSAGE)
+    return _cut(text, question, spans[first][0], spans[last][1], rng, MAX_PASSAGE_WORDS)
 
 
 def whole_passage(
-    corpus: Corpus, question: Question, rng: random.Random, *, longest: int = LONGEST_PASSAGE
+    corpus: Corpus, question: Question, rng: random.Random, *, longest: int = MAX_PASSAGE_WORDS
 ) -> Example:
     """Show the passage, or `longest` words of it around the answer at a random place."""
     text = corpus.passages[question.passage]

@@ -109,12 +109,12 @@ def bart_weights(
     positions = source["embeddings.position_embeddings.weight"]
     positions = positions + source["embeddings.token_type_embeddings.weight"][0]
     unused = torch.zeros(POSITION_OFFSET, positions.shape[1])
-    found = {"model.shared.weight": source["embeddings.word_embeddings.weight"]}
+    weights = {"model.shared.weight": source["embeddings.word_embeddings.weight"]}
     for part in ("encoder", "decoder"):
-        found[f"model.{part}.embed_positions.weight"] = torch.cat((unused, positions))
+        weights[f"model.{part}.embed_positions.weight"] = torch.cat((unused, positions))
         for kind in ("weight", "bias"):
             norm = source[f"embeddings.LayerNorm.{kind}"]
-            found[f"model.{part}.layernorm_embedding.{kind}"] = norm.clone()
+            weights[f"model.{part}.layernorm_embedding.{kind}"] = norm.clone()
     from_layers = {"encoder": range(layers), "decoder": decoder_layers}
     for part, numbers in from_layers.items():
         for place, number in enumerate(numbers):
@@ -122,10 +122,10 @@ def bart_weights(
                 for kind in ("weight", "bias"):
                     weight = source[f"encoder.layer.{number}.{bert_name}.{kind}"]
                     name = f"model.{part}.layers.{place}.{bart_name}.{kind}"
-                    found[name] = weight.clone()
+                    weights[name] = weight.clone()
                     if part == "decoder" and bart_name.startswith("self_attn"):
-                        found[name.replace("self_attn", "encoder_attn")] = weight.clone()
-    return found
+                        weights[name.replace("self_attn", "encoder_attn")] = weight.clone()
+    return weights
 
 
 def _plain(name: str) -> str:

@@ -230,7 +230,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def run(folder, scorer, monkeypatch):
-    monkeypatch.setattr(pipeline, "_CHUNK", 2)
+    monkeypatch.setattr(pipeline, "_CHUNK_DOCUMENTS", 2)
 
     def run(output, config=CONFIG, documents=DOCUMENTS, **more):
         arguments = {"scorer": scorer, "device": "cpu", **more}

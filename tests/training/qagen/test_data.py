@@ -243,6 +243,10 @@ def test_absent_answers_can_be_shown(write, encoder, settings):
         assert pair.source[0] == 3
 
 
+def test_by_default_only_pairs_are_trained():
+    assert str(Views()) == "window=0.65,passage=0.24,distractors=0.11"
+
+
 def test_views_come_in_their_shares(write, encoder, settings):
     corpus = read_corpus([write("a.jsonl", [line(BRIDGE, "Queen Anne")])])
     views = Views.parse("window=0.5,passage=0.25,answer_given=0.25")
@@ -348,7 +352,6 @@ def test_shares_that_make_no_sense(text, message):
         ({"minutes": 0.0}, "`minutes` must be positive, but got 0.0"),
         ({"workers": -1}, "`workers` must be at least 0, but got -1"),
         ({"renamed": -0.1}, "`renamed` must be from 0 to 1, but got -0.1"),
-        ({"answer_weight": 0.0}, "`answer_weight` must be positive, but got 0.0"),
         ({"positions": 0}, "`positions` must be at least 1, but got 0"),
         ({"bf16": "yes"}, "`bf16` must be 'auto' or 'on' or 'off', but got 'yes'"),
         ({"patience": 2}, "`patience` needs `dev`"),

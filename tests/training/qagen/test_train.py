@@ -189,6 +189,45 @@ def test_a_folder_of_another_run_is_refused(run, settings, tmp_path):
         run(output=other)
 
 
+def change_identity(output, **changes):
+    """Let a run be one that an earlier version began."""
+    path = output / "run.json"
+    run = json.loads(path.read_text())
+    run["identity"] |= changes
+    path.write_text(json.dumps(run))
+
+
+def test_a_run_of_an_earlier_version_goes_on(whole_run, tmp_path):
+    """Its weight of answers was a setting, and what may change was part of its identity."""
+    keep_up_to(2, whole_run.output, tmp_path / "again")
+    change_identity(tmp_path / "again", answer_weight=1.0, workers=3)
+    lines = []
+    train(replace(whole_run, output=tmp_path / "again"), lines.append)
+    assert any("going on from" in line and "checkpoint-2" in line for line in lines)
+    assert same(whole_run.output, tmp_path / "again")
+
+
+@pytest.mark.parametrize(("name", "value"), [("answer_weight", 2.5), ("of_tomorrow", "x")])
+def test_a_run_with_a_setting_that_is_gone_is_refused(whole_run, tmp_path, name, value):
+    keep_up_to(2, whole_run.output, tmp_path / "again")
+    change_identity(tmp_path / "again", **{name: value})
+    message = f"whose `{name}` is {value!r}, a setting .* go on with the version that began the run"
+    with pytest.raises(TrainingError, match=message):
+        train(replace(whole_run, output=tmp_path / "again"), lambda line: None)
+
+
+def test_a_run_with_the_views_that_were_the_default_goes_on_with_these(whole_run, tmp_path):
+    earlier = "window=0.53,passage=0.2,distractors=0.09,answer_given=0.18"
+    keep_up_to(2, whole_run.output, tmp_path / "again")
+    change_identity(tmp_path / "again", views=earlier)
+    again = replace(whole_run, output=tmp_path / "again")
+    with pytest.raises(TrainingError, match=f"`views` is '{earlier}', but got .*; give the same"):
+        train(again, lambda line: None)
+    lines = []
+    train(replace(again, views=Views.parse(earlier)), lines.append)
+    assert any("going on from" in line for line in lines)
+
+
 def test_a_folder_that_cannot_be_written_is_named(run, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(TrainingError, match=r"cannot write .*file/run/run.json: Not a directory"):
@@ -205,9 +244,9 @@ def test_a_run_stops_early_and_takes_the_best(run, settings):
 
 
 def test_the_network_is_as_the_settings_say(settings):
-    own = replace(settings, answer_weight=2.5, dropout=0.25)
+    own = replace(settings, label_smoothing=0.2, dropout=0.25)
     network = load_starting_point(own, print, []).network
-    assert network.answer_weight == 2.5
+    assert network.label_smoothing == 0.2
     config = network.config
     rates = (config.dropout, config.attention_dropout, config.activation_dropout)
     assert rates == (0.25, 0.0, 0.0)
@@ -221,7 +260,7 @@ def test_batches_of_a_step_and_old_checkpoints(run, settings):
 
 
 def test_a_longer_run_begins_as_the_shorter_one(settings, monkeypatch):
-    monkeypatch.setattr(batches, "_POOL", 4)
+    monkeypatch.setattr(batches, "_POOL_EXAMPLES", 4)
     start = load_starting_point(settings, lambda line: None, [])
     encoder = PairEncoder(start.tokenizer, start.settings, 64)
     corpus = read_corpus(settings.train)
