@@ -2,7 +2,7 @@
 
 The same two rules, slots (slot = rank * G + g) and ties. Histories are never moved: each step
 stores which slot every slot came from, and a hypothesis is read backwards when it is asked for.
-`tests/export/test_search.py` holds it against `decoding.diverse_beam`.
+`tests/exported/test_search.py` holds it against `decoding.diverse_beam`.
 """
 
 from __future__ import annotations
