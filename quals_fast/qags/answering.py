@@ -38,11 +38,11 @@ class Ask(NamedTuple):
     text: str
 
 
-class Found(NamedTuple):
-    """What the network finds for a question.
+class Span(NamedTuple):
+    """The span of a text that answers a question best.
 
     Attributes:
-        text: the best span as it stands in the text; empty if the text has no token.
+        text: as it stands there; empty if the text has no token.
         no_answer_margin: by how much an empty answer scores above it.
     """
 
@@ -60,7 +60,7 @@ class _Feature(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Best:
+class _BestSpan:
     """The best of what the windows of a question say.
 
     Attributes:
@@ -160,16 +160,16 @@ class QuestionAnswerer:
             For each a span of the text; an empty one if the network finds no answer; None if it
             gives NaN.
         """
-        found = self.find(asks, work, max_batch_tokens=max_batch_tokens)
+        spans = self.find(asks, work, max_batch_tokens=max_batch_tokens)
         return [
             None if one is None else "" if one.no_answer_margin > NO_ANSWER_THRESHOLD else one.text
-            for one in found
+            for one in spans
         ]
 
     @torch.inference_mode()
     def find(
         self, asks: Sequence[Ask], work: StageWork, *, max_batch_tokens: int | None
-    ) -> list[Found | None]:
+    ) -> list[Span | None]:
         """Find each question's best span, under inference mode.
 
         Args:
@@ -183,7 +183,7 @@ class QuestionAnswerer:
         """
         encodings = self._encode([text for ask in asks for text in ask])
         features = list(self._features(asks, encodings))
-        best = [_Best() for _ in asks]
+        best = [_BestSpan() for _ in asks]
         if max_batch_tokens is None:
             ranges = range(0, len(features), SHIPPED_BATCH)
             batches = ([features[i : i + SHIPPED_BATCH], self.max_length] for i in ranges)
@@ -194,14 +194,14 @@ class QuestionAnswerer:
             )
         else:
             lengths = [len(feature.input_ids) for feature in features]
-            found = run_batches(
+            batched = run_batches(
                 lengths,
                 max_batch_tokens,
                 lambda batch: self._run(
                     [features[i] for i in batch], max(lengths[i] for i in batch), work
                 ),
             )
-            scored = ((features[index], numbers) for index, numbers in found)
+            scored = ((features[index], numbers) for index, numbers in batched)
         for feature, (no_answer, score, first, last) in scored:
             so_far = best[feature.ask]
             offset = feature.window.start - feature.passage_start
@@ -211,8 +211,8 @@ class QuestionAnswerer:
                 so_far.score = score
                 so_far.first, so_far.last = int(first) + offset, int(last) + offset
         return [
-            _read(found, ask.text, encodings[ask.text])
-            for ask, found in zip(asks, best, strict=True)
+            _read(best_span, ask.text, encodings[ask.text])
+            for ask, best_span in zip(asks, best, strict=True)
         ]
 
     def _encode(self, texts: Sequence[str]) -> dict[str, Encoding]:
@@ -284,10 +284,10 @@ def _best_spans(start: Tensor, end: Tensor, may_start: Tensor, in_passage: Tenso
     return torch.stack([no_answer, score, first.float(), last.float()], 1)
 
 
-def _read(found: _Best, text: str, encoding: Encoding) -> Found | None:
-    if found.is_nan:
+def _read(best: _BestSpan, text: str, encoding: Encoding) -> Span | None:
+    if best.is_nan:
         return None
-    if found.first < 0:  # a text without tokens has no window
-        return Found("", float("inf"))
-    span = text[encoding.offsets[found.first][0] : encoding.offsets[found.last][1]]
-    return Found(span, found.no_answer - found.score)
+    if best.first < 0:  # a text without tokens has no window
+        return Span("", float("inf"))
+    start, end = encoding.offsets[best.first][0], encoding.offsets[best.last][1]
+    return Span(text[start:end], best.no_answer - best.score)

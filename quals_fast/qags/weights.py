@@ -119,7 +119,8 @@ def _read_adapter(
         a, b = low.get(f"{layer}.lora_A"), low.get(f"{layer}.lora_B")
         weight = weights.get(f"{layer}.weight")
         shape = None if weight is None else tuple(weight.shape)
-        if a is None or b is None or weight is None or (b.shape[0], a.shape[1]) != shape:
+        fits = a is not None and b is not None and (*b.shape[:1], *a.shape[1:]) == shape
+        if a is None or b is None or weight is None or not fits or a.shape[:1] != b.shape[1:]:
             raise CheckpointError(
                 f"{folder / ADAPTER}: {layer} must have lora_A and lora_B that fit the base's "
                 f"weight of shape {shape}; train the adapter again (see its README.md)"
@@ -156,7 +157,7 @@ def _verify_checksums(folder: Path) -> None:
     sums = folder / "SHA256SUMS"
     if not sums.is_file():
         return
-    for line in sums.read_text(encoding="ascii").splitlines():
+    for line in sums.read_text(encoding="ascii", errors="replace").splitlines():
         expected, _, name = line.partition("  ")
         path = folder / name
         if not name or not path.is_file():

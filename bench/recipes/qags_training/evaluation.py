@@ -26,8 +26,8 @@ from quals_fast.qags.answering import (
     NO_ANSWER_THRESHOLD,
     STRIDE,
     Ask,
-    Found,
     QuestionAnswerer,
+    Span,
 )
 from quals_fast.qags.networks import NetworkFiles
 from quals_fast.qags.results import StageWork
@@ -87,7 +87,7 @@ def evaluate(data: Path, *, questions: int | None, round_trips: int, threads: in
     finish(RESULT, result)
 
 
-def _find(answerer: QuestionAnswerer, asks: Sequence[Ask]) -> list[Found]:
+def _find(answerer: QuestionAnswerer, asks: Sequence[Ask]) -> list[Span]:
     """Put questions to texts as QAGS does.
 
     Raises:
@@ -103,11 +103,11 @@ def _find(answerer: QuestionAnswerer, asks: Sequence[Ask]) -> list[Found]:
     return [one for one in found if one is not None]
 
 
-def _answer(found: Found) -> str:
+def _answer(found: Span) -> str:
     return "" if found.no_answer_margin > NO_ANSWER_THRESHOLD else found.text
 
 
-def _no_answer_share(found: Sequence[Found]) -> float:
+def _no_answer_share(found: Sequence[Span]) -> float:
     return _mean([float(one.no_answer_margin > NO_ANSWER_THRESHOLD) for one in found])
 
 
