@@ -71,11 +71,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         if not path.is_file():
             what = "the external data of its graphs" if name == WEIGHTS else "a part of the model"
             raise CheckpointError(f"{path} is missing, {what}; export the model again")
-        found = sha256(path)
-        if found != expected:
+        actual = sha256(path)
+        if actual != expected:
             raise CheckpointError(
                 f"{path} has changed or is cut off: expected SHA-256 {str(expected)[:12]}..., but "
-                f"got {found[:12]}...; export the model again"
+                f"got {actual[:12]}...; export the model again"
             )
     return manifest
 

@@ -22,13 +22,13 @@ from quals_fast.qags.networks import NetworkFiles
 from quals_fast.qags.results import StageWork
 from quals_fast.qags.windows import Window, cut_windows
 
-MAX_LENGTH = 384
+MAX_WINDOW_TOKENS = 384
 STRIDE = 128
-MAX_QUESTION = 64
-MAX_ANSWER = 30
+MAX_QUESTION_TOKENS = 64
+MAX_ANSWER_TOKENS = 30
 NO_ANSWER_THRESHOLD = 0.0
-SHIPPED_BATCH = 64  # windows, each padded to MAX_LENGTH
-_SPECIAL = 3  # [CLS] question [SEP] passage [SEP]
+WINDOWS_AS_SHIPPED = 64  # windows, each padded to MAX_WINDOW_TOKENS
+_SPECIAL_TOKENS = 3  # [CLS] question [SEP] passage [SEP]
 
 
 class Ask(NamedTuple):
@@ -99,13 +99,13 @@ class QuestionAnswerer:
         *,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
-        max_length: int = MAX_LENGTH,
+        max_length: int = MAX_WINDOW_TOKENS,
         stride: int = STRIDE,
     ) -> None:
         self.bert = files.build("bert", device, dtype)
         self.max_length = min(max_length, self.bert.config.max_position_embeddings)
         self.stride = stride
-        self._max_question = min(MAX_QUESTION, self.max_length - _SPECIAL - 1)
+        self._max_question = min(MAX_QUESTION_TOKENS, self.max_length - _SPECIAL_TOKENS - 1)
         self._tokenizer = files.load_tokenizer()
         cls, sep = (self._tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
         if cls is None or sep is None:
@@ -141,7 +141,7 @@ class QuestionAnswerer:
         return max(0, n - self._max_question)
 
     def _has_room(self, question_tokens: int) -> bool:
-        return question_tokens + _SPECIAL < self.max_length
+        return question_tokens + _SPECIAL_TOKENS < self.max_length
 
     def _count_tokens(self, question: str) -> int:
         return len(self._encode([question])[question].ids)
@@ -185,8 +185,8 @@ class QuestionAnswerer:
         features = list(self._features(asks, encodings))
         best = [_BestSpan() for _ in asks]
         if max_batch_tokens is None:
-            ranges = range(0, len(features), SHIPPED_BATCH)
-            batches = ([features[i : i + SHIPPED_BATCH], self.max_length] for i in ranges)
+            ranges = range(0, len(features), WINDOWS_AS_SHIPPED)
+            batches = ([features[i : i + WINDOWS_AS_SHIPPED], self.max_length] for i in ranges)
             scored: Iterable[tuple[_Feature, list[float]]] = (
                 pair
                 for batch, width in batches
@@ -226,7 +226,7 @@ class QuestionAnswerer:
             question = ids[ask.question][: self._max_question]
             passage = ids[ask.text]
             head = [self._cls, *question, self._sep]
-            room = self.max_length - _SPECIAL - len(question)
+            room = self.max_length - _SPECIAL_TOKENS - len(question)
             for window in cut_windows(len(passage), room, self.stride):
                 part = passage[window.start : window.start + window.length]
                 yield _Feature(index, [*head, *part, self._sep], len(head), window)
@@ -274,7 +274,9 @@ def _best_spans(start: Tensor, end: Tensor, may_start: Tensor, in_passage: Tenso
     end = end.masked_fill(~in_passage, -torch.inf)
     width = start.shape[1]
     # (n, W, L): the score of the span of n + 1 tokens that starts at each position
-    spans = torch.full((min(MAX_ANSWER, width), *start.shape), -torch.inf, device=start.device)
+    spans = torch.full(
+        (min(MAX_ANSWER_TOKENS, width), *start.shape), -torch.inf, device=start.device
+    )
     for n in range(len(spans)):
         torch.add(start[:, : width - n], end[:, n:], out=spans[n, :, : width - n])
     by_start, longer_by = spans.max(0)

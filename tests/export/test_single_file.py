@@ -233,7 +233,7 @@ def test_models_that_match_text_are_refused(tmp_path):
 
 
 def test_models_over_two_gigabytes_are_refused(tiny_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(single_file, "_LARGEST", 1000)
+    monkeypatch.setattr(single_file, "_MAX_FILE_BYTES", 1000)
     with pytest.raises(CheckpointError, match=r"holds up to 2 GB, but tiny has 0\.0 GB"):
         export_single_file(tiny_folder, tmp_path / "out.onnx")
 

@@ -47,7 +47,7 @@ def searches(draw):
 def test_equal_to_the_reference(search, may_look, few):
     model, config = search
     expected = reference.diverse_beam_search(model, config)
-    with mock.patch.object(diverse_beam, "FEW", few):  # fewer are seldom certain
+    with mock.patch.object(diverse_beam, "FEW_CANDIDATES", few):  # fewer are seldom certain
         found = diverse_beam_search(
             model,
             model.vocabulary,

@@ -185,7 +185,7 @@ def test_nibbles_without_scale(packed):
     del stored[f"{EMBEDDING}.scale"]
     save_file(stored, packed / WEIGHTS)
     write_sums(packed, WEIGHTS)
-    fails(packed, f"{EMBEDDING} is packed to 4 bits")
+    fails(packed, f"{EMBEDDING} is stored in 4 bits")
 
 
 def test_changed_base(adapter):

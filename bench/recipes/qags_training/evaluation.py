@@ -21,8 +21,8 @@ from quals_fast.batching import pad
 from quals_fast.models.checkpoint import Settings, read_checkpoint
 from quals_fast.models.loading import model_folder
 from quals_fast.qags.answering import (
-    MAX_ANSWER,
-    MAX_LENGTH,
+    MAX_ANSWER_TOKENS,
+    MAX_WINDOW_TOKENS,
     NO_ANSWER_THRESHOLD,
     STRIDE,
     Ask,
@@ -62,8 +62,8 @@ def evaluate(data: Path, *, questions: int | None, round_trips: int, threads: in
     found = _find(answerer, [Ask(q.text, corpus.passages[q.passage]) for q in asked])
     result["question_answering"] = {
         "questions": len(asked),
-        "settings": f"windows of {MAX_LENGTH} tokens that start {STRIDE} apart, answers of at most "
-        f"{MAX_ANSWER} tokens",
+        "settings": f"windows of {MAX_WINDOW_TOKENS} tokens that start {STRIDE} apart, answers of at most "
+        f"{MAX_ANSWER_TOKENS} tokens",
         "no_answer_never": _scores([f.text for f in found], [q.answers for q in asked]),
         "no_answer_threshold_0": _scores([_answer(f) for f in found], [q.answers for q in asked]),
         "no_answer_share": _no_answer_share(found),
