@@ -86,7 +86,7 @@ def without(name: str, scorer: QualsScorer) -> Iterator[QualsScorer]:
     else:
         patch: Any = {
             "distinct rows": (generation, "DistinctSlots", AllSlots),
-            "few candidates": (diverse_beam, "FEW", 10**6),
+            "few candidates": (diverse_beam, "FEW_CANDIDATES", 10**6),
             "rows of few sizes": (slots, "padded_rows", int),
             "short histories": (slots, "_FEW_POSITIONS", 0),
             "numpy selection": (generation, "group_select_cpu", EAGER.group_select),

@@ -18,8 +18,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from bench.shared.common import EXAMPLES, finish, load_pairs, spread
 from quals_fast import DecodingConfig, QualsScorer
 from quals_fast.config import Rule
-from quals_fast.reference.agreement import QUALS
 from quals_fast.reference.quals import ReferenceScorer
+from quals_fast.reference.tolerances import QUALS
 
 ROWS, ROUNDS = 6, 5
 PAIRS = load_pairs([EXAMPLES], ROWS)

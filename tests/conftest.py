@@ -18,6 +18,7 @@ from quals_fast import QualsScorer
 
 ROOT = Path(__file__).parent.parent
 torch.set_num_threads(1)  # in networks this small, more threads only wait for one another
+pytest_plugins = ["exported_folders"]
 # So that they say what differs.
 pytest.register_assert_rewrite("cli_helpers", "model_folders", "op_cases")
 

@@ -22,7 +22,7 @@ from quals_fast.engine.gpu import GpuEngine
 from quals_fast.models import linear
 from quals_fast.models.bart import Bart
 from quals_fast.ops import BackendUnavailableError
-from quals_fast.reference.agreement import TOKEN_LOGPROB
+from quals_fast.reference.tolerances import TOKEN_LOGPROB
 
 TEXT = "queen anne opened the tower by the river in 1969 , forty won"
 DOCUMENTS = [TEXT, "the king closed the game", TEXT + " . " + TEXT, "who was the queen ?"]

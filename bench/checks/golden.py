@@ -21,8 +21,8 @@ from rich.progress import track
 
 from bench.shared.common import finish
 from quals_fast.config import DecodingConfig, ScoringConfig
-from quals_fast.reference.agreement import GOLDEN
 from quals_fast.reference.quals import ReferenceScorer, generate
+from quals_fast.reference.tolerances import GOLDEN
 from quals_fast.results import Hypothesis, SummaryScore
 from quals_fast.scorer import QualsScorer
 

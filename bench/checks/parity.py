@@ -19,14 +19,15 @@ from unittest import mock
 
 from rich.progress import track
 
+from bench.checks.near_ties import compare_search
 from bench.checks.precision import agreement
 from bench.recipes.grow import TINY, folder_of
 from bench.shared.common import EXAMPLES, Pair, finish, load_pairs
 from quals_fast.config import DecodingConfig, Rule
 from quals_fast.reference import quals
-from quals_fast.reference.agreement import MAX_NEAR_TIES, NEAR_TIE, QUALS, compare_search
 from quals_fast.reference.diverse_beam import Trace
 from quals_fast.reference.generator import ReferenceGenerator
+from quals_fast.reference.tolerances import MAX_NEAR_TIES, NEAR_TIE, QUALS
 from quals_fast.scorer import QualsScorer
 
 

@@ -17,7 +17,7 @@ from quals_fast.config import DecodingConfig
 from quals_fast.decoding.rules import STATES, Hypotheses, OnChoice, Vocabulary
 from quals_fast.ops import EAGER, GroupChoice, Kernels
 
-FEW = 16  # candidates a row and beam of a group: enough in nearly all steps, as measured
+FEW_CANDIDATES = 16  # candidates a row and beam of a group: enough in nearly all steps, as measured
 LAG = 1  # steps that a GPU has to do while the host waits for the flag of the one before
 
 
@@ -144,7 +144,9 @@ class Search:
         if config.rule == "hamming":
             width = config.num_beams + config.group_size
         self._width = min(vocabulary.size, width)
-        self._few = min(self._width, FEW * config.group_size) if may_look else self._width
+        self._few = (
+            min(self._width, FEW_CANDIDATES * config.group_size) if may_look else self._width
+        )
 
     def run(self) -> Hypotheses:
         """Take all steps that it needs."""

@@ -32,7 +32,7 @@ class _Part(NamedTuple):
     """A graph of some steps and what it leaves behind, in place."""
 
     graph: torch.cuda.CUDAGraph
-    found: Hypotheses  # in all steps so far
+    hypotheses: Hypotheses  # in all steps so far
     is_live: Tensor  # whether a sentence still searches. Shape (B,)
     state: list[Tensor]  # what the next steps read, B rows each
 
@@ -92,7 +92,7 @@ class GraphedSearch:
             self._memory.copy_(memory)
             graphs = self
             sources = list(range(n_sources))  # that the rows of `graphs` stand for
-            found: Hypotheses | None = None  # of all sources, once they have moved
+            hypotheses: Hypotheses | None = None  # of all sources, once they have moved
             last = len(self._parts) - 1
             for number in range(last + 1):
                 graphs._parts[number].graph.replay()
@@ -107,13 +107,13 @@ class GraphedSearch:
                     continue
                 fewer = smaller(graphs._memory.first(size))
                 if fewer is not None:
-                    found = graphs._gather(found, sources, number)
+                    hypotheses = graphs._gather(hypotheses, sources, number)
                     row_of = _rows_to_keep(live, size)
                     fewer._take_over(graphs, row_of, number)
                     graphs, sources = fewer, [sources[row] for row in row_of]
-            if found is None:
-                return graphs._parts[number].found
-            return graphs._gather(found, sources, number)
+            if hypotheses is None:
+                return graphs._parts[number].hypotheses
+            return graphs._gather(hypotheses, sources, number)
 
     def _read_flags(self, number: int) -> list[bool]:
         """Wait for a graph to end; return which sentences still search."""
@@ -123,15 +123,17 @@ class GraphedSearch:
         event.synchronize()
         return list(self._flags.tolist())
 
-    def _gather(self, found: Hypotheses | None, sources: Sequence[int], number: int) -> Hypotheses:
-        """Put what was found up to a graph's end in the rows of its sources."""
-        mine = self._parts[number].found
-        if found is None:  # nothing has moved yet
+    def _gather(
+        self, hypotheses: Hypotheses | None, sources: Sequence[int], number: int
+    ) -> Hypotheses:
+        """Put the hypotheses up to a graph's end in the rows of its sources."""
+        mine = self._parts[number].hypotheses
+        if hypotheses is None:  # nothing has moved yet
             return Hypotheses(*(part.clone() for part in mine))
         index = _to_device(sources, mine.lengths.device)
-        for all_of_it, part in zip(found, mine, strict=True):
+        for all_of_it, part in zip(hypotheses, mine, strict=True):
             all_of_it.index_copy_(0, index, part)
-        return found
+        return hypotheses
 
     def _take_over(self, other: GraphedSearch, row_of: Sequence[int], number: int) -> None:
         """Stand where another search stood at a graph's end, with some of its rows."""
@@ -168,9 +170,9 @@ class GraphedSearch:
                 search = search or start()
                 for t in range(first, last):
                     search.step(t)
-                found, is_live = search.state.sorted(length), search.state.live().any(1)
+                hypotheses, is_live = search.state.sorted(length), search.state.live().any(1)
             state = search.tensors() if last < length else []
-            self._parts.append(_Part(graph, found, is_live, state))
+            self._parts.append(_Part(graph, hypotheses, is_live, state))
 
 
 def _rows_to_keep(live: Sequence[int], size: int) -> list[int]:

@@ -30,7 +30,7 @@ from quals_fast.engine.cpu import CpuEngine
 from quals_fast.export.graphs import (
     MODULES,
     OPSET,
-    SPARE,
+    SPARE_CANDIDATES,
     EncoderGraph,
     GrowGraph,
     RescoreGraph,
@@ -45,11 +45,17 @@ from quals_fast.models.loading import QAGenerator, load_generator, model_folder
 
 _EMBEDDING = "head.weight"  # the LM head's matrix in step and rescore graphs
 # Layers of the documents' encoder whose rounding moves scores most: in float32, although int8.
-_KEPT = ("self_attn.v_proj", "fc2")
-_SMALL = 1024  # bytes; smaller tensors stay in their graph
-_COPIED = ("config.json", "generation_config.json", "tokenizer.json", "vocab.json", "merges.txt")
+_KEPT_IN_FLOAT32 = ("self_attn.v_proj", "fc2")
+_MIN_EXTERNAL_BYTES = 1024  # smaller tensors stay in their graph
+_COPIED_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+)
 _DYNAMIC = torch.export.Dim.DYNAMIC
-_SAME_SEQUENCES = 0.9  # at least, in float32; a near tie may part one text's search
+_MIN_IDENTICAL_SEQUENCES = 0.9  # at least, in float32; a near tie may part one text's search
 # Log-probabilities of given tokens may differ by so much at most, nats, and on average.
 _TOLERANCES = {"float32": (1e-3, 1e-4), "float16": (0.5, 0.05), "int8": (2.5, 0.2)}
 
@@ -94,7 +100,7 @@ def export(
     generator = load_generator(model, device=torch.device("cpu"))
     target.mkdir(parents=True, exist_ok=True)
     names = _write_graphs(generator.bart, target, dtype)
-    copied = [name for name in _COPIED if (source / name).is_file()]
+    copied = [name for name in _COPIED_FILES if (source / name).is_file()]
     for name in copied:
         shutil.copyfile(source / name, target / name)
     facts: dict[str, Any] = {
@@ -104,7 +110,7 @@ def export(
         "dtype": dtype,
         "opset": OPSET,
         "graphs": names,
-        "spare_candidates": SPARE if dtype == "int8" else 0,
+        "spare_candidates": SPARE_CANDIDATES if dtype == "int8" else 0,
         "versions": {name: version(name) for name in ("torch", "onnx", "onnxscript")}
         | {"onnxruntime": runtime().__version__},
     }
@@ -161,7 +167,7 @@ def _write_graphs(bart: Bart, folder: Path, dtype: str) -> dict[str, str]:
 
             use_integers(step, only=_EMBEDDING)
             use_integers(rescoring)
-            use_integers(encoder, skip=_KEPT)
+            use_integers(encoder, skip=_KEPT_IN_FLOAT32)
             names["document_encoder"] = store.save(encoder, folder, "document_encoder")
             names[LARGEST_SUMS] = store.save(largest_sums(), folder, LARGEST_SUMS)
         names["step"] = store.save(step, folder, "step")
@@ -304,7 +310,7 @@ class _Weights:
         original = {}
         for value in model.graph.initializers.values():
             tensor = value.const_value
-            if tensor.nbytes < _SMALL:
+            if tensor.nbytes < _MIN_EXTERNAL_BYTES:
                 continue
             original[value.name] = tensor
             start, length = self._place(tensor.numpy().tobytes())
@@ -370,7 +376,7 @@ def _check(
         "mean_abs_delta": float(deltas.mean()),
         "identical_sequences": sum(same) / max(1, len(same)),
     }
-    if dtype == "float32" and result["identical_sequences"] < _SAME_SEQUENCES:
+    if dtype == "float32" and result["identical_sequences"] < _MIN_IDENTICAL_SEQUENCES:
         raise ExportParityError(
             f"the graphs in {folder} find other sequences than the model: only "
             f"{100 * result['identical_sequences']:.0f} % are the same; report this"

@@ -17,8 +17,8 @@ from quals_fast.models.memory import SourceMemory
 
 OPSET = 18
 MODULES = "pkg.torch.onnx.name_scopes"  # where torch's exporter notes which modules a node is of
-SPARE = 8  # candidates more than are asked for, where integers screen them
-_USUAL = 24  # likeliest tokens that a screened softmax takes from float32
+SPARE_CANDIDATES = 8  # candidates more than are asked for, where integers screen them
+_RECOMPUTED_TOKENS = 24  # likeliest tokens that a screened softmax takes from float32
 
 
 def _bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -83,16 +83,16 @@ class Head(nn.Module):
         if not self.screened:
             return best, ids, logprobs.gather(-1, targets)[:, 0]
         # Of the rest of V only the sum of probabilities is taken from the integers.
-        found = self.logits_of(hidden, ids)
-        shift = found[:, :1] - best[:, :1]  # about the log-sum-exp
-        change = (found - shift).exp() - best.exp()
+        exact = self.logits_of(hidden, ids)
+        shift = exact[:, :1] - best[:, :1]  # about the log-sum-exp
+        change = (exact - shift).exp() - best.exp()
         lse = shift + change.sum(1, keepdim=True).log1p()
-        return found - lse, ids, (self.logits_of(hidden, targets) - lse)[:, 0]
+        return exact - lse, ids, (self.logits_of(hidden, targets) - lse)[:, 0]
 
     def logprob(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Return each row's log-probability of its token: ``(N, d)`` and ``(N,)`` to ``(N,)``."""
         if self.screened:
-            return self.topk(hidden, min(_USUAL, len(self.weight)), targets)[2]
+            return self.topk(hidden, min(_RECOMPUTED_TOKENS, len(self.weight)), targets)[2]
         return self.logits(hidden).log_softmax(-1).gather(-1, targets[:, None])[:, 0]
 
 

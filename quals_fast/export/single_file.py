@@ -37,8 +37,8 @@ from quals_fast.signature import signature
 from quals_fast.validation import check_tokens
 
 _DYNAMIC = torch.export.Dim.DYNAMIC
-_LARGEST = 2**31 - 2**20  # bytes; protobuf takes less than 2 GiB
-_SAME_PAIRS = 0.9  # at least; a near tie may part one text's search
+_MAX_FILE_BYTES = 2**31 - 2**20  # protobuf takes less than 2 GiB
+_MIN_IDENTICAL_PAIRS = 0.9  # at least; a near tie may part one text's search
 _TOLERANCE = 1e-3  # nats, of a token's log-probability and of a score
 _INPUTS = {
     "document_ids": "(B, S) int64: tokens of the documents, uncut and without special tokens. "
@@ -113,11 +113,11 @@ def feeds(
     documents: Sequence[Sequence[int]], summaries: Sequence[Sequence[int]]
 ) -> dict[str, np.ndarray]:
     """Return the graph's inputs for pairs of texts, as token ids without special tokens."""
-    found = {}
+    inputs = {}
     for name, texts in (("document", documents), ("summary", summaries)):
-        found[f"{name}_ids"] = padded(texts, 0)[0]
-        found[f"{name}_lengths"] = np.array([len(ids) for ids in texts])
-    return found
+        inputs[f"{name}_ids"] = padded(texts, 0)[0]
+        inputs[f"{name}_lengths"] = np.array([len(ids) for ids in texts])
+    return inputs
 
 
 def _check_kind(generator: QAGenerator) -> None:
@@ -133,7 +133,7 @@ def _check_kind(generator: QAGenerator) -> None:
             f"{generator.name} matches answers by text; export it without --single-file"
         )
     size = sum(p.numel() for p in generator.bart.parameters()) * 4
-    if size > _LARGEST:
+    if size > _MAX_FILE_BYTES:
         raise CheckpointError(
             f"a file of ONNX holds up to 2 GB, but {generator.name} has {size / 1e9:.1f} GB of "
             "float32 weights; export it without --single-file"
@@ -212,7 +212,7 @@ def _check(
     encode = generator.tokenizer.encode
     documents, summaries = (encode(list(column)) for column in zip(*texts, strict=True))
     pairs = list(map(TextPair, documents, summaries))
-    found = Graph(path, resolve_provider("cpu")).run(
+    outputs = Graph(path, resolve_provider("cpu")).run(
         feeds(*([source.text_ids for source in column] for column in (documents, summaries)))
     )
     model = CpuEngine(generator)
@@ -221,12 +221,12 @@ def _check(
     same: list[bool] = []
     deltas = [0.0]
     for b, row in enumerate(expected):
-        status = STATUSES[found["status"][b]]
+        status = STATUSES[outputs["status"][b]]
         problem = check_tokens(*pairs[b])
         if problem is not None:
             deltas.append(0.0 if status == problem.status else math.nan)
             continue
-        mine, theirs = _pairs(found, b), _expected_pairs(row, scoring)
+        mine, theirs = _pairs(outputs, b), _expected_pairs(row, scoring)
         are_same = [x[0] == y[0] for x, y in zip_longest(mine, theirs, fillvalue=(None,))]
         same += are_same
         deltas += [
@@ -240,14 +240,14 @@ def _check(
             score = np.mean(
                 [np.mean(document) - np.mean(summary) for _, summary, document in theirs]
             )
-            deltas.append(float(abs(score - found["score"][b])))
+            deltas.append(float(abs(score - outputs["score"][b])))
     result = {
         "texts": len(texts),
         "pairs": len(same),
         "identical_pairs": sum(same) / max(1, len(same)),
         "max_abs_delta": float(np.max(deltas)),
     }
-    if same and result["identical_pairs"] < _SAME_PAIRS:
+    if same and result["identical_pairs"] < _MIN_IDENTICAL_PAIRS:
         raise ExportParityError(
             f"the graph {path} keeps other pairs than the model: only "
             f"{100 * result['identical_pairs']:.0f} % are the same; report this"
@@ -263,11 +263,11 @@ def _check(
 _Pair = tuple[tuple[int, ...], Any, Any]  # ids, given summary, document
 
 
-def _pairs(found: Mapping[str, np.ndarray], b: int) -> list[_Pair]:
+def _pairs(outputs: Mapping[str, np.ndarray], b: int) -> list[_Pair]:
     """Return the pairs of one text that a graph has kept."""
     names = "pair_ids", "summary_logprobs", "document_logprobs"
-    lengths = found["pair_lengths"][b, : found["n_pairs"][b]]
-    rows = ((found[name][b, i, :n] for name in names) for i, n in enumerate(lengths))
+    lengths = outputs["pair_lengths"][b, : outputs["n_pairs"][b]]
+    rows = ((outputs[name][b, i, :n] for name in names) for i, n in enumerate(lengths))
     return [(tuple(ids.tolist()), summary, document) for ids, summary, document in rows]
 
 

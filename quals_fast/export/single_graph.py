@@ -84,9 +84,9 @@ class SingleGraph(nn.Module):
         """
         pad = self._settings.pad_token_id
         summary, summary_mask = self._source(summary_ids, summary_lengths)
-        found = self._search(self.encoder(summary, summary_mask), summary_mask)
+        hypotheses = self._search(self.encoder(summary, summary_mask), summary_mask)
         summaries = Summaries(summary_ids.int(), summary_lengths)
-        kept = self._selector.select(found, summaries, self._scoring.max_pairs)
+        kept = self._selector.select(hypotheses, summaries, self._scoring.max_pairs)
 
         unknown = [
             self._count_unknown(summary_ids, summary_lengths),
@@ -96,25 +96,27 @@ class SingleGraph(nn.Module):
         is_unknown = (2 * unknown[0] > summary_lengths) | (2 * unknown[1] > document_lengths)
         n_kept = torch.where(is_empty | is_unknown, 0, kept.n_kept)
 
-        most = _size(n_kept.max(), 1, found.token_ids.shape[1])
+        most = _size(n_kept.max(), 1, hypotheses.token_ids.shape[1])
         order = kept.order[:, :most]  # (B, Q)
         is_pair = torch.arange(most) < n_kept[:, None]
-        lengths = torch.where(is_pair, found.lengths.gather(1, order), 0)
-        longest = _size(lengths.max(), 2, found.token_ids.shape[2])
+        lengths = torch.where(is_pair, hypotheses.lengths.gather(1, order), 0)
+        longest = _size(lengths.max(), 2, hypotheses.token_ids.shape[2])
         is_token = torch.arange(longest) < lengths[:, :, None]  # (B, Q, T)
-        wide = order[:, :, None].expand(-1, -1, found.token_ids.shape[2])
+        wide = order[:, :, None].expand(-1, -1, hypotheses.token_ids.shape[2])
 
         def of_pairs(values: Tensor, fill: float) -> Tensor:
             return torch.where(is_token, values.gather(1, wide)[:, :, :longest], fill)
 
-        ids = of_pairs(found.token_ids, pad)
+        ids = of_pairs(hypotheses.token_ids, pad)
         is_penalised = self._scoring.summary_logprob == "search"
-        given_summary = of_pairs(found.search_logprobs if is_penalised else found.logprobs, 0.0)
+        given_summary = of_pairs(
+            hypotheses.search_logprobs if is_penalised else hypotheses.logprobs, 0.0
+        )
         given_document = self._rescore(ids, is_token, document_ids, document_lengths)
 
         gained = (given_document.double() - given_summary.double()).sum(-1) / lengths.clamp(min=1)
         score = gained.sum(-1) / n_kept.clamp(min=1)
-        is_broken = (found.lengths == 0).any(1) | kept.unsure | (score != score)
+        is_broken = (hypotheses.lengths == 0).any(1) | kept.unsure | (score != score)
         status = torch.where(n_kept == 0, 1, 0)
         status = torch.where(is_broken, 4, status)
         status = torch.where(is_unknown, 5, status)
@@ -234,9 +236,11 @@ class SingleGraph(nn.Module):
         start = torch.arange(ids.shape[2]) == 0
         inputs = torch.where(start, self._settings.decoder_start_token_id, inputs)
         rows = is_token.flatten().nonzero()[:, 0]  # real tokens only
-        found = self.rescorer(inputs, rows, ids.flatten()[rows], mask, self.encoder(document, mask))
+        logprobs = self.rescorer(
+            inputs, rows, ids.flatten()[rows], mask, self.encoder(document, mask)
+        )
         flat = torch.zeros(ids.shape).flatten()
-        return flat.scatter(0, rows, found).view_as(ids)
+        return flat.scatter(0, rows, logprobs).view_as(ids)
 
 
 def _size(value: Tensor, least: int, most: int) -> int:

@@ -1,4 +1,4 @@
-"""The step graph as the language model that `export.search` asks.
+"""The step graph as the language model that `exported.search` asks.
 
 Keys and values are stored once for each distinct history, as one more node of its sentence's tree,
 and slots that move leave them where they are: a mask says which nodes are a row's past. So the
@@ -18,7 +18,7 @@ from quals_fast.exported.store import make_store
 
 
 class OnnxBeams:
-    """K slots over each of B encoded sources; implements `export.search.HostModel`.
+    """K slots over each of B encoded sources; implements `exported.search.HostModel`.
 
     Slots with equal histories share a row, and what no longer searches has none.
 
@@ -86,8 +86,8 @@ class OnnxBeams:
     def logprob_of(self, token_id: int) -> np.ndarray:
         """Return one token's log-probability as the next. Shape ``(B, K)``."""
         self._run(1 + self._spare, token_id)
-        found: np.ndarray = self._outputs["target_logprob"][self._row]
-        return found
+        logprobs: np.ndarray = self._outputs["target_logprob"][self._row]
+        return logprobs
 
     def _run(self, k: int, target: int) -> None:
         k = min(self._settings.vocab_size, k)

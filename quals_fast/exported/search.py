@@ -2,7 +2,7 @@
 
 The same two rules, slots (slot = rank * G + g) and ties. Histories are never moved: each step
 stores which slot every slot came from, and a hypothesis is read backwards when it is asked for.
-`tests/export/test_search.py` holds it against `decoding.diverse_beam`.
+`tests/exported/test_search.py` holds it against `decoding.diverse_beam`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from quals_fast.config import DecodingConfig
 from quals_fast.models.checkpoint import Settings
 from quals_fast.results import Hypothesis
 
-FEW = 16  # candidates a row and beam of a group: enough in nearly all steps
+FEW_CANDIDATES = 16  # candidates a row and beam of a group: enough in nearly all steps
 
 
 class HostModel(Protocol):
@@ -107,7 +107,7 @@ class _Search(ABC):
         # No penalty can lift another token above so many (docs/semantics.md 1.1, shortcut).
         width = 2 * self.beams if config.rule == "fairseq09" else self.beams + config.group_size
         self._width = min(settings.vocab_size, width)
-        self._few = min(self._width, FEW * config.group_size)
+        self._few = min(self._width, FEW_CANDIDATES * config.group_size)
         self._are_alike = True
 
     @abstractmethod

@@ -23,7 +23,7 @@ _NUMPY_TYPES: dict[str, type[np.generic]] = {
 
 
 _NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
-_PLACE = re.compile(r"\S*/onnxruntime/\S+:\d+ .*?\) (const )?")
+_PLACE_IN_SOURCE = re.compile(r"\S*/onnxruntime/\S+:\d+ .*?\) (const )?")
 
 
 @cache
@@ -151,12 +151,12 @@ class Graph:
         try:
             if self.is_bound:
                 return self._run_bound(inputs)
-            found: Sequence[np.ndarray] = self._session.run(self._outputs, dict(inputs))
+            outputs: Sequence[np.ndarray] = self._session.run(self._outputs, dict(inputs))
         except Exception as error:  # see above
             if "Failed to allocate memory" in str(error):
                 raise MemoryError(str(error)) from error
             raise RuntimeError(f"ONNX Runtime failed: {_plain(error)}") from error
-        return dict(zip(self._outputs, found, strict=True))
+        return dict(zip(self._outputs, outputs, strict=True))
 
     def _run_bound(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Run without copying keys and values between device and host."""
@@ -188,7 +188,7 @@ def needs_wide_sums(path: Path) -> bool:
 
 def _plain(error: Exception) -> str:
     """Return an error's text without the place in ONNX Runtime's own source."""
-    return _PLACE.sub("", str(error))[:300]
+    return _PLACE_IN_SOURCE.sub("", str(error))[:300]
 
 
 def _stays(output: str) -> bool:

@@ -138,9 +138,9 @@ class BoundStore:
         """Replace sources or nodes by what stands at these places of them and the new rows."""
         names = {name: name.replace("new", what) for name in new}
         old = {name.replace("new", "old"): self.tensors[kept] for name, kept in names.items()}
-        found = self._graph.run({**old, **new, "source": source})
+        gathered = self._graph.run({**old, **new, "source": source})
         for name, kept in names.items():
-            self.tensors[kept] = found[name.replace("new", "grown")]
+            self.tensors[kept] = gathered[name.replace("new", "grown")]
 
 
 def _capacity(capacity: int, nodes: Sequence[int], counts: Sequence[int]) -> int:

@@ -22,13 +22,13 @@ from quals_fast.qags.networks import NetworkFiles
 from quals_fast.qags.results import StageWork
 from quals_fast.qags.windows import Window, cut_windows
 
-MAX_LENGTH = 384
+MAX_WINDOW_TOKENS = 384
 STRIDE = 128
-MAX_QUESTION = 64
-MAX_ANSWER = 30
+MAX_QUESTION_TOKENS = 64
+MAX_ANSWER_TOKENS = 30
 NO_ANSWER_THRESHOLD = 0.0
-SHIPPED_BATCH = 64  # windows, each padded to MAX_LENGTH
-_SPECIAL = 3  # [CLS] question [SEP] passage [SEP]
+WINDOWS_AS_SHIPPED = 64  # windows, each padded to MAX_WINDOW_TOKENS
+_SPECIAL_TOKENS = 3  # [CLS] question [SEP] passage [SEP]
 
 
 class Ask(NamedTuple):
@@ -38,11 +38,11 @@ class Ask(NamedTuple):
     text: str
 
 
-class Found(NamedTuple):
-    """What the network finds for a question.
+class Span(NamedTuple):
+    """The span of a text that answers a question best.
 
     Attributes:
-        text: the best span as it stands in the text; empty if the text has no token.
+        text: as it stands there; empty if the text has no token.
         no_answer_margin: by how much an empty answer scores above it.
     """
 
@@ -60,7 +60,7 @@ class _Feature(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Best:
+class _BestSpan:
     """The best of what the windows of a question say.
 
     Attributes:
@@ -99,13 +99,13 @@ class QuestionAnswerer:
         *,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
-        max_length: int = MAX_LENGTH,
+        max_length: int = MAX_WINDOW_TOKENS,
         stride: int = STRIDE,
     ) -> None:
         self.bert = files.build("bert", device, dtype)
         self.max_length = min(max_length, self.bert.config.max_position_embeddings)
         self.stride = stride
-        self._max_question = min(MAX_QUESTION, self.max_length - _SPECIAL - 1)
+        self._max_question = min(MAX_QUESTION_TOKENS, self.max_length - _SPECIAL_TOKENS - 1)
         self._tokenizer = files.load_tokenizer()
         cls, sep = (self._tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
         if cls is None or sep is None:
@@ -141,7 +141,7 @@ class QuestionAnswerer:
         return max(0, n - self._max_question)
 
     def _has_room(self, question_tokens: int) -> bool:
-        return question_tokens + _SPECIAL < self.max_length
+        return question_tokens + _SPECIAL_TOKENS < self.max_length
 
     def _count_tokens(self, question: str) -> int:
         return len(self._encode([question])[question].ids)
@@ -160,16 +160,16 @@ class QuestionAnswerer:
             For each a span of the text; an empty one if the network finds no answer; None if it
             gives NaN.
         """
-        found = self.find(asks, work, max_batch_tokens=max_batch_tokens)
+        spans = self.find(asks, work, max_batch_tokens=max_batch_tokens)
         return [
             None if one is None else "" if one.no_answer_margin > NO_ANSWER_THRESHOLD else one.text
-            for one in found
+            for one in spans
         ]
 
     @torch.inference_mode()
     def find(
         self, asks: Sequence[Ask], work: StageWork, *, max_batch_tokens: int | None
-    ) -> list[Found | None]:
+    ) -> list[Span | None]:
         """Find each question's best span, under inference mode.
 
         Args:
@@ -183,10 +183,10 @@ class QuestionAnswerer:
         """
         encodings = self._encode([text for ask in asks for text in ask])
         features = list(self._features(asks, encodings))
-        best = [_Best() for _ in asks]
+        best = [_BestSpan() for _ in asks]
         if max_batch_tokens is None:
-            ranges = range(0, len(features), SHIPPED_BATCH)
-            batches = ([features[i : i + SHIPPED_BATCH], self.max_length] for i in ranges)
+            ranges = range(0, len(features), WINDOWS_AS_SHIPPED)
+            batches = ([features[i : i + WINDOWS_AS_SHIPPED], self.max_length] for i in ranges)
             scored: Iterable[tuple[_Feature, list[float]]] = (
                 pair
                 for batch, width in batches
@@ -194,14 +194,14 @@ class QuestionAnswerer:
             )
         else:
             lengths = [len(feature.input_ids) for feature in features]
-            found = run_batches(
+            batched = run_batches(
                 lengths,
                 max_batch_tokens,
                 lambda batch: self._run(
                     [features[i] for i in batch], max(lengths[i] for i in batch), work
                 ),
             )
-            scored = ((features[index], numbers) for index, numbers in found)
+            scored = ((features[index], numbers) for index, numbers in batched)
         for feature, (no_answer, score, first, last) in scored:
             so_far = best[feature.ask]
             offset = feature.window.start - feature.passage_start
@@ -211,8 +211,8 @@ class QuestionAnswerer:
                 so_far.score = score
                 so_far.first, so_far.last = int(first) + offset, int(last) + offset
         return [
-            _read(found, ask.text, encodings[ask.text])
-            for ask, found in zip(asks, best, strict=True)
+            _read(best_span, ask.text, encodings[ask.text])
+            for ask, best_span in zip(asks, best, strict=True)
         ]
 
     def _encode(self, texts: Sequence[str]) -> dict[str, Encoding]:
@@ -226,7 +226,7 @@ class QuestionAnswerer:
             question = ids[ask.question][: self._max_question]
             passage = ids[ask.text]
             head = [self._cls, *question, self._sep]
-            room = self.max_length - _SPECIAL - len(question)
+            room = self.max_length - _SPECIAL_TOKENS - len(question)
             for window in cut_windows(len(passage), room, self.stride):
                 part = passage[window.start : window.start + window.length]
                 yield _Feature(index, [*head, *part, self._sep], len(head), window)
@@ -274,7 +274,9 @@ def _best_spans(start: Tensor, end: Tensor, may_start: Tensor, in_passage: Tenso
     end = end.masked_fill(~in_passage, -torch.inf)
     width = start.shape[1]
     # (n, W, L): the score of the span of n + 1 tokens that starts at each position
-    spans = torch.full((min(MAX_ANSWER, width), *start.shape), -torch.inf, device=start.device)
+    spans = torch.full(
+        (min(MAX_ANSWER_TOKENS, width), *start.shape), -torch.inf, device=start.device
+    )
     for n in range(len(spans)):
         torch.add(start[:, : width - n], end[:, n:], out=spans[n, :, : width - n])
     by_start, longer_by = spans.max(0)
@@ -284,10 +286,10 @@ def _best_spans(start: Tensor, end: Tensor, may_start: Tensor, in_passage: Tenso
     return torch.stack([no_answer, score, first.float(), last.float()], 1)
 
 
-def _read(found: _Best, text: str, encoding: Encoding) -> Found | None:
-    if found.is_nan:
+def _read(best: _BestSpan, text: str, encoding: Encoding) -> Span | None:
+    if best.is_nan:
         return None
-    if found.first < 0:  # a text without tokens has no window
-        return Found("", float("inf"))
-    span = text[encoding.offsets[found.first][0] : encoding.offsets[found.last][1]]
-    return Found(span, found.no_answer - found.score)
+    if best.first < 0:  # a text without tokens has no window
+        return Span("", float("inf"))
+    start, end = encoding.offsets[best.first][0], encoding.offsets[best.last][1]
+    return Span(text[start:end], best.no_answer - best.score)

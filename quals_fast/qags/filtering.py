@@ -43,12 +43,12 @@ def filter_questions(
 
     Source: W4ngatang/qags, qa_utils.py, filter_qsts.
     """
-    candidates = list(generated)
+    remaining = list(generated)
     if summary_answers is not None:
-        found = zip(generated, summary_answers, strict=True)
-        candidates = [question for question, answer in found if answer == question.expected_answer]
+        answered = zip(generated, summary_answers, strict=True)
+        remaining = [q for q, answer in answered if answer == q.expected_answer]
     kept: dict[str, Question] = {}
-    for question in sorted(candidates, key=lambda question: -question.logprob):
+    for question in sorted(remaining, key=lambda question: -question.logprob):
         words, mark, _ = question.text.partition("?")
         text = (words + mark).strip()
         # The mark is no word even where a tokenizer decodes it with a space before it.

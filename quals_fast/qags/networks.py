@@ -16,6 +16,12 @@ from torch import Tensor
 from quals_fast.models.checkpoint import CheckpointError
 from quals_fast.qags.weights import read_qags_weights
 
+GENERATION = "question_generation"
+ANSWERING = "question_answering"
+# The wheel does not hold them: it would be twice as large for a baseline.
+_IN_CHECKOUT = Path("bench", "qags_models")
+BUNDLED_MODELS = Path(__file__).parents[2] / _IN_CHECKOUT
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkFiles:
@@ -48,14 +54,14 @@ class NetworkFiles:
         """Return a short hash of weights, config and tokenizer; ``random`` without weights."""
         if self.weights is None:
             return "random"
-        found = hashlib.sha256(json.dumps(dict(self.config), sort_keys=True).encode())
-        found.update(self.tokenizer.read_bytes())
+        digest = hashlib.sha256(json.dumps(dict(self.config), sort_keys=True).encode())
+        digest.update(self.tokenizer.read_bytes())
         for name in sorted(self.weights):
-            found.update(name.encode())
-            found.update(
+            digest.update(name.encode())
+            digest.update(
                 self.weights[name].flatten().contiguous().view(torch.uint8).numpy().tobytes()
             )
-        return found.hexdigest()[:12]
+        return digest.hexdigest()[:12]
 
     def build(self, family: str, device: torch.device, dtype: torch.dtype) -> Any:
         """Return the network, in evaluation mode.
@@ -66,7 +72,8 @@ class NetworkFiles:
             dtype: of its weights.
 
         Raises:
-            CheckpointError: another family, or weights that do not fit the config.
+            CheckpointError: another family, a config that describes no network, or weights that do
+                not fit it.
             ModuleNotFoundError: transformers is not installed.
         """
         if self.config.get("model_type") != family:
@@ -74,9 +81,18 @@ class NetworkFiles:
                 f"{self.name}: `model_type` must be {family!r}, but is "
                 f"{self.config.get('model_type')!r}; give a model of that family"
             )
+        architecture = _architecture(family)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            network = _architecture(family)(dict(self.config)).eval().requires_grad_(False)
+            try:
+                network = architecture(dict(self.config)).eval().requires_grad_(False)
+            except Exception as error:  # transformers' own have no common class
+                reason = " ".join(str(error).split())
+                raise CheckpointError(
+                    f"{self.name}: transformers cannot build the network of config.json "
+                    f"({type(error).__name__}: {reason}); take the config that was saved with the "
+                    "weights"
+                ) from error
         if self.weights is not None:
             self._load(network)
         return network.to(device=device, dtype=dtype)
@@ -167,3 +183,28 @@ def _architecture(family: str) -> Callable[[dict[str, Any]], Any]:
     if family == "bart":
         return lambda config: BartForConditionalGeneration(BartConfig(**config))
     return lambda config: BertForQuestionAnswering(BertConfig(**config))
+
+
+def read_both_networks(models: str | Path | None) -> tuple[NetworkFiles, NetworkFiles]:
+    """Read the networks that generate and that answer questions, of `from_pretrained`'s folder."""
+    folder = _models_folder(models)
+    return NetworkFiles.read(folder / GENERATION), NetworkFiles.read(folder / ANSWERING)
+
+
+def _models_folder(models: str | Path | None) -> Path:
+    """Return the folder given; by default that of the checkout: this file's, or the working one."""
+    given = [BUNDLED_MODELS, _IN_CHECKOUT.absolute()] if models is None else [Path(models)]
+    folder = next((one for one in given if models is not None or one.is_dir()), None)
+    if folder is None:
+        raise CheckpointError(
+            f"QAGS's models are not part of the installed package, and there is no {_IN_CHECKOUT} "
+            f"in {Path.cwd()}; run this in the checkout, or give a folder with {GENERATION} and "
+            f"{ANSWERING} in it (--qags-models)"
+        )
+    for name in (GENERATION, ANSWERING):
+        if not (folder / name).is_dir():
+            raise CheckpointError(
+                f"{folder} must hold the folders {GENERATION} and {ANSWERING}, but {name} is "
+                "missing; put a model there as transformers' save_pretrained() writes it"
+            )
+    return folder

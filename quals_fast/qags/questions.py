@@ -11,7 +11,7 @@ import torch
 
 from quals_fast.batching import pad, run_batches
 from quals_fast.models.checkpoint import CheckpointError, check_config
-from quals_fast.qags.beams import BeamSettings, Found, beam_search
+from quals_fast.qags.beams import BeamHypotheses, beam_search
 from quals_fast.qags.filtering import Question
 from quals_fast.qags.networks import NetworkFiles
 from quals_fast.qags.results import StageWork
@@ -152,13 +152,13 @@ class QuestionGenerator:
             return
         beams = self.setting.num_beams
         lengths = [len(source.input_ids) + beams * _TOKENS_PER_BEAM for source in sources]
-        found = run_batches(
+        searched = run_batches(
             lengths,
             max_batch_tokens,
             lambda batch: self._search([sources[i] for i in batch], work),
         )
-        for index, one in found:
-            yield index, self._read(jobs[index], sources[index], one)
+        for index, hypotheses in searched:
+            yield index, self._read(jobs[index], sources[index], hypotheses)
 
     def _source(self, job: Job) -> _Source:
         """Return the encoder's input; where it is too long, the passage's end is cut off."""
@@ -179,7 +179,7 @@ class QuestionGenerator:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
-    def _search_one(self, source: _Source, work: StageWork) -> Found:
+    def _search_one(self, source: _Source, work: StageWork) -> BeamHypotheses:
         from transformers import GenerationConfig
 
         s, setting = self.settings, self.setting
@@ -211,13 +211,13 @@ class QuestionGenerator:
         steps = len(output.scores)
         work.count([len(source.input_ids)], len(source.input_ids))
         self._count_steps(work, steps * setting.num_beams, len(source.input_ids))
-        found = []
+        token_ids = []
         for _, *ids in output.sequences.tolist():  # behind EOS stands padding, or EOS once more
             end = ids.index(s.eos_token_id) + 1 if s.eos_token_id in ids else len(ids)
-            found.append([token for token in ids[:end] if token != s.pad_token_id])
-        return Found(found, output.sequences_scores.tolist())
+            token_ids.append([token for token in ids[:end] if token != s.pad_token_id])
+        return BeamHypotheses(token_ids, output.sequences_scores.tolist())
 
-    def _search(self, sources: list[_Source], work: StageWork) -> list[Found]:
+    def _search(self, sources: list[_Source], work: StageWork) -> list[BeamHypotheses]:
         s = self.settings
         lengths = [len(source.input_ids) for source in sources]
         # Tensor cores want rows of whole vectors.
@@ -231,18 +231,12 @@ class QuestionGenerator:
         )
         work.count(lengths, ids.shape[1])
         states = self.bart.get_encoder()(ids, attention_mask=mask.long()).last_hidden_state
-        settings = BeamSettings(
-            num_beams=self.setting.num_beams,
-            eos_token_id=s.eos_token_id,
-            pad_token_id=s.pad_token_id,
-            decoder_start_token_id=s.decoder_start_token_id,
-            forced_bos_token_id=s.forced_bos_token_id,
-        )
         return beam_search(
             self.bart,
             states,
             mask,
-            settings,
+            s,
+            self.setting.num_beams,
             [source.limits for source in sources],
             lambda rows, width: self._count_steps(work, rows, width),
         )
@@ -252,19 +246,19 @@ class QuestionGenerator:
         work.decoded_tokens += rows
         work.attended_tokens += rows * width
 
-    def _read(self, job: Job, source: _Source, found: Found) -> Generated | None:
+    def _read(self, job: Job, source: _Source, hypotheses: BeamHypotheses) -> Generated | None:
         """Return a job's questions; the search ended when its last hypothesis did."""
-        if not all(abs(logprob) < float("inf") for logprob in found.logprobs):
+        if not all(abs(logprob) < float("inf") for logprob in hypotheses.logprobs):
             return None
         s = self.settings
         special = {s.eos_token_id, s.pad_token_id, s.bos_token_id, s.forced_bos_token_id}
         texts = self._tokenizer.decode_batch(
-            [[token for token in ids if token not in special] for ids in found.token_ids],
+            [[token for token in ids if token not in special] for ids in hypotheses.token_ids],
             skip_special_tokens=False,
         )
-        best = list(zip(texts, found.logprobs, strict=True))[: self.setting.n_returned]
+        best = list(zip(texts, hypotheses.logprobs, strict=True))[: self.setting.n_returned]
         return Generated(
             [Question(text.strip(), logprob, job.answer) for text, logprob in best],
-            max(map(len, found.token_ids)),
+            max(map(len, hypotheses.token_ids)),
             source.truncated_tokens,
         )

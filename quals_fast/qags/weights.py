@@ -1,4 +1,4 @@
-"""Read the weights of QAGS's networks: a Hugging Face folder, a packed one, or an adapter.
+"""Read the weights of QAGS's networks: a Hugging Face folder, one in 4 or 8 bits, or an adapter.
 
 A folder may hold float weights as transformers saves them; int8 weights as
 `quals_fast.models.storage` stores them, with matrices in 4 bits beside them (`quantize_nibbles`);
@@ -20,7 +20,7 @@ from quals_fast.models.loading import BUNDLED, model_folder, read_weights
 
 ADAPTER = "adapter.safetensors"
 
-_GROUP = 32
+_GROUP_COLUMNS = 32
 _SCALE = ".scale"
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json")
 
@@ -49,7 +49,7 @@ def read_qags_weights(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], 
         config = read_json(folder / "generation_config.json") | config
     if "adapter" in config or (folder / ADAPTER).is_file():
         return _read_adapter(folder, config)
-    weights = _unpack(folder, read_weights(folder))
+    weights = _dequantize(folder, read_weights(folder))
     for name, weight in weights.items():
         if weight.is_floating_point():
             weights[name] = weight.float()
@@ -62,7 +62,7 @@ def quantize_nibbles(weight: Tensor) -> tuple[Tensor, Tensor]:
     A group's number of greatest magnitude becomes level -8, so all 16 levels are of use; byte j
     holds column 2j in its low half.
     """
-    groups = weight.float().unflatten(1, (-1, _GROUP))
+    groups = weight.float().unflatten(1, (-1, _GROUP_COLUMNS))
     extreme = groups.gather(2, groups.abs().argmax(2, keepdim=True))
     extreme = torch.where(extreme.abs() < 1e-4, 1e-4, extreme)
     scale = (extreme / -8).half()
@@ -70,25 +70,25 @@ def quantize_nibbles(weight: Tensor) -> tuple[Tensor, Tensor]:
     return levels[:, 0::2] | levels[:, 1::2] << 4, scale.squeeze(2)
 
 
-def dequantize_nibbles(packed: Tensor, scale: Tensor) -> Tensor:
+def dequantize_nibbles(nibbles: Tensor, scale: Tensor) -> Tensor:
     """Undo `quantize_nibbles`."""
-    levels = torch.stack((packed & 15, packed >> 4), 2).flatten(1)
-    groups = (levels.float() - 8).unflatten(1, (-1, _GROUP))
+    levels = torch.stack((nibbles & 15, nibbles >> 4), 2).flatten(1)
+    groups = (levels.float() - 8).unflatten(1, (-1, _GROUP_COLUMNS))
     return (groups * scale.float()[:, :, None]).flatten(1)
 
 
-def _unpack(folder: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def _dequantize(folder: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     for name in [n for n, tensor in weights.items() if tensor.dtype == torch.uint8]:
-        packed, scale = weights[name], weights.pop(name + _SCALE, None)
-        fits = packed.ndim == 2 and packed.shape[1] * 2 % _GROUP == 0
-        shape = (packed.shape[0], packed.shape[-1] * 2 // _GROUP)
+        nibbles, scale = weights[name], weights.pop(name + _SCALE, None)
+        fits = nibbles.ndim == 2 and nibbles.shape[1] * 2 % _GROUP_COLUMNS == 0
+        shape = (nibbles.shape[0], nibbles.shape[-1] * 2 // _GROUP_COLUMNS)
         if scale is None or not fits or tuple(scale.shape) != shape:
-            found = "none" if scale is None else f"one of shape {tuple(scale.shape)}"
+            actual = "none" if scale is None else f"one of shape {tuple(scale.shape)}"
             raise CheckpointError(
-                f"{folder}: {name} is packed to 4 bits, so {name}{_SCALE} must have a number for "
-                f"every {_GROUP} columns, but there is {found}; fetch the weights again"
+                f"{folder}: {name} is stored in 4 bits, so {name}{_SCALE} must have a number for "
+                f"every {_GROUP_COLUMNS} columns, but there is {actual}; fetch the weights again"
             )
-        weights[name] = dequantize_nibbles(packed, scale)
+        weights[name] = dequantize_nibbles(nibbles, scale)
     return weights
 
 
@@ -105,11 +105,11 @@ def _read_adapter(
         )
     base = model_folder(about["base"] if about["base"] in BUNDLED else folder / about["base"])
     weights_file = base / "model.safetensors"
-    found = sha256(weights_file) if weights_file.is_file() else "nothing"
-    if found != about["base_sha256"]:
+    actual = sha256(weights_file) if weights_file.is_file() else "nothing"
+    if actual != about["base_sha256"]:
         raise CheckpointError(
             f"{folder} adapts {about['base']} with SHA-256 {about['base_sha256'][:12]}..., but "
-            f"{weights_file} has {found[:12]}; the base has changed: train the adapter again (see "
+            f"{weights_file} has {actual[:12]}; the base has changed: train the adapter again (see "
             "its README.md)"
         )
     base_config, weights, tokenizer = read_qags_weights(base)
@@ -119,7 +119,8 @@ def _read_adapter(
         a, b = low.get(f"{layer}.lora_A"), low.get(f"{layer}.lora_B")
         weight = weights.get(f"{layer}.weight")
         shape = None if weight is None else tuple(weight.shape)
-        if a is None or b is None or weight is None or (b.shape[0], a.shape[1]) != shape:
+        fits = a is not None and b is not None and (*b.shape[:1], *a.shape[1:]) == shape
+        if a is None or b is None or weight is None or not fits or a.shape[:1] != b.shape[1:]:
             raise CheckpointError(
                 f"{folder / ADAPTER}: {layer} must have lora_A and lora_B that fit the base's "
                 f"weight of shape {shape}; train the adapter again (see its README.md)"
@@ -156,16 +157,16 @@ def _verify_checksums(folder: Path) -> None:
     sums = folder / "SHA256SUMS"
     if not sums.is_file():
         return
-    for line in sums.read_text(encoding="ascii").splitlines():
+    for line in sums.read_text(encoding="ascii", errors="replace").splitlines():
         expected, _, name = line.partition("  ")
         path = folder / name
         if not name or not path.is_file():
             raise CheckpointError(
                 f"{sums} lists {name or line!r}, which is missing; fetch it again"
             )
-        found = sha256(path)
-        if found != expected:
+        actual = sha256(path)
+        if actual != expected:
             raise CheckpointError(
-                f"{path} is damaged: expected SHA-256 {expected[:12]}..., but got {found[:12]}...; "
-                "fetch it again"
+                f"{path} is damaged: expected SHA-256 {expected[:12]}..., but got "
+                f"{actual[:12]}...; fetch it again"
             )

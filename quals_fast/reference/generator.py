@@ -64,7 +64,7 @@ class ReferenceGenerator:
         logits[:, list(self.checkpoint.settings.masked_token_ids)] = -torch.inf
         return logits.log_softmax(-1)
 
-    def beams(self, states: Tensor, num_beams: int) -> BeamDecoder:
+    def decoder(self, states: Tensor, num_beams: int) -> BeamDecoder:
         """Return a decoder of `num_beams` slots over copies of one source's states."""
         return BeamDecoder(self, states.expand(num_beams, -1, -1))
 

@@ -24,7 +24,7 @@ def generate(
 ) -> list[Hypothesis]:
     """Generate question-answer sequences from a summary (step 1)."""
     (source,) = generator.checkpoint.tokenizer.encode([summary])
-    decoder = generator.beams(generator.encode(source.input_ids), config.num_beams)
+    decoder = generator.decoder(generator.encode(source.input_ids), config.num_beams)
     return diverse_beam_search(decoder, config, trace)
 
 
@@ -89,13 +89,15 @@ def keep(
     """Filter and select: index, question and answer of each kept hypothesis (step 2)."""
     tokenizer, settings = generator.checkpoint.tokenizer, generator.checkpoint.settings
     special = (settings.eos_token_id, settings.pad_token_id, settings.forced_bos_token_id)
-    found: list[tuple[int, str, str]] = []
+    candidates: list[tuple[int, str, str]] = []
     for index, hypothesis in enumerate(hypotheses):
         parts = split_at_sep(hypothesis.token_ids, special, settings.sep_token_id)
         if parts is not None and answer_stands_in(parts[1], summary, tokenizer):
-            found.append((index, tokenizer.decode(parts[0]), tokenizer.decode(parts[1])))
-    pairs = [(question, answer, hypotheses[index].search_sum) for index, question, answer in found]
-    return [found[i] for i in select(pairs, max_pairs)]
+            candidates.append((index, tokenizer.decode(parts[0]), tokenizer.decode(parts[1])))
+    pairs = [
+        (question, answer, hypotheses[index].search_sum) for index, question, answer in candidates
+    ]
+    return [candidates[i] for i in select(pairs, max_pairs)]
 
 
 def score(

@@ -10,7 +10,7 @@ from bench.shared.arms import CTranslate2Arm, EngineArm
 from bench.shared.published import PublishedPipeline
 from quals_fast import DecodingConfig, ScoringConfig
 from quals_fast.reference import quals
-from quals_fast.reference.agreement import QUALS
+from quals_fast.reference.tolerances import QUALS
 
 DOCUMENTS = [
     "the queen opened the bridge in 1962 . forty lives was lost .",

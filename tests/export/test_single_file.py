@@ -9,6 +9,7 @@ import tiny_models
 import torch
 from cli_helpers import assert_usage_error
 from click.testing import CliRunner
+from exported_folders import TEXT
 
 from quals_fast import DecodingConfig, QualsScorer, ScoringConfig, __version__
 from quals_fast.commands.app import app
@@ -21,7 +22,6 @@ from quals_fast.exported.session import Graph, resolve_provider
 from quals_fast.models.checkpoint import CheckpointError
 from quals_fast.ops import EAGER
 
-TEXT = "queen anne opened the tower by the river in 1969 , forty won"
 TRAINED_ON = f"{TEXT} 陈"  # so that [UNK] is among the answers
 LONG = f"{TEXT} . " * 6  # more than the model's 64 positions
 DOCUMENTS = [TEXT, "the king closed the game", LONG, "who was the queen ?", TEXT, *[TEXT] * 2, "陈"]
@@ -225,11 +225,6 @@ def test_spans_are_found_as_by_the_reference():
 # What is refused
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return tiny_models.write_checkpoint(tmp_path_factory.mktemp("m") / "tiny")
-
-
 def test_models_that_match_text_are_refused(tmp_path):
     config, tokenizer = tiny_models.FAIRSEQ_LIKE, tiny_models.byte_level_tokenizer()
     model = tiny_models.write_checkpoint(tmp_path / "m", config, tokenizer)
@@ -237,18 +232,20 @@ def test_models_that_match_text_are_refused(tmp_path):
         export_single_file(model, tmp_path / "out.onnx")
 
 
-def test_models_over_two_gigabytes_are_refused(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(single_file, "_LARGEST", 1000)
+def test_models_over_two_gigabytes_are_refused(tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(single_file, "_MAX_FILE_BYTES", 1000)
     with pytest.raises(CheckpointError, match=r"holds up to 2 GB, but tiny has 0\.0 GB"):
-        export_single_file(model, tmp_path / "out.onnx")
+        export_single_file(tiny_folder, tmp_path / "out.onnx")
 
 
-def test_settings_that_do_not_fit_are_refused(model, tmp_path):
+def test_settings_that_do_not_fit_are_refused(tiny_folder, tmp_path):
     with pytest.raises(ValueError, match="`max_length` must be below the model's 64 positions"):
-        export_single_file(model, tmp_path / "out.onnx", decoding=DecodingConfig(max_length=64))
+        export_single_file(
+            tiny_folder, tmp_path / "out.onnx", decoding=DecodingConfig(max_length=64)
+        )
     (tmp_path / "out.onnx").touch()
     with pytest.raises(ValueError, match=r"`path` must not exist, but .* does; name"):
-        export_single_file(model, tmp_path / "out.onnx")
+        export_single_file(tiny_folder, tmp_path / "out.onnx")
 
 
 def test_a_graph_that_differs_is_not_left_under_its_name(both, tmp_path, monkeypatch):
@@ -272,15 +269,15 @@ def test_a_graph_that_differs_is_not_left_under_its_name(both, tmp_path, monkeyp
     attempt("keeps other pairs than the model: only .* % are the same", other)
 
 
-def test_the_command(model, tmp_path, monkeypatch):
+def test_the_command(tiny_folder, tmp_path, monkeypatch):
     def write(source, target, *, decoding, scoring):
-        assert (source, target) == (str(model), "out.onnx")
+        assert (source, target) == (str(tiny_folder), "out.onnx")
         assert decoding == DecodingConfig(rule="hamming", num_beams=6, num_beam_groups=3)
         assert scoring == ScoringConfig(max_pairs=None)
         return {"pairs": 7, "identical_pairs": 1.0, "max_abs_delta": 2e-6}
 
     monkeypatch.setattr(single_file, "export_single_file", write)
-    command = ["export", str(model), "out.onnx"]
+    command = ["export", str(tiny_folder), "out.onnx"]
     settings = ["--rule", "hamming", "--num-beams", "6", "--num-beam-groups", "3"]
     run = CliRunner().invoke
     result = run(app, [*command, "--single-file", *settings, "--max-pairs", "all"])

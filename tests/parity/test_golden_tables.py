@@ -12,7 +12,7 @@ from quals_fast import DecodingConfig
 from quals_fast.decoding.diverse_beam import diverse_beam_search
 from quals_fast.engine.generation import read_back
 from quals_fast.reference import diverse_beam as reference
-from quals_fast.reference.agreement import GOLDEN
+from quals_fast.reference.tolerances import GOLDEN
 
 FOLDER = Path(__file__).parent.parent / "golden"
 CASES = [

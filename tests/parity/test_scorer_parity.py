@@ -5,9 +5,10 @@ from functools import cache
 import pytest
 import tiny_models
 
+from bench.checks.near_ties import compare_search
 from quals_fast import DecodingConfig, QualsScorer, ScoringConfig
-from quals_fast.reference.agreement import QUALS, TOKEN_LOGPROB, compare_search
 from quals_fast.reference.quals import ReferenceScorer, generate, score_hypotheses
+from quals_fast.reference.tolerances import QUALS, TOKEN_LOGPROB
 
 DOCUMENTS = [
     "the queen opened the bridge in 1962 . forty lives was lost .",

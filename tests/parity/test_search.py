@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from table_models import TableModel
 
+from bench.checks.near_ties import margin_where_they_part
 from quals_fast import DecodingConfig
 from quals_fast.decoding import diverse_beam
 from quals_fast.decoding.diverse_beam import diverse_beam_search
 from quals_fast.engine.generation import read_back
 from quals_fast.ops import EAGER, group_select_cpu
 from quals_fast.reference import diverse_beam as reference
-from quals_fast.reference.agreement import TOKEN_LOGPROB, margin_where_they_part
+from quals_fast.reference.tolerances import TOKEN_LOGPROB
 
 
 @st.composite
@@ -46,7 +47,7 @@ def searches(draw):
 def test_equal_to_the_reference(search, may_look, few):
     model, config = search
     expected = reference.diverse_beam_search(model, config)
-    with mock.patch.object(diverse_beam, "FEW", few):  # fewer are seldom certain
+    with mock.patch.object(diverse_beam, "FEW_CANDIDATES", few):  # fewer are seldom certain
         found = diverse_beam_search(
             model,
             model.vocabulary,

@@ -20,8 +20,8 @@ from quals_fast.exported.session import Graph, resolve_provider
 from quals_fast.models.loading import model_folder
 from quals_fast.ops import EAGER
 from quals_fast.reference import quals as reference
-from quals_fast.reference.agreement import QUALS
 from quals_fast.reference.quals import ReferenceScorer
+from quals_fast.reference.tolerances import QUALS
 from quals_fast.results import Hypothesis
 
 GOLDEN = json.loads(

@@ -203,7 +203,7 @@ def test_wrong_arguments(scorer):
 
 
 def test_a_question_longer_than_a_window_is_its_rows_error(scorer, result, monkeypatch):
-    monkeypatch.setattr(scorer.answerer, "max_length", 8)
+    monkeypatch.setattr(scorer.question_answerer, "max_length", 8)
     found = scorer.score(ROWS, SUMMARIES)
     assert "error" in {row.status for row in found}
     for row, usual in zip(found, result, strict=True):
@@ -217,7 +217,7 @@ def test_a_question_longer_than_a_window_is_its_rows_error(scorer, result, monke
 def test_the_answer_filter_drops_a_question_longer_than_a_window(folder, monkeypatch):
     scorer = load(folder, answer_filter=True)
     longest = "anne and queen and king won the game of the town by the river bridge ?"
-    generate = scorer.generator.generate
+    generate = scorer.question_generator.generate
 
     def with_a_long_one(*arguments, **settings):
         for number, found in generate(*arguments, **settings):
@@ -226,20 +226,22 @@ def test_the_answer_filter_drops_a_question_longer_than_a_window(folder, monkeyp
 
     usual = scorer.score(ROWS, SUMMARIES)
     assert "ok" in {row.status for row in usual}
-    monkeypatch.setattr(scorer.generator, "generate", with_a_long_one)
-    monkeypatch.setattr(scorer.answerer, "leaves_room", lambda question: question != longest)
+    monkeypatch.setattr(scorer.question_generator, "generate", with_a_long_one)
+    monkeypatch.setattr(
+        scorer.question_answerer, "leaves_room", lambda question: question != longest
+    )
     found = scorer.score(ROWS, SUMMARIES)
     assert [row.pairs for row in found] == [row.pairs for row in usual]
 
 
 def test_nan_is_an_error_of_the_row(folder):
     scorer = load(folder)
-    scorer.answerer.bert.qa_outputs.bias.data[0] = math.nan
+    scorer.question_answerer.bert.qa_outputs.bias.data[0] = math.nan
     row = scorer.score([DOCUMENT], [SUMMARIES[1]])[0]
     assert (row.status, row.pairs) == ("error", ())
     assert "question-answering network gives NaN" in row.message
     scorer = load(folder)
-    scorer.generator.bart.final_logits_bias[0, 7] = math.nan
+    scorer.question_generator.bart.final_logits_bias[0, 7] = math.nan
     row = scorer.score([DOCUMENT], [SUMMARIES[1]])[0]
     assert row.status == "error"
     assert "question generator gives NaN" in row.message
@@ -399,7 +401,7 @@ def test_questions_are_cut_at_64_tokens(tmp_path):
 
 
 def test_missing_models(tmp_path, own_folder, monkeypatch):
-    monkeypatch.setattr("quals_fast.qags.scorer.BUNDLED_MODELS", tmp_path / "none")
+    monkeypatch.setattr("quals_fast.qags.networks.BUNDLED_MODELS", tmp_path / "none")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError, match=r"no bench/qags_models in .*; run this in the check"):
         load(None)
@@ -412,7 +414,7 @@ def test_missing_models(tmp_path, own_folder, monkeypatch):
 
 
 def test_an_installed_package_finds_the_models_of_the_checkout_it_runs_in(tmp_path, monkeypatch):
-    monkeypatch.setattr("quals_fast.qags.scorer.BUNDLED_MODELS", tmp_path / "none")
+    monkeypatch.setattr("quals_fast.qags.networks.BUNDLED_MODELS", tmp_path / "none")
     monkeypatch.chdir(tmp_path)
     folder = qags_models.write_models(tmp_path / "bench" / "qags_models")
     assert load(None).signature == load(folder).signature
@@ -426,6 +428,8 @@ def test_an_installed_package_finds_the_models_of_the_checkout_it_runs_in(tmp_pa
         ("generation", {"model_type": "t5"}, "`model_type` must be 'bart', but is 't5'"),
         ("generation", {"vocab_size": 9}, r"must have shape|tokens, but the model's vocabulary"),
         ("answering", {"model_type": "roberta"}, "`model_type` must be 'bert', but is 'roberta'"),
+        ("answering", {"hidden_act": "x"}, "cannot build the network of config.json .KeyError: 'x"),
+        ("answering", {"hidden_size": "x"}, r"config\.json .*'hidden_size' expected int, got str"),
         ("answering", {"num_hidden_layers": 3}, r"lack bert\.encoder\.layer\.2\..* \(16 such\)"),
         ("answering", {"intermediate_size": 8}, r"dense.bias must have shape \(8,\) by config"),
     ],

@@ -175,12 +175,17 @@ def test_listed_file_is_missing(packed):
     fails(packed, "SHA256SUMS lists 'vocab.txt', which is missing")
 
 
+def test_a_damaged_list(packed):
+    (packed / "SHA256SUMS").write_bytes(b"\xff\xfe\n")
+    fails(packed, "SHA256SUMS lists '\ufffd\ufffd', which is missing; fetch it again")
+
+
 def test_nibbles_without_scale(packed):
     stored = load_file(packed / WEIGHTS)
     del stored[f"{EMBEDDING}.scale"]
     save_file(stored, packed / WEIGHTS)
     write_sums(packed, WEIGHTS)
-    fails(packed, f"{EMBEDDING} is packed to 4 bits")
+    fails(packed, f"{EMBEDDING} is stored in 4 bits")
 
 
 def test_changed_base(adapter):
@@ -223,9 +228,11 @@ def test_cut_off_adapter(adapter):
     [
         {f"{ADAPTED}.lora_A": torch.ones(2, 16)},
         {f"{ADAPTED}.lora_A": torch.ones(2, 16), f"{ADAPTED}.lora_B": torch.ones(31, 2)},
+        {f"{ADAPTED}.lora_A": torch.ones(3, 16), f"{ADAPTED}.lora_B": torch.ones(32, 2)},
+        {f"{ADAPTED}.lora_A": torch.ones(16), f"{ADAPTED}.lora_B": torch.ones(32)},
         {"model.none.lora_A": torch.ones(2, 16), "model.none.lora_B": torch.ones(32, 2)},
     ],
-    ids=["half", "shape", "name"],
+    ids=["half", "shape", "rank", "vectors", "name"],
 )
 def test_adapter_that_does_not_fit(adapter, low):
     save_file(low, adapter / ADAPTER)

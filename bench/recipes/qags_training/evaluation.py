@@ -21,13 +21,13 @@ from quals_fast.batching import pad
 from quals_fast.models.checkpoint import Settings, read_checkpoint
 from quals_fast.models.loading import model_folder
 from quals_fast.qags.answering import (
-    MAX_ANSWER,
-    MAX_LENGTH,
+    MAX_ANSWER_TOKENS,
+    MAX_WINDOW_TOKENS,
     NO_ANSWER_THRESHOLD,
     STRIDE,
     Ask,
-    Found,
     QuestionAnswerer,
+    Span,
 )
 from quals_fast.qags.networks import NetworkFiles
 from quals_fast.qags.results import StageWork
@@ -62,8 +62,8 @@ def evaluate(data: Path, *, questions: int | None, round_trips: int, threads: in
     found = _find(answerer, [Ask(q.text, corpus.passages[q.passage]) for q in asked])
     result["question_answering"] = {
         "questions": len(asked),
-        "settings": f"windows of {MAX_LENGTH} tokens that start {STRIDE} apart, answers of at most "
-        f"{MAX_ANSWER} tokens",
+        "settings": f"windows of {MAX_WINDOW_TOKENS} tokens that start {STRIDE} apart, answers of at most "
+        f"{MAX_ANSWER_TOKENS} tokens",
         "no_answer_never": _scores([f.text for f in found], [q.answers for q in asked]),
         "no_answer_threshold_0": _scores([_answer(f) for f in found], [q.answers for q in asked]),
         "no_answer_share": _no_answer_share(found),
@@ -87,7 +87,7 @@ def evaluate(data: Path, *, questions: int | None, round_trips: int, threads: in
     finish(RESULT, result)
 
 
-def _find(answerer: QuestionAnswerer, asks: Sequence[Ask]) -> list[Found]:
+def _find(answerer: QuestionAnswerer, asks: Sequence[Ask]) -> list[Span]:
     """Put questions to texts as QAGS does.
 
     Raises:
@@ -103,11 +103,11 @@ def _find(answerer: QuestionAnswerer, asks: Sequence[Ask]) -> list[Found]:
     return [one for one in found if one is not None]
 
 
-def _answer(found: Found) -> str:
+def _answer(found: Span) -> str:
     return "" if found.no_answer_margin > NO_ANSWER_THRESHOLD else found.text
 
 
-def _no_answer_share(found: Sequence[Found]) -> float:
+def _no_answer_share(found: Sequence[Span]) -> float:
     return _mean([float(one.no_answer_margin > NO_ANSWER_THRESHOLD) for one in found])
 
 

@@ -17,8 +17,9 @@ from bench.shared.flops import count_flops, flops_at_width
 from quals_fast.engine.filtering import keep_pairs
 from quals_fast.engine.gpu import GpuEngine
 from quals_fast.qags import GivenAnswers, NetworkFiles, QagsScorer, Replay
+from quals_fast.qags.networks import ANSWERING, BUNDLED_MODELS, GENERATION
 from quals_fast.qags.results import STAGES as QAGS_STAGES
-from quals_fast.qags.scorer import ANSWERING, BUNDLED_MODELS, GENERATION, Arm
+from quals_fast.qags.scorer import Arm
 
 STAGES = (*QAGS_STAGES, "generation", "filter", "rescoring", "all_in_one")
 

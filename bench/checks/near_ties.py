@@ -1,4 +1,4 @@
-"""When another program agrees with the reference: tolerances, and where two searches part."""
+"""Where the engine's search and the reference's part, and whether rounding may explain it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,23 @@ from quals_fast.engine.base import TorchEngine
 from quals_fast.engine.generation import read_back
 from quals_fast.ops import GroupChoice
 from quals_fast.reference.diverse_beam import Trace
+from quals_fast.reference.tolerances import NEAR_TIE
 from quals_fast.results import Hypothesis
 from quals_fast.scorer import QualsScorer
 
-GOLDEN = 1e-4  # numbers that the original programs printed
-TOKEN_LOGPROB = 1e-5  # float32 log-probability of one token, nats
-QUALS = 1e-4  # float32 score of a summary, nats
-NEAR_TIE = 2e-5  # two correct float32 programs may take a smaller margin either way
-MAX_NEAR_TIES = 0.03  # share of summaries that may differ because of one
+
+def compare_search(
+    expected: Sequence[Hypothesis], trace: Trace, scorer: QualsScorer, summary: str
+) -> Literal["identical", "near_tie", "wrong"]:
+    """Compare the engine's search of one summary with what the reference found and decided."""
+    sequences, choices = _search(scorer, summary)
+    if sequences == [hypothesis.token_ids for hypothesis in expected]:
+        return "identical"
+    margin = margin_where_they_part(trace, choices)
+    return "wrong" if margin is None or margin >= NEAR_TIE else "near_tie"
 
 
-def margin_where_they_part(expected: Trace, found: Sequence[GroupChoice]) -> float | None:
+def margin_where_they_part(expected: Trace, choices: Sequence[GroupChoice]) -> float | None:
     """Return the reference's margin at the first decision that another search takes differently.
 
     What a group has to choose from follows from all earlier decisions, so this decision alone parts
@@ -30,9 +36,9 @@ def margin_where_they_part(expected: Trace, found: Sequence[GroupChoice]) -> flo
 
     Args:
         expected: the reference's trace of one summary.
-        found: the other search's choices at each step; the first row of the batch counts.
+        choices: the other search's at each step; the first row of the batch counts.
     """
-    for decisions, choice in zip(expected, found, strict=False):
+    for decisions, choice in zip(expected, choices, strict=False):
         token_ids, beam_idx = choice.token_ids[0].T.tolist(), choice.beam_idx[0].T.tolist()
         for group, decision in decisions.items():
             # What has no probability may stand in any order.
@@ -43,19 +49,8 @@ def margin_where_they_part(expected: Trace, found: Sequence[GroupChoice]) -> flo
     return None
 
 
-def compare_search(
-    expected: Sequence[Hypothesis], trace: Trace, scorer: QualsScorer, summary: str
-) -> Literal["identical", "near_tie", "wrong"]:
-    """Compare the engine's search of one summary with what the reference found and decided."""
-    sequences, choices = search(scorer, summary)
-    if sequences == [hypothesis.token_ids for hypothesis in expected]:
-        return "identical"
-    margin = margin_where_they_part(trace, choices)
-    return "wrong" if margin is None or margin >= NEAR_TIE else "near_tie"
-
-
 @torch.inference_mode()
-def search(scorer: QualsScorer, summary: str) -> tuple[list[tuple[int, ...]], list[GroupChoice]]:
+def _search(scorer: QualsScorer, summary: str) -> tuple[list[tuple[int, ...]], list[GroupChoice]]:
     """Return the engine's sequences for one summary, and what its groups chose at each step."""
     engine = scorer.engine
     if not isinstance(engine, TorchEngine):
@@ -65,5 +60,5 @@ def search(scorer: QualsScorer, summary: str) -> tuple[list[tuple[int, ...]], li
     ids, mask = pad([source.input_ids], model.conventions.pad_token_id, model.device)
     choices: list[GroupChoice] = []
     memory = model.network.encode(ids, mask)
-    found = engine.begin_search(memory, scorer.decoding, choices.append).run()
-    return [hypothesis.token_ids for hypothesis in next(read_back(found))], choices
+    hypotheses = engine.begin_search(memory, scorer.decoding, choices.append).run()
+    return [hypothesis.token_ids for hypothesis in next(read_back(hypotheses))], choices

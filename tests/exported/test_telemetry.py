@@ -6,10 +6,10 @@ import subprocess
 import sys
 
 import pytest
+from exported_folders import TEXT
 
 from quals_fast.exported import session
 
-TEXT = "queen anne opened the tower by the river in 1969 , forty won"
 SCORE = f"""
 import sys
 from quals_fast import DecodingConfig, QualsScorer
@@ -63,12 +63,12 @@ def run(code, folder, model, home, *before, **environment):
         pytest.param(TRAIN, id="train", marks=pytest.mark.slow),
     ],
 )
-def test_a_fresh_home_stays_empty(folder, model, tmp_path, code):
-    assert run(code, folder, model, tmp_path / "home") == set()
+def test_a_fresh_home_stays_empty(folder, one_layer_model, tmp_path, code):
+    assert run(code, folder, one_layer_model, tmp_path / "home") == set()
 
 
-def test_what_the_user_asked_for_stays(folder, model, tmp_path):
-    found = run(SCORE, folder, model, tmp_path / "home", ORT_DISABLE_TELEMETRY="0")
+def test_what_the_user_asked_for_stays(folder, one_layer_model, tmp_path):
+    found = run(SCORE, folder, one_layer_model, tmp_path / "home", ORT_DISABLE_TELEMETRY="0")
     assert found  # so the tests above would see it
 
 
@@ -81,9 +81,9 @@ def test_the_variable_is_set_for_the_import_only(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
-def test_no_connection_is_tried(folder, model, tmp_path):
+def test_no_connection_is_tried(folder, one_layer_model, tmp_path):
     log = tmp_path / "calls"
     strace = ["strace", "-f", "-o", str(log), "-e", "trace=connect,sendto,sendmsg"]
     wait = SCORE.replace("print(", "import time; time.sleep(15); print(", 1)  # events come late
-    assert run(wait, folder, model, tmp_path / "home", *strace) == set()
+    assert run(wait, folder, one_layer_model, tmp_path / "home", *strace) == set()
     assert not [line for line in log.read_text().splitlines() if "AF_INET" in line]
