@@ -22,8 +22,9 @@ import torch
 
 from bench.shared.common import finish, spread
 from bench.shared.workloads import load_workload
-from quals_fast import QualsScorer, generation, rescoring
+from quals_fast import QualsScorer
 from quals_fast.decoding import diverse_beam
+from quals_fast.engine import generation, rescoring
 from quals_fast.models import linear, slots
 from quals_fast.models.lm_head import CpuLMHead
 from quals_fast.models.slots import PackedSlots

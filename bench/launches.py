@@ -52,10 +52,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench.recipes.grow import folder_of
 from bench.shared.common import finish
 from bench.shared.workloads import load_workload
-from quals_fast import DecodingConfig, QualsScorer, fused, generation
+from quals_fast import DecodingConfig, QualsScorer
 from quals_fast.decoding import graph
 from quals_fast.decoding.diverse_beam import Search
 from quals_fast.decoding.rules import SearchState
+from quals_fast.engine import fused, generation
 from quals_fast.engine.graphs import Captured
 from quals_fast.models.bart import Bart
 from quals_fast.models.checkpoint import Settings
