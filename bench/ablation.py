@@ -8,12 +8,10 @@ predicted before the code was written stands beside what was measured.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -21,6 +19,7 @@ import numpy as np
 import torch
 
 from bench.shared.common import finish, spread
+from bench.shared.options import command_line
 from bench.shared.workloads import load_workload
 from quals_fast import QualsScorer
 from quals_fast.decoding import diverse_beam
@@ -100,13 +99,7 @@ def _scorer() -> QualsScorer:
 
 def main() -> None:
     """Measure and write bench/results/ablation.json."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--rows", type=int, default=12)
-    parser.add_argument("--rounds", type=int, default=3)
-    arguments = parser.parse_args()
+    arguments = command_line(__doc__, data=None, rows=12, rounds=3).parse_args()
     pairs = load_workload("long", arguments.data, arguments.rows)
     texts = [p.document for p in pairs], [p.summary for p in pairs]
     scorer = _scorer()

@@ -30,9 +30,10 @@ from typing import Any
 from scipy.stats import spearmanr
 
 from bench.floor import achieved, rates, works_of
-from bench.recipes.grow import EVERY_MODEL, TINY, folder_of
+from bench.recipes.grow import folder_of
 from bench.shared.arms import CTranslate2Arm, EngineArm, Kept, ReferenceArm
-from bench.shared.common import Pair, fill_in, finish, is_gpu, machine, peak_mib, spread
+from bench.shared.common import Pair, finish, is_gpu, machine, peak_mib, spread
+from bench.shared.options import EVERY_MODEL, TINY, command_line, fill_in
 from bench.shared.turns import Turn, Worker
 from bench.shared.workloads import WORKLOADS, describe, load_workload
 
@@ -229,11 +230,8 @@ def summarise(models: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     """Run all cases."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, data=None, device="cpu")
     parser.add_argument("--quick", action="store_true", help="under 8 minutes on 2 cores")
-    parser.add_argument("--data", type=Path, help="JSON lines; the project's examples without")
     parser.add_argument(
         "--models", nargs="+", choices=EVERY_MODEL, default=["qagen-mini", "bart-base"]
     )
@@ -243,7 +241,6 @@ def main() -> None:
     parser.add_argument("--agreement-rows", type=int, help="(quick: 10, else 100)")
     parser.add_argument("--limit", type=float, help="seconds (quick: 390, else 5400)")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "auto"], help="of the engine")
-    parser.add_argument("--device", default="cpu")
     parser.add_argument(
         "--no-ctranslate2", action="store_true", help="without that arm, as always on a GPU"
     )

@@ -20,7 +20,6 @@ Softmax, top-k, selection, tokenising and everything else count as nothing.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -29,9 +28,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bench.recipes.grow import EVERY_MODEL, folder_of
+from bench.recipes.grow import folder_of
 from bench.shared.arms import EngineArm
 from bench.shared.common import Pair, is_gpu, synchronize
+from bench.shared.options import command_line
 from bench.shared.workloads import WORKLOADS, load_workload
 from quals_fast.models.linear import PackedLinear, onednn_pays
 
@@ -175,15 +175,10 @@ def _best_seconds(run: Callable[..., Any], *arguments: Any, repeats: int = 5) ->
 
 def main() -> None:
     """Time the engine on a workload and hold it against the floor."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = command_line(
+        __doc__, data=None, device="cpu", dtype="float32", model="qagen-mini", rows=16
     )
-    parser.add_argument("--model", choices=EVERY_MODEL, default="qagen-mini")
     parser.add_argument("--workload", choices=sorted(WORKLOADS), default="long")
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--rows", type=int, default=16)
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     pairs = load_workload(arguments.workload, arguments.data, arguments.rows)
     texts = [p.document for p in pairs], [p.summary for p in pairs]

@@ -17,7 +17,6 @@ with exit code 1.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from array import array
@@ -26,7 +25,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
-from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -51,6 +49,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.recipes.grow import folder_of
 from bench.shared.common import finish
+from bench.shared.options import command_line
 from bench.shared.workloads import load_workload
 from quals_fast import DecodingConfig, QualsScorer
 from quals_fast.decoding import graph
@@ -521,13 +520,10 @@ def show(counts: dict[int, Count]) -> None:
 
 def main() -> None:
     """Count, on a GPU profile, and print one line of JSON last."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, data=None)
     parser.add_argument("--batches", type=int, nargs="+", default=[*BATCHES], help="pairs")
     parser.add_argument("--model", help="profile this one (bart-large, ...), and count its shape")
     parser.add_argument("--device", default="cpu", help="where to profile")
-    parser.add_argument("--data", type=Path, help="JSON lines; the project's examples without")
     arguments = parser.parse_args()
     if min(arguments.batches) < 1:
         parser.error(f"--batches must be 1 or more, but got {min(arguments.batches)}")

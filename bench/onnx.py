@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.end_to_end import agree
-from bench.recipes.grow import MODELS, cached, folder_of
+from bench.recipes.grow import cached, folder_of
 from bench.shared.arms import EngineArm
 from bench.shared.common import ROOT, finish, machine, spread
+from bench.shared.options import MODELS, command_line
 from bench.shared.turns import Turn, Worker
 from bench.shared.workloads import WORKLOADS, describe, load_workload
 from quals_fast.export.exporter import export
@@ -181,11 +182,8 @@ def summarise(models: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     """Run all cases."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, data=None)
     parser.add_argument("--quick", action="store_true", help="under 6 minutes on 2 cores")
-    parser.add_argument("--data", type=Path, help="JSON lines; the project's examples without")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["qagen-mini"])
     parser.add_argument("--workloads", nargs="+", choices=[*WORKLOADS], default=[*WORKLOADS])
     parser.add_argument("--rows", type=int, help="rows timed (quick: 5, else 10)")

@@ -8,7 +8,6 @@ A section stands between ``<!-- report:NAME -->`` and ``<!-- /report -->``.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import re
@@ -17,6 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from bench.shared.common import RESULTS, ROOT
+from bench.shared.options import command_line
 
 PAGES = (ROOT / "README.md", ROOT / "docs" / "gpu.md")
 SECTION = re.compile(r"(<!-- report:(\w+) -->\n).*?(<!-- /report -->)", re.DOTALL)
@@ -745,9 +745,7 @@ def render(text: str) -> str:
 
 def main() -> None:
     """Write or check."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
     for page in PAGES:

@@ -12,16 +12,16 @@ sentences (bench/shared/workloads.py), so give `--data`. `--row-beams` makes man
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.recipes.grow import MODELS, folder_of
+from bench.recipes.grow import folder_of
 from bench.shared.arms import EngineArm
 from bench.shared.common import RESULTS, Pair, finish, peak_mib, result_name, spread
+from bench.shared.options import MODELS, command_line
 from bench.shared.workloads import load_workload, token_count
 from quals_fast import DecodingConfig
 
@@ -97,20 +97,14 @@ def plot(panels: dict[str, dict[str, Any]], target: Path) -> None:
 
 def main() -> None:
     """Measure, write and draw."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path)
+    parser = command_line(__doc__, data=None, device="cpu", dtype="auto", rounds=3)
     parser.add_argument("--model", choices=MODELS, default="qagen-mini")
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--full", action="store_true", help=f"and {FULL_ROWS:,} rows")
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
     parser.add_argument("--beams", type=int, nargs="+", default=BEAMS)
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
     parser.add_argument("--row-beams", type=int, default=60, help="of the cases of many rows")
     parser.add_argument("--batch", type=int, default=20, help="rows of each length and beams case")
-    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     sizes = [*arguments.rows, FULL_ROWS] if arguments.full else list(arguments.rows)
     folder = folder_of(arguments.model)

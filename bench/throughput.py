@@ -10,7 +10,6 @@ Ends with one JSON line; the result is written after each number of rows.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,9 +19,10 @@ import torch
 
 from bench.floor import achieved, rates, works_of
 from bench.latency import percentiles_ms, seconds_of_each
-from bench.recipes.grow import EVERY_MODEL, folder_of
+from bench.recipes.grow import folder_of
 from bench.shared.arms import EngineArm
 from bench.shared.common import Pair, finish, is_gpu, spread
+from bench.shared.options import command_line
 from bench.shared.workloads import load_workload
 
 BATCH, SINGLE = 256, 30  # pairs at once; pairs one after the other
@@ -58,15 +58,10 @@ def measure(
 
 def main() -> None:
     """Measure and write bench/results/throughput.json."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = command_line(
+        __doc__, data=None, device="auto", dtype="auto", model="bart-large", rounds=3
     )
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--model", choices=EVERY_MODEL, default="bart-large")
-    parser.add_argument("--data", type=Path, help="JSON lines; the project's examples without")
     parser.add_argument("--rows", type=int, nargs="+", default=[BATCH], help="pairs at once")
-    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     pairs = load_workload("long", arguments.data, max(arguments.rows))
     folder = folder_of(arguments.model)

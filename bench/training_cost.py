@@ -47,8 +47,9 @@ import torch
 from torch.nn import functional as F
 from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTokenizerFast
 
-from bench.recipes.grow import EVERY_MODEL, TINY, folder_of
-from bench.shared.common import Pair, fill_in, finish, spread, synchronize
+from bench.recipes.grow import folder_of
+from bench.shared.common import Pair, finish, spread, synchronize
+from bench.shared.options import EVERY_MODEL, TINY, command_line, fill_in
 from bench.shared.workloads import WORKLOADS, describe, load_workload, token_count
 from quals_fast import QualsScorer
 from quals_fast.training import BackgroundScorer
@@ -318,11 +319,8 @@ def run_case(
 
 def main() -> None:
     """Measure and write bench/results/training_cost.json."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, data=None)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--data", type=Path, help="JSON lines; the project's examples without")
     parser.add_argument("--workloads", nargs="+", choices=[*WORKLOADS], default=["short"])
     parser.add_argument("--policy", choices=EVERY_MODEL, help="(quick: qagen-mini, else bart-base)")
     parser.add_argument("--scorer", default="qagen-mini", help="the bundled model, or a folder")

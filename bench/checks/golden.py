@@ -8,7 +8,6 @@ with exit code 1 where anything differs.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 from rich.progress import track
 
 from bench.shared.common import finish
+from bench.shared.options import command_line
 from quals_fast.config import DecodingConfig, ScoringConfig
 from quals_fast.reference.agreement import GOLDEN
 from quals_fast.reference.quals import ReferenceScorer, generate
@@ -62,9 +62,7 @@ def differences(
 
 def main() -> None:
     """Check the reference and the engine against every record."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("golden", type=Path, nargs="+")
     parser.add_argument("--model", required=True)
     arguments = parser.parse_args()

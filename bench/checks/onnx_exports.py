@@ -10,7 +10,6 @@ takes up to 5 GB of disk and 10 of memory at a time.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -19,8 +18,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.recipes.grow import MODELS, folder_of
+from bench.recipes.grow import folder_of
 from bench.shared.common import RESULTS, finish, peak_mib
+from bench.shared.options import MODELS, command_line
 from quals_fast.export.exporter import export
 from quals_fast.exported.manifest import DTYPES, WEIGHTS
 
@@ -41,9 +41,7 @@ def export_once(folder: Path, dtype: str) -> dict[str, Any]:
 
 def main() -> None:
     """Export every model as every type."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=[*MODELS])
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=[*DTYPES])
     parser.add_argument("--in-this-process", action="store_true", help="one model and type")

@@ -10,7 +10,6 @@ With `--dtype` the engine's scores in another type are also compared with its fl
 
 from __future__ import annotations
 
-import argparse
 import sys
 from functools import lru_cache
 from pathlib import Path
@@ -20,8 +19,9 @@ from unittest import mock
 from rich.progress import track
 
 from bench.checks.precision import agreement
-from bench.recipes.grow import TINY, folder_of
+from bench.recipes.grow import folder_of
 from bench.shared.common import EXAMPLES, Pair, finish, load_pairs
+from bench.shared.options import TINY, command_line
 from quals_fast.config import DecodingConfig, Rule
 from quals_fast.reference import quals
 from quals_fast.reference.agreement import MAX_NEAR_TIES, NEAR_TIE, QUALS, compare_search
@@ -79,11 +79,8 @@ def compare_dtype(
 
 def main() -> None:
     """Compare under both rules."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, rows=300)
     parser.add_argument("--data", type=Path, nargs="+", default=[EXAMPLES])
-    parser.add_argument("--rows", type=int, default=300)
     parser.add_argument("--rules", nargs="+", choices=get_args(Rule), default=get_args(Rule))
     parser.add_argument("--model", default="qagen-mini", help="that one, a folder, or tiny")
     parser.add_argument("--device", default="cpu", help="of the engine")

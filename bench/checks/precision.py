@@ -8,7 +8,6 @@ against. `auto` has to be the fastest type with a rank correlation of at least 0
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from bench.shared.common import EXAMPLES, finish, load_pairs, spread
+from bench.shared.options import command_line
 from quals_fast import QualsResult, QualsScorer
 
 DTYPES = ("float32", "mixed", "bfloat16")
@@ -44,11 +44,8 @@ def agreement(expected: QualsResult, found: QualsResult) -> dict[str, Any]:
 
 def main() -> None:
     """Score the rows in every type, round by round."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, rows=100)
     parser.add_argument("--data", type=Path, nargs="+", default=[EXAMPLES])
-    parser.add_argument("--rows", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3, help="of a tenth of the rows, for speed")
     arguments = parser.parse_args()
     pairs = load_pairs(arguments.data, arguments.rows)

@@ -8,7 +8,6 @@ Scores the same human-judged pairs with the stored and the original weights, in 
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,18 +17,16 @@ from rich.progress import Progress
 from scipy.stats import pearsonr, spearmanr
 
 from bench.shared.common import finish, load_pairs
+from bench.shared.options import command_line
 from quals_fast.results import QualsResult
 from quals_fast.scorer import QualsScorer
 
 
 def main() -> None:
     """Score with both, compare."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, rows=120)
     parser.add_argument("--original", required=True, help="folder of the weights before storage")
     parser.add_argument("--data", type=Path, nargs="+", required=True)
-    parser.add_argument("--rows", type=int, default=120)
     arguments = parser.parse_args()
     pairs = load_pairs(arguments.data, arguments.rows)
     documents, summaries = [p.document for p in pairs], [p.summary for p in pairs]

@@ -11,7 +11,6 @@ Settings that have been settled are no longer tried; docs/gpu.md lists them.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import math
 import pkgutil
@@ -19,14 +18,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
 
-from bench.recipes.grow import EVERY_MODEL, folder_of
+from bench.recipes.grow import folder_of
 from bench.shared.common import Pair, finish, spread
+from bench.shared.options import command_line
 from bench.shared.workloads import load_workload
 from quals_fast import QualsScorer
 
@@ -142,19 +141,14 @@ def score_singly(scorer: QualsScorer, pairs: Sequence[Pair]) -> list[float]:
 
 def main() -> None:
     """Measure each setting and write bench/results/settings.json."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = command_line(
+        __doc__, data=None, device="cuda", dtype="auto", model="bart-large", rounds=3
     )
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--model", choices=EVERY_MODEL, default="bart-large")
-    parser.add_argument("--data", type=Path, help="JSON lines; the project's examples without")
     parser.add_argument("--rows", type=int, default=32, help="of the batch")
     parser.add_argument(
         "--large-rows", type=int, default=128, help="of the batch where its budget is the setting"
     )
     parser.add_argument("--singles", type=int, default=3, help="pairs scored one by one")
-    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     pairs = load_workload("long", arguments.data, max(arguments.rows, arguments.large_rows))
     base = QualsScorer.from_pretrained(

@@ -10,7 +10,6 @@ of its tokens count, or fewer positions: those that a model has not are averages
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from bench.recipes.bundle import COPIED
+from bench.shared.options import command_line
 from quals_fast.models.loading import read_weights
 from quals_fast.training.qagen.resizing import take_tokens
 
@@ -92,9 +92,7 @@ def _longer(before: Tensor | None, like: Tensor) -> Tensor:
 
 def main() -> None:
     """Average."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("folders", type=Path, nargs="+", help="two or more models")
     parser.add_argument("-o", "--output", type=Path, required=True, help="a new folder")
     arguments = parser.parse_args()

@@ -38,9 +38,10 @@ import torch
 from bench.recipes.average import average
 from bench.recipes.bundle import store
 from bench.recipes.gpu_jobs import KEPT_BYTES, require, results_folder, run_for
-from bench.recipes.grow import TINY, folder_of
+from bench.recipes.grow import folder_of
 from bench.recipes.pieces import join, split
 from bench.shared.common import EXAMPLES, ROOT, load_pairs, machine, result_name
+from bench.shared.options import TINY, command_line
 from bench.studies.choices import nats
 from bench.studies.model.passes import load_rows
 from bench.studies.model.quality import PARTS
@@ -338,9 +339,7 @@ def _write_data(folder: Path) -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--data", type=Path, default=ROOT / "runs" / "data", help="folder")
     parser.add_argument("--run", type=Path, default=ROOT / "runs" / "train", help="working folder")
     parser.add_argument(

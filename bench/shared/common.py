@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,13 +44,6 @@ def load_pairs(paths: Sequence[Path], limit: int | None = None) -> list[Pair]:
     if limit is None or limit >= len(pairs):
         return pairs
     return [pairs[i * len(pairs) // limit] for i in range(limit)]
-
-
-def fill_in(arguments: argparse.Namespace, defaults: Mapping[str, Any]) -> None:
-    """Give options that were left out the defaults of the chosen mode."""
-    for name, value in defaults.items():
-        if getattr(arguments, name) is None:
-            setattr(arguments, name, value)
 
 
 def is_gpu(device: str) -> bool:

@@ -13,7 +13,6 @@ that no text is the same twice unless it is a single sentence.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import re
 import statistics
@@ -24,6 +23,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from bench.shared.common import EXAMPLES, Pair, load_pairs
+from bench.shared.options import command_line
 from quals_fast.models.loading import model_folder
 
 CUT_WORDS = 20  # of an example's summary whose clauses all end elsewhere
@@ -171,12 +171,7 @@ def _hash(pair: Pair) -> str:
 
 def main() -> None:
     """Say what the workloads hold."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--rows", type=int, default=40)
-    arguments = parser.parse_args()
+    arguments = command_line(__doc__, data=None, rows=40).parse_args()
     for name in WORKLOADS:
         print(name, describe(load_workload(name, arguments.data, arguments.rows)))
 

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from bench.shared.common import ROOT, Pair, finish, load_pairs
+from bench.shared.options import command_line
 from bench.studies.model.passes import Row, load_rows
 from bench.studies.model.quality import PARTS, WINDOW, targets_of
 from bench.studies.model.settings import Passes, Variant
@@ -174,9 +175,7 @@ def _mean_length(passes: Passes, sets: dict[str, list[Row]]) -> float:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--dev", type=Path, required=True, help="people's questions")
     parser.add_argument("--labels", type=Path, nargs="+", required=True, help="human judgements")
     parser.add_argument("--pairs", type=Path, required=True, help="documents with summaries")

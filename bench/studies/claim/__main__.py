@@ -30,18 +30,10 @@ from typing import Any
 import torch
 
 from bench.onnx import exported
-from bench.recipes.grow import EVERY_MODEL, TINY, folder_of
-from bench.shared.common import (
-    RESULTS,
-    Pair,
-    fill_in,
-    finish,
-    is_gpu,
-    machine,
-    peak_mib,
-    result_name,
-)
+from bench.recipes.grow import folder_of
+from bench.shared.common import RESULTS, Pair, finish, is_gpu, machine, peak_mib, result_name
 from bench.shared.flops import count_flops
+from bench.shared.options import EVERY_MODEL, TINY, command_line, fill_in
 from bench.shared.turns import Worker
 from bench.shared.workloads import WORKLOADS, load_workload, token_count
 from bench.studies.claim.agreement import agreement
@@ -333,11 +325,8 @@ def write_page(result: dict[str, Any], name: str) -> None:
 
 def main() -> None:
     """Measure, write, draw."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, data=None, device="cpu")
     parser.add_argument("--quick", action="store_true", help="under 10 minutes on 2 cores")
-    parser.add_argument("--data", type=Path, help="JSON lines; the project's examples without")
     parser.add_argument(
         "--models",
         nargs="+",
@@ -356,7 +345,6 @@ def main() -> None:
         help="seconds, behind which only first rounds begin (quick: 540, else 3600)",
     )
     parser.add_argument("--add", action="store_true", help="add rounds to the last result")
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--candidates", type=Path, help="what --prepare has stored")
     parser.add_argument("--prepare", type=Path, metavar="FILE", help="store candidates, and end")
     parser.add_argument("--page", action="store_true", help="write the page, and end")

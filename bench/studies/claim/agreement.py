@@ -9,7 +9,6 @@ bench.studies.claim` puts it on its page. The published figures are those of the
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from pathlib import Path
@@ -19,6 +18,7 @@ from rich.progress import track
 
 from bench.report import table
 from bench.shared.common import RESULTS, Pair, finish, load_pairs
+from bench.shared.options import command_line
 from quals_fast import QualsScorer
 from quals_fast.evaluation import agreement as agree
 from quals_fast.qags import QagsScorer
@@ -90,9 +90,7 @@ def _types(result: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     """Measure each set."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--labels", type=Path, nargs="+", required=True)
     parser.add_argument("--rows", type=int, help="of each set, at even distances")
     arguments = parser.parse_args()

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from bench.recipes.grow import TINY
 from bench.shared.arms import EngineArm, Kept, ReferenceArm
 from bench.shared.common import Pair
 from bench.shared.flops import count_flops, flops_at_width
+from bench.shared.options import TINY
 from quals_fast.engine.filtering import keep_pairs
 from quals_fast.qags import GivenAnswers, NetworkFiles, QagsScorer, Replay
 from quals_fast.qags.results import STAGES as QAGS_STAGES

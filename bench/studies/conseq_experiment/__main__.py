@@ -32,6 +32,7 @@ import torch
 
 from bench.recipes.qags_training.loop import Recipe
 from bench.shared.common import EXAMPLES, RESULTS, ROOT, finish, load_pairs, machine, result_name
+from bench.shared.options import command_line
 from bench.studies.conseq_experiment.contrast import train_by_contrast
 from bench.studies.conseq_experiment.likelihood import train_by_likelihood
 from bench.studies.conseq_experiment.measures import GENERATE, Measures, write_summaries
@@ -202,9 +203,7 @@ def _say(stage: str, done: int, total: int) -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--page", action="store_true", help="only write the page anew")
     only.add_argument("--write", action="store_true", help="end with QUALS of the summaries")
