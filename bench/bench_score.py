@@ -8,14 +8,14 @@ and spread, and the agreement go to bench/results/score.json.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.shared.common import EXAMPLES, finish, load_pairs, spread
+from bench.shared.common import EXAMPLES, finish, load_pairs, spread, texts_of
+from bench.shared.timing import ratios, seconds_of
 from quals_fast import DecodingConfig, QualsScorer
 from quals_fast.config import Rule
 from quals_fast.reference.agreement import QUALS
@@ -23,7 +23,7 @@ from quals_fast.reference.quals import ReferenceScorer
 
 ROWS, ROUNDS = 6, 5
 PAIRS = load_pairs([EXAMPLES], ROWS)
-TEXTS = [p.document for p in PAIRS], [p.summary for p in PAIRS]
+TEXTS = texts_of(PAIRS)
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +52,7 @@ def bench_score(benchmark: BenchmarkFixture, rule: Rule, result: dict[str, Any])
     slow: list[float] = []
 
     def time_reference() -> None:
-        start = time.perf_counter()
-        reference.score(*TEXTS)
-        slow.append(time.perf_counter() - start)
+        slow.append(seconds_of(reference.score, *TEXTS))
 
     benchmark.pedantic(  # type: ignore[no-untyped-call]
         scorer.score, args=TEXTS, setup=time_reference, rounds=ROUNDS
@@ -63,7 +61,7 @@ def bench_score(benchmark: BenchmarkFixture, rule: Rule, result: dict[str, Any])
         return
     fast = list(benchmark.stats.stats.data)
     result[rule] = {
-        "speedup_vs_reference": spread([a / b for a, b in zip(slow, fast, strict=True)]),
+        "speedup_vs_reference": ratios(slow, fast),
         "seconds_per_summary": {
             "reference": spread([seconds / ROWS for seconds in slow]),
             "eager": spread([seconds / ROWS for seconds in fast]),

@@ -14,7 +14,7 @@ Agreement: the engine's scores in float32 against the reference's on the rows ti
 type of the engine against its float32 on more rows. On a GPU the reference computes in float16, as
 published, so the engine in float16 is compared with it too; `dtypes` says which types were
 compared. `identical_sequences` is the share of the kept pairs, as token ids, that both kept.
-CTranslate2 does less: see bench/arms.py. Its speed is compared with the engine's whole job.
+CTranslate2 does less: see bench/shared/arms.py. Its speed is compared with the engine's whole job.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from bench.recipes.grow import folder_of
 from bench.shared.arms import CTranslate2Arm, EngineArm, Kept, ReferenceArm
 from bench.shared.common import Pair, finish, is_gpu, machine, peak_mib, spread
 from bench.shared.options import EVERY_MODEL, TINY, command_line, fill_in
+from bench.shared.timing import ratios, rounds_within
 from bench.shared.turns import Turn, Worker
 from bench.shared.workloads import WORKLOADS, describe, load_workload
 
@@ -88,14 +89,11 @@ def run_case(
     engines = [name for name in workers if name not in (REFERENCE, CTRANSLATE2)]
     kept: Kept = []
     turns: dict[str, list[Turn]] = {name: [] for name in workers}
-    while len(turns[REFERENCE]) < rounds:
+    for _ in rounds_within(seconds, rounds):
         for name, worker in workers.items():  # CTranslate2 last: it scores what an engine kept
             turns[name].append(worker.score(pairs, kept))
             if name in engines:
                 kept = turns[name][-1].kept
-        spent = time.perf_counter() - begin
-        if spent * (1 + 1 / len(turns[REFERENCE])) > seconds:
-            break
     exact = EXACT if EXACT in engines else engines[0]
     works = workers[exact].ask(works_of, pairs)
     times = {name: [turn.seconds for turn in own] for name, own in turns.items()}
@@ -117,10 +115,7 @@ def run_case(
             )
             agreement[f"{name}_vs_{exact}"] = {"dtypes": [name, exact]} | agree(one, other)
     speedups = {
-        f"speedup_vs_{base}": {
-            name: spread([b / a for a, b in zip(times[name], times[base], strict=True)])
-            for name in engines
-        }
+        f"speedup_vs_{base}": {name: ratios(times[base], times[name]) for name in engines}
         for base in (REFERENCE, CTRANSLATE2)
         if base in workers
     }

@@ -21,7 +21,6 @@ Softmax, top-k, selection, tokenising and everything else count as nothing.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,8 +29,9 @@ import torch
 
 from bench.recipes.grow import folder_of
 from bench.shared.arms import EngineArm
-from bench.shared.common import Pair, is_gpu, synchronize
+from bench.shared.common import Pair, is_gpu, synchronize, texts_of
 from bench.shared.options import command_line
+from bench.shared.timing import seconds_of
 from bench.shared.workloads import WORKLOADS, load_workload
 from quals_fast.models.linear import PackedLinear, onednn_pays
 
@@ -164,13 +164,11 @@ def works_of(arm: EngineArm, pairs: Sequence[Pair]) -> list[Work]:
 
 
 def _best_seconds(run: Callable[..., Any], *arguments: Any, repeats: int = 5) -> float:
-    times = []
-    for _ in range(repeats + 1):  # the first one warms up
-        start = time.perf_counter()
+    def run_to_its_end() -> None:
         run(*arguments)
         synchronize()
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
+
+    return min([seconds_of(run_to_its_end) for _ in range(repeats + 1)][1:])  # the first warms up
 
 
 def main() -> None:
@@ -181,15 +179,13 @@ def main() -> None:
     parser.add_argument("--workload", choices=sorted(WORKLOADS), default="long")
     arguments = parser.parse_args()
     pairs = load_workload(arguments.workload, arguments.data, arguments.rows)
-    texts = [p.document for p in pairs], [p.summary for p in pairs]
+    texts = texts_of(pairs)
     folder = folder_of(arguments.model)
     arm = EngineArm(folder, arguments.dtype, device=arguments.device)
     for _ in range(2 if is_gpu(arguments.device) else 1):  # graphs are captured the second time
         arm.score(*texts)  # warms up, and says which pairs are kept
     works = works_of(arm, pairs)
-    start = time.perf_counter()
-    arm.score(*texts)
-    seconds = time.perf_counter() - start
+    seconds = seconds_of(arm.score, *texts)
     dtype = arm.runs_as("dtype") or "float32"
     measured = rates(arguments.device, [dtype])
     print(json.dumps(achieved(folder, works, seconds, dtype, measured), indent=1))

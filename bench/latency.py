@@ -9,7 +9,6 @@ graphs when a shape comes a second time; that is reported apart.
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Sequence
 
 from bench.floor import achieved, rates, works_of
@@ -17,17 +16,13 @@ from bench.recipes.grow import folder_of
 from bench.shared.arms import EngineArm
 from bench.shared.common import Pair, finish, spread
 from bench.shared.options import command_line
+from bench.shared.timing import seconds_of
 from bench.shared.workloads import load_workload
 
 
 def seconds_of_each(arm: EngineArm, pairs: Sequence[Pair]) -> list[float]:
     """Score pairs one after the other; return the seconds of each."""
-    seconds = []
-    for pair in pairs:
-        start = time.perf_counter()
-        arm.score([pair.document], [pair.summary])
-        seconds.append(time.perf_counter() - start)
-    return seconds
+    return [seconds_of(arm.score, [pair.document], [pair.summary]) for pair in pairs]
 
 
 def percentiles_ms(seconds: Sequence[float]) -> dict[str, float]:

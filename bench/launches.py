@@ -48,7 +48,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.recipes.grow import folder_of
-from bench.shared.common import finish
+from bench.shared.common import finish, texts_of
 from bench.shared.options import command_line
 from bench.shared.workloads import load_workload
 from quals_fast import DecodingConfig, QualsScorer
@@ -550,7 +550,7 @@ def main() -> None:
         result["profiles"] = {}
         for size, found in counts.items():
             pairs = load_workload("long", arguments.data, size)
-            seen = profile(scorer, [p.document for p in pairs], [p.summary for p in pairs])
+            seen = profile(scorer, *texts_of(pairs))
             if arguments.device.startswith("cuda"):
                 seen["counted"] = found.total(seen["steps"])
                 # What the host does again is not in the count.

@@ -24,7 +24,8 @@ from bench.end_to_end import agree
 from bench.recipes.grow import cached, folder_of
 from bench.shared.arms import EngineArm
 from bench.shared.common import ROOT, finish, machine, spread
-from bench.shared.options import MODELS, command_line
+from bench.shared.options import MODELS, command_line, fill_in
+from bench.shared.timing import ratios, rounds_within
 from bench.shared.turns import Turn, Worker
 from bench.shared.workloads import WORKLOADS, describe, load_workload
 from quals_fast.export.exporter import export
@@ -138,12 +139,9 @@ def run_case(
     begin = time.perf_counter()
     timed = rows[: arguments.rows]
     turns: dict[str, list[Turn]] = {name: [] for name in workers}
-    while len(turns[EAGER]) < arguments.rounds:
+    for _ in rounds_within(limit, arguments.rounds):
         for name, worker in workers.items():
             turns[name].append(worker.score(timed, []))
-        spent = time.perf_counter() - begin
-        if spent * (1 + 1 / len(turns[EAGER])) > limit:
-            break
     times = {name: [turn.seconds for turn in own] for name, own in turns.items()}
     a_row = sum(min(own) for own in times.values()) / len(timed)
     count = int((limit - (time.perf_counter() - begin)) / a_row)
@@ -159,8 +157,7 @@ def run_case(
             name: spread([seconds / len(timed) for seconds in own]) for name, own in times.items()
         },
         "speedup_vs_eager_float32": {
-            name: spread([a / b for a, b in zip(times[EAGER], own, strict=True)])
-            for name, own in times.items()
+            name: ratios(times[EAGER], own) for name, own in times.items()
         },
         "agreement": {name: agree(turn, last[EAGER]) for name, turn in last.items()},
     }
@@ -171,8 +168,8 @@ def summarise(models: dict[str, dict[str, Any]]) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for model, found in models.items():
         for workload, case in found["workloads"].items():
-            for figure in ("speedup_vs_eager_float32",):
-                figures.setdefault(figure, {}).setdefault(model, {})[workload] = case[figure]
+            speedups = figures.setdefault("speedup_vs_eager_float32", {}).setdefault(model, {})
+            speedups[workload] = case["speedup_vs_eager_float32"]
             for figure in ("spearman", "mean_abs_delta", "max_abs_delta", "identical_rows"):
                 of_model = figures.setdefault(figure, {}).setdefault(model, {})
                 of_model[workload] = {name: a[figure] for name, a in case["agreement"].items()}
@@ -194,9 +191,7 @@ def main() -> None:
     defaults = {"rows": 10, "rounds": 5, "agreement_rows": 100, "limit": 3600.0}
     if arguments.quick:
         defaults = {"rows": 5, "rounds": 3, "agreement_rows": 40, "limit": 200.0}
-    for name, value in defaults.items():
-        if getattr(arguments, name) is None:
-            setattr(arguments, name, value)
+    fill_in(arguments, defaults)
     arguments.agreement_rows = max(arguments.agreement_rows, arguments.rows)
     models = {model: run_model(model, arguments) for model in arguments.models}
     finish(

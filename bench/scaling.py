@@ -12,16 +12,16 @@ sentences (bench/shared/workloads.py), so give `--data`. `--row-beams` makes man
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench.recipes.grow import folder_of
 from bench.shared.arms import EngineArm
-from bench.shared.common import RESULTS, Pair, finish, peak_mib, result_name, spread
+from bench.shared.common import RESULTS, Pair, finish, peak_mib, result_name, spread, texts_of
 from bench.shared.options import MODELS, command_line
+from bench.shared.timing import in_turn, seconds_of
 from bench.shared.workloads import load_workload, token_count
 from quals_fast import DecodingConfig
 
@@ -31,28 +31,21 @@ ROWS = (100, 1_000)
 FULL_ROWS = 5_000
 
 
-def seconds_of(arm: EngineArm, pairs: Sequence[Pair]) -> float:
-    """Time the scoring of some rows."""
-    documents, summaries = [p.document for p in pairs], [p.summary for p in pairs]
-    start = time.perf_counter()
-    arm.score(documents, summaries)
-    return time.perf_counter() - start
-
-
-def in_turn(cases: dict[int, Callable[[], float]], rounds: int, rows: int) -> dict[str, Any]:
-    """Run all cases round by round after a warm-up of each; seconds a pair, by case."""
-    for case in cases.values():
-        case()
-    found: dict[int, list[float]] = {value: [] for value in cases}
-    for _ in range(rounds):
-        for value, case in cases.items():
-            found[value].append(case() / rows)
-    return {str(value): spread(times) for value, times in found.items()}
+def seconds_a_pair(
+    cases: Mapping[int, tuple[EngineArm, Sequence[Pair]]], rounds: int
+) -> dict[str, Any]:
+    """Let each case score its rows round by round, after a warm-up; return the seconds a pair."""
+    runs = {value: partial(arm.score, *texts_of(rows)) for value, (arm, rows) in cases.items()}
+    in_turn(runs, 1)
+    return {
+        str(value): spread([seconds / len(cases[value][1]) for seconds in own])
+        for value, own in in_turn(runs, rounds).items()
+    }
 
 
 def with_length(pairs: Sequence[Pair], tokens: int) -> list[Pair]:
     """Give each row a document of about so many tokens, of the words of its own and the next."""
-    found = []
+    adjusted = []
     for index, pair in enumerate(pairs):
         others = [pairs[(index + k) % len(pairs)].document for k in range(len(pairs))]
         words: list[str] = " ".join(others).split()
@@ -65,8 +58,8 @@ def with_length(pairs: Sequence[Pair], tokens: int) -> list[Pair]:
                 low = middle
             else:
                 high = middle - 1
-        found.append(pair._replace(document=" ".join(words[:low])))
-    return found
+        adjusted.append(pair._replace(document=" ".join(words[:low])))
+    return adjusted
 
 
 def plot(panels: dict[str, dict[str, Any]], target: Path) -> None:
@@ -116,23 +109,21 @@ def main() -> None:
         return EngineArm(folder, arguments.dtype, device=arguments.device, decoding=config)
 
     arm = engine(arguments.row_beams)
-    seconds_of(arm, few)
+    arm.score(*texts_of(few))
     by_rows, peaks = {}, {}
     for n in sizes:  # first, so that the peaks are their own
-        by_rows[str(n)] = spread([seconds_of(arm, pairs[:n]) / n])
+        by_rows[str(n)] = spread([seconds_of(arm.score, *texts_of(pairs[:n])) / n])
         peaks[str(n)] = peak_mib()
     arm = engine(60)
     longest = arm.scorer.generator.settings.max_source_tokens
-    lengths: dict[int, Callable[[], float]] = {
-        n: partial(seconds_of, arm, with_length(few, n - 2))  # room for the special tokens
+    lengths = {
+        n: (arm, with_length(few, n - 2))  # room for the special tokens
         for n in arguments.lengths
         if n <= longest
     }
-    by_length = in_turn(lengths, arguments.rounds, len(few))
-    beams: dict[int, Callable[[], float]] = {
-        n: partial(seconds_of, engine(n), few) for n in arguments.beams
-    }
-    by_beams = in_turn(beams, arguments.rounds, len(few))
+    by_length = seconds_a_pair(lengths, arguments.rounds)
+    beams = {n: (engine(n), few) for n in arguments.beams}
+    by_beams = seconds_a_pair(beams, arguments.rounds)
     medians = [point["median"] for point in by_rows.values()]
     result = {
         "model": arguments.model,

@@ -10,7 +10,6 @@ Ends with one JSON line; the result is written after each number of rows.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,9 @@ from bench.floor import achieved, rates, works_of
 from bench.latency import percentiles_ms, seconds_of_each
 from bench.recipes.grow import folder_of
 from bench.shared.arms import EngineArm
-from bench.shared.common import Pair, finish, is_gpu, spread
+from bench.shared.common import Pair, finish, is_gpu, spread, texts_of
 from bench.shared.options import command_line
+from bench.shared.timing import seconds_of
 from bench.shared.workloads import load_workload
 
 BATCH, SINGLE = 256, 30  # pairs at once; pairs one after the other
@@ -41,12 +41,8 @@ def measure(
         folder: of its model.
         rates_per_s: of the machine, as `bench.floor.rates` measures them.
     """
-    documents, summaries = [p.document for p in pairs], [p.summary for p in pairs]
-    times = []
-    for _ in range(WARM_UPS + rounds):
-        start = time.perf_counter()
-        arm.score(documents, summaries)
-        times.append(time.perf_counter() - start)
+    texts = texts_of(pairs)
+    times = [seconds_of(arm.score, *texts) for _ in range(WARM_UPS + rounds)]
     timed = spread(times[WARM_UPS:])
     dtype = arm.runs_as("dtype") or "float32"
     return {

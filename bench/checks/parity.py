@@ -20,7 +20,7 @@ from rich.progress import track
 
 from bench.checks.precision import agreement
 from bench.recipes.grow import folder_of
-from bench.shared.common import EXAMPLES, Pair, finish, load_pairs
+from bench.shared.common import EXAMPLES, Pair, finish, load_pairs, texts_of
 from bench.shared.options import TINY, command_line
 from quals_fast.config import DecodingConfig, Rule
 from quals_fast.reference import quals
@@ -38,7 +38,7 @@ def compare(rule: Rule, pairs: list[Pair], model: str | Path, device: str) -> di
     encode = lru_cache(maxsize=2)(reference.encode)
     mock.patch.object(reference, "encode", lambda ids: encode(tuple(ids))).start()
     scorer = QualsScorer.from_pretrained(model, device=device, dtype="float32", decoding=config)
-    result = scorer.score([p.document for p in pairs], [p.summary for p in pairs])
+    result = scorer.score(*texts_of(pairs))
     names: dict[str, list[str]] = {"identical": [], "near_tie": [], "wrong": []}
     deltas: list[float] = []
     for pair, one in track(list(zip(pairs, result.flat(), strict=True)), description=rule):
@@ -67,7 +67,7 @@ def compare_dtype(
     dtype: str, rule: Rule, pairs: list[Pair], model: str | Path, device: str
 ) -> dict[str, Any]:
     """Compare the engine's scores in a type with its float32 scores."""
-    texts = [p.document for p in pairs], [p.summary for p in pairs]
+    texts = texts_of(pairs)
     expected, found = (
         QualsScorer.from_pretrained(
             model, device=device, dtype=one, decoding=DecodingConfig(rule=rule)

@@ -16,7 +16,7 @@ import numpy as np
 from rich.progress import Progress
 from scipy.stats import pearsonr, spearmanr
 
-from bench.shared.common import finish, load_pairs
+from bench.shared.common import finish, load_pairs, texts_of
 from bench.shared.options import command_line
 from quals_fast.results import QualsResult
 from quals_fast.scorer import QualsScorer
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, nargs="+", required=True)
     arguments = parser.parse_args()
     pairs = load_pairs(arguments.data, arguments.rows)
-    documents, summaries = [p.document for p in pairs], [p.summary for p in pairs]
+    documents, summaries = texts_of(pairs)
     found: dict[str, QualsResult] = {}
     with Progress() as progress:
         for name, model in (("original", arguments.original), ("stored", "qagen-mini")):

@@ -24,8 +24,9 @@ from unittest import mock
 import torch
 
 from bench.recipes.grow import folder_of
-from bench.shared.common import Pair, finish, spread
+from bench.shared.common import Pair, finish, spread, texts_of
 from bench.shared.options import command_line
+from bench.shared.timing import ratios
 from bench.shared.workloads import load_workload
 from quals_fast import QualsScorer
 
@@ -111,9 +112,7 @@ def compare(
             scores[name] = score()
             seconds[name].append(time.perf_counter() - start)
     return {
-        "speedup_vs_default": spread(
-            [a / b for a, b in zip(seconds["default"], seconds["arm"], strict=True)]
-        ),
+        "speedup_vs_default": ratios(seconds["default"], seconds["arm"]),
         "seconds": {name: spread(own) for name, own in seconds.items()},
         **difference(scores["default"], scores["arm"]),
     }
@@ -131,7 +130,7 @@ def difference(expected: Sequence[float], found: Sequence[float]) -> dict[str, f
 
 def score_together(scorer: QualsScorer, pairs: Sequence[Pair]) -> list[float]:
     """Return the scores of rows that are scored in one call."""
-    return list(scorer.score([p.document for p in pairs], [p.summary for p in pairs]).scores)
+    return list(scorer.score(*texts_of(pairs)).scores)
 
 
 def score_singly(scorer: QualsScorer, pairs: Sequence[Pair]) -> list[float]:

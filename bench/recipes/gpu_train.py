@@ -40,7 +40,7 @@ from bench.recipes.bundle import store
 from bench.recipes.gpu_jobs import KEPT_BYTES, require, results_folder, run_for
 from bench.recipes.grow import folder_of
 from bench.recipes.pieces import join, split
-from bench.shared.common import EXAMPLES, ROOT, load_pairs, machine, result_name
+from bench.shared.common import EXAMPLES, ROOT, load_pairs, machine, result_name, texts_of
 from bench.shared.options import TINY, command_line
 from bench.studies.choices import nats
 from bench.studies.model.passes import load_rows
@@ -257,7 +257,7 @@ def with_people(scorer: QualsScorer, path: Path, limit: int | None) -> dict[str,
     if "qags" in path.name:
         rows = [row for row in rows if row.number % 2 == PARTS["odd"]]
     pairs = [row.pair for row in rows]
-    judged = score_each(scorer, [p.document for p in pairs], [p.summary for p in pairs])
+    judged = score_each(scorer, *texts_of(pairs))
     scores = [row.score for row in judged]
     n_missing = sum(map(math.isnan, scores))
     if len(scores) - n_missing < _LEAST_ROWS:  # a model that has learnt too little asks nothing

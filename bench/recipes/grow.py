@@ -26,7 +26,7 @@ from torch import Tensor
 
 from bench.recipes.net2net import Growth, Statistics, deepen, widen
 from bench.recipes.tiny import write_tiny
-from bench.shared.common import EXAMPLES, load_pairs
+from bench.shared.common import EXAMPLES, load_pairs, texts_of
 from bench.shared.options import EVERY_MODEL, TINY, command_line
 from bench.shared.published import PublishedPipeline
 from quals_fast import QualsScorer
@@ -141,7 +141,7 @@ def hidden_statistics(source: Path) -> Statistics:
 def compare(name: str, rows: int) -> dict[str, Any]:
     """Compare a grown model with the bundled one on examples, in float32."""
     pairs = load_pairs([EXAMPLES])[:rows]
-    texts = [p.document for p in pairs], [p.summary for p in pairs]
+    texts = texts_of(pairs)
     found = {}
     for model in ("qagen-mini", name):
         scorer = QualsScorer.from_pretrained(folder_of(model), device="cpu", dtype="float32")

@@ -32,6 +32,11 @@ class Pair(NamedTuple):
     label: float | None
 
 
+def texts_of(pairs: Sequence[Pair]) -> tuple[list[str], list[str]]:
+    """Return the documents and the summaries, as a scorer takes them."""
+    return [pair.document for pair in pairs], [pair.summary for pair in pairs]
+
+
 def load_pairs(paths: Sequence[Path], limit: int | None = None) -> list[Pair]:
     """Read pairs from JSON lines; of more than `limit`, take that many at even distances."""
     pairs = []

@@ -31,7 +31,16 @@ import torch
 
 from bench.onnx import exported
 from bench.recipes.grow import folder_of
-from bench.shared.common import RESULTS, Pair, finish, is_gpu, machine, peak_mib, result_name
+from bench.shared.common import (
+    RESULTS,
+    Pair,
+    finish,
+    is_gpu,
+    machine,
+    peak_mib,
+    result_name,
+    texts_of,
+)
 from bench.shared.flops import count_flops
 from bench.shared.options import EVERY_MODEL, TINY, command_line, fill_in
 from bench.shared.turns import Worker
@@ -145,7 +154,7 @@ def run_round(arms: dict[str, Worker], pairs: list[Pair], *, times_stages: bool)
         pairs: the rows.
         times_stages: whether the arms that keep no clock of their stages score again for it.
     """
-    documents, summaries = [pair.document for pair in pairs], [pair.summary for pair in pairs]
+    documents, summaries = texts_of(pairs)
     found: dict[str, Any] = {
         "seconds": {},
         "scores": {},

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.shared.common import Pair, spread
+from bench.shared.common import Pair, texts_of
+from bench.shared.timing import in_turn, ratios
 from bench.studies.model.passes import Row, Stored, run_pass, run_truncated, truncated
 from bench.studies.model.quality import PARTS
 from quals_fast import DecodingConfig, QualsScorer, ScoringConfig
@@ -153,21 +154,13 @@ def cost(
     """Return how many times the default's time each variant takes, on the same rows in turn."""
     measured = {name: one for name, one in compared.items() if not one.same_work}
     scorers = {name: variant.scorer(model, device) for name, variant in measured.items()}
-    texts = [pair.document for pair in pairs], [pair.summary for pair in pairs]
+    texts = texts_of(pairs)
     for scorer in scorers.values():  # warms up
         scorer.score(*(column[:1] for column in texts))
-    seconds: dict[str, list[float]] = {name: [] for name in scorers}
-    for _ in range(rounds):
-        for name, scorer in scorers.items():
-            start = time.perf_counter()
-            scorer.score(*texts)
-            seconds[name].append(time.perf_counter() - start)
-    ratios = {
-        name: spread([a / b for a, b in zip(own, seconds[DEFAULT], strict=True)])
-        for name, own in seconds.items()
-    }
+    runs = {name: partial(scorer.score, *texts) for name, scorer in scorers.items()}
+    seconds = in_turn(runs, rounds)
     return {
-        name: ratios[DEFAULT] if variant.same_work else ratios[name]
+        name: ratios(seconds[DEFAULT if variant.same_work else name], seconds[DEFAULT])
         for name, variant in compared.items()
     }
 
