@@ -21,6 +21,7 @@ from bench.recipes.grow import folder_of
 from bench.shared.arms import EngineArm
 from bench.shared.common import RESULTS, Pair, finish, peak_mib, result_name, spread, texts_of
 from bench.shared.options import MODELS, command_line
+from bench.shared.plots import figure
 from bench.shared.timing import in_turn, seconds_of
 from bench.shared.workloads import load_workload, token_count
 from quals_fast import DecodingConfig
@@ -64,28 +65,20 @@ def with_length(pairs: Sequence[Pair], tokens: int) -> list[Pair]:
 
 def plot(panels: dict[str, dict[str, Any]], target: Path) -> None:
     """Draw milliseconds a pair over each quantity, with the spread of the rounds."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "scaling"}  # small and stable
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(4 * len(panels), 3))
-    for axis, (label, points) in zip(axes, panels.items(), strict=True):
-        x = [int(value) for value in points]
-        y, low, high = (
-            [1000 * p[key] for p in points.values()] for key in ("median", "low", "high")
-        )
-        axis.plot(x, y, "o-", color="tab:blue")
-        axis.fill_between(x, low, high, alpha=0.2, color="tab:blue")
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(x, [f"{value:,}" for value in x])
-        axis.minorticks_off()
-        axis.set(xlabel=label, ylabel="milliseconds a pair", ylim=(0, 1.15 * max(high)))
-        axis.grid(alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(target, metadata={"Date": None})
-    pyplot.close(figure)
+    size = (4 * len(panels), 3)
+    with figure(target, "scaling", 1, len(panels), figsize=size) as (_, axes):
+        for axis, (label, points) in zip(axes[0], panels.items(), strict=True):
+            x = [int(value) for value in points]
+            y, low, high = (
+                [1000 * p[key] for p in points.values()] for key in ("median", "low", "high")
+            )
+            axis.plot(x, y, "o-", color="tab:blue")
+            axis.fill_between(x, low, high, alpha=0.2, color="tab:blue")
+            axis.set_xscale("log", base=2)
+            axis.set_xticks(x, [f"{value:,}" for value in x])
+            axis.minorticks_off()
+            axis.set(xlabel=label, ylabel="milliseconds a pair", ylim=(0, 1.15 * max(high)))
+            axis.grid(alpha=0.3)
 
 
 def main() -> None:

@@ -16,9 +16,9 @@ from typing import Any
 
 from rich.progress import track
 
-from bench.report import table
 from bench.shared.common import RESULTS, Pair, finish, load_pairs
 from bench.shared.options import command_line
+from bench.shared.tables import interval, table
 from quals_fast import QualsScorer
 from quals_fast.evaluation import agreement as agree
 from quals_fast.qags import QagsScorer
@@ -68,14 +68,18 @@ def agreement() -> str:
             "QUALS with QAGS": found["quals_with_qags"],
         }
         for what, one in pairs.items():
-            cells = [f"{one['n']}"]
-            for statistic in ("pearson", "spearman"):
-                value, low, high = (one[statistic][key] for key in ("value", "low", "high"))
-                cells.append(f"{value:.3f} [{low:.2f}, {high:.2f}]")
-            rows.append([name, what, *cells])
+            rows.append(
+                {
+                    "set": name,
+                    "pair of scores": what,
+                    "rows": str(one["n"]),
+                    "Pearson": interval(one["pearson"], 3, 2),
+                    "Spearman": interval(one["spearman"], 3, 2),
+                }
+            )
     questions = ", ".join(f"{one['questions']:.1f}" for one in result["sets"].values())
     return (
-        f"{table(['set', 'pair of scores', 'rows', 'Pearson', 'Spearman'], rows)}\n\n"
+        f"{table(rows)}\n\n"
         "With 95 % bootstrap intervals; bundled small models, QUALS and QAGS in "
         f"{' and '.join(_types(result))}. QAGS asks {questions} questions a summary here. "
         "Published, with large models: QAGS 0.545 (CNN/DM) and 0.175 (XSum), Pearson with people."
