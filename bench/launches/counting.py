@@ -15,9 +15,7 @@ from unittest import mock
 
 import quals_fast_kernels
 import torch
-from quals_fast_kernels import (
-    _launch,
-)
+from quals_fast_kernels import _launch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
