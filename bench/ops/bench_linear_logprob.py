@@ -12,7 +12,7 @@ import torch
 from quals_fast_kernels.linear_logprob import linear_logprob_ref, linear_logprob_triton
 from torch import Tensor
 
-from bench.ops.common import DEVICE, Case, compiled, main
+from bench.ops.common import DEVICE, Case, main, providers
 from bench.ops.lm_heads import LmHead, lm_heads
 
 
@@ -35,11 +35,7 @@ def cases(tiny: bool) -> Iterator[Case]:
         yield Case(
             name=head.config,
             config=head.config,
-            providers={
-                "triton": partial(linear_logprob_triton, *head, target_ids),
-                "eager": partial(linear_logprob_ref, *head, target_ids),
-                "compile": compiled(linear_logprob_ref, *head, target_ids),
-            },
+            providers=providers(linear_logprob_triton, linear_logprob_ref, *head, target_ids),
             agree=partial(error_of_allowed, head, target_ids),
         )
 

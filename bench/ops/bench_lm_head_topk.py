@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from quals_fast_kernels.lm_head_topk import lm_head_topk_ref, lm_head_topk_triton
 
-from bench.ops.common import Case, compiled, main
+from bench.ops.common import Case, main, providers
 from bench.ops.lm_heads import LmHead, lm_heads
 
 K, SUPPRESSED = 120, (1,)  # two candidates a beam; the search always rules out the pad token
@@ -44,11 +44,7 @@ def cases(tiny: bool) -> Iterator[Case]:
         yield Case(
             name=head.config,
             config=f"{head.config} k={K}",
-            providers={
-                "triton": partial(lm_head_topk_triton, *head, K, SUPPRESSED),
-                "eager": partial(lm_head_topk_ref, *head, K, SUPPRESSED),
-                "compile": compiled(lm_head_topk_ref, *head, K, SUPPRESSED),
-            },
+            providers=providers(lm_head_topk_triton, lm_head_topk_ref, *head, K, SUPPRESSED),
             agree=partial(error_of_allowed, head),
         )
 
