@@ -43,9 +43,9 @@ def bench_score(benchmark: BenchmarkFixture, rule: Rule, result: dict[str, Any])
     scorer = QualsScorer.from_pretrained(
         device="cpu", dtype="float32", backend="eager", decoding=decoding
     )
-    expected, found = reference.score(*TEXTS), scorer.score(*TEXTS)
+    expected, scored = reference.score(*TEXTS), scorer.score(*TEXTS)
     deltas = []
-    for one, other in zip(expected.flat(), found.flat(), strict=True):
+    for one, other in zip(expected.flat(), scored.flat(), strict=True):
         assert [p.token_ids for p in one.pairs] == [p.token_ids for p in other.pairs]
         deltas.append(abs(one.score - other.score))
         assert deltas[-1] <= QUALS

@@ -167,10 +167,10 @@ def run_model(
         arguments.device,
         has_ctranslate2=not arguments.no_ctranslate2,
     )
-    found: dict[str, Any] = {"arm": chosen, "workloads": {}}
+    of_model: dict[str, Any] = {"arm": chosen, "workloads": {}}
     try:
         warm = load_workload("short", arguments.data, 1)
-        found["warm_up_seconds"] = {
+        of_model["warm_up_seconds"] = {
             name: worker.score(warm, []).seconds for name, worker in workers.items()
         }
         engines = [name for name in workers if name not in (REFERENCE, CTRANSLATE2)]
@@ -192,12 +192,12 @@ def run_model(
                 name: achieved(folder, works, times[name]["median"] * len(works), name, measured)
                 for name in engines
             }
-            found["workloads"][workload] = case
-            found["facts"] = {
+            of_model["workloads"][workload] = case
+            of_model["facts"] = {
                 name: worker.facts | {"peak_mib": worker.ask(peak_mib)}
                 for name, worker in workers.items()
             }
-            save(found)
+            save(of_model)
     finally:
         for worker in workers.values():
             worker.kill()
@@ -206,20 +206,20 @@ def run_model(
 def summarise(models: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Put the figures of the chosen engine arm first, keyed by model and workload."""
     figures: dict[str, Any] = {}
-    for model, found in models.items():
-        for workload, case in found["workloads"].items():
+    for model, measured in models.items():
+        for workload, case in measured["workloads"].items():
             for figure in (f"speedup_vs_{REFERENCE}", f"speedup_vs_{CTRANSLATE2}"):
                 if figure in case:
                     of_model = figures.setdefault(figure, {}).setdefault(model, {})
-                    of_model[workload] = case[figure][found["arm"]]
+                    of_model[workload] = case[figure][measured["arm"]]
             for figure in ("identical_sequences", "max_abs_delta", "mean_abs_delta", "spearman"):
                 of_model = figures.setdefault(figure, {}).setdefault(model, {})
                 of_model[workload] = {n: a[figure] for n, a in case["agreement"].items()}
             figures.setdefault("rows", {}).setdefault(model, {})[workload] = case["rows"]
-        facts = found["facts"]
+        facts = measured["facts"]
         figures.setdefault("peak_mib", {})[model] = {n: f["peak_mib"] for n, f in facts.items()}
         for what in ("dtype", "backend"):
-            figures.setdefault(what, {})[model] = facts[found["arm"]][what]
+            figures.setdefault(what, {})[model] = facts[measured["arm"]][what]
     return figures
 
 
@@ -248,8 +248,8 @@ def main() -> None:
     others = {} if arguments.no_ctranslate2 else {"ctranslate2": version("ctranslate2")}
     models: dict[str, dict[str, Any]] = {}
 
-    def save(model: str, found: dict[str, Any]) -> None:
-        models[model] = found
+    def save(model: str, case: dict[str, Any]) -> None:
+        models[model] = case
         finish(
             "end_to_end",
             {

@@ -110,18 +110,18 @@ def rates(device: str, dtypes: Iterable[str]) -> dict[str, float]:
         device: by torch's name of it.
         dtypes: as an engine names them; those that torch cannot multiply are measured as another.
     """
-    found = {}
+    per_second = {}
     for name in dict.fromkeys(RATES_AS.get(dtype, dtype) for dtype in dtypes):
         # Few CPUs have float16 instructions; without them 2,048 columns take a minute.
         n = 8192 if is_gpu(device) else 256 if name == "float16" else 2048
         a = torch.randn(n, n, device=device).to(getattr(torch, name))
         packed = not is_gpu(device) and name == "float32" and onednn_pays()
         product = PackedLinear(a) if packed else a.matmul  # the faster one
-        found[name] = 2 * n**3 / _best_seconds(product, a)
+        per_second[name] = 2 * n**3 / _best_seconds(product, a)
     source = torch.ones(2**26, device=device)
     target = torch.empty_like(source)
-    found["copy"] = 2 * source.nbytes / _best_seconds(target.copy_, source)
-    return found
+    per_second["copy"] = 2 * source.nbytes / _best_seconds(target.copy_, source)
+    return per_second
 
 
 def floor_seconds(stages: dict[str, Stage], measured: dict[str, float], dtype: str) -> float:
@@ -157,8 +157,8 @@ def works_of(arm: EngineArm, pairs: Sequence[Pair]) -> list[Work]:
     encode = arm.scorer.generator.tokenizer.encode
     summaries = [len(source.input_ids) for source in encode([p.summary for p in pairs])]
     documents = [len(source.input_ids) for source in encode([p.document for p in pairs])]
-    found = arm.scorer.generate([p.summary for p in pairs])
-    steps = [max(len(h.token_ids) for h in hypotheses) for hypotheses in found]
+    searched = arm.scorer.generate([p.summary for p in pairs])
+    steps = [max(len(h.token_ids) for h in hypotheses) for hypotheses in searched]
     lengths = [tuple(map(len, one)) for one in arm.kept]
     return list(map(Work, summaries, documents, steps, lengths))
 

@@ -72,22 +72,22 @@ def start_up(folder: Path, backend: str) -> tuple[float, float]:
 
 def measure_starts(folders: dict[str, tuple[Path, str]], rounds: int) -> dict[str, Any]:
     """Start the processes in turn; the first round only warms the disk's cache."""
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in folders}
+    starts: dict[str, list[tuple[float, float]]] = {name: [] for name in folders}
     for turn in range(rounds + 1):
         for name, (folder, backend) in folders.items():
             one = start_up(folder, backend)
             if turn:
-                found[name].append(one)
+                starts[name].append(one)
     ratios = [
         [a / b for a, b in zip(slim, full, strict=True)]
-        for slim, full in zip(found[SLIM], found[FULL], strict=True)
+        for slim, full in zip(starts[SLIM], starts[FULL], strict=True)
     ]
     return {
         name: {
             "seconds": spread([seconds for seconds, _ in own]),
             "peak_mib": spread([peak for _, peak in own]),
         }
-        for name, own in found.items()
+        for name, own in starts.items()
     } | {
         "slim_of_torch": {
             "seconds": spread([seconds for seconds, _ in ratios]),
@@ -166,14 +166,14 @@ def run_case(
 def summarise(models: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Put the figures first that the aims are about, keyed by model and workload."""
     figures: dict[str, Any] = {}
-    for model, found in models.items():
-        for workload, case in found["workloads"].items():
+    for model, measured in models.items():
+        for workload, case in measured["workloads"].items():
             speedups = figures.setdefault("speedup_vs_eager_float32", {}).setdefault(model, {})
             speedups[workload] = case["speedup_vs_eager_float32"]
             for figure in ("spearman", "mean_abs_delta", "max_abs_delta", "identical_rows"):
                 of_model = figures.setdefault(figure, {}).setdefault(model, {})
                 of_model[workload] = {name: a[figure] for name, a in case["agreement"].items()}
-        figures.setdefault("slim_of_torch", {})[model] = found["start_up"]["slim_of_torch"]
+        figures.setdefault("slim_of_torch", {})[model] = measured["start_up"]["slim_of_torch"]
     return figures
 
 

@@ -290,31 +290,31 @@ def run_case(
             run(Batch(step.documents[:1], step.completions[:1]))
         arms.scoring.clear()
         bases = {name: "none" for name, _ in of_step if name != "none"}
-        found: dict[str, Any] = {
+        case: dict[str, Any] = {
             "new_tokens": new_tokens,
             "sizes": describe(pairs),
             "signature": scorer.signature,
         }
-        for found["step"] in take_turns(of_step, step, arguments.rounds, bases):
-            save(found)
+        for case["step"] in take_turns(of_step, step, arguments.rounds, bases):
+            save(case)
         if not arguments.summaries:
             return
         # As many steps as the scoring of the evaluation lasts, by what a step's scoring took.
         n_scored = arguments.documents * arguments.completions
         lasts = statistics.median(arms.scoring) / n_scored * arguments.summaries
-        n_steps = max(1, math.ceil(lasts / found["step"]["seconds"]["none"]["median"]))
+        n_steps = max(1, math.ceil(lasts / case["step"]["seconds"]["none"]["median"]))
         of_evaluation = list(arms.evaluations(step, n_steps))
         bases = {
             name: "none" if name.startswith("sync") else "none_with_steps"
             for name, _ in of_evaluation
             if not name.startswith("none")
         }
-        found["steps_beside_evaluation"] = n_steps
+        case["steps_beside_evaluation"] = n_steps
         turns = take_turns(of_evaluation, evaluated, arguments.rounds, bases)
-        for found["evaluation"] in turns:
+        for case["evaluation"] in turns:
             stats = scorer.cache_stats
-            found["cache"] = {name: getattr(stats, name) for name in ("hits", "misses", "n_bytes")}
-            save(found)
+            case["cache"] = {name: getattr(stats, name) for name in ("hits", "misses", "n_bytes")}
+            save(case)
 
 
 def main() -> None:

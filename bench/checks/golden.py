@@ -93,11 +93,11 @@ def main() -> None:
                 (hypotheses,) = by_model.generate(texts[1])
             else:
                 hypotheses = generate(by_model.generator, texts[1][0], by_model.decoding)
-            found = differences(
+            parts = differences(
                 record, hypotheses, by_model.score(*texts)[0], by_search.score(*texts)[0]
             )
-            if found:
-                wrong[f"{program} {record['rule']} {record['id']}"] = found
+            if parts:
+                wrong[f"{program} {record['rule']} {record['id']}"] = parts
     finish("golden", {"records": len(records), "tolerance": GOLDEN, "different": wrong})
     sys.exit(1 if wrong else 0)
 

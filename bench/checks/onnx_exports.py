@@ -51,7 +51,7 @@ def main() -> None:
         print(json.dumps(export_once(folder_of(model), dtype)))
         return
     earlier = RESULTS / "onnx_exports.json"
-    found: dict[str, dict[str, Any]] = (
+    exports: dict[str, dict[str, Any]] = (
         json.loads(earlier.read_text("utf-8"))["exports"] if earlier.is_file() else {}
     )
     for model in arguments.models:
@@ -60,8 +60,8 @@ def main() -> None:
             command = [sys.executable, "-m", "bench.onnx_exports", "--in-this-process"]
             command += ["--models", model, "--dtypes", dtype]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            found.setdefault(model, {})[dtype] = json.loads(done.stdout.splitlines()[-1])
-            finish("onnx_exports", {"exports": found})
+            exports.setdefault(model, {})[dtype] = json.loads(done.stdout.splitlines()[-1])
+            finish("onnx_exports", {"exports": exports})
 
 
 if __name__ == "__main__":

@@ -68,13 +68,13 @@ def compare_dtype(
 ) -> dict[str, Any]:
     """Compare the engine's scores in a type with its float32 scores."""
     texts = texts_of(pairs)
-    expected, found = (
+    expected, scored = (
         QualsScorer.from_pretrained(
             model, device=device, dtype=one, decoding=DecodingConfig(rule=rule)
         ).score(*texts)
         for one in ("float32", dtype)
     )
-    return agreement(expected, found)
+    return agreement(expected, scored)
 
 
 def main() -> None:
@@ -98,10 +98,10 @@ def main() -> None:
         finish(f"parity_{rule}", result, arguments.device)
         if arguments.dtype is not None:
             more = load_pairs(arguments.data, arguments.dtype_rows)
-            found = compare_dtype(arguments.dtype, rule, more, model, arguments.device)
+            agreed = compare_dtype(arguments.dtype, rule, more, model, arguments.device)
             finish(
                 f"parity_{rule}",
-                result | {f"{arguments.dtype}_vs_float32": found},
+                result | {f"{arguments.dtype}_vs_float32": agreed},
                 arguments.device,
             )
     sys.exit(0 if good else 1)

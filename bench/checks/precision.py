@@ -23,11 +23,11 @@ from quals_fast import QualsResult, QualsScorer
 DTYPES = ("float32", "mixed", "bfloat16")
 
 
-def agreement(expected: QualsResult, found: QualsResult) -> dict[str, Any]:
+def agreement(expected: QualsResult, scored: QualsResult) -> dict[str, Any]:
     """Compare scores and kept pairs; rows without a score in both are left out."""
     rows = [
         (a, b)
-        for a, b in zip(expected.flat(), found.flat(), strict=True)
+        for a, b in zip(expected.flat(), scored.flat(), strict=True)
         if a.status == b.status == "ok"
     ]
     scores = np.array([(a.score, b.score) for a, b in rows])

@@ -169,9 +169,9 @@ def main() -> None:
             [group.summary for group in groups], [group.summary_ids for group in groups]
         )
         there = Hypotheses(*(part.to(device) for part in hypotheses))
-        found = [part.tolist() for part in selector.select(there, encoded, max_pairs)]
+        selected = [part.tolist() for part in selector.select(there, encoded, max_pairs)]
         tensor_s += time.perf_counter() - start
-        rows = zip(groups, read_back(hypotheses), *found, strict=True)
+        rows = zip(groups, read_back(hypotheses), *selected, strict=True)
         for group, candidates, order, n_kept, unsure in rows:
             start = time.perf_counter()
             kept = keep_pairs(

@@ -30,18 +30,18 @@ def main() -> None:
     arguments = parser.parse_args()
     pairs = load_pairs(arguments.data, arguments.rows)
     documents, summaries = texts_of(pairs)
-    found: dict[str, QualsResult] = {}
+    results: dict[str, QualsResult] = {}
     with Progress() as progress:
         for name, model in (("original", arguments.original), ("stored", "qagen-mini")):
             advance = partial(progress.advance, progress.add_task(name, total=len(pairs)))
             scorer = QualsScorer.from_pretrained(model, device="cpu", dtype="float32")
-            found[name] = scorer.score(documents, summaries, on_progress=advance)
-    scores = {name: np.array(result.scores) for name, result in found.items()}
+            results[name] = scorer.score(documents, summaries, on_progress=advance)
+    scores = {name: np.array(result.scores) for name, result in results.items()}
     have_both = np.isfinite(scores["original"]) & np.isfinite(scores["stored"])
     x, y = scores["original"][have_both], scores["stored"][have_both]
     shared = [
         len({p.token_ids for p in a.pairs} & {p.token_ids for p in b.pairs}) / len(a.pairs)
-        for a, b in zip(found["original"].flat(), found["stored"].flat(), strict=True)
+        for a, b in zip(results["original"].flat(), results["stored"].flat(), strict=True)
         if a.pairs
     ]
     result: dict[str, Any] = {

@@ -118,9 +118,9 @@ def compare(
     }
 
 
-def difference(expected: Sequence[float], found: Sequence[float]) -> dict[str, float | int | None]:
+def difference(expected: Sequence[float], scores: Sequence[float]) -> dict[str, float | int | None]:
     """Return the largest difference of a score, and how many rows have pairs in one list only."""
-    both = list(zip(expected, found, strict=True))
+    both = list(zip(expected, scores, strict=True))
     deltas = [abs(a - b) for a, b in both if not (math.isnan(a) or math.isnan(b))]
     return {
         "max_abs_difference": max(deltas, default=None),
@@ -157,16 +157,16 @@ def main() -> None:
         score_singly(base, pairs[: arguments.singles])
         score_together(base, pairs[: arguments.rows])
         score_together(base, pairs[: arguments.large_rows])
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for arm in arms(base):
         scorer = arm.scorer(base)
         rows = arguments.large_rows if arm.name == "max_batch_tokens" else arguments.rows
-        found[str(arm)] = {"rows": rows}
+        settings[str(arm)] = {"rows": rows}
         cases = {"pair": (score_singly, arguments.singles), "batch": (score_together, rows)}
         if arm.name in OF_BATCHES:
             del cases["pair"]
         for what, (score, n) in cases.items():
-            found[str(arm)][what] = compare(
+            settings[str(arm)][what] = compare(
                 partial(score, base, pairs[:n]),
                 partial(arm.run, partial(score, scorer, pairs[:n])),
                 arguments.rounds,
@@ -179,7 +179,7 @@ def main() -> None:
                 "singles": arguments.singles,
                 "signature": base.signature,
                 "max_batch_tokens": base.max_batch_tokens,
-                "settings": found,
+                "settings": settings,
             },
             arguments.device,
         )

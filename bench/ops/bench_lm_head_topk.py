@@ -22,7 +22,7 @@ def error_of_allowed(head: LmHead) -> float:
 
     A choice of other tokens than the best may cost twice as much: two errors can add up.
     """
-    found, ids = lm_head_topk_triton(*head, K, SUPPRESSED)
+    ours, ids = lm_head_topk_triton(*head, K, SUPPRESSED)
     eager, eager_ids = lm_head_topk_ref(*head, K, SUPPRESSED)
     if not bool((ids.diff() > 0).all()):
         return torch.inf
@@ -30,7 +30,7 @@ def error_of_allowed(head: LmHead) -> float:
     for rows, logprobs in head.truth():
         logprobs[:, list(SUPPRESSED)] = -torch.inf
         chosen = logprobs.gather(-1, ids[rows])
-        error = max(error, float((found[rows] - chosen).abs().max()))
+        error = max(error, float((ours[rows] - chosen).abs().max()))
         eager_chosen = logprobs.gather(-1, eager_ids[rows])
         eager_error = max(eager_error, float((eager[rows] - eager_chosen).abs().max()))
         lost = logprobs.topk(K).values - chosen.sort(descending=True).values

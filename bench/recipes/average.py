@@ -84,10 +84,10 @@ def _tokens(folder: Path) -> list[str]:
 
 def _longer(before: Tensor | None, like: Tensor) -> Tensor:
     """Return zeros of a shape, with what was there before in the first rows."""
-    found = torch.zeros_like(like)
+    filled = torch.zeros_like(like)
     if before is not None:
-        found[: len(before)] = before
-    return found
+        filled[: len(before)] = before
+    return filled
 
 
 def main() -> None:

@@ -83,10 +83,12 @@ class Recipe:
 
     def arguments(self, times: float) -> list[str]:
         """Return the options of a run that is longer by a factor."""
-        found = f"{_OF_BOTH} {self.options} --examples {round(times * self.examples)}"
+        options = f"{_OF_BOTH} {self.options} --examples {round(times * self.examples)}"
         if self.early_examples:
-            found += f" --early-views window=0.8,passage=0.2 --early-examples {self.early_examples}"
-        return found.split()
+            options += (
+                f" --early-views window=0.8,passage=0.2 --early-examples {self.early_examples}"
+            )
+        return options.split()
 
 
 _OF_BOTH = (
@@ -199,10 +201,10 @@ def _best_of(folder: Path) -> Path:
     """
     if (folder / "model.safetensors").is_file():
         return folder
-    found = checkpoints.last_whole(folder, print)
-    if found is None:
+    checkpoint = checkpoints.last_whole(folder, print)
+    if checkpoint is None:
         raise SystemExit(f"{folder} has no whole checkpoint; give more --minutes or fewer --seeds")
-    return found
+    return checkpoint
 
 
 def _add(result: dict[str, Any], run: Path, name: str, folder: Path) -> None:
@@ -226,9 +228,9 @@ def judge(
     }
     sums: dict[str, float] = {}
     for name, scorer in scorers.items():
-        found = result["models"][name]["nats"] = nats(scorer, corpus)
-        sums[name] = sum(value for of_text in found.values() for value in of_text.values())
-        print(f"{name}: {json.dumps(found)}", flush=True)
+        by_text = result["models"][name]["nats"] = nats(scorer, corpus)
+        sums[name] = sum(value for of_text in by_text.values() for value in of_text.values())
+        print(f"{name}: {json.dumps(by_text)}", flush=True)
     order = sorted(sums, key=sums.__getitem__)
     result["order"], result["packed"] = order, _pack(a.run, order, out)
     result["not_judged"] = []
@@ -262,8 +264,10 @@ def with_people(scorer: QualsScorer, path: Path, limit: int | None) -> dict[str,
     n_missing = sum(map(math.isnan, scores))
     if len(scores) - n_missing < _LEAST_ROWS:  # a model that has learnt too little asks nothing
         return {"n": len(scores) - n_missing, "n_missing": n_missing}
-    found = agreement("QUALS", scores, [float(p.label or 0) for p in pairs]).to_dict()
-    return {"n": found["n"], "n_missing": found["n_missing"]} | {s: found[s] for s in _STATISTICS}
+    agreed = agreement("QUALS", scores, [float(p.label or 0) for p in pairs]).to_dict()
+    return {"n": agreed["n"], "n_missing": agreed["n_missing"]} | {
+        s: agreed[s] for s in _STATISTICS
+    }
 
 
 def _pack(run: Path, names: Sequence[str], out: Path) -> list[str]:

@@ -142,11 +142,11 @@ def compare(name: str, rows: int) -> dict[str, Any]:
     """Compare a grown model with the bundled one on examples, in float32."""
     pairs = load_pairs([EXAMPLES])[:rows]
     texts = texts_of(pairs)
-    found = {}
+    results = {}
     for model in ("qagen-mini", name):
         scorer = QualsScorer.from_pretrained(folder_of(model), device="cpu", dtype="float32")
-        found[model] = scorer.generate(texts[1]), list(scorer.score(*texts).flat())
-    (old_sequences, old), (new_sequences, new) = found["qagen-mini"], found[name]
+        results[model] = scorer.generate(texts[1]), list(scorer.score(*texts).flat())
+    (old_sequences, old), (new_sequences, new) = results["qagen-mini"], results[name]
     ids = [
         [{h.token_ids for h in one} for one in every] for every in (old_sequences, new_sequences)
     ]

@@ -158,7 +158,7 @@ def _card() -> dict[str, Any]:
 def _output(*command: str) -> str:
     """Return what a command prints; nothing where it is missing or fails."""
     try:
-        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     except (FileNotFoundError, subprocess.CalledProcessError):
         return ""
-    return found.stdout.strip()
+    return done.stdout.strip()

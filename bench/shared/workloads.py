@@ -67,17 +67,17 @@ def load_workload(name: str, data: Path | None, rows: int) -> list[Pair]:
     if name not in WORKLOADS:
         raise ValueError(f"`name` must be one of {', '.join(WORKLOADS)}, but got {name!r}")
     workload = WORKLOADS[name]
-    found = _of_examples(workload) if data is None else _of_file(workload, load_pairs([data]))
+    fitting = _of_examples(workload) if data is None else _of_file(workload, load_pairs([data]))
     source = "made of the examples" if data is None else f"of {data.name} qualify"
-    print(f"workload {name}: {len(found)} rows {source}", file=sys.stderr)
-    if not found:
+    print(f"workload {name}: {len(fitting)} rows {source}", file=sys.stderr)
+    if not fitting:
         raise ValueError(
             f"{data} has no row for workload {name!r}: documents must have "
             f"{_span(workload.document_tokens)} tokens and summaries "
             f"{_span(workload.summary_words)} words"
         )
-    repeats = range(-(-rows // len(found)))
-    return [_rotate(pair, turn) for turn in repeats for pair in found][:rows]
+    repeats = range(-(-rows // len(fitting)))
+    return [_rotate(pair, turn) for turn in repeats for pair in fitting][:rows]
 
 
 def token_count(texts: list[str]) -> list[int]:

@@ -47,9 +47,9 @@ def prepare(arguments: argparse.Namespace) -> None:
     extractor = SpacyAnswers()
     extractor.extract(summaries[:1])
     start = time.perf_counter()
-    found = extractor.extract(summaries)
+    answers = extractor.extract(summaries)
     each = (time.perf_counter() - start) / len(summaries)
-    candidates = dict(zip(summaries, found, strict=True))
+    candidates = dict(zip(summaries, answers, strict=True))
     GivenAnswers(candidates, name=extractor.name, seconds=each).save(arguments.prepare)
     print(json.dumps({"summaries": len(summaries), "spacy_seconds_per_summary": each}))
 
@@ -103,7 +103,7 @@ def main() -> None:
         defaults |= {"rounds": 3, "limit": 540.0}
     fill_in(arguments, defaults)
     about = machine()
-    found = {
+    content = {
         "data": arguments.data.name if arguments.data else "the project's examples",
         "rows_a_round": arguments.rows,
         "device": about["gpu"] or f"{about['cpu']}, {about['threads']} threads",
@@ -113,18 +113,18 @@ def main() -> None:
     }
     if arguments.add:
         try:
-            check_same_setup(last, found)
+            check_same_setup(last, content)
         except ValueError as error:
             parser.error(str(error))
     commit = about["commit"] + (" with uncommitted changes" if about["dirty"] else "")
-    found["commits"] = list(dict.fromkeys([*found["commits"], commit]))
-    before = found["cases"]
+    content["commits"] = list(dict.fromkeys([*content["commits"], commit]))
+    before = content["cases"]
 
     def result() -> dict[str, Any]:
-        return {"verdict": verdict(found), **summarise(found["cases"]), **found}
+        return {"verdict": verdict(content), **summarise(content["cases"]), **content}
 
     def save(cases: dict[str, Any]) -> None:
-        found["cases"] = add_cases(before, cases)
+        content["cases"] = add_cases(before, cases)
         finish("claim", result(), arguments.device)
 
     run_sizes(arguments, before, save)

@@ -36,9 +36,9 @@ def measure(pairs: list[Pair], title: str) -> dict[str, Any]:
         rows = pairs[first : first + ROWS_AT_ONCE]
         texts = [row.document for row in rows], [row.summary for row in rows]
         scores["QUALS"] += quals.score(*texts).scores
-        found = qags.score(*texts)
-        scores["QAGS"] += found.scores
-        questions += sum(len(row.pairs) for row in found)
+        judged = qags.score(*texts)
+        scores["QAGS"] += judged.scores
+        questions += sum(len(row.pairs) for row in judged)
     labels = [math.nan if pair.label is None else pair.label for pair in pairs]
     of_people = {name: agree(name, own, labels).to_dict() for name, own in scores.items()}
     both = [i for i, score in enumerate(scores["QAGS"]) if not math.isnan(score)]
@@ -61,11 +61,11 @@ def agreement() -> str:
         return "Not measured yet: `python -m bench.claim.agreement`."
     result = json.loads(path.read_text("utf-8"))
     rows = []
-    for name, found in result["sets"].items():
+    for name, of_set in result["sets"].items():
         pairs = {
-            "QUALS with people": found["with_people"]["QUALS"],
-            "QAGS with people": found["with_people"]["QAGS"],
-            "QUALS with QAGS": found["quals_with_qags"],
+            "QUALS with people": of_set["with_people"]["QUALS"],
+            "QAGS with people": of_set["with_people"]["QAGS"],
+            "QUALS with QAGS": of_set["quals_with_qags"],
         }
         for what, one in pairs.items():
             rows.append(

@@ -88,12 +88,12 @@ class QagsArm:
             raise ValueError(f"QAGS of size {size!r} has random weights and needs `replays`")
         self._replays = replays if size != TRAINED else None
         # A replay brings its own candidates.
-        found = GivenAnswers({}) if self._replays is not None else None
+        given = GivenAnswers({}) if self._replays is not None else None
         if candidates is not None:
-            found = GivenAnswers.from_file(candidates)
-        self._spacy_seconds = 0.0 if found is None else found.seconds  # of a summary
+            given = GivenAnswers.from_file(candidates)
+        self._spacy_seconds = 0.0 if given is None else given.seconds  # of a summary
         self._scorer = QagsScorer(
-            *networks(size, width), extractor=found, arm=arm, device=device, dtype=dtype
+            *networks(size, width), extractor=given, arm=arm, device=device, dtype=dtype
         )
         self.dtype = self._scorer.dtype
         self.stages: dict[str, float] = {}
@@ -149,10 +149,10 @@ class StagedEngineArm(EngineArm):
             scorer.score(list(documents), list(summaries))
             return {"all_in_one": time.perf_counter() - start}
         started = time.perf_counter()
-        found = scorer.generate(summaries)
+        searched = scorer.generate(summaries)
         generated = time.perf_counter()
         sources = generator.tokenizer.encode(list(summaries))
-        for hypotheses, summary, source in zip(found, summaries, sources, strict=True):
+        for hypotheses, summary, source in zip(searched, summaries, sources, strict=True):
             keep_pairs(
                 hypotheses,
                 summary,

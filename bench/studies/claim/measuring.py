@@ -124,7 +124,7 @@ def run_round(arms: dict[str, Worker], pairs: list[Pair], *, times_stages: bool)
         times_stages: whether the arms that keep no clock of their stages score again for it.
     """
     documents, summaries = texts_of(pairs)
-    found: dict[str, Any] = {
+    measured: dict[str, Any] = {
         "seconds": {},
         "scores": {},
         "stages": {},
@@ -133,18 +133,18 @@ def run_round(arms: dict[str, Worker], pairs: list[Pair], *, times_stages: bool)
     }
     for name, arm in arms.items():
         turn = arm.score(pairs, [])
-        found["seconds"][name] = turn.seconds / len(pairs)
-        found["scores"][name] = [None if score != score else score for score in turn.scores]
+        measured["seconds"][name] = turn.seconds / len(pairs)
+        measured["scores"][name] = [None if score != score else score for score in turn.scores]
         if name == "quals_fast":
-            found["kept_pairs"] = [len(kept) for kept in turn.kept]
+            measured["kept_pairs"] = [len(kept) for kept in turn.kept]
         if turn.stages:
-            found["stages"][name] = turn.stages
+            measured["stages"][name] = turn.stages
         elif times_stages:
-            found["stages"][name] = arm.ask(StagedEngineArm.time_stages, documents, summaries)
+            measured["stages"][name] = arm.ask(StagedEngineArm.time_stages, documents, summaries)
     replayed = arms["qags_batched"].ask(QagsArm.get_replayed)
     texts = zip(documents, summaries, strict=True)
-    found["questions"] = [len(replayed[one].questions) for one in texts]
-    return found
+    measured["questions"] = [len(replayed[one].questions) for one in texts]
+    return measured
 
 
 def run_size(
@@ -195,8 +195,8 @@ def run_size(
                 started = time.perf_counter()
                 late = started - begin + longest[workload] > seconds
                 if number < len(rounds) and not (number and late):
-                    found = run_round(arms, rounds[number], times_stages=number == 0)
-                    cases[workload]["rounds"].append(found)
+                    measured = run_round(arms, rounds[number], times_stages=number == 0)
+                    cases[workload]["rounds"].append(measured)
                     longest[workload] = max(longest[workload], time.perf_counter() - started)
                     facts = {
                         name: {"dtype": arm.facts["dtype"], "peak_mib": arm.ask(peak_mib)}
@@ -268,8 +268,8 @@ def run_sizes(
         left = arguments.limit - (time.perf_counter() - begin)
         share = left * WEIGHTS[size] / sum(WEIGHTS[name] for name in waiting)
 
-        def save_size(found: dict[str, Any], size: str = size) -> None:
-            cases[size] = found
+        def save_size(of_size: dict[str, Any], size: str = size) -> None:
+            cases[size] = of_size
             save(cases)
 
         replays |= run_size(size, arguments, rows, replays, share, save_size)

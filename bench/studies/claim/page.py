@@ -71,12 +71,12 @@ def verdict(result: dict[str, Any]) -> str:
     """Say in plain words whether 55 times holds, and against what."""
     lines = []
     for name, title in TITLES.items():
-        found = {
+        of_cases = {
             f"{size}, {workload}": spread(ratios(case, *RATIOS[name]))
             for size, workload, case in each_case(result["cases"])
         }
-        medians = {case: one["median"] for case, one in found.items()}
-        reached = [f"{c} (n = {one['n']})" for c, one in found.items() if one["low"] >= CLAIMED]
+        medians = {case: one["median"] for case, one in of_cases.items()}
+        reached = [f"{c} (n = {one['n']})" for c, one in of_cases.items() if one["low"] >= CLAIMED]
         lines.append(f"{title}: {span(list(medians.values()))} times; {_holds(reached, medians)}.")
     counts = [len(case["rounds"]) for _, _, case in each_case(result["cases"])]
     few, many = min(counts), max(counts)

@@ -171,12 +171,11 @@ def outcome(
     written: Mapping[str, Any], runs: Mapping[str, list[list[str]]], measures: Measures
 ) -> dict[str, Any]:
     """Measure the summaries of all runs, by arm; return the whole result."""
-    found = summarise({arm: [measures.of(one) for one in each] for arm, each in runs.items()})
     before = written["summaries"]["MLE"][0]
     result = {
         **written["result"],
         "signatures": measures.signatures,
-        **found,
+        **summarise({arm: [measures.of(one) for one in each] for arm, each in runs.items()}),
         "as_before": {
             arm: [sum(a == b for a, b in zip(one, before, strict=True)) for one in each]
             for arm, each in written["summaries"].items()

@@ -71,8 +71,8 @@ def verdict(result: dict[str, Any]) -> str:
         for one, other in COMPARED
         if one == "ConSeq-QUALS"
     }
-    came_out = all(found[JUDGE]["low"] > 0 for found in against.values())
-    moved = " and ".join(_moved(found[JUDGE], other) for other, found in against.items())
+    came_out = all(difference[JUDGE]["low"] > 0 for difference in against.values())
+    moved = " and ".join(_moved(difference[JUDGE], other) for other, difference in against.items())
     of_mle = against["MLE"]
     return (
         f"The article's direction, QUALS-trained above both baselines in QAGS, "

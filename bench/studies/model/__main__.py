@@ -64,14 +64,14 @@ def main() -> None:
             if a.only:
                 compared = {n: v for n, v in compared.items() if n in (DEFAULT, *a.only)}
             few = [row.pair for rows in sets.values() for row in rows[: a.cost_rows]]
-            found: dict[str, Any] = {
+            result: dict[str, Any] = {
                 "rows": max(map(len, sets.values())),
                 "groups": {name: variant.group for name, variant in compared.items()},
                 "quality": quality(passes, compared, sets, a.resamples),
                 "cost_rows": len(few),
                 "cost": cost(compared, a.model, a.device, few, a.rounds),
             }
-            finish(SETTINGS, found, a.device)
+            finish(SETTINGS, result, a.device)
     write_page()
 
 

@@ -56,7 +56,7 @@ class Variant:
 
 def variants(positions: int, int8: str | None) -> dict[str, Variant]:
     """Return what is compared, by name; documents are cut to what the model's positions allow."""
-    found = {
+    compared = {
         DEFAULT: Variant(),
         "rule hamming": Variant(group="rule", decoding=DecodingConfig(rule="hamming")),
         "summary_logprob search": Variant(
@@ -68,20 +68,22 @@ def variants(positions: int, int8: str | None) -> dict[str, Variant]:
     }
     for pairs in (5, 20, None):
         name = "all" if pairs is None else pairs
-        found[f"max_pairs {name}"] = Variant(group="pairs", scoring=ScoringConfig(max_pairs=pairs))
+        compared[f"max_pairs {name}"] = Variant(
+            group="pairs", scoring=ScoringConfig(max_pairs=pairs)
+        )
     for beams in (8, 15, 30):
         decoding = DecodingConfig(num_beams=beams, num_beam_groups=beams)
-        found[f"{beams} beams"] = Variant(group="beams", decoding=decoding)
+        compared[f"{beams} beams"] = Variant(group="beams", decoding=decoding)
     for tokens in (256, 512, 1024):
         if tokens < positions:
-            found[f"documents of {tokens} tokens"] = Variant(
+            compared[f"documents of {tokens} tokens"] = Variant(
                 group="documents", document_tokens=tokens
             )
     for dtype in ("float32", "bfloat16"):
-        found[f"dtype {dtype}"] = Variant(group="dtype", dtype=dtype)
+        compared[f"dtype {dtype}"] = Variant(group="dtype", dtype=dtype)
     if int8 is not None:
-        found["int8 (ONNX)"] = Variant(group="dtype", model=int8)
-    return found
+        compared["int8 (ONNX)"] = Variant(group="dtype", model=int8)
+    return compared
 
 
 class Passes:
@@ -108,10 +110,10 @@ class Passes:
     def stored(self, variant: Variant, rows: Sequence[Row]) -> list[Stored]:
         """Return the pass that a variant's scores follow from."""
         scorer = self._searching(variant)
-        found = run_pass(scorer, rows, self._folder, variant.group)
+        passes = run_pass(scorer, rows, self._folder, variant.group)
         if variant.document_tokens is not None:
-            found = run_truncated(scorer, variant.document_tokens, rows, found, self._folder)
-        return found
+            passes = run_truncated(scorer, variant.document_tokens, rows, passes, self._folder)
+        return passes
 
     def _searching(self, variant: Variant) -> QualsScorer:
         """Return the scorer of a search, of which selection and documents are no part."""
@@ -129,12 +131,12 @@ def quality(
     resamples: int,
 ) -> dict[str, Any]:
     """Return each variant's agreement with people, on odd and on even rows of each set."""
-    found: dict[str, Any] = {}
+    agreements: dict[str, Any] = {}
     for name, variant in compared.items():
-        found[name] = {}
+        agreements[name] = {}
         for title, rows in sets.items():
             scores = passes.scores(variant, rows)
-            found[name][title] = {}
+            agreements[name][title] = {}
             for part, odd in PARTS.items():
                 mine = [
                     (score, float(row.pair.label))
@@ -142,10 +144,10 @@ def quality(
                     if row.number % 2 == odd and row.pair.label is not None
                 ]
                 own, labels = zip(*mine, strict=True)
-                found[name][title][part] = agreement(
+                agreements[name][title][part] = agreement(
                     name, own, labels, n_resamples=resamples
                 ).to_dict()
-    return found
+    return agreements
 
 
 def cost(
@@ -165,11 +167,11 @@ def cost(
     }
 
 
-def selected(found: dict[str, Any]) -> list[str]:
+def selected(quality: dict[str, Any]) -> list[str]:
     """Return the variants, best first by their mean Pearson correlation on the odd rows."""
 
     def mean(name: str) -> float:
-        values = [one["odd"]["pearson"]["value"] for one in found[name].values()]
+        values = [one["odd"]["pearson"]["value"] for one in quality[name].values()]
         return sum(-1.0 if value is None else value for value in values) / len(values)
 
-    return sorted(found, key=mean, reverse=True)
+    return sorted(quality, key=mean, reverse=True)
