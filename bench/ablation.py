@@ -8,20 +8,19 @@ predicted before the code was written stands beside what was measured.
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
 
-from bench.shared.common import finish, spread
+from bench.shared.common import finish, spread, texts_of
 from bench.shared.engines import torch_model
+from bench.shared.options import command_line
+from bench.shared.timing import seconds_of
 from bench.shared.workloads import load_workload
 from quals_fast import QualsScorer
 from quals_fast.decoding import diverse_beam
@@ -102,29 +101,17 @@ def _scorer() -> QualsScorer:
 
 def main() -> None:
     """Measure and write bench/results/ablation.json."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--rows", type=int, default=12)
-    parser.add_argument("--rounds", type=int, default=3)
-    arguments = parser.parse_args()
+    arguments = command_line(__doc__, data=None, rows=12, rounds=3).parse_args()
     pairs = load_workload("long", arguments.data, arguments.rows)
-    texts = [p.document for p in pairs], [p.summary for p in pairs]
+    texts = texts_of(pairs)
     scorer = _scorer()
-
-    def seconds(one: QualsScorer) -> float:
-        start = time.perf_counter()
-        one.score(*texts)
-        return time.perf_counter() - start
-
-    seconds(scorer)  # warm-up
+    scorer.score(*texts)  # warm-up
     gains: dict[str, list[float]] = {name: [] for name in PREDICTED}
     for _ in range(arguments.rounds):
-        for name, found in gains.items():
-            base = seconds(scorer)
+        for name, own in gains.items():
+            base = seconds_of(scorer.score, *texts)
             with without(name, scorer) as other:
-                found.append(seconds(other) / base)
+                own.append(seconds_of(other.score, *texts) / base)
     rows = {
         name: {"what": what, "predicted": predicted, "measured": spread(gains[name])}
         for name, (what, predicted) in PREDICTED.items()

@@ -8,14 +8,14 @@ and spread, and the agreement go to bench/results/score.json.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.shared.common import EXAMPLES, finish, load_pairs, spread
+from bench.shared.common import EXAMPLES, finish, load_pairs, spread, texts_of
+from bench.shared.timing import ratios, seconds_of
 from quals_fast import DecodingConfig, QualsScorer
 from quals_fast.config import Rule
 from quals_fast.reference.quals import ReferenceScorer
@@ -23,7 +23,7 @@ from quals_fast.reference.tolerances import QUALS
 
 ROWS, ROUNDS = 6, 5
 PAIRS = load_pairs([EXAMPLES], ROWS)
-TEXTS = [p.document for p in PAIRS], [p.summary for p in PAIRS]
+TEXTS = texts_of(PAIRS)
 
 
 @pytest.fixture(scope="module")
@@ -43,18 +43,16 @@ def bench_score(benchmark: BenchmarkFixture, rule: Rule, result: dict[str, Any])
     scorer = QualsScorer.from_pretrained(
         device="cpu", dtype="float32", backend="eager", decoding=decoding
     )
-    expected, found = reference.score(*TEXTS), scorer.score(*TEXTS)
+    expected, scored = reference.score(*TEXTS), scorer.score(*TEXTS)
     deltas = []
-    for one, other in zip(expected.flat(), found.flat(), strict=True):
+    for one, other in zip(expected.flat(), scored.flat(), strict=True):
         assert [p.token_ids for p in one.pairs] == [p.token_ids for p in other.pairs]
         deltas.append(abs(one.score - other.score))
         assert deltas[-1] <= QUALS
     slow: list[float] = []
 
     def time_reference() -> None:
-        start = time.perf_counter()
-        reference.score(*TEXTS)
-        slow.append(time.perf_counter() - start)
+        slow.append(seconds_of(reference.score, *TEXTS))
 
     benchmark.pedantic(  # type: ignore[no-untyped-call]
         scorer.score, args=TEXTS, setup=time_reference, rounds=ROUNDS
@@ -63,7 +61,7 @@ def bench_score(benchmark: BenchmarkFixture, rule: Rule, result: dict[str, Any])
         return
     fast = list(benchmark.stats.stats.data)
     result[rule] = {
-        "speedup_vs_reference": spread([a / b for a, b in zip(slow, fast, strict=True)]),
+        "speedup_vs_reference": ratios(slow, fast),
         "seconds_per_summary": {
             "reference": spread([seconds / ROWS for seconds in slow]),
             "eager": spread([seconds / ROWS for seconds in fast]),

@@ -14,7 +14,7 @@ Agreement: the engine's scores in float32 against the reference's on the rows ti
 type of the engine against its float32 on more rows. On a GPU the reference computes in float16, as
 published, so the engine in float16 is compared with it too; `dtypes` says which types were
 compared. `identical_sequences` is the share of the kept pairs, as token ids, that both kept.
-CTranslate2 does less: see bench/arms.py. Its speed is compared with the engine's whole job.
+CTranslate2 does less: see bench/shared/arms.py. Its speed is compared with the engine's whole job.
 """
 
 from __future__ import annotations
@@ -30,9 +30,11 @@ from typing import Any
 from scipy.stats import spearmanr
 
 from bench.floor import achieved, rates, works_of
-from bench.recipes.grow import EVERY_MODEL, TINY, folder_of
+from bench.recipes.grow import folder_of
 from bench.shared.arms import CTranslate2Arm, EngineArm, Kept, ReferenceArm
-from bench.shared.common import Pair, fill_in, finish, is_gpu, machine, peak_mib, spread
+from bench.shared.common import Pair, finish, is_gpu, machine, peak_mib, spread
+from bench.shared.options import EVERY_MODEL, TINY, command_line, fill_in
+from bench.shared.timing import ratios, rounds_within
 from bench.shared.turns import Turn, Worker
 from bench.shared.workloads import WORKLOADS, describe, load_workload
 
@@ -87,14 +89,11 @@ def run_case(
     engines = [name for name in workers if name not in (REFERENCE, CTRANSLATE2)]
     kept: Kept = []
     turns: dict[str, list[Turn]] = {name: [] for name in workers}
-    while len(turns[REFERENCE]) < rounds:
+    for _ in rounds_within(seconds, rounds):
         for name, worker in workers.items():  # CTranslate2 last: it scores what an engine kept
             turns[name].append(worker.score(pairs, kept))
             if name in engines:
                 kept = turns[name][-1].kept
-        spent = time.perf_counter() - begin
-        if spent * (1 + 1 / len(turns[REFERENCE])) > seconds:
-            break
     exact = EXACT if EXACT in engines else engines[0]
     works = workers[exact].ask(works_of, pairs)
     times = {name: [turn.seconds for turn in own] for name, own in turns.items()}
@@ -116,10 +115,7 @@ def run_case(
             )
             agreement[f"{name}_vs_{exact}"] = {"dtypes": [name, exact]} | agree(one, other)
     speedups = {
-        f"speedup_vs_{base}": {
-            name: spread([b / a for a, b in zip(times[name], times[base], strict=True)])
-            for name in engines
-        }
+        f"speedup_vs_{base}": {name: ratios(times[base], times[name]) for name in engines}
         for base in (REFERENCE, CTRANSLATE2)
         if base in workers
     }
@@ -171,10 +167,10 @@ def run_model(
         arguments.device,
         has_ctranslate2=not arguments.no_ctranslate2,
     )
-    found: dict[str, Any] = {"arm": chosen, "workloads": {}}
+    of_model: dict[str, Any] = {"arm": chosen, "workloads": {}}
     try:
         warm = load_workload("short", arguments.data, 1)
-        found["warm_up_seconds"] = {
+        of_model["warm_up_seconds"] = {
             name: worker.score(warm, []).seconds for name, worker in workers.items()
         }
         engines = [name for name in workers if name not in (REFERENCE, CTRANSLATE2)]
@@ -196,12 +192,12 @@ def run_model(
                 name: achieved(folder, works, times[name]["median"] * len(works), name, measured)
                 for name in engines
             }
-            found["workloads"][workload] = case
-            found["facts"] = {
+            of_model["workloads"][workload] = case
+            of_model["facts"] = {
                 name: worker.facts | {"peak_mib": worker.ask(peak_mib)}
                 for name, worker in workers.items()
             }
-            save(found)
+            save(of_model)
     finally:
         for worker in workers.values():
             worker.kill()
@@ -210,30 +206,27 @@ def run_model(
 def summarise(models: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Put the figures of the chosen engine arm first, keyed by model and workload."""
     figures: dict[str, Any] = {}
-    for model, found in models.items():
-        for workload, case in found["workloads"].items():
+    for model, measured in models.items():
+        for workload, case in measured["workloads"].items():
             for figure in (f"speedup_vs_{REFERENCE}", f"speedup_vs_{CTRANSLATE2}"):
                 if figure in case:
                     of_model = figures.setdefault(figure, {}).setdefault(model, {})
-                    of_model[workload] = case[figure][found["arm"]]
+                    of_model[workload] = case[figure][measured["arm"]]
             for figure in ("identical_sequences", "max_abs_delta", "mean_abs_delta", "spearman"):
                 of_model = figures.setdefault(figure, {}).setdefault(model, {})
                 of_model[workload] = {n: a[figure] for n, a in case["agreement"].items()}
             figures.setdefault("rows", {}).setdefault(model, {})[workload] = case["rows"]
-        facts = found["facts"]
+        facts = measured["facts"]
         figures.setdefault("peak_mib", {})[model] = {n: f["peak_mib"] for n, f in facts.items()}
         for what in ("dtype", "backend"):
-            figures.setdefault(what, {})[model] = facts[found["arm"]][what]
+            figures.setdefault(what, {})[model] = facts[measured["arm"]][what]
     return figures
 
 
 def main() -> None:
     """Run all cases."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, data=None, device="cpu")
     parser.add_argument("--quick", action="store_true", help="under 8 minutes on 2 cores")
-    parser.add_argument("--data", type=Path, help="JSON lines; the project's examples without")
     parser.add_argument(
         "--models", nargs="+", choices=EVERY_MODEL, default=["qagen-mini", "bart-base"]
     )
@@ -243,7 +236,6 @@ def main() -> None:
     parser.add_argument("--agreement-rows", type=int, help="(quick: 10, else 100)")
     parser.add_argument("--limit", type=float, help="seconds (quick: 390, else 5400)")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "auto"], help="of the engine")
-    parser.add_argument("--device", default="cpu")
     parser.add_argument(
         "--no-ctranslate2", action="store_true", help="without that arm, as always on a GPU"
     )
@@ -256,8 +248,8 @@ def main() -> None:
     others = {} if arguments.no_ctranslate2 else {"ctranslate2": version("ctranslate2")}
     models: dict[str, dict[str, Any]] = {}
 
-    def save(model: str, found: dict[str, Any]) -> None:
-        models[model] = found
+    def save(model: str, case: dict[str, Any]) -> None:
+        models[model] = case
         finish(
             "end_to_end",
             {

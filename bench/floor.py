@@ -20,18 +20,18 @@ Softmax, top-k, selection, tokenising and everything else count as nothing.
 
 from __future__ import annotations
 
-import argparse
 import json
-import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from bench.recipes.grow import EVERY_MODEL, folder_of
+from bench.recipes.grow import folder_of
 from bench.shared.arms import EngineArm
-from bench.shared.common import Pair, is_gpu, synchronize
+from bench.shared.common import Pair, is_gpu, synchronize, texts_of
+from bench.shared.options import command_line
+from bench.shared.timing import seconds_of
 from bench.shared.workloads import WORKLOADS, load_workload
 from quals_fast.models.linear import OneDnnLinear, onednn_pays
 
@@ -110,18 +110,18 @@ def rates(device: str, dtypes: Iterable[str]) -> dict[str, float]:
         device: by torch's name of it.
         dtypes: as an engine names them; those that torch cannot multiply are measured as another.
     """
-    found = {}
+    per_second = {}
     for name in dict.fromkeys(RATES_AS.get(dtype, dtype) for dtype in dtypes):
         # Few CPUs have float16 instructions; without them 2,048 columns take a minute.
         n = 8192 if is_gpu(device) else 256 if name == "float16" else 2048
         a = torch.randn(n, n, device=device).to(getattr(torch, name))
-        packed = not is_gpu(device) and name == "float32" and onednn_pays()
-        product = OneDnnLinear(a) if packed else a.matmul  # the faster one
-        found[name] = 2 * n**3 / _best_seconds(product, a)
+        by_onednn = not is_gpu(device) and name == "float32" and onednn_pays()
+        product = OneDnnLinear(a) if by_onednn else a.matmul  # the faster one
+        per_second[name] = 2 * n**3 / _best_seconds(product, a)
     source = torch.ones(2**26, device=device)
     target = torch.empty_like(source)
-    found["copy"] = 2 * source.nbytes / _best_seconds(target.copy_, source)
-    return found
+    per_second["copy"] = 2 * source.nbytes / _best_seconds(target.copy_, source)
+    return per_second
 
 
 def floor_seconds(stages: dict[str, Stage], measured: dict[str, float], dtype: str) -> float:
@@ -157,44 +157,35 @@ def works_of(arm: EngineArm, pairs: Sequence[Pair]) -> list[Work]:
     encode = arm.scorer.engine.model.tokenizer.encode
     summaries = [len(source.input_ids) for source in encode([p.summary for p in pairs])]
     documents = [len(source.input_ids) for source in encode([p.document for p in pairs])]
-    found = arm.scorer.generate([p.summary for p in pairs])
-    steps = [max(len(h.token_ids) for h in hypotheses) for hypotheses in found]
+    searched = arm.scorer.generate([p.summary for p in pairs])
+    steps = [max(len(h.token_ids) for h in hypotheses) for hypotheses in searched]
     lengths = [tuple(map(len, one)) for one in arm.kept]
     return list(map(Work, summaries, documents, steps, lengths))
 
 
 def _best_seconds(run: Callable[..., Any], *arguments: Any, repeats: int = 5) -> float:
-    times = []
-    for _ in range(repeats + 1):  # the first one warms up
-        start = time.perf_counter()
+    def run_to_its_end() -> None:
         run(*arguments)
         synchronize()
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
+
+    return min([seconds_of(run_to_its_end) for _ in range(repeats + 1)][1:])  # the first warms up
 
 
 def main() -> None:
     """Time the engine on a workload and hold it against the floor."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = command_line(
+        __doc__, data=None, device="cpu", dtype="float32", model="qagen-mini", rows=16
     )
-    parser.add_argument("--model", choices=EVERY_MODEL, default="qagen-mini")
     parser.add_argument("--workload", choices=sorted(WORKLOADS), default="long")
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--rows", type=int, default=16)
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     pairs = load_workload(arguments.workload, arguments.data, arguments.rows)
-    texts = [p.document for p in pairs], [p.summary for p in pairs]
+    texts = texts_of(pairs)
     folder = folder_of(arguments.model)
     arm = EngineArm(folder, arguments.dtype, device=arguments.device)
     for _ in range(2 if is_gpu(arguments.device) else 1):  # graphs are captured the second time
         arm.score(*texts)  # warms up, and says which pairs are kept
     works = works_of(arm, pairs)
-    start = time.perf_counter()
-    arm.score(*texts)
-    seconds = time.perf_counter() - start
+    seconds = seconds_of(arm.score, *texts)
     dtype = arm.runs_as("dtype") or "float32"
     measured = rates(arguments.device, [dtype])
     print(json.dumps(achieved(folder, works, seconds, dtype, measured), indent=1))

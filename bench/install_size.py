@@ -9,7 +9,6 @@ environment takes the same PyTorch as this one. Sizes include the environments t
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import subprocess
@@ -21,6 +20,7 @@ from pathlib import Path
 from bench.onnx import exported
 from bench.recipes.grow import folder_of
 from bench.shared.common import EXAMPLES, ROOT, finish, machine
+from bench.shared.options import command_line
 
 LINE = re.compile(r"<!-- bench:slim -->\n```sh\n(pip install .*)\n```")
 _PYTORCH = "https://download.pytorch.org/whl/cpu"
@@ -43,9 +43,7 @@ def size_mb(folder: Path) -> float:
 
 def main() -> None:
     """Install twice."""
-    argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
+    command_line(__doc__).parse_args()
     line = LINE.search((ROOT / "README.md").read_text("utf-8"))
     assert line is not None
     model = exported(folder_of("qagen-mini"), "int8")

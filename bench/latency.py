@@ -8,27 +8,21 @@ graphs when a shape comes a second time; that is reported apart.
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from bench.floor import achieved, rates, works_of
-from bench.recipes.grow import EVERY_MODEL, folder_of
+from bench.recipes.grow import folder_of
 from bench.shared.arms import EngineArm
 from bench.shared.common import Pair, finish, spread
+from bench.shared.options import command_line
+from bench.shared.timing import seconds_of
 from bench.shared.workloads import load_workload
 
 
 def seconds_of_each(arm: EngineArm, pairs: Sequence[Pair]) -> list[float]:
     """Score pairs one after the other; return the seconds of each."""
-    seconds = []
-    for pair in pairs:
-        start = time.perf_counter()
-        arm.score([pair.document], [pair.summary])
-        seconds.append(time.perf_counter() - start)
-    return seconds
+    return [seconds_of(arm.score, [pair.document], [pair.summary]) for pair in pairs]
 
 
 def percentiles_ms(seconds: Sequence[float]) -> dict[str, float]:
@@ -40,13 +34,7 @@ def percentiles_ms(seconds: Sequence[float]) -> dict[str, float]:
 
 def main() -> None:
     """Measure and write bench/results/latency.json."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--model", choices=EVERY_MODEL, default="bart-large")
-    parser.add_argument("--data", type=Path, help="JSON lines; the project's examples without")
+    parser = command_line(__doc__, data=None, device="cpu", dtype="auto", model="bart-large")
     parser.add_argument("--rows", type=int, default=20, help="different pairs")
     parser.add_argument("--rounds", type=int, default=5, help="each pair is timed so many times")
     arguments = parser.parse_args()

@@ -7,7 +7,6 @@ Each size runs in a process of its own, on the examples repeated with published 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -18,6 +17,7 @@ from pathlib import Path
 from rich.progress import track
 
 from bench.shared.common import EXAMPLES, finish, load_pairs
+from bench.shared.options import command_line
 
 
 def peak_mib(rows: int, extra: list[str]) -> float:
@@ -54,9 +54,7 @@ def peak_mib(rows: int, extra: list[str]) -> float:
 
 def main() -> None:
     """Measure each size."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=[100, 500])
     arguments, extra = parser.parse_known_args()
     peaks = {rows: peak_mib(rows, extra) for rows in track(arguments.rows)}

@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.end_to_end import agree
-from bench.recipes.grow import MODELS, cached, folder_of
+from bench.recipes.grow import cached, folder_of
 from bench.shared.arms import EngineArm
 from bench.shared.common import ROOT, finish, machine, spread
+from bench.shared.options import MODELS, command_line, fill_in
+from bench.shared.timing import ratios, rounds_within
 from bench.shared.turns import Turn, Worker
 from bench.shared.workloads import WORKLOADS, describe, load_workload
 from quals_fast.export.exporter import export
@@ -70,22 +72,22 @@ def start_up(folder: Path, backend: str) -> tuple[float, float]:
 
 def measure_starts(folders: dict[str, tuple[Path, str]], rounds: int) -> dict[str, Any]:
     """Start the processes in turn; the first round only warms the disk's cache."""
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in folders}
+    starts: dict[str, list[tuple[float, float]]] = {name: [] for name in folders}
     for turn in range(rounds + 1):
         for name, (folder, backend) in folders.items():
             one = start_up(folder, backend)
             if turn:
-                found[name].append(one)
+                starts[name].append(one)
     ratios = [
         [a / b for a, b in zip(slim, full, strict=True)]
-        for slim, full in zip(found[SLIM], found[FULL], strict=True)
+        for slim, full in zip(starts[SLIM], starts[FULL], strict=True)
     ]
     return {
         name: {
             "seconds": spread([seconds for seconds, _ in own]),
             "peak_mib": spread([peak for _, peak in own]),
         }
-        for name, own in found.items()
+        for name, own in starts.items()
     } | {
         "slim_of_torch": {
             "seconds": spread([seconds for seconds, _ in ratios]),
@@ -137,12 +139,9 @@ def run_case(
     begin = time.perf_counter()
     timed = rows[: arguments.rows]
     turns: dict[str, list[Turn]] = {name: [] for name in workers}
-    while len(turns[EAGER]) < arguments.rounds:
+    for _ in rounds_within(limit, arguments.rounds):
         for name, worker in workers.items():
             turns[name].append(worker.score(timed, []))
-        spent = time.perf_counter() - begin
-        if spent * (1 + 1 / len(turns[EAGER])) > limit:
-            break
     times = {name: [turn.seconds for turn in own] for name, own in turns.items()}
     a_row = sum(min(own) for own in times.values()) / len(timed)
     count = int((limit - (time.perf_counter() - begin)) / a_row)
@@ -158,8 +157,7 @@ def run_case(
             name: spread([seconds / len(timed) for seconds in own]) for name, own in times.items()
         },
         "speedup_vs_eager_float32": {
-            name: spread([a / b for a, b in zip(times[EAGER], own, strict=True)])
-            for name, own in times.items()
+            name: ratios(times[EAGER], own) for name, own in times.items()
         },
         "agreement": {name: agree(turn, last[EAGER]) for name, turn in last.items()},
     }
@@ -168,24 +166,21 @@ def run_case(
 def summarise(models: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Put the figures first that the aims are about, keyed by model and workload."""
     figures: dict[str, Any] = {}
-    for model, found in models.items():
-        for workload, case in found["workloads"].items():
-            for figure in ("speedup_vs_eager_float32",):
-                figures.setdefault(figure, {}).setdefault(model, {})[workload] = case[figure]
+    for model, measured in models.items():
+        for workload, case in measured["workloads"].items():
+            speedups = figures.setdefault("speedup_vs_eager_float32", {}).setdefault(model, {})
+            speedups[workload] = case["speedup_vs_eager_float32"]
             for figure in ("spearman", "mean_abs_delta", "max_abs_delta", "identical_rows"):
                 of_model = figures.setdefault(figure, {}).setdefault(model, {})
                 of_model[workload] = {name: a[figure] for name, a in case["agreement"].items()}
-        figures.setdefault("slim_of_torch", {})[model] = found["start_up"]["slim_of_torch"]
+        figures.setdefault("slim_of_torch", {})[model] = measured["start_up"]["slim_of_torch"]
     return figures
 
 
 def main() -> None:
     """Run all cases."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, data=None)
     parser.add_argument("--quick", action="store_true", help="under 6 minutes on 2 cores")
-    parser.add_argument("--data", type=Path, help="JSON lines; the project's examples without")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["qagen-mini"])
     parser.add_argument("--workloads", nargs="+", choices=[*WORKLOADS], default=[*WORKLOADS])
     parser.add_argument("--rows", type=int, help="rows timed (quick: 5, else 10)")
@@ -196,9 +191,7 @@ def main() -> None:
     defaults = {"rows": 10, "rounds": 5, "agreement_rows": 100, "limit": 3600.0}
     if arguments.quick:
         defaults = {"rows": 5, "rounds": 3, "agreement_rows": 40, "limit": 200.0}
-    for name, value in defaults.items():
-        if getattr(arguments, name) is None:
-            setattr(arguments, name, value)
+    fill_in(arguments, defaults)
     arguments.agreement_rows = max(arguments.agreement_rows, arguments.rows)
     models = {model: run_model(model, arguments) for model in arguments.models}
     finish(

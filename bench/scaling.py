@@ -12,16 +12,17 @@ sentences (bench/shared/workloads.py), so give `--data`. `--row-beams` makes man
 
 from __future__ import annotations
 
-import argparse
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.recipes.grow import MODELS, folder_of
+from bench.recipes.grow import folder_of
 from bench.shared.arms import EngineArm
-from bench.shared.common import RESULTS, Pair, finish, peak_mib, result_name, spread
+from bench.shared.common import RESULTS, Pair, finish, peak_mib, result_name, spread, texts_of
+from bench.shared.options import MODELS, command_line
+from bench.shared.plots import figure
+from bench.shared.timing import in_turn, seconds_of
 from bench.shared.workloads import load_workload, token_count
 from quals_fast import DecodingConfig
 
@@ -31,28 +32,21 @@ ROWS = (100, 1_000)
 FULL_ROWS = 5_000
 
 
-def seconds_of(arm: EngineArm, pairs: Sequence[Pair]) -> float:
-    """Time the scoring of some rows."""
-    documents, summaries = [p.document for p in pairs], [p.summary for p in pairs]
-    start = time.perf_counter()
-    arm.score(documents, summaries)
-    return time.perf_counter() - start
-
-
-def in_turn(cases: dict[int, Callable[[], float]], rounds: int, rows: int) -> dict[str, Any]:
-    """Run all cases round by round after a warm-up of each; seconds a pair, by case."""
-    for case in cases.values():
-        case()
-    found: dict[int, list[float]] = {value: [] for value in cases}
-    for _ in range(rounds):
-        for value, case in cases.items():
-            found[value].append(case() / rows)
-    return {str(value): spread(times) for value, times in found.items()}
+def seconds_a_pair(
+    cases: Mapping[int, tuple[EngineArm, Sequence[Pair]]], rounds: int
+) -> dict[str, Any]:
+    """Let each case score its rows round by round, after a warm-up; return the seconds a pair."""
+    runs = {value: partial(arm.score, *texts_of(rows)) for value, (arm, rows) in cases.items()}
+    in_turn(runs, 1)
+    return {
+        str(value): spread([seconds / len(cases[value][1]) for seconds in own])
+        for value, own in in_turn(runs, rounds).items()
+    }
 
 
 def with_length(pairs: Sequence[Pair], tokens: int) -> list[Pair]:
     """Give each row a document of about so many tokens, of the words of its own and the next."""
-    found = []
+    adjusted = []
     for index, pair in enumerate(pairs):
         others = [pairs[(index + k) % len(pairs)].document for k in range(len(pairs))]
         words: list[str] = " ".join(others).split()
@@ -65,52 +59,38 @@ def with_length(pairs: Sequence[Pair], tokens: int) -> list[Pair]:
                 low = middle
             else:
                 high = middle - 1
-        found.append(pair._replace(document=" ".join(words[:low])))
-    return found
+        adjusted.append(pair._replace(document=" ".join(words[:low])))
+    return adjusted
 
 
 def plot(panels: dict[str, dict[str, Any]], target: Path) -> None:
     """Draw milliseconds a pair over each quantity, with the spread of the rounds."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "scaling"}  # small and stable
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(4 * len(panels), 3))
-    for axis, (label, points) in zip(axes, panels.items(), strict=True):
-        x = [int(value) for value in points]
-        y, low, high = (
-            [1000 * p[key] for p in points.values()] for key in ("median", "low", "high")
-        )
-        axis.plot(x, y, "o-", color="tab:blue")
-        axis.fill_between(x, low, high, alpha=0.2, color="tab:blue")
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(x, [f"{value:,}" for value in x])
-        axis.minorticks_off()
-        axis.set(xlabel=label, ylabel="milliseconds a pair", ylim=(0, 1.15 * max(high)))
-        axis.grid(alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(target, metadata={"Date": None})
-    pyplot.close(figure)
+    size = (4 * len(panels), 3)
+    with figure(target, "scaling", 1, len(panels), figsize=size) as (_, axes):
+        for axis, (label, points) in zip(axes[0], panels.items(), strict=True):
+            x = [int(value) for value in points]
+            y, low, high = (
+                [1000 * p[key] for p in points.values()] for key in ("median", "low", "high")
+            )
+            axis.plot(x, y, "o-", color="tab:blue")
+            axis.fill_between(x, low, high, alpha=0.2, color="tab:blue")
+            axis.set_xscale("log", base=2)
+            axis.set_xticks(x, [f"{value:,}" for value in x])
+            axis.minorticks_off()
+            axis.set(xlabel=label, ylabel="milliseconds a pair", ylim=(0, 1.15 * max(high)))
+            axis.grid(alpha=0.3)
 
 
 def main() -> None:
     """Measure, write and draw."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path)
+    parser = command_line(__doc__, data=None, device="cpu", dtype="auto", rounds=3)
     parser.add_argument("--model", choices=MODELS, default="qagen-mini")
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--full", action="store_true", help=f"and {FULL_ROWS:,} rows")
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
     parser.add_argument("--beams", type=int, nargs="+", default=BEAMS)
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
     parser.add_argument("--row-beams", type=int, default=60, help="of the cases of many rows")
     parser.add_argument("--batch", type=int, default=20, help="rows of each length and beams case")
-    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     sizes = [*arguments.rows, FULL_ROWS] if arguments.full else list(arguments.rows)
     folder = folder_of(arguments.model)
@@ -122,23 +102,21 @@ def main() -> None:
         return EngineArm(folder, arguments.dtype, device=arguments.device, decoding=config)
 
     arm = engine(arguments.row_beams)
-    seconds_of(arm, few)
+    arm.score(*texts_of(few))
     by_rows, peaks = {}, {}
     for n in sizes:  # first, so that the peaks are their own
-        by_rows[str(n)] = spread([seconds_of(arm, pairs[:n]) / n])
+        by_rows[str(n)] = spread([seconds_of(arm.score, *texts_of(pairs[:n])) / n])
         peaks[str(n)] = peak_mib()
     arm = engine(60)
     longest = arm.scorer.engine.model.conventions.max_source_tokens
-    lengths: dict[int, Callable[[], float]] = {
-        n: partial(seconds_of, arm, with_length(few, n - 2))  # room for the special tokens
+    lengths = {
+        n: (arm, with_length(few, n - 2))  # room for the special tokens
         for n in arguments.lengths
         if n <= longest
     }
-    by_length = in_turn(lengths, arguments.rounds, len(few))
-    beams: dict[int, Callable[[], float]] = {
-        n: partial(seconds_of, engine(n), few) for n in arguments.beams
-    }
-    by_beams = in_turn(beams, arguments.rounds, len(few))
+    by_length = seconds_a_pair(lengths, arguments.rounds)
+    beams = {n: (engine(n), few) for n in arguments.beams}
+    by_beams = seconds_a_pair(beams, arguments.rounds)
     medians = [point["median"] for point in by_rows.values()]
     result = {
         "model": arguments.model,

@@ -10,8 +10,6 @@ Ends with one JSON line; the result is written after each number of rows.
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,10 +18,12 @@ import torch
 
 from bench.floor import achieved, rates, works_of
 from bench.latency import percentiles_ms, seconds_of_each
-from bench.recipes.grow import EVERY_MODEL, folder_of
+from bench.recipes.grow import folder_of
 from bench.shared.arms import EngineArm
-from bench.shared.common import Pair, finish, is_gpu, spread
+from bench.shared.common import Pair, finish, is_gpu, spread, texts_of
 from bench.shared.engines import torch_model
+from bench.shared.options import command_line
+from bench.shared.timing import seconds_of
 from bench.shared.workloads import load_workload
 
 BATCH, SINGLE = 256, 30  # pairs at once; pairs one after the other
@@ -42,12 +42,8 @@ def measure(
         folder: of its model.
         rates_per_s: of the machine, as `bench.floor.rates` measures them.
     """
-    documents, summaries = [p.document for p in pairs], [p.summary for p in pairs]
-    times = []
-    for _ in range(WARM_UPS + rounds):
-        start = time.perf_counter()
-        arm.score(documents, summaries)
-        times.append(time.perf_counter() - start)
+    texts = texts_of(pairs)
+    times = [seconds_of(arm.score, *texts) for _ in range(WARM_UPS + rounds)]
     timed = spread(times[WARM_UPS:])
     dtype = arm.runs_as("dtype") or "float32"
     return {
@@ -59,15 +55,10 @@ def measure(
 
 def main() -> None:
     """Measure and write bench/results/throughput.json."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = command_line(
+        __doc__, data=None, device="auto", dtype="auto", model="bart-large", rounds=3
     )
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--model", choices=EVERY_MODEL, default="bart-large")
-    parser.add_argument("--data", type=Path, help="JSON lines; the project's examples without")
     parser.add_argument("--rows", type=int, nargs="+", default=[BATCH], help="pairs at once")
-    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     pairs = load_workload("long", arguments.data, max(arguments.rows))
     folder = folder_of(arguments.model)

@@ -47,9 +47,10 @@ import torch
 from torch.nn import functional as F
 from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTokenizerFast
 
-from bench.recipes.grow import EVERY_MODEL, TINY, folder_of
-from bench.shared.common import Pair, fill_in, finish, spread, synchronize
+from bench.recipes.grow import folder_of
+from bench.shared.common import Pair, finish, spread, synchronize
 from bench.shared.engines import torch_engine
+from bench.shared.options import EVERY_MODEL, TINY, command_line, fill_in
 from bench.shared.workloads import WORKLOADS, describe, load_workload, token_count
 from quals_fast import QualsScorer
 from quals_fast.training import BackgroundScorer
@@ -292,40 +293,37 @@ def run_case(
             run(Batch(step.documents[:1], step.completions[:1]))
         arms.scoring.clear()
         bases = {name: "none" for name, _ in of_step if name != "none"}
-        found: dict[str, Any] = {
+        case: dict[str, Any] = {
             "new_tokens": new_tokens,
             "sizes": describe(pairs),
             "signature": scorer.signature,
         }
-        for found["step"] in take_turns(of_step, step, arguments.rounds, bases):
-            save(found)
+        for case["step"] in take_turns(of_step, step, arguments.rounds, bases):
+            save(case)
         if not arguments.summaries:
             return
         # As many steps as the scoring of the evaluation lasts, by what a step's scoring took.
         n_scored = arguments.documents * arguments.completions
         lasts = statistics.median(arms.scoring) / n_scored * arguments.summaries
-        n_steps = max(1, math.ceil(lasts / found["step"]["seconds"]["none"]["median"]))
+        n_steps = max(1, math.ceil(lasts / case["step"]["seconds"]["none"]["median"]))
         of_evaluation = list(arms.evaluations(step, n_steps))
         bases = {
             name: "none" if name.startswith("sync") else "none_with_steps"
             for name, _ in of_evaluation
             if not name.startswith("none")
         }
-        found["steps_beside_evaluation"] = n_steps
+        case["steps_beside_evaluation"] = n_steps
         turns = take_turns(of_evaluation, evaluated, arguments.rounds, bases)
-        for found["evaluation"] in turns:
+        for case["evaluation"] in turns:
             stats = scorer.cache_stats
-            found["cache"] = {name: getattr(stats, name) for name in ("hits", "misses", "n_bytes")}
-            save(found)
+            case["cache"] = {name: getattr(stats, name) for name in ("hits", "misses", "n_bytes")}
+            save(case)
 
 
 def main() -> None:
     """Measure and write bench/results/training_cost.json."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, data=None)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--data", type=Path, help="JSON lines; the project's examples without")
     parser.add_argument("--workloads", nargs="+", choices=[*WORKLOADS], default=["short"])
     parser.add_argument("--policy", choices=EVERY_MODEL, help="(quick: qagen-mini, else bart-base)")
     parser.add_argument("--scorer", default="qagen-mini", help="the bundled model, or a folder")

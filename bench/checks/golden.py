@@ -8,7 +8,6 @@ with exit code 1 where anything differs.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 from rich.progress import track
 
 from bench.shared.common import finish
+from bench.shared.options import command_line
 from quals_fast.config import DecodingConfig, ScoringConfig
 from quals_fast.reference.quals import ReferenceScorer, generate
 from quals_fast.reference.tolerances import GOLDEN
@@ -62,9 +62,7 @@ def differences(
 
 def main() -> None:
     """Check the reference and the engine against every record."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("golden", type=Path, nargs="+")
     parser.add_argument("--model", required=True)
     arguments = parser.parse_args()
@@ -95,11 +93,11 @@ def main() -> None:
                 (hypotheses,) = by_model.generate(texts[1])
             else:
                 hypotheses = generate(by_model.generator, texts[1][0], by_model.decoding)
-            found = differences(
+            parts = differences(
                 record, hypotheses, by_model.score(*texts)[0], by_search.score(*texts)[0]
             )
-            if found:
-                wrong[f"{program} {record['rule']} {record['id']}"] = found
+            if parts:
+                wrong[f"{program} {record['rule']} {record['id']}"] = parts
     finish("golden", {"records": len(records), "tolerance": GOLDEN, "different": wrong})
     sys.exit(1 if wrong else 0)
 

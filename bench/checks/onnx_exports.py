@@ -10,7 +10,6 @@ takes up to 5 GB of disk and 10 of memory at a time.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -19,8 +18,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.recipes.grow import MODELS, folder_of
+from bench.recipes.grow import folder_of
 from bench.shared.common import RESULTS, finish, peak_mib
+from bench.shared.options import MODELS, command_line
 from quals_fast.export.exporter import export
 from quals_fast.exported.manifest import DTYPES, WEIGHTS
 
@@ -41,9 +41,7 @@ def export_once(folder: Path, dtype: str) -> dict[str, Any]:
 
 def main() -> None:
     """Export every model as every type."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=[*MODELS])
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=[*DTYPES])
     parser.add_argument("--in-this-process", action="store_true", help="one model and type")
@@ -53,7 +51,7 @@ def main() -> None:
         print(json.dumps(export_once(folder_of(model), dtype)))
         return
     earlier = RESULTS / "onnx_exports.json"
-    found: dict[str, dict[str, Any]] = (
+    exports: dict[str, dict[str, Any]] = (
         json.loads(earlier.read_text("utf-8"))["exports"] if earlier.is_file() else {}
     )
     for model in arguments.models:
@@ -62,8 +60,8 @@ def main() -> None:
             command = [sys.executable, "-m", "bench.onnx_exports", "--in-this-process"]
             command += ["--models", model, "--dtypes", dtype]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            found.setdefault(model, {})[dtype] = json.loads(done.stdout.splitlines()[-1])
-            finish("onnx_exports", {"exports": found})
+            exports.setdefault(model, {})[dtype] = json.loads(done.stdout.splitlines()[-1])
+            finish("onnx_exports", {"exports": exports})
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ With `--dtype` the engine's scores in another type are also compared with its fl
 
 from __future__ import annotations
 
-import argparse
 import sys
 from functools import lru_cache
 from pathlib import Path
@@ -21,8 +20,9 @@ from rich.progress import track
 
 from bench.checks.near_ties import compare_search
 from bench.checks.precision import agreement
-from bench.recipes.grow import TINY, folder_of
-from bench.shared.common import EXAMPLES, Pair, finish, load_pairs
+from bench.recipes.grow import folder_of
+from bench.shared.common import EXAMPLES, Pair, finish, load_pairs, texts_of
+from bench.shared.options import TINY, command_line
 from quals_fast.config import DecodingConfig, Rule
 from quals_fast.reference import quals
 from quals_fast.reference.diverse_beam import Trace
@@ -39,7 +39,7 @@ def compare(rule: Rule, pairs: list[Pair], model: str | Path, device: str) -> di
     encode = lru_cache(maxsize=2)(reference.encode)
     mock.patch.object(reference, "encode", lambda ids: encode(tuple(ids))).start()
     scorer = QualsScorer.from_pretrained(model, device=device, dtype="float32", decoding=config)
-    result = scorer.score([p.document for p in pairs], [p.summary for p in pairs])
+    result = scorer.score(*texts_of(pairs))
     names: dict[str, list[str]] = {"identical": [], "near_tie": [], "wrong": []}
     deltas: list[float] = []
     for pair, one in track(list(zip(pairs, result.flat(), strict=True)), description=rule):
@@ -68,23 +68,20 @@ def compare_dtype(
     dtype: str, rule: Rule, pairs: list[Pair], model: str | Path, device: str
 ) -> dict[str, Any]:
     """Compare the engine's scores in a type with its float32 scores."""
-    texts = [p.document for p in pairs], [p.summary for p in pairs]
-    expected, found = (
+    texts = texts_of(pairs)
+    expected, scored = (
         QualsScorer.from_pretrained(
             model, device=device, dtype=one, decoding=DecodingConfig(rule=rule)
         ).score(*texts)
         for one in ("float32", dtype)
     )
-    return agreement(expected, found)
+    return agreement(expected, scored)
 
 
 def main() -> None:
     """Compare under both rules."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, rows=300)
     parser.add_argument("--data", type=Path, nargs="+", default=[EXAMPLES])
-    parser.add_argument("--rows", type=int, default=300)
     parser.add_argument("--rules", nargs="+", choices=get_args(Rule), default=get_args(Rule))
     parser.add_argument("--model", default="qagen-mini", help="that one, a folder, or tiny")
     parser.add_argument("--device", default="cpu", help="of the engine")
@@ -102,10 +99,10 @@ def main() -> None:
         finish(f"parity_{rule}", result, arguments.device)
         if arguments.dtype is not None:
             more = load_pairs(arguments.data, arguments.dtype_rows)
-            found = compare_dtype(arguments.dtype, rule, more, model, arguments.device)
+            agreed = compare_dtype(arguments.dtype, rule, more, model, arguments.device)
             finish(
                 f"parity_{rule}",
-                result | {f"{arguments.dtype}_vs_float32": found},
+                result | {f"{arguments.dtype}_vs_float32": agreed},
                 arguments.device,
             )
     sys.exit(0 if good else 1)

@@ -8,26 +8,27 @@ against. `auto` has to be the fastest type with a rank correlation of at least 0
 
 from __future__ import annotations
 
-import argparse
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
 
-from bench.shared.common import EXAMPLES, finish, load_pairs, spread
+from bench.shared.common import EXAMPLES, finish, load_pairs, texts_of
 from bench.shared.engines import torch_model
+from bench.shared.options import command_line
+from bench.shared.timing import in_turn, ratios
 from quals_fast import QualsResult, QualsScorer
 
 DTYPES = ("float32", "mixed")  # that a CPU takes
 
 
-def agreement(expected: QualsResult, found: QualsResult) -> dict[str, Any]:
+def agreement(expected: QualsResult, scored: QualsResult) -> dict[str, Any]:
     """Compare scores and kept pairs; rows without a score in both are left out."""
     rows = [
         (a, b)
-        for a, b in zip(expected.flat(), found.flat(), strict=True)
+        for a, b in zip(expected.flat(), scored.flat(), strict=True)
         if a.status == b.status == "ok"
     ]
     scores = np.array([(a.score, b.score) for a, b in rows])
@@ -45,35 +46,24 @@ def agreement(expected: QualsResult, found: QualsResult) -> dict[str, Any]:
 
 def main() -> None:
     """Score the rows in every type, round by round."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, rows=100)
     parser.add_argument("--data", type=Path, nargs="+", default=[EXAMPLES])
-    parser.add_argument("--rows", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3, help="of a tenth of the rows, for speed")
     arguments = parser.parse_args()
     pairs = load_pairs(arguments.data, arguments.rows)
-    texts = [p.document for p in pairs], [p.summary for p in pairs]
+    texts = texts_of(pairs)
     few = tuple(column[: max(4, len(pairs) // 10)] for column in texts)
     scorers = {d: QualsScorer.from_pretrained(device="cpu", dtype=d) for d in DTYPES}
     results = {d: scorer.score(*texts) for d, scorer in scorers.items()}
-    seconds: dict[str, list[float]] = {d: [] for d in DTYPES}
-    for _ in range(arguments.rounds):
-        for dtype, scorer in scorers.items():
-            start = time.perf_counter()
-            scorer.score(*few)
-            seconds[dtype].append(time.perf_counter() - start)
-    found = {
+    runs = {d: partial(scorer.score, *few) for d, scorer in scorers.items()}
+    seconds = in_turn(runs, arguments.rounds)
+    dtypes = {
         d: agreement(results["float32"], results[d])
-        | {
-            "speedup_vs_float32": spread(
-                [a / b for a, b in zip(seconds["float32"], seconds[d], strict=True)]
-            )
-        }
+        | {"speedup_vs_float32": ratios(seconds["float32"], seconds[d])}
         for d in DTYPES
     }
     auto = torch_model(QualsScorer.from_pretrained(device="cpu")).precision.name
-    finish("precision", {"data": [p.name for p in arguments.data], "auto": auto, "dtypes": found})
+    finish("precision", {"data": [p.name for p in arguments.data], "auto": auto, "dtypes": dtypes})
 
 
 if __name__ == "__main__":

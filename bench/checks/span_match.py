@@ -9,7 +9,6 @@ merges trained here. Exit code 1 if the two differ anywhere but where the tensor
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
 import time
@@ -21,6 +20,7 @@ from rich.progress import track
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from bench.shared.common import finish
+from bench.shared.options import command_line
 from quals_fast.decoding.rules import Hypotheses
 from quals_fast.engine.filtering import keep_pairs
 from quals_fast.engine.generation import read_back
@@ -147,9 +147,7 @@ def hypotheses_of(groups: list[Group], draw: random.Random) -> Hypotheses:
 
 def main() -> None:
     """Draw, keep by both, compare."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--strings", type=int, default=100_000, help="answers to be looked up")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -169,9 +167,9 @@ def main() -> None:
         start = time.perf_counter()
         encoded = selector.encode_summaries([group.summary for group in groups])
         there = Hypotheses(*(part.to(device) for part in hypotheses))
-        found = [part.tolist() for part in selector.select(there, encoded, max_pairs)]
+        selected = [part.tolist() for part in selector.select(there, encoded, max_pairs)]
         tensor_s += time.perf_counter() - start
-        rows = zip(groups, read_back(hypotheses), *found, strict=True)
+        rows = zip(groups, read_back(hypotheses), *selected, strict=True)
         for group, candidates, order, n_kept, unsure in rows:
             start = time.perf_counter()
             kept = keep_pairs(candidates, group.summary, tokenizer, settings, max_pairs)

@@ -8,7 +8,6 @@ Scores the same human-judged pairs with the stored and the original weights, in 
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,34 +16,32 @@ import numpy as np
 from rich.progress import Progress
 from scipy.stats import pearsonr, spearmanr
 
-from bench.shared.common import finish, load_pairs
+from bench.shared.common import finish, load_pairs, texts_of
+from bench.shared.options import command_line
 from quals_fast.results import QualsResult
 from quals_fast.scorer import QualsScorer
 
 
 def main() -> None:
     """Score with both, compare."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, rows=120)
     parser.add_argument("--original", required=True, help="folder of the weights before storage")
     parser.add_argument("--data", type=Path, nargs="+", required=True)
-    parser.add_argument("--rows", type=int, default=120)
     arguments = parser.parse_args()
     pairs = load_pairs(arguments.data, arguments.rows)
-    documents, summaries = [p.document for p in pairs], [p.summary for p in pairs]
-    found: dict[str, QualsResult] = {}
+    documents, summaries = texts_of(pairs)
+    results: dict[str, QualsResult] = {}
     with Progress() as progress:
         for name, model in (("original", arguments.original), ("stored", "qagen-mini")):
             advance = partial(progress.advance, progress.add_task(name, total=len(pairs)))
             scorer = QualsScorer.from_pretrained(model, device="cpu", dtype="float32")
-            found[name] = scorer.score(documents, summaries, on_progress=advance)
-    scores = {name: np.array(result.scores) for name, result in found.items()}
+            results[name] = scorer.score(documents, summaries, on_progress=advance)
+    scores = {name: np.array(result.scores) for name, result in results.items()}
     have_both = np.isfinite(scores["original"]) & np.isfinite(scores["stored"])
     x, y = scores["original"][have_both], scores["stored"][have_both]
     shared = [
         len({p.token_ids for p in a.pairs} & {p.token_ids for p in b.pairs}) / len(a.pairs)
-        for a, b in zip(found["original"].flat(), found["stored"].flat(), strict=True)
+        for a, b in zip(results["original"].flat(), results["stored"].flat(), strict=True)
         if a.pairs
     ]
     result: dict[str, Any] = {

@@ -25,8 +25,8 @@ import torch
 
 from bench.gpu.runner import ARCHIVE, OK, Runner, wait_s
 from bench.gpu.stages import ANSWERS, GROW, STAGES, Setup
-from bench.report import table
 from bench.shared.common import ROOT, machine
+from bench.shared.tables import table
 
 
 def listing() -> str:
@@ -104,8 +104,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     outcomes = Runner(folder.resolve(), setup, archive).run(stages, 2 if setup.is_dry else 1, scale)
     print(
         table(
-            ["stage", "outcome", "seconds", "figure"],
-            [[one.name, one.how, f"{one.seconds:.0f}", one.figure] for one in outcomes],
+            [
+                {
+                    "stage": one.name,
+                    "outcome": one.how,
+                    "seconds": f"{one.seconds:.0f}",
+                    "figure": one.figure,
+                }
+                for one in outcomes
+            ]
         )
     )
     print(f"{time.monotonic() - begin:.0f} s; results and logs: {archive or folder}")

@@ -9,18 +9,17 @@ when all shapes are new, then again. On a CPU both arms run the same kernels.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from bench.recipes.grow import EVERY_MODEL, folder_of
+from bench.recipes.grow import folder_of
 from bench.shared.common import Pair, finish, spread
 from bench.shared.engines import torch_model
+from bench.shared.options import command_line
 from bench.shared.workloads import load_workload
 from quals_fast import QualsScorer
 from quals_fast.engine.base import GPU_ATTENTION
@@ -61,13 +60,7 @@ def seconds_of_rounds(
 
 def main() -> None:
     """Measure and write bench/results/attention.json."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--model", choices=EVERY_MODEL, default="qagen-mini")
-    parser.add_argument("--data", type=Path, help="JSON lines; the project's examples without")
-    parser.add_argument("--rows", type=int, default=4)
+    parser = command_line(__doc__, data=None, device="cuda", model="qagen-mini", rows=4)
     parser.add_argument("--rounds", type=int, default=5, help="the first two warm up")
     arguments = parser.parse_args()
     pairs = load_workload("short", arguments.data, arguments.rows + 1)

@@ -11,7 +11,6 @@ Settings that have been settled are no longer tried; docs/gpu.md lists them.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import math
 import pkgutil
@@ -19,15 +18,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
 
-from bench.recipes.grow import EVERY_MODEL, folder_of
-from bench.shared.common import Pair, finish, spread
+from bench.recipes.grow import folder_of
+from bench.shared.common import Pair, finish, spread, texts_of
 from bench.shared.engines import torch_engine, torch_model
+from bench.shared.options import command_line
+from bench.shared.timing import ratios
 from bench.shared.workloads import load_workload
 from quals_fast import QualsScorer
 from quals_fast.engine.gpu import GpuEngine
@@ -112,17 +112,15 @@ def compare(
             scores[name] = score()
             seconds[name].append(time.perf_counter() - start)
     return {
-        "speedup_vs_default": spread(
-            [a / b for a, b in zip(seconds["default"], seconds["arm"], strict=True)]
-        ),
+        "speedup_vs_default": ratios(seconds["default"], seconds["arm"]),
         "seconds": {name: spread(own) for name, own in seconds.items()},
         **difference(scores["default"], scores["arm"]),
     }
 
 
-def difference(expected: Sequence[float], found: Sequence[float]) -> dict[str, float | int | None]:
+def difference(expected: Sequence[float], scores: Sequence[float]) -> dict[str, float | int | None]:
     """Return the largest difference of a score, and how many rows have pairs in one list only."""
-    both = list(zip(expected, found, strict=True))
+    both = list(zip(expected, scores, strict=True))
     deltas = [abs(a - b) for a, b in both if not (math.isnan(a) or math.isnan(b))]
     return {
         "max_abs_difference": max(deltas, default=None),
@@ -132,7 +130,7 @@ def difference(expected: Sequence[float], found: Sequence[float]) -> dict[str, f
 
 def score_together(scorer: QualsScorer, pairs: Sequence[Pair]) -> list[float]:
     """Return the scores of rows that are scored in one call."""
-    return list(scorer.score([p.document for p in pairs], [p.summary for p in pairs]).scores)
+    return list(scorer.score(*texts_of(pairs)).scores)
 
 
 def score_singly(scorer: QualsScorer, pairs: Sequence[Pair]) -> list[float]:
@@ -142,19 +140,14 @@ def score_singly(scorer: QualsScorer, pairs: Sequence[Pair]) -> list[float]:
 
 def main() -> None:
     """Measure each setting and write bench/results/settings.json."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = command_line(
+        __doc__, data=None, device="cuda", dtype="auto", model="bart-large", rounds=3
     )
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--model", choices=EVERY_MODEL, default="bart-large")
-    parser.add_argument("--data", type=Path, help="JSON lines; the project's examples without")
     parser.add_argument("--rows", type=int, default=32, help="of the batch")
     parser.add_argument(
         "--large-rows", type=int, default=128, help="of the batch where its budget is the setting"
     )
     parser.add_argument("--singles", type=int, default=3, help="pairs scored one by one")
-    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     pairs = load_workload("long", arguments.data, max(arguments.rows, arguments.large_rows))
     base = QualsScorer.from_pretrained(
@@ -164,16 +157,16 @@ def main() -> None:
         score_singly(base, pairs[: arguments.singles])
         score_together(base, pairs[: arguments.rows])
         score_together(base, pairs[: arguments.large_rows])
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for arm in arms(base):
         scorer = arm.scorer(base)
         rows = arguments.large_rows if arm.name == "max_batch_tokens" else arguments.rows
-        found[str(arm)] = {"rows": rows}
+        settings[str(arm)] = {"rows": rows}
         cases = {"pair": (score_singly, arguments.singles), "batch": (score_together, rows)}
         if arm.name in OF_BATCHES:
             del cases["pair"]
         for what, (score, n) in cases.items():
-            found[str(arm)][what] = compare(
+            settings[str(arm)][what] = compare(
                 partial(score, base, pairs[:n]),
                 partial(arm.run, partial(score, scorer, pairs[:n])),
                 arguments.rounds,
@@ -186,7 +179,7 @@ def main() -> None:
                 "singles": arguments.singles,
                 "signature": base.signature,
                 "max_batch_tokens": torch_engine(base).max_batch_tokens,
-                "settings": found,
+                "settings": settings,
             },
             arguments.device,
         )

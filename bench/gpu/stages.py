@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from bench.recipes.grow import TINY
 from bench.shared.common import ROOT, result_name
+from bench.shared.options import TINY
 
 ANSWERS = Path(__file__).with_name("answers.json")  # of the examples, found where spaCy is
 OPS = (

@@ -7,9 +7,8 @@ from functools import partial
 
 import torch
 from quals_fast_kernels.add_layer_norm import add_layer_norm_ref, add_layer_norm_triton
-from torch import Tensor
 
-from bench.ops.common import DEVICE, DTYPE, Case, compiled, main
+from bench.ops.common import DEVICE, DTYPE, Case, error, main, providers
 
 EPS = 1e-5
 
@@ -24,24 +23,9 @@ def cases(tiny: bool) -> Iterator[Case]:
             yield Case(
                 name=f"N={rows} d={width}",
                 config=f"N={rows} d={width}",
-                providers={
-                    "triton": partial(add_layer_norm_triton, *arguments),
-                    "eager": partial(add_layer_norm_ref, *arguments),
-                    "compile": compiled(add_layer_norm_ref, *arguments),
-                },
-                agree=partial(_error, *arguments),
+                providers=providers(add_layer_norm_triton, add_layer_norm_ref, *arguments),
+                agree=partial(error, add_layer_norm_triton, add_layer_norm_ref, *arguments),
             )
-
-
-def _error(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) -> float:
-    """Return the error to float64, over twice that of eager and a floor."""
-    doubles = (part.double() for part in (x, residual, weight, bias))
-    truth = add_layer_norm_ref(next(doubles), next(doubles), next(doubles), next(doubles), eps)
-    ours, theirs = (
-        (normalise(x, residual, weight, bias, eps).double() - truth).abs().max().item()
-        for normalise in (add_layer_norm_triton, add_layer_norm_ref)
-    )
-    return ours / (2 * theirs + 1e-5)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from quals_fast_kernels.beam_attention import beam_attention_ref, beam_attention
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.ops.common import DEVICE, DTYPE, Case, compiled, main
+from bench.ops.common import DEVICE, DTYPE, Case, error, main, providers
 
 NUM_BEAMS, ROOM = 60, 64
 MOVES = 0.2  # share of the slots that continue another one at a step
@@ -35,13 +35,9 @@ def cases(tiny: bool) -> Iterator[Case]:
                 yield Case(
                     name=f"B={batch} H={heads} D={width} length={length}",
                     config=f"B={batch} K={beams} H={heads} D={width} T={ROOM} length={length}",
-                    providers={
-                        "triton": partial(beam_attention_triton, *arguments),
-                        "eager": partial(beam_attention_ref, *arguments),
-                        "compile": compiled(beam_attention_ref, *arguments),
-                        "reorder": partial(_reorder_then_attend, *moved),
-                    },
-                    agree=partial(_error, *arguments),
+                    providers=providers(beam_attention_triton, beam_attention_ref, *arguments)
+                    | {"reorder": partial(_reorder_then_attend, *moved)},
+                    agree=partial(error, beam_attention_triton, beam_attention_ref, *arguments),
                 )
 
 
@@ -71,32 +67,6 @@ def _reorder_then_attend(
         values.flatten(0, 1)[:, :, :length],
     )
     return attended.reshape(query.shape)
-
-
-def _error(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    index: Tensor,
-    length: int,
-) -> float:
-    """Return the error to float64, over twice that of eager and a floor."""
-    truth = beam_attention_ref(
-        query.double(),
-        key.double(),
-        value.double(),
-        keys[:, :, :, :length].double(),
-        values[:, :, :, :length].double(),
-        index,
-        length,
-    )
-    ours, theirs = (
-        (attend(query, key, value, keys, values, index, length).double() - truth).abs().max().item()
-        for attend in (beam_attention_triton, beam_attention_ref)
-    )
-    return ours / (2 * theirs + 1e-5)
 
 
 if __name__ == "__main__":

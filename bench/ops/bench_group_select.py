@@ -14,7 +14,7 @@ from quals_fast_kernels.group_select import (
 )
 from torch import Tensor
 
-from bench.ops.common import DEVICE, Case, compiled, main
+from bench.ops.common import DEVICE, Case, inequality, main, providers
 
 VOCAB_SIZE, NUM_BEAMS, EOS_TOKEN_ID, PENALTY = 50265, 60, 2, 0.5
 RULES = ("fairseq09", "hamming")
@@ -39,17 +39,12 @@ def cases(tiny: bool) -> Iterator[Case]:
                 "eos_token_id": EOS_TOKEN_ID,
                 "vocab_size": VOCAB_SIZE,
             }
-            eager = partial(group_select_ref, *given, **settings)
-            triton = partial(group_select_triton, *given, **settings)
+            choose = providers(group_select_triton, group_select_ref, *given, **settings)
             yield Case(
                 name=f"{rule} B={batch}",
                 config=f"{rule} B={batch} K={beams} G={beams} C={width} V={VOCAB_SIZE}",
-                providers={
-                    "triton": triton,
-                    "eager": eager,
-                    "compile": compiled(group_select_ref, *given, **settings),
-                },
-                agree=partial(_disagreement, eager, triton),
+                providers=choose,
+                agree=partial(_disagreement, choose["eager"], choose["triton"]),
                 dtype="float32",
             )
 
@@ -68,9 +63,7 @@ def _candidates(batch: int, beams: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 def _disagreement(eager: Callable[[], GroupChoice], triton: Callable[[], GroupChoice]) -> float:
-    """Return 0 where both are equal to the bit, as they must be."""
-    same = zip(eager(), triton(), strict=True)
-    return 0.0 if all(torch.equal(ours, theirs) for ours, theirs in same) else float("inf")
+    return inequality(eager(), triton())
 
 
 if __name__ == "__main__":

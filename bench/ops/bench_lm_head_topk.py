@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from quals_fast_kernels.lm_head_topk import lm_head_topk_ref, lm_head_topk_triton
 
-from bench.ops.common import Case, compiled, main
+from bench.ops.common import Case, main, providers
 from bench.ops.lm_heads import LmHead, lm_heads
 
 K, SUPPRESSED = 120, (1,)  # two candidates a beam; the search always rules out the pad token
@@ -22,7 +22,7 @@ def error_of_allowed(head: LmHead) -> float:
 
     A choice of other tokens than the best may cost twice as much: two errors can add up.
     """
-    logprobs, ids = lm_head_topk_triton(*head, K, SUPPRESSED)
+    ours, ids = lm_head_topk_triton(*head, K, SUPPRESSED)
     eager, eager_ids = lm_head_topk_ref(*head, K, SUPPRESSED)
     if not bool((ids.diff() > 0).all()):
         return torch.inf
@@ -30,7 +30,7 @@ def error_of_allowed(head: LmHead) -> float:
     for rows, logprobs in head.truth():
         logprobs[:, list(SUPPRESSED)] = -torch.inf
         chosen = logprobs.gather(-1, ids[rows])
-        error = max(error, float((logprobs[rows] - chosen).abs().max()))
+        error = max(error, float((ours[rows] - chosen).abs().max()))
         eager_chosen = logprobs.gather(-1, eager_ids[rows])
         eager_error = max(eager_error, float((eager[rows] - eager_chosen).abs().max()))
         lost = logprobs.topk(K).values - chosen.sort(descending=True).values
@@ -44,11 +44,7 @@ def cases(tiny: bool) -> Iterator[Case]:
         yield Case(
             name=head.config,
             config=f"{head.config} k={K}",
-            providers={
-                "triton": partial(lm_head_topk_triton, *head, K, SUPPRESSED),
-                "eager": partial(lm_head_topk_ref, *head, K, SUPPRESSED),
-                "compile": compiled(lm_head_topk_ref, *head, K, SUPPRESSED),
-            },
+            providers=providers(lm_head_topk_triton, lm_head_topk_ref, *head, K, SUPPRESSED),
             agree=partial(error_of_allowed, head),
         )
 

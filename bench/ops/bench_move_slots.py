@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from quals_fast_kernels._histories import Candidates, Histories
-from quals_fast_kernels.move_slots import MovedSlots, move_slots_ref, move_slots_triton
+from quals_fast_kernels.move_slots import move_slots_ref, move_slots_triton
 
-from bench.ops.common import DEVICE, Case, compiled, main
+from bench.ops.common import DEVICE, Case, inequality, main, providers
 
 NUM_BEAMS, LENGTH, STEP = 60, 61, 30
 
@@ -23,16 +24,11 @@ def cases(tiny: bool) -> Iterator[Case]:
         ends = torch.rand(batch, 2 * beams, device=DEVICE) < 0.05
         go_on = ends.sort(dim=1, stable=True).indices[:, :beams]
         arguments = histories, chosen, go_on, STEP
-        eager, triton = (partial(move, *arguments) for move in (move_slots_ref, move_slots_triton))
         yield Case(
             name=f"B={batch}",
             config=f"B={batch} K={beams} T={LENGTH}",
-            providers={
-                "triton": triton,
-                "eager": eager,
-                "compile": compiled(move_slots_ref, *arguments),
-            },
-            agree=partial(_disagreement, eager, triton),
+            providers=providers(move_slots_triton, move_slots_ref, *arguments),
+            agree=partial(_disagreement, *arguments),
             dtype="float32",
         )
 
@@ -53,11 +49,9 @@ def histories_and_candidates(
     return histories, chosen
 
 
-def _disagreement(eager: Callable[[], MovedSlots], triton: Callable[[], MovedSlots]) -> float:
-    """Return 0 where both are equal to the bit, as they must be."""
-    ours, theirs = triton(), eager()
-    same = zip((*ours.histories, *ours[1:]), (*theirs.histories, *theirs[1:]), strict=True)
-    return 0.0 if all(torch.equal(mine, other) for mine, other in same) else float("inf")
+def _disagreement(*arguments: Any) -> float:
+    ours, theirs = (move(*arguments) for move in (move_slots_triton, move_slots_ref))
+    return inequality((*ours.histories, *ours[1:]), (*theirs.histories, *theirs[1:]))
 
 
 if __name__ == "__main__":

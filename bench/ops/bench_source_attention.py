@@ -7,9 +7,8 @@ from functools import partial
 
 import torch
 from quals_fast_kernels.source_attention import source_attention_ref, source_attention_triton
-from torch import Tensor
 
-from bench.ops.common import DEVICE, DTYPE, Case, compiled, main
+from bench.ops.common import DEVICE, DTYPE, Case, error, main, providers
 
 SEARCH = 60, 128, 70  # queries, room and tokens of a summary: one query for each beam
 RESCORING = 240, 896, 800  # of a document: 12 targets of 20 tokens
@@ -28,23 +27,9 @@ def cases(tiny: bool) -> Iterator[Case]:
                 yield Case(
                     name=f"B={batch} N={queries} H={heads} S={room}",
                     config=f"B={batch} N={queries} H={heads} D={width} S={room} tokens={tokens}",
-                    providers={
-                        "triton": partial(source_attention_triton, *arguments),
-                        "eager": partial(source_attention_ref, *arguments),
-                        "compile": compiled(source_attention_ref, *arguments),
-                    },
-                    agree=partial(_error, *arguments),
+                    providers=providers(source_attention_triton, source_attention_ref, *arguments),
+                    agree=partial(error, source_attention_triton, source_attention_ref, *arguments),
                 )
-
-
-def _error(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> float:
-    """Return the error to float64, over twice that of eager and a floor."""
-    truth = source_attention_ref(query.double(), keys.double(), values.double(), mask)
-    ours, theirs = (
-        (attend(query, keys, values, mask).double() - truth).abs().max().item()
-        for attend in (source_attention_triton, source_attention_ref)
-    )
-    return ours / (2 * theirs + 1e-5)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from quals_fast_kernels.store_finished import (
 from torch import Tensor
 
 from bench.ops.bench_move_slots import LENGTH, NUM_BEAMS, STEP, histories_and_candidates
-from bench.ops.common import DEVICE, Case, compiled, main
+from bench.ops.common import DEVICE, Case, inequality, main, providers
 
 
 def cases(tiny: bool) -> Iterator[Case]:
@@ -32,11 +32,9 @@ def cases(tiny: bool) -> Iterator[Case]:
             yield Case(
                 name=f"B={batch} ends={share}",
                 config=f"B={batch} K={beams} T={LENGTH} ends={share}",
-                providers={
-                    "triton": partial(store_finished_triton, finished, *arguments, STEP),
-                    "eager": partial(store_finished_ref, finished, *arguments, STEP),
-                    "compile": compiled(store_finished_ref, finished, *arguments, STEP),
-                },
+                providers=providers(
+                    store_finished_triton, store_finished_ref, finished, *arguments, STEP
+                ),
                 agree=partial(_disagreement, *arguments),
                 dtype="float32",
             )
@@ -58,8 +56,7 @@ def _disagreement(
     ours, theirs = (_finished(*row.shape) for _ in range(2))
     store_finished_triton(ours, histories, chosen, normalised, row, STEP)
     store_finished_ref(theirs, histories, chosen, normalised, row, STEP)
-    same = zip(ours, theirs, strict=True)
-    return 0.0 if all(torch.equal(x[:, :-1], y[:, :-1]) for x, y in same) else float("inf")
+    return inequality([x[:, :-1] for x in ours], [y[:, :-1] for y in theirs])
 
 
 if __name__ == "__main__":

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
 from quals_fast_kernels._compat import triton_version
+from torch import Tensor
 
 from bench.shared.common import RESULTS, machine, result_name, synchronize
 
@@ -49,6 +51,33 @@ def compiled(function: Callable[..., Any], *arguments: Any, **settings: Any) -> 
         return torch.compile(function, dynamic=False)
 
     return lambda: compile_it()(*arguments, **settings)
+
+
+def providers(
+    triton: Callable[..., Any], eager: Callable[..., Any], *arguments: Any, **settings: Any
+) -> dict[str, Callable[[], Any]]:
+    """Return the kernel, its eager reference and that compiled, as calls with the same inputs."""
+    return {
+        "triton": partial(triton, *arguments, **settings),
+        "eager": partial(eager, *arguments, **settings),
+        "compile": compiled(eager, *arguments, **settings),
+    }
+
+
+def error(triton: Callable[..., Tensor], eager: Callable[..., Tensor], *arguments: Any) -> float:
+    """Return a kernel's largest error to float64, over twice that of eager and a floor."""
+    is_number = [isinstance(x, Tensor) and x.is_floating_point() for x in arguments]
+    truth = eager(*(x.double() if n else x for x, n in zip(arguments, is_number, strict=True)))
+    ours, theirs = (
+        (run(*arguments).double() - truth).abs().max().item() for run in (triton, eager)
+    )
+    return ours / (2 * theirs + 1e-5)
+
+
+def inequality(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> float:
+    """Return 0 where all tensors are equal to the bit, as an operation without rounding must be."""
+    same = zip(ours, theirs, strict=True)
+    return 0.0 if all(torch.equal(mine, other) for mine, other in same) else math.inf
 
 
 def main(op: str, cases: Callable[[bool], Iterable[Case]]) -> None:

@@ -10,7 +10,6 @@ of its tokens count, or fewer positions: those that a model has not are averages
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from bench.recipes.bundle import COPIED
+from bench.shared.options import command_line
 from quals_fast.models.loading import read_weights
 from quals_fast.training.qagen.resizing import take_tokens
 
@@ -84,17 +84,15 @@ def _tokens(folder: Path) -> list[str]:
 
 def _longer(before: Tensor | None, like: Tensor) -> Tensor:
     """Return zeros of a shape, with what was there before in the first rows."""
-    found = torch.zeros_like(like)
+    filled = torch.zeros_like(like)
     if before is not None:
-        found[: len(before)] = before
-    return found
+        filled[: len(before)] = before
+    return filled
 
 
 def main() -> None:
     """Average."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("folders", type=Path, nargs="+", help="two or more models")
     parser.add_argument("-o", "--output", type=Path, required=True, help="a new folder")
     arguments = parser.parse_args()

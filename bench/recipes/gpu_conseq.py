@@ -31,9 +31,10 @@ from pathlib import Path
 import torch
 
 from bench.recipes.gpu_jobs import require, results_folder, run_for
-from bench.recipes.grow import TINY, folder_of
+from bench.recipes.grow import folder_of
 from bench.recipes.pieces import join, split
 from bench.shared.common import EXAMPLES, ROOT, load_pairs
+from bench.shared.options import TINY, command_line
 
 DOCUMENTS = 2_000
 # What a next call needs. Weights in float32 are too large to travel; int8 ones replace them.
@@ -133,9 +134,7 @@ def _write_texts(path: Path) -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     data = ROOT / "runs" / "data" / "docsum_pairs.jsonl.gz"
     parser.add_argument("--data", type=Path, default=data, help="JSON lines like docsum_pairs")
     parser.add_argument("--run", type=Path, default=ROOT / "runs" / "conseq_gpu", help="folder")

@@ -38,9 +38,10 @@ import torch
 from bench.recipes.average import average
 from bench.recipes.bundle import store
 from bench.recipes.gpu_jobs import KEPT_BYTES, require, results_folder, run_for
-from bench.recipes.grow import TINY, folder_of
+from bench.recipes.grow import folder_of
 from bench.recipes.pieces import join, split
-from bench.shared.common import EXAMPLES, ROOT, load_pairs, machine, result_name
+from bench.shared.common import EXAMPLES, ROOT, load_pairs, machine, result_name, texts_of
+from bench.shared.options import TINY, command_line
 from bench.studies.choices import nats
 from bench.studies.model.passes import load_rows
 from bench.studies.model.quality import PARTS
@@ -82,10 +83,12 @@ class Recipe:
 
     def arguments(self, times: float) -> list[str]:
         """Return the options of a run that is longer by a factor."""
-        found = f"{_OF_BOTH} {self.options} --examples {round(times * self.examples)}"
+        options = f"{_OF_BOTH} {self.options} --examples {round(times * self.examples)}"
         if self.early_examples:
-            found += f" --early-views window=0.8,passage=0.2 --early-examples {self.early_examples}"
-        return found.split()
+            options += (
+                f" --early-views window=0.8,passage=0.2 --early-examples {self.early_examples}"
+            )
+        return options.split()
 
 
 _OF_BOTH = (
@@ -198,10 +201,10 @@ def _best_of(folder: Path) -> Path:
     """
     if (folder / "model.safetensors").is_file():
         return folder
-    found = checkpoints.last_whole(folder, print)
-    if found is None:
+    checkpoint = checkpoints.last_whole(folder, print)
+    if checkpoint is None:
         raise SystemExit(f"{folder} has no whole checkpoint; give more --minutes or fewer --seeds")
-    return found
+    return checkpoint
 
 
 def _add(result: dict[str, Any], run: Path, name: str, folder: Path) -> None:
@@ -225,9 +228,9 @@ def judge(
     }
     sums: dict[str, float] = {}
     for name, scorer in scorers.items():
-        found = result["models"][name]["nats"] = nats(scorer, corpus)
-        sums[name] = sum(value for of_text in found.values() for value in of_text.values())
-        print(f"{name}: {json.dumps(found)}", flush=True)
+        by_text = result["models"][name]["nats"] = nats(scorer, corpus)
+        sums[name] = sum(value for of_text in by_text.values() for value in of_text.values())
+        print(f"{name}: {json.dumps(by_text)}", flush=True)
     order = sorted(sums, key=sums.__getitem__)
     result["order"], result["packed"] = order, _pack(a.run, order, out)
     result["not_judged"] = []
@@ -256,13 +259,15 @@ def with_people(scorer: QualsScorer, path: Path, limit: int | None) -> dict[str,
     if "qags" in path.name:
         rows = [row for row in rows if row.number % 2 == PARTS["odd"]]
     pairs = [row.pair for row in rows]
-    judged = score_each(scorer, [p.document for p in pairs], [p.summary for p in pairs])
+    judged = score_each(scorer, *texts_of(pairs))
     scores = [row.score for row in judged]
     n_missing = sum(map(math.isnan, scores))
     if len(scores) - n_missing < _LEAST_ROWS:  # a model that has learnt too little asks nothing
         return {"n": len(scores) - n_missing, "n_missing": n_missing}
-    found = agreement("QUALS", scores, [float(p.label or 0) for p in pairs]).to_dict()
-    return {"n": found["n"], "n_missing": found["n_missing"]} | {s: found[s] for s in _STATISTICS}
+    agreed = agreement("QUALS", scores, [float(p.label or 0) for p in pairs]).to_dict()
+    return {"n": agreed["n"], "n_missing": agreed["n_missing"]} | {
+        s: agreed[s] for s in _STATISTICS
+    }
 
 
 def _pack(run: Path, names: Sequence[str], out: Path) -> list[str]:
@@ -338,9 +343,7 @@ def _write_data(folder: Path) -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--data", type=Path, default=ROOT / "runs" / "data", help="folder")
     parser.add_argument("--run", type=Path, default=ROOT / "runs" / "train", help="working folder")
     parser.add_argument(

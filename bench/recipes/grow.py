@@ -11,7 +11,6 @@ model does, which has as many positions.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -27,15 +26,13 @@ from torch import Tensor
 
 from bench.recipes.net2net import Growth, Statistics, deepen, widen
 from bench.recipes.tiny import write_tiny
-from bench.shared.common import EXAMPLES, load_pairs
+from bench.shared.common import EXAMPLES, load_pairs, texts_of
+from bench.shared.options import EVERY_MODEL, TINY, command_line
 from bench.shared.published import PublishedPipeline
 from quals_fast import QualsScorer
 from quals_fast.models.checkpoint import sha256
 from quals_fast.models.loading import model_folder, read_weights
 
-MODELS = ("qagen-mini", "bart-base", "bart-large")
-TINY = "tiny"  # for dry runs; nothing that it measures means anything
-EVERY_MODEL = (*MODELS, TINY)
 NEVER = -1e4  # logit bias of tokens that were added
 STATISTICS_ROWS = 4  # example summaries whose hidden states the added layers are fitted to
 
@@ -144,12 +141,12 @@ def hidden_statistics(source: Path) -> Statistics:
 def compare(name: str, rows: int) -> dict[str, Any]:
     """Compare a grown model with the bundled one on examples, in float32."""
     pairs = load_pairs([EXAMPLES])[:rows]
-    texts = [p.document for p in pairs], [p.summary for p in pairs]
-    found = {}
+    texts = texts_of(pairs)
+    results = {}
     for model in ("qagen-mini", name):
         scorer = QualsScorer.from_pretrained(folder_of(model), device="cpu", dtype="float32")
-        found[model] = scorer.generate(texts[1]), list(scorer.score(*texts).flat())
-    (old_sequences, old), (new_sequences, new) = found["qagen-mini"], found[name]
+        results[model] = scorer.generate(texts[1]), list(scorer.score(*texts).flat())
+    (old_sequences, old), (new_sequences, new) = results["qagen-mini"], results[name]
     ids = [
         [{h.token_ids for h in one} for one in every] for every in (old_sequences, new_sequences)
     ]
@@ -171,9 +168,7 @@ def compare(name: str, rows: int) -> dict[str, Any]:
 
 def main() -> None:
     """Grow a model and say how it behaves."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--shape", choices=[*sorted(GROWTHS), TINY], default="bart-base")
     parser.add_argument("--rows", type=int, default=8, help="to compare on; 0: only make the model")
     arguments = parser.parse_args()

@@ -8,12 +8,12 @@ checksums in NAME.sha256. Whatever FOLDER holds is checked, and then unpacked.
 
 from __future__ import annotations
 
-import argparse
 import io
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from bench.shared.options import command_line
 from quals_fast.models.checkpoint import sha256
 
 PIECE_BYTES = 15 * 2**20
@@ -82,9 +82,7 @@ def join(folder: Path, target: Path) -> list[str]:
 
 def main() -> None:
     """Put together."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("folder", type=Path, help="with the pieces")
     parser.add_argument("-o", "--output", type=Path, required=True, help="where folders go")
     arguments = parser.parse_args()

@@ -76,8 +76,8 @@ def write_tiny(texts: list[str], folder: Path) -> None:
 def character_tokenizer(texts: list[str]) -> Tokenizer:
     """Return a WordPiece tokenizer that spells words, with the characters of texts and of ASCII."""
     normalizer = normalizers.BertNormalizer()
-    found = set(normalizer.normalize_str("".join([*texts, string.printable])))
-    characters = sorted(one for one in found if not one.isspace())
+    occurring = set(normalizer.normalize_str("".join([*texts, string.printable])))
+    characters = sorted(one for one in occurring if not one.isspace())
     pieces = [*SPECIAL, *characters, *(f"##{one}" for one in characters)]
     tokenizer = Tokenizer(
         models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]")

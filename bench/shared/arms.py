@@ -223,7 +223,7 @@ class CTranslate2Arm:
         ]
         if not pairs:
             return [[] for _ in targets]
-        found = iter(
+        results = iter(
             self._translator.score_batch(
                 [source for source, _ in pairs],
                 [target for _, target in pairs],
@@ -231,7 +231,7 @@ class CTranslate2Arm:
                 max_input_length=0,
             )
         )
-        return [[next(found).log_probs for _ in one] for one in targets]
+        return [[next(results).log_probs for _ in one] for one in targets]
 
     def _sources(self, texts: Sequence[str]) -> list[list[str]]:
         encoded = self._tokenizer.encode(list(texts))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +32,11 @@ class Pair(NamedTuple):
     label: float | None
 
 
+def texts_of(pairs: Sequence[Pair]) -> tuple[list[str], list[str]]:
+    """Return the documents and the summaries, as a scorer takes them."""
+    return [pair.document for pair in pairs], [pair.summary for pair in pairs]
+
+
 def load_pairs(paths: Sequence[Path], limit: int | None = None) -> list[Pair]:
     """Read pairs from JSON lines; of more than `limit`, take that many at even distances."""
     pairs = []
@@ -45,13 +49,6 @@ def load_pairs(paths: Sequence[Path], limit: int | None = None) -> list[Pair]:
     if limit is None or limit >= len(pairs):
         return pairs
     return [pairs[i * len(pairs) // limit] for i in range(limit)]
-
-
-def fill_in(arguments: argparse.Namespace, defaults: Mapping[str, Any]) -> None:
-    """Give options that were left out the defaults of the chosen mode."""
-    for name, value in defaults.items():
-        if getattr(arguments, name) is None:
-            setattr(arguments, name, value)
 
 
 def is_gpu(device: str) -> bool:
@@ -161,7 +158,7 @@ def _card() -> dict[str, Any]:
 def _output(*command: str) -> str:
     """Return what a command prints; nothing where it is missing or fails."""
     try:
-        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     except (FileNotFoundError, subprocess.CalledProcessError):
         return ""
-    return found.stdout.strip()
+    return done.stdout.strip()

@@ -14,7 +14,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from bench.shared.arms import Arm
-from bench.shared.common import Pair
+from bench.shared.common import Pair, texts_of
 
 
 def count_flops(arm: Arm, pairs: Sequence[Pair]) -> float:
@@ -24,7 +24,7 @@ def count_flops(arm: Arm, pairs: Sequence[Pair]) -> float:
         torch.ops.mkldnn._linear_pointwise: _linear,
     }
     with FlopCounterMode(display=False, custom_mapping=counted) as counter:
-        arm.score([pair.document for pair in pairs], [pair.summary for pair in pairs])
+        arm.score(*texts_of(pairs))
     return float(counter.get_total_flops())
 
 

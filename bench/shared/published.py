@@ -134,12 +134,12 @@ class PublishedPipeline:
             for source, hypotheses in zip(sources, kept, strict=True)
             for hypothesis in hypotheses
         ]
-        found = [
+        rescored = [
             logprobs
             for first in range(0, len(pairs), PAIRS_AT_ONCE)
             for logprobs in self._rescore(pairs[first : first + PAIRS_AT_ONCE])
         ]
-        given_document = iter(found)
+        given_document = iter(rescored)
         scores = [self._score(hypotheses, given_document) for hypotheses in kept]
         self.stages = {
             "generation": searched - start,
@@ -217,14 +217,14 @@ class PublishedPipeline:
     def _keep(self, summary: str, hypotheses: list[Hypothesis]) -> list[Hypothesis]:
         """Filter and select, with the reference's own rules."""
         special = (self.settings.eos_token_id, self.settings.pad_token_id)
-        found = []
+        candidates = []
         for hypothesis in hypotheses:
             parts = split_at_sep(hypothesis.token_ids, special, self.settings.sep_token_id)
             if parts is not None and answer_stands_in(parts[1], summary, self.tokenizer):
                 question, answer = map(self.tokenizer.decode, parts)
-                found.append((question, answer, hypothesis))
-        pairs = [(question, answer, h.search_sum) for question, answer, h in found]
-        return [found[i][2] for i in select(pairs, self.scoring.max_pairs)]
+                candidates.append((question, answer, hypothesis))
+        pairs = [(question, answer, h.search_sum) for question, answer, h in candidates]
+        return [candidates[i][2] for i in select(pairs, self.scoring.max_pairs)]
 
     def _rescore(self, pairs: Sequence[tuple[list[int], tuple[int, ...]]]) -> list[TokenLogprobs]:
         """Return the targets' log-probabilities; as published each pair's document is encoded."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from bench.shared.arms import Arm, EngineArm, Kept
-from bench.shared.common import Pair, peak_mib
+from bench.shared.common import Pair, peak_mib, texts_of
 
 T = TypeVar("T")
 
@@ -116,7 +116,7 @@ def _work(
 
 
 def _timed(arm: Arm, pairs: list[Pair], kept: Kept) -> Turn:
-    documents, summaries = [p.document for p in pairs], [p.summary for p in pairs]
+    documents, summaries = texts_of(pairs)
     arm.kept = kept or [[] for _ in pairs]
     start = time.perf_counter()
     scores = arm.score(documents, summaries)

@@ -13,7 +13,6 @@ that no text is the same twice unless it is a single sentence.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import re
 import statistics
@@ -24,6 +23,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from bench.shared.common import EXAMPLES, Pair, load_pairs
+from bench.shared.options import command_line
 from quals_fast.models.loading import model_folder
 
 CUT_WORDS = 20  # of an example's summary whose clauses all end elsewhere
@@ -67,17 +67,17 @@ def load_workload(name: str, data: Path | None, rows: int) -> list[Pair]:
     if name not in WORKLOADS:
         raise ValueError(f"`name` must be one of {', '.join(WORKLOADS)}, but got {name!r}")
     workload = WORKLOADS[name]
-    found = _of_examples(workload) if data is None else _of_file(workload, load_pairs([data]))
+    fitting = _of_examples(workload) if data is None else _of_file(workload, load_pairs([data]))
     source = "made of the examples" if data is None else f"of {data.name} qualify"
-    print(f"workload {name}: {len(found)} rows {source}", file=sys.stderr)
-    if not found:
+    print(f"workload {name}: {len(fitting)} rows {source}", file=sys.stderr)
+    if not fitting:
         raise ValueError(
             f"{data} has no row for workload {name!r}: documents must have "
             f"{_span(workload.document_tokens)} tokens and summaries "
             f"{_span(workload.summary_words)} words"
         )
-    repeats = range(-(-rows // len(found)))
-    return [_rotate(pair, turn) for turn in repeats for pair in found][:rows]
+    repeats = range(-(-rows // len(fitting)))
+    return [_rotate(pair, turn) for turn in repeats for pair in fitting][:rows]
 
 
 def token_count(texts: list[str]) -> list[int]:
@@ -171,12 +171,7 @@ def _hash(pair: Pair) -> str:
 
 def main() -> None:
     """Say what the workloads hold."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--rows", type=int, default=40)
-    arguments = parser.parse_args()
+    arguments = command_line(__doc__, data=None, rows=40).parse_args()
     for name in WORKLOADS:
         print(name, describe(load_workload(name, arguments.data, arguments.rows)))
 

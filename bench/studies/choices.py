@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from bench.shared.common import ROOT, Pair, finish, load_pairs
+from bench.shared.options import command_line
 from bench.studies.model.passes import Row, load_rows
 from bench.studies.model.quality import PARTS, WINDOW, targets_of
 from bench.studies.model.settings import Passes, Variant
@@ -52,9 +53,9 @@ def altered(pairs: Sequence[Pair], count: int) -> list[tuple[Pair, Pair]]:
         pairs: of which long ones are passed over.
         count: how many, each from another pair.
     """
-    found: list[tuple[Pair, Pair]] = []
+    altered_pairs: list[tuple[Pair, Pair]] = []
     for pair in random.Random(0).sample(pairs, len(pairs)):
-        if len(found) == count:
+        if len(altered_pairs) == count:
             break
         rng = random.Random(pair.id)
         if len(pair.document.split()) > _WORDS or len(pair.summary.split()) > _SUMMARY_WORDS:
@@ -72,8 +73,8 @@ def altered(pairs: Sequence[Pair], count: int) -> list[tuple[Pair, Pair]]:
         if changes:
             old, new = rng.choice(changes)
             summary = whole_words([old]).sub(new, pair.summary)
-            found.append((pair, pair._replace(id=f"{pair.id}-altered", summary=summary)))
-    return found
+            altered_pairs.append((pair, pair._replace(id=f"{pair.id}-altered", summary=summary)))
+    return altered_pairs
 
 
 def _facts(text: str) -> set[str]:
@@ -90,15 +91,15 @@ def nats(scorer: QualsScorer, corpus: Corpus) -> dict[str, dict[str, float]]:
             with_distractors(corpus, q, rng, longest=_WORDS, passage_words=230).text for q in asked
         ],
     }
-    found = {}
+    means = {}
     for name, shown in texts.items():
         values: dict[str, list[float]] = {"question": [], "answer": []}
         for (target,), (logprobs,) in zip(targets, scorer.rescore(shown, targets), strict=True):
             separator = target.index(scorer.engine.model.conventions.sep_token_id) + 1
             values["question"] += logprobs[:separator]
             values["answer"] += logprobs[separator:]
-        found[name] = {part: -math.fsum(own) / len(own) for part, own in values.items()}
-    return found
+        means[name] = {part: -math.fsum(own) / len(own) for part, own in values.items()}
+    return means
 
 
 def rise(
@@ -119,12 +120,12 @@ def rise(
     def difference(before: Any, now: Any, labels: Any, axis: int) -> Any:
         return pearsonr(now, labels, axis=axis)[0] - pearsonr(before, labels, axis=axis)[0]
 
-    found = bootstrap(
+    interval = bootstrap(
         columns, difference, paired=True, n_resamples=1_000, method="percentile", rng=0,
         vectorized=True,
     ).confidence_interval  # fmt: skip
     return Estimate(
-        float(difference(columns[0], columns[1], columns[2], 0)), found.low, found.high
+        float(difference(columns[0], columns[1], columns[2], 0)), interval.low, interval.high
     ).to_dict()
 
 
@@ -174,9 +175,7 @@ def _mean_length(passes: Passes, sets: dict[str, list[Row]]) -> float:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--dev", type=Path, required=True, help="people's questions")
     parser.add_argument("--labels", type=Path, nargs="+", required=True, help="human judgements")
     parser.add_argument("--pairs", type=Path, required=True, help="documents with summaries")

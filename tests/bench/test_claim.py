@@ -11,7 +11,7 @@ from bench.shared.arms import EngineArm
 from bench.shared.common import Pair
 from bench.shared.flops import count_flops, flops_at_width
 from bench.studies.claim import arms, figures
-from bench.studies.claim.__main__ import rows_of
+from bench.studies.claim.measuring import rows_of
 from bench.studies.claim.page import page, plot, verdict
 from quals_fast import DecodingConfig
 from quals_fast.qags import NetworkFiles, QagsScorer, Replay

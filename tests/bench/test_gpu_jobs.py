@@ -20,8 +20,9 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from bench.recipes import gpu_conseq, gpu_jobs, gpu_train, pieces
 from bench.recipes.bundle import store
-from bench.recipes.grow import TINY, folder_of
+from bench.recipes.grow import folder_of
 from bench.recipes.qags_training.loop import Recipe
+from bench.shared.options import TINY
 from bench.studies.conseq_experiment import __main__ as conseq
 from bench.studies.conseq_experiment.likelihood import SummaryTask, train_by_likelihood
 from bench.studies.conseq_experiment.measures import Measures

@@ -11,16 +11,18 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bench import launches as module
-from bench.launches import Launches, count
+from bench.launches import __main__ as command
+from bench.launches import counting
+from bench.launches.counting import count
+from bench.launches.kernels import Launches
 from bench.shared.common import ROOT
 from quals_fast import DecodingConfig
 
 
 @pytest.fixture(scope="module")
 def counts():
-    tokenizer = module.byte_level_tokenizer(module.BART_LARGE_SETTINGS)
-    model = module.without_data(module.BART_LARGE, module.BART_LARGE_SETTINGS, tokenizer)
+    tokenizer = counting.byte_level_tokenizer(counting.BART_LARGE_SETTINGS)
+    model = counting.without_data(counting.BART_LARGE, counting.BART_LARGE_SETTINGS, tokenizer)
     return {size: count(model, DecodingConfig(), size) for size in (1, 128)}
 
 
@@ -91,7 +93,7 @@ def test_what_cublas_adds_to_a_product_stands_apart(monkeypatch):
     profiler.return_value.__enter__.return_value.events.return_value = [*map(event, names)]
     monkeypatch.setattr(torch.profiler, "profile", profiler)
     scorer = SimpleNamespace(score=lambda *texts: None, decoding=DecodingConfig())
-    seen = module.profile(scorer, [], [])
+    seen = command.profile(scorer, [], [])
     assert (seen["kernels"], seen["added_by_cublas"]) == (1, 2)
 
 
@@ -104,7 +106,7 @@ def test_copies_from_the_host_are_counted_apart():
 def test_a_batch_of_nothing_is_refused(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["launches", "--batches", "1", "0"])
     with pytest.raises(SystemExit, match="2"):
-        module.main()
+        command.main()
     assert "--batches must be 1 or more, but got 0" in capsys.readouterr().err
 
 

@@ -34,6 +34,7 @@ from bench.recipes.qags_training.loop import Recipe, Task, train
 from bench.recipes.qags_training.packing import pack_answering, pack_generation
 from bench.recipes.qags_training.question_answering import AnswerTask
 from bench.recipes.qags_training.question_generation import QuestionTask
+from bench.shared.options import command_line
 from quals_fast.models.loading import ASSETS
 
 TRAINING_FILE = "qa_train.jsonl.gz"
@@ -67,9 +68,7 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     steps = parser.add_subparsers(dest="step", required=True)
     qa = steps.add_parser("qa", help="train the question-answering network")
     qg = steps.add_parser("qg", help="train the question generator's adapter")

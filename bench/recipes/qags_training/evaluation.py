@@ -59,14 +59,16 @@ def evaluate(data: Path, *, questions: int | None, round_trips: int, threads: in
     result: dict[str, Any] = {}
 
     asked = order[:questions]
-    found = _find(answerer, [Ask(q.text, corpus.passages[q.passage]) for q in asked])
+    answered = _find(answerer, [Ask(q.text, corpus.passages[q.passage]) for q in asked])
     result["question_answering"] = {
         "questions": len(asked),
-        "settings": f"windows of {MAX_WINDOW_TOKENS} tokens that start {STRIDE} apart, answers of at most "
-        f"{MAX_ANSWER_TOKENS} tokens",
-        "no_answer_never": _scores([f.text for f in found], [q.answers for q in asked]),
-        "no_answer_threshold_0": _scores([_answer(f) for f in found], [q.answers for q in asked]),
-        "no_answer_share": _no_answer_share(found),
+        "settings": f"windows of {MAX_WINDOW_TOKENS} tokens that start {STRIDE} apart, "
+        f"answers of at most {MAX_ANSWER_TOKENS} tokens",
+        "no_answer_never": _scores([f.text for f in answered], [q.answers for q in asked]),
+        "no_answer_threshold_0": _scores(
+            [_answer(f) for f in answered], [q.answers for q in asked]
+        ),
+        "no_answer_share": _no_answer_share(answered),
         "unanswerable": _unanswerable(answerer, corpus, len(asked)),
     }
 
@@ -93,22 +95,22 @@ def _find(answerer: QuestionAnswerer, asks: Sequence[Ask]) -> list[Span]:
     Raises:
         RuntimeError: the network gives NaN.
     """
-    found = [
+    answers = [
         one
         for part in track(_parts(asks, _ASKED_AT_ONCE), "answering")
         for one in answerer.find(part, StageWork(), max_batch_tokens=_BATCH_TOKENS)
     ]
-    if None in found:
+    if None in answers:
         raise RuntimeError("the question-answering network gives NaN; train it again")
-    return [one for one in found if one is not None]
+    return [one for one in answers if one is not None]
 
 
-def _answer(found: Span) -> str:
-    return "" if found.no_answer_margin > NO_ANSWER_THRESHOLD else found.text
+def _answer(one: Span) -> str:
+    return "" if one.no_answer_margin > NO_ANSWER_THRESHOLD else one.text
 
 
-def _no_answer_share(found: Sequence[Span]) -> float:
-    return _mean([float(one.no_answer_margin > NO_ANSWER_THRESHOLD) for one in found])
+def _no_answer_share(answers: Sequence[Span]) -> float:
+    return _mean([float(one.no_answer_margin > NO_ANSWER_THRESHOLD) for one in answers])
 
 
 class _Generator(NamedTuple):
@@ -193,18 +195,18 @@ def _compared(
     answerer: QuestionAnswerer, examples: list[Example], questions: list[str]
 ) -> dict[str, Any]:
     asks = [Ask(q, example.text) for q, example in zip(questions, examples, strict=True)]
-    found = _find(answerer, asks)
-    scores = [squad.f1(_answer(f), [e.answer]) for f, e in zip(found, examples, strict=True)]
+    answered = _find(answerer, asks)
+    scores = [squad.f1(_answer(f), [e.answer]) for f, e in zip(answered, examples, strict=True)]
     return {
         "questions": len(scores),
         "share_f1_at_least_half": _mean([float(score >= 0.5) for score in scores]),
         "mean_f1": _mean(scores),
-        "no_answer_share": _no_answer_share(found),
+        "no_answer_share": _no_answer_share(answered),
     }
 
 
-def _scores(found: Sequence[str], right: Sequence[tuple[str, ...]]) -> dict[str, float]:
-    pairs = list(zip(found, right, strict=True))
+def _scores(answers: Sequence[str], right: Sequence[tuple[str, ...]]) -> dict[str, float]:
+    pairs = list(zip(answers, right, strict=True))
     return {
         "exact_match": round(100 * _mean([squad.exact_match(*pair) for pair in pairs]), 2),
         "f1": round(100 * _mean([squad.f1(*pair) for pair in pairs]), 2),

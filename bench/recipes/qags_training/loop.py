@@ -36,15 +36,15 @@ class Recipe:
 
 
 class Task(Protocol):
-    """A network in training: how it draws an example and what a batch costs."""
+    """A network in training: how it draws an example and what a batch costs.
 
-    @property
-    def size(self) -> int:
-        """How many different questions there are."""
+    Attributes:
+        size: how many different questions there are.
+        network: whose parameters are trained where they require a gradient.
+    """
 
-    @property
-    def network(self) -> nn.Module:
-        """The network whose parameters are trained where they require a gradient."""
+    size: int
+    network: Any
 
     def draw(self, question: int, rng: random.Random, progress: float) -> Any:
         """Return an encoded example; its length decides its batch."""

@@ -37,22 +37,11 @@ class AnswerTask:
     """Train spans on sentence windows at first, more and more on whole passages."""
 
     def __init__(self, corpus: Corpus, tokenizer: Tokenizer, encoder: Path) -> None:
-        self._corpus = corpus
+        self._corpus, self.size = corpus, len(corpus.questions)
         self._tokenizer = tokenizer
         tokenizer.no_padding()
         tokenizer.enable_truncation(LONGEST, strategy="only_second")
-        self._network = new_network(encoder)
-
-    @property
-    def size(self) -> int:
-        """How many questions there are."""
-        return len(self._corpus.questions)
-
-    @property
-    def network(self) -> nn.Module:
-        """The network in training."""
-        module: nn.Module = self._network
-        return module
+        self.network = new_network(encoder)
 
     def draw(self, question: int, rng: random.Random, progress: float) -> Encoded:
         """Put a question on a text, sometimes on one that does not answer it."""
@@ -77,7 +66,7 @@ class AnswerTask:
             mask[row, : len(example)] = 1
         span = torch.tensor([example.span for example in batch])
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            out = self._network(input_ids=ids, token_type_ids=types, attention_mask=mask)
+            out = self.network(input_ids=ids, token_type_ids=types, attention_mask=mask)
         total = torch.zeros(())
         for logits, place in ((out.start_logits, span[:, 0]), (out.end_logits, span[:, 1])):
             masked = logits.float().masked_fill(mask == 0, -1e4)

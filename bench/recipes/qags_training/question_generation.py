@@ -46,21 +46,10 @@ class QuestionTask:
     """Train questions given passage and answer, mostly on as few sentences as a summary has."""
 
     def __init__(self, corpus: Corpus, tokenizer: Tokenizer, base: Path) -> None:
-        self._corpus = corpus
+        self._corpus, self.size = corpus, len(corpus.questions)
         self._tokenizer = tokenizer
         self._settings = read_checkpoint(base)[1]
-        self._network = adapted_network(base)
-
-    @property
-    def size(self) -> int:
-        """How many questions there are."""
-        return len(self._corpus.questions)
-
-    @property
-    def network(self) -> nn.Module:
-        """The network in training."""
-        module: nn.Module = self._network
-        return module
+        self.network = adapted_network(base)
 
     def draw(self, question: int, rng: random.Random, progress: float) -> Pair:
         """Put a question's answer behind a text."""
@@ -75,7 +64,7 @@ class QuestionTask:
 
     def loss(self, batch: list[Pair]) -> Tensor:
         """Return the mean cross-entropy of the question's tokens."""
-        return token_losses(self._network, self._settings, batch).mean()
+        return token_losses(self.network, self._settings, batch).mean()
 
 
 def encode(

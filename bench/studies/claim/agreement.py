@@ -9,7 +9,6 @@ bench.studies.claim` puts it on its page. The published figures are those of the
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from pathlib import Path
@@ -17,8 +16,9 @@ from typing import Any
 
 from rich.progress import track
 
-from bench.report import table
 from bench.shared.common import RESULTS, Pair, finish, load_pairs
+from bench.shared.options import command_line
+from bench.shared.tables import interval, table
 from quals_fast import QualsScorer
 from quals_fast.evaluation import agreement as agree
 from quals_fast.qags import QagsScorer
@@ -36,9 +36,9 @@ def measure(pairs: list[Pair], title: str) -> dict[str, Any]:
         rows = pairs[first : first + ROWS_AT_ONCE]
         texts = [row.document for row in rows], [row.summary for row in rows]
         scores["QUALS"] += quals.score(*texts).scores
-        found = qags.score(*texts)
-        scores["QAGS"] += found.scores
-        questions += sum(len(row.pairs) for row in found)
+        judged = qags.score(*texts)
+        scores["QAGS"] += judged.scores
+        questions += sum(len(row.pairs) for row in judged)
     labels = [math.nan if pair.label is None else pair.label for pair in pairs]
     of_people = {name: agree(name, own, labels).to_dict() for name, own in scores.items()}
     both = [i for i, score in enumerate(scores["QAGS"]) if not math.isnan(score)]
@@ -61,21 +61,25 @@ def agreement() -> str:
         return "Not measured yet: `python -m bench.claim.agreement`."
     result = json.loads(path.read_text("utf-8"))
     rows = []
-    for name, found in result["sets"].items():
+    for name, of_set in result["sets"].items():
         pairs = {
-            "QUALS with people": found["with_people"]["QUALS"],
-            "QAGS with people": found["with_people"]["QAGS"],
-            "QUALS with QAGS": found["quals_with_qags"],
+            "QUALS with people": of_set["with_people"]["QUALS"],
+            "QAGS with people": of_set["with_people"]["QAGS"],
+            "QUALS with QAGS": of_set["quals_with_qags"],
         }
         for what, one in pairs.items():
-            cells = [f"{one['n']}"]
-            for statistic in ("pearson", "spearman"):
-                value, low, high = (one[statistic][key] for key in ("value", "low", "high"))
-                cells.append(f"{value:.3f} [{low:.2f}, {high:.2f}]")
-            rows.append([name, what, *cells])
+            rows.append(
+                {
+                    "set": name,
+                    "pair of scores": what,
+                    "rows": str(one["n"]),
+                    "Pearson": interval(one["pearson"], 3, 2),
+                    "Spearman": interval(one["spearman"], 3, 2),
+                }
+            )
     questions = ", ".join(f"{one['questions']:.1f}" for one in result["sets"].values())
     return (
-        f"{table(['set', 'pair of scores', 'rows', 'Pearson', 'Spearman'], rows)}\n\n"
+        f"{table(rows)}\n\n"
         "With 95 % bootstrap intervals; bundled small models, QUALS and QAGS in "
         f"{' and '.join(_types(result))}. QAGS asks {questions} questions a summary here. "
         "Published, with large models: QAGS 0.545 (CNN/DM) and 0.175 (XSum), Pearson with people."
@@ -90,9 +94,7 @@ def _types(result: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     """Measure each set."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--labels", type=Path, nargs="+", required=True)
     parser.add_argument("--rows", type=int, help="of each set, at even distances")
     arguments = parser.parse_args()

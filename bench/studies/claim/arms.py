@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from bench.recipes.grow import TINY
 from bench.shared.arms import EngineArm, Kept, ReferenceArm
 from bench.shared.common import Pair
 from bench.shared.flops import count_flops, flops_at_width
+from bench.shared.options import TINY
 from quals_fast.engine.filtering import keep_pairs
 from quals_fast.engine.gpu import GpuEngine
 from quals_fast.qags import GivenAnswers, NetworkFiles, QagsScorer, Replay
@@ -90,12 +90,12 @@ class QagsArm:
             raise ValueError(f"QAGS of size {size!r} has random weights and needs `replays`")
         self._replays = replays if size != TRAINED else None
         # A replay brings its own candidates.
-        found = GivenAnswers({}) if self._replays is not None else None
+        given = GivenAnswers({}) if self._replays is not None else None
         if candidates is not None:
-            found = GivenAnswers.from_file(candidates)
-        self._spacy_seconds = 0.0 if found is None else found.seconds  # of a summary
+            given = GivenAnswers.from_file(candidates)
+        self._spacy_seconds = 0.0 if given is None else given.seconds  # of a summary
         self._scorer = QagsScorer(
-            *networks(size, width), extractor=found, arm=arm, device=device, dtype=dtype
+            *networks(size, width), extractor=given, arm=arm, device=device, dtype=dtype
         )
         self.dtype = self._scorer.dtype
         self.stages: dict[str, float] = {}
@@ -150,11 +150,11 @@ class StagedEngineArm(EngineArm):
             scorer.score(list(documents), list(summaries))
             return {"all_in_one": time.perf_counter() - start}
         started = time.perf_counter()
-        found = scorer.generate(summaries)
+        searched = scorer.generate(summaries)
         generated = time.perf_counter()
         model = scorer.engine.model
         sources = model.tokenizer.encode(list(summaries))
-        for hypotheses, source in zip(found, sources, strict=True):
+        for hypotheses, source in zip(searched, sources, strict=True):
             keep_pairs(
                 hypotheses,
                 source,

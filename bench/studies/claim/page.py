@@ -8,8 +8,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from bench.report import spread, table, where
-from bench.shared.common import spread as spread_of
+from bench.shared.common import spread
+from bench.shared.plots import figure
+from bench.shared.tables import table, where, with_spread
 from bench.studies.claim import figures
 from bench.studies.claim.arms import DESCRIPTIONS, STAGES
 from bench.studies.claim.figures import RATIOS, STRONGEST, each_case, ratios
@@ -70,12 +71,12 @@ def verdict(result: dict[str, Any]) -> str:
     """Say in plain words whether 55 times holds, and against what."""
     lines = []
     for name, title in TITLES.items():
-        found = {
-            f"{size}, {workload}": spread_of(ratios(case, *RATIOS[name]))
+        of_cases = {
+            f"{size}, {workload}": spread(ratios(case, *RATIOS[name]))
             for size, workload, case in each_case(result["cases"])
         }
-        medians = {case: one["median"] for case, one in found.items()}
-        reached = [f"{c} (n = {one['n']})" for c, one in found.items() if one["low"] >= CLAIMED]
+        medians = {case: one["median"] for case, one in of_cases.items()}
+        reached = [f"{c} (n = {one['n']})" for c, one in of_cases.items() if one["low"] >= CLAIMED]
         lines.append(f"{title}: {span(list(medians.values()))} times; {_holds(reached, medians)}.")
     counts = [len(case["rounds"]) for _, _, case in each_case(result["cases"])]
     few, many = min(counts), max(counts)
@@ -228,29 +229,22 @@ def _arms(case: dict[str, Any]) -> str:
         flops = case["tflop"].get(name)
         fewer = "" if flops is None or shipped is None else f"{shipped / flops:.1f}"
         difference = figures.mean_difference(case, name)
+        times = spread(ratios(case, "qags_as_shipped", name))
         rows.append(
-            [
-                f"`{name}`",
-                facts["dtype"],
-                spread(spread_of(figures.seconds(case, name))),
-                spread(spread_of(ratios(case, "qags_as_shipped", name)), 1),
-                "" if flops is None else f"{flops:.3f}",
-                fewer,
-                "" if facts["peak_mib"] is None else f"{facts['peak_mib']:.0f}",
-                "" if difference is None else f"{difference:.1e} from `{figures.BASES[name]}`",
-            ]
+            {
+                "arm": f"`{name}`",
+                "type": facts["dtype"],
+                "s a summary": with_spread(spread(figures.seconds(case, name))),
+                "times as fast as QAGS as shipped": with_spread(times, 1),
+                "TFLOP": "" if flops is None else f"{flops:.3f}",
+                "times fewer": fewer,
+                "peak MiB": "" if facts["peak_mib"] is None else f"{facts['peak_mib']:.0f}",
+                "mean difference of score": ""
+                if difference is None
+                else f"{difference:.1e} from `{figures.BASES[name]}`",
+            }
         )
-    header = [
-        "arm",
-        "type",
-        "s a summary",
-        "times as fast as QAGS as shipped",
-        "TFLOP",
-        "times fewer",
-        "peak MiB",
-        "mean difference of score",
-    ]
-    return table(header, rows)
+    return table(rows)
 
 
 def _decomposition(case: dict[str, Any]) -> str:
@@ -266,8 +260,9 @@ def _decomposition(case: dict[str, Any]) -> str:
         rows.append([f"`{before}` to `{after}`", what, f"{factor:.2f}", fewer])
     rows.append(["product", "", f"{product:.1f}", ""])
     against = figures.factor(case, STRONGEST, "quals_fast")
+    columns = ("step", "what it is", "times as fast", "times fewer FLOPs")
     return (
-        f"{table(['step', 'what it is', 'times as fast', 'times fewer FLOPs'], rows)}\n\n"
+        f"{table([dict(zip(columns, row, strict=True)) for row in rows])}\n\n"
         f"Geometric means over the rounds. From `{figures.strongest(case)}` to `quals_fast` it is "
         f"{against:.1f} times."
     )
@@ -279,13 +274,8 @@ def plot(result: dict[str, Any], target: Path) -> None:
     A bar's end is its seconds on that axis; its stages divide its drawn length by their shares,
     since on the axis itself the first ones would look longest.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
     from matplotlib.patches import Patch
 
-    matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "claim"}  # small and stable
     cases = list(each_case(result["cases"]))
     medians = [
         statistics.median(figures.seconds(case, arm))
@@ -295,43 +285,46 @@ def plot(result: dict[str, Any], target: Path) -> None:
     begin, end = min(medians) / 4, max(medians) * 3
     heights = [len(case["facts"]) + 1.5 for _, _, case in cases]
     legend, axis_label = 0.9, 0.5  # inches
-    figure, axes = pyplot.subplots(
+    drawn: set[str] = set()
+    with figure(
+        target,
+        "claim",
         len(cases),
         1,
         figsize=(9, legend + axis_label + 0.3 * sum(heights)),
         sharex=True,
-        squeeze=False,
         height_ratios=heights,
         layout="constrained",
-    )
-    drawn: set[str] = set()
-    for axis, (size, workload, case) in zip(axes[:, 0], cases, strict=True):
-        for name in reversed(case["facts"]):
-            stages = figures.stages(case, name)
-            total = sum(stages.values())
-            drawn |= stages.keys()
-            left, share = begin, 0.0
-            for stage, seconds in stages.items():
-                share += seconds / total
-                right = begin * (total / begin) ** share
-                axis.barh(name, right - left, left=left, color=COLOURS[stage], height=0.75)
-                left = right
-            speedup = statistics.median(ratios(case, "qags_as_shipped", name))
-            label = f"{total:.2f} s" + (f"  ({speedup:.1f}x)" if name != "qags_as_shipped" else "")
-            axis.text(total * 1.06, name, label, va="center", fontsize=8)
-        axis.set(xscale="log", xlim=(begin, end))
-        axis.set_title(f"{size}, {workload}", loc="left", fontsize=10, fontweight="bold")
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(axis="y", length=0, labelsize=8)
-        axis.xaxis.set_major_formatter("{x:g}")
-        axis.grid(axis="x", alpha=0.3)
-        axis.set_axisbelow(True)
-    axes[-1, 0].set_xlabel(
-        "seconds a summary (log scale for whole bars; colours divide a bar by its stages' shares)\n"
-        "in brackets: times as fast as QAGS as shipped"
-    )
-    shown = [stage for stage in STAGES if stage in drawn]
-    handles = [Patch(color=COLOURS[stage], label=STAGE_TITLES[stage]) for stage in shown]
-    figure.legend(handles=handles, ncols=3, loc="outside upper center", fontsize=8, frameon=False)
-    figure.savefig(target, metadata={"Date": None})
-    pyplot.close(figure)
+    ) as (drawing, axes):
+        for axis, (size, workload, case) in zip(axes[:, 0], cases, strict=True):
+            for name in reversed(case["facts"]):
+                stages = figures.stages(case, name)
+                total = sum(stages.values())
+                drawn |= stages.keys()
+                left, share = begin, 0.0
+                for stage, seconds in stages.items():
+                    share += seconds / total
+                    right = begin * (total / begin) ** share
+                    axis.barh(name, right - left, left=left, color=COLOURS[stage], height=0.75)
+                    left = right
+                speedup = statistics.median(ratios(case, "qags_as_shipped", name))
+                label = f"{total:.2f} s" + (
+                    f"  ({speedup:.1f}x)" if name != "qags_as_shipped" else ""
+                )
+                axis.text(total * 1.06, name, label, va="center", fontsize=8)
+            axis.set(xscale="log", xlim=(begin, end))
+            axis.set_title(f"{size}, {workload}", loc="left", fontsize=10, fontweight="bold")
+            axis.spines[["top", "right"]].set_visible(False)
+            axis.tick_params(axis="y", length=0, labelsize=8)
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.grid(axis="x", alpha=0.3)
+            axis.set_axisbelow(True)
+        axes[-1, 0].set_xlabel(
+            "seconds a summary (log scale for whole bars; colours divide a bar by its stages' "
+            "shares)\nin brackets: times as fast as QAGS as shipped"
+        )
+        shown = [stage for stage in STAGES if stage in drawn]
+        handles = [Patch(color=COLOURS[stage], label=STAGE_TITLES[stage]) for stage in shown]
+        drawing.legend(
+            handles=handles, ncols=3, loc="outside upper center", fontsize=8, frameon=False
+        )

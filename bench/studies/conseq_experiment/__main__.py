@@ -32,6 +32,7 @@ import torch
 
 from bench.recipes.qags_training.loop import Recipe
 from bench.shared.common import EXAMPLES, RESULTS, ROOT, finish, load_pairs, machine, result_name
+from bench.shared.options import command_line
 from bench.studies.conseq_experiment.contrast import train_by_contrast
 from bench.studies.conseq_experiment.likelihood import train_by_likelihood
 from bench.studies.conseq_experiment.measures import GENERATE, Measures, write_summaries
@@ -170,12 +171,11 @@ def outcome(
     written: Mapping[str, Any], runs: Mapping[str, list[list[str]]], measures: Measures
 ) -> dict[str, Any]:
     """Measure the summaries of all runs, by arm; return the whole result."""
-    found = summarise({arm: [measures.of(one) for one in each] for arm, each in runs.items()})
     before = written["summaries"]["MLE"][0]
     result = {
         **written["result"],
         "signatures": measures.signatures,
-        **found,
+        **summarise({arm: [measures.of(one) for one in each] for arm, each in runs.items()}),
         "as_before": {
             arm: [sum(a == b for a, b in zip(one, before, strict=True)) for one in each]
             for arm, each in written["summaries"].items()
@@ -202,9 +202,7 @@ def _say(stage: str, done: int, total: int) -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--page", action="store_true", help="only write the page anew")
     only.add_argument("--write", action="store_true", help="end with QUALS of the summaries")

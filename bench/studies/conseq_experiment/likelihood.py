@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTokenizerFast
 
 from bench.recipes.qags_training.loop import Recipe, train
@@ -49,22 +49,12 @@ class SummaryTask:
             for part in (0, 1)
         )
         self._pairs = [Pair(*pair) for pair in zip(sources, targets, strict=True)]
-        self._network = _network(base, read_weights(folder), dropout).to(device)
+        self.size = len(self._pairs)
+        self.network = _network(base, read_weights(folder), dropout).to(device)
         if frozen:
-            for name, weight in self._network.named_parameters():
+            for name, weight in self.network.named_parameters():
                 weight.requires_grad_(not _is_embedding(name))
-        self._collate = Collator(self._network.config.pad_token_id)
-
-    @property
-    def size(self) -> int:
-        """How many pairs there are."""
-        return len(self._pairs)
-
-    @property
-    def network(self) -> nn.Module:
-        """The network in training."""
-        module: nn.Module = self._network
-        return module
+        self._collate = Collator(self.network.config.pad_token_id)
 
     def draw(self, question: int, rng: random.Random, progress: float) -> Pair:
         """Return a pair; nothing about it is drawn."""
@@ -72,15 +62,15 @@ class SummaryTask:
 
     def loss(self, batch: list[Pair]) -> Tensor:
         """Return the mean cross-entropy of a summary's token; matrices in bfloat16."""
-        device: torch.device = self._network.device
+        device: torch.device = self.network.device
         inputs = {name: tensor.to(device) for name, tensor in self._collate(batch).items()}
         with torch.autocast(device.type, torch.bfloat16):
-            return token_nats(self._network, **inputs).mean()
+            return token_nats(self.network, **inputs).mean()
 
     def stored(self) -> dict[str, Tensor]:
         """Return what was trained, as int8: small enough to travel between machines."""
         return quantize(
-            {n: p.detach().cpu() for n, p in self._network.named_parameters() if p.requires_grad}
+            {n: p.detach().cpu() for n, p in self.network.named_parameters() if p.requires_grad}
         )
 
 

@@ -156,8 +156,8 @@ def write_summaries(model: Path, documents: list[str], device: str) -> list[str]
     network = AutoModelForSeq2SeqLM.from_pretrained(model).to(device)
     tokenizer = AutoTokenizer.from_pretrained(model)
     size = _CHUNK if is_gpu(device) else 10
-    found = generate_summaries(network, tokenizer, documents, batch_size=size, **GENERATE)
-    return [summary for (summary,) in found]
+    generated = generate_summaries(network, tokenizer, documents, batch_size=size, **GENERATE)
+    return [summary for (summary,) in generated]
 
 
 def copied(document: str, summary: str, n: int) -> float | None:

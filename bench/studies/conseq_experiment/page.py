@@ -7,8 +7,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from bench.report import table, where
 from bench.shared.common import is_gpu
+from bench.shared.plots import figure
+from bench.shared.tables import interval, table, where
 from bench.studies.conseq_experiment.outcome import COMPARED
 
 DIGITS = {  # of each measure, after the point
@@ -70,8 +71,8 @@ def verdict(result: dict[str, Any]) -> str:
         for one, other in COMPARED
         if one == "ConSeq-QUALS"
     }
-    came_out = all(found[JUDGE]["low"] > 0 for found in against.values())
-    moved = " and ".join(_moved(found[JUDGE], other) for other, found in against.items())
+    came_out = all(difference[JUDGE]["low"] > 0 for difference in against.values())
+    moved = " and ".join(_moved(difference[JUDGE], other) for other, difference in against.items())
     of_mle = against["MLE"]
     return (
         f"The article's direction, QUALS-trained above both baselines in QAGS, "
@@ -91,12 +92,6 @@ def _written_on(result: dict[str, Any]) -> str | None:
     return f"{m['gpu']}, driver {m['driver']}; {where({'machine': m})}"
 
 
-def interval(one: dict[str, float], digits: int, *, signed: bool = False) -> str:
-    """Write a number with its interval."""
-    form = f"{'+' if signed else ''}.{digits}f"
-    return f"{one['value']:{form}} [{one['low']:{form}}, {one['high']:{form}}]"
-
-
 def _moved(difference: dict[str, float], other: str) -> str:
     """Say how something stands to another by their difference."""
     if difference["low"] > 0:
@@ -109,11 +104,13 @@ def _moved(difference: dict[str, float], other: str) -> str:
 
 
 def _table(title: str, rows: dict[str, Any], *, signed: bool = False) -> str:
-    body = [
-        [name, *(interval(found[m], digits, signed=signed) for m, digits in DIGITS.items())]
-        for name, found in rows.items()
-    ]
-    return table([title, *DIGITS], body)
+    return table(
+        [
+            {title: name}
+            | {m: interval(of[m], digits, signed=signed) for m, digits in DIGITS.items()}
+            for name, of in rows.items()
+        ]
+    )
 
 
 def _by_seed(arms: dict[str, Any]) -> str:
@@ -125,22 +122,13 @@ def _by_seed(arms: dict[str, Any]) -> str:
 
 def plot(result: dict[str, Any], target: Path) -> None:
     """Draw the differences, a panel for each measure."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "conseq"}  # small and stable
     names = list(reversed(result["differences"]))
-    figure, axes = pyplot.subplots(2, 4, figsize=(12, 4), sharey=True)
-    for axis, measure in zip(axes.flat, DIGITS, strict=True):
-        for place, name in enumerate(names):
-            found = result["differences"][name][measure]
-            axis.plot([found["low"], found["high"]], [place, place], color="C0", linewidth=2)
-            axis.plot(found["value"], place, "o", color="C0")
-        axis.axvline(0, color="grey", linewidth=0.8)
-        axis.set(title=measure, yticks=range(len(names)), yticklabels=names)
-        axis.margins(y=0.3)
-    figure.tight_layout()
-    figure.savefig(target, metadata={"Date": None})
-    pyplot.close(figure)
+    with figure(target, "conseq", 2, 4, figsize=(12, 4), sharey=True) as (_, axes):
+        for axis, measure in zip(axes.flat, DIGITS, strict=True):
+            for place, name in enumerate(names):
+                one = result["differences"][name][measure]
+                axis.plot([one["low"], one["high"]], [place, place], color="C0", linewidth=2)
+                axis.plot(one["value"], place, "o", color="C0")
+            axis.axvline(0, color="grey", linewidth=0.8)
+            axis.set(title=measure, yticks=range(len(names)), yticklabels=names)
+            axis.margins(y=0.3)

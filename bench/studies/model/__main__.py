@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from bench.shared.common import RESULTS, ROOT, finish
+from bench.shared.options import command_line
 from bench.studies import examples
 from bench.studies.model.page import page, plot
 from bench.studies.model.passes import load_rows
@@ -63,14 +64,14 @@ def main() -> None:
             if a.only:
                 compared = {n: v for n, v in compared.items() if n in (DEFAULT, *a.only)}
             few = [row.pair for rows in sets.values() for row in rows[: a.cost_rows]]
-            found: dict[str, Any] = {
+            result: dict[str, Any] = {
                 "rows": max(map(len, sets.values())),
                 "groups": {name: variant.group for name, variant in compared.items()},
                 "quality": quality(passes, compared, sets, a.resamples),
                 "cost_rows": len(few),
                 "cost": cost(compared, a.model, a.device, few, a.rounds),
             }
-            finish(SETTINGS, found, a.device)
+            finish(SETTINGS, result, a.device)
     write_page()
 
 
@@ -93,13 +94,10 @@ def _load(name: str) -> dict[str, Any] | None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, device="cpu")
     parser.add_argument("--dev", type=Path, help="questions for the perplexity")
     parser.add_argument("--labels", type=Path, nargs="+", help="sets of human judgements")
     parser.add_argument("--model", default="qagen-mini", help="bundled, or a folder")
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--rows", type=int, help="of each set, at least 6, spread evenly")
     parser.add_argument("--questions", type=int, default=2_000, help="of --dev")

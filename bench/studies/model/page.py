@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.report import spread, table, where
+from bench.shared.plots import figure
+from bench.shared.tables import interval, percent, table, where, with_spread
 from bench.studies.model.settings import DEFAULT, selected
 
 # Pearson correlation with the same human judgements. Wang et al. 2020 for the first three; the
@@ -49,8 +50,10 @@ def page(
         _with_people(model["with_people"]),
         "Published, with large models and on all rows (Pearson, CNN/DM and XSum):\n\n"
         + table(
-            ["metric", "QAGS-CNN/DM", "QAGS-XSum"],
-            [[name, *(f"{value:g}" for value in two)] for name, two in PUBLISHED.items()],
+            [
+                {"metric": name, "QAGS-CNN/DM": f"{cnndm:g}", "QAGS-XSum": f"{xsum:g}"}
+                for name, (cnndm, xsum) in PUBLISHED.items()
+            ]
         ),
         "## What the settings are worth",
         _settings(settings),
@@ -62,73 +65,69 @@ def page(
     return "\n\n".join(parts) + "\n"
 
 
-def _perplexity(found: dict[str, Any]) -> str:
+def _perplexity(result: dict[str, Any]) -> str:
     rows = [
-        [name, f"{one['perplexity']:.2f}", f"{one['nats_per_token']:.3f}", f"{one['tokens']:,}"]
+        {
+            "source": name,
+            "perplexity": f"{result[name]['perplexity']:.2f}",
+            "nats a token": f"{result[name]['nats_per_token']:.3f}",
+            "tokens": f"{result[name]['tokens']:,}",
+        }
         for name in ("passages", "windows")
-        for one in [found[name]]
     ]
     return (
-        f"Perplexity a token of people's question-answer pairs, {found['questions']:,} questions "
-        f"of {found['data']} (windows: the sentences around the answer, as short as a summary):\n\n"
-        + table(["source", "perplexity", "nats a token", "tokens"], rows)
+        f"Perplexity a token of people's question-answer pairs, {result['questions']:,} questions "
+        f"of {result['data']} (windows: the sentences around the answer, as short as a summary):"
+        f"\n\n{table(rows)}"
     )
 
 
-def _generation(found: dict[str, Any]) -> str:
-    header = [
-        "summaries of",
-        "n",
-        "answers that stand in the summary",
-        "distinct pairs",
-        "distinct answers",
-        "pairs kept (`max_pairs` 10)",
-        "without a pair",
-        "round trip: answers agree",
-        "mean F1",
-        "no answer found",
-    ]
+def _generation(result: dict[str, Any]) -> str:
     rows = [
-        [
-            name,
-            str(one["summaries"]),
-            f"{100 * one['answers_in_summary']:.1f} %",
-            f"{one['distinct_pairs']:.1f}",
-            f"{one['distinct_answers']:.1f}",
-            f"{one['kept_pairs']:.1f}",
-            str(one["no_pairs"]),
-            f"{100 * trip['share_f1_at_least_half']:.1f} %",
-            f"{trip['mean_f1']:.3f}",
-            f"{100 * trip['no_answer']:.1f} %",
-        ]
-        for name, one in found.items()
+        {
+            "summaries of": name,
+            "n": str(one["summaries"]),
+            "answers that stand in the summary": percent(one["answers_in_summary"], 1),
+            "distinct pairs": f"{one['distinct_pairs']:.1f}",
+            "distinct answers": f"{one['distinct_answers']:.1f}",
+            "pairs kept (`max_pairs` 10)": f"{one['kept_pairs']:.1f}",
+            "without a pair": str(one["no_pairs"]),
+            "round trip: answers agree": percent(trip["share_f1_at_least_half"], 1),
+            "mean F1": f"{trip['mean_f1']:.3f}",
+            "no answer found": percent(trip["no_answer"], 1),
+        }
+        for name, one in result.items()
         for trip in [one["round_trip"]]
     ]
     return (
         "What is generated from a summary. Round trip: the kept questions are put to the "
         "extractive network of bench/qags_models with the summary as text; answers agree from a "
-        "word F1 of one half.\n\n" + table(header, rows)
+        f"word F1 of one half.\n\n{table(rows)}"
     )
 
 
-def _examples(found: dict[str, Any]) -> str:
-    kinds = ", ".join(f"{kind} {n} of {total}" for kind, (n, total) in found["by_change"].items())
+def _examples(result: dict[str, Any]) -> str:
+    kinds = ", ".join(f"{kind} {n} of {total}" for kind, (n, total) in result["by_change"].items())
     return (
-        f"The faithful summary scores above the altered one for {found['faithful_higher']} of the "
-        f"{found['documents']} example documents ({kinds}); the aim is 18."
+        f"The faithful summary scores above the altered one for {result['faithful_higher']} of the "
+        f"{result['documents']} example documents ({kinds}); the aim is 18."
     )
 
 
-def _with_people(found: dict[str, Any]) -> str:
+def _with_people(result: dict[str, Any]) -> str:
     blocks = ["Agreement with human judgement:"]
-    for title, parts in found.items():
+    for title, parts in result.items():
         for part in ("even", "odd", "all"):
             rows = [
-                [one["name"], *(_estimate(one[key]) for key in ("pearson", "spearman", "auc"))]
+                {
+                    f"{title}, {part} rows, n = {parts[part][0]['n']}": one["name"],
+                    "Pearson": interval(one["pearson"], 3, 2),
+                    "Spearman": interval(one["spearman"], 3, 2),
+                    "AUC": interval(one["auc"], 3, 2),
+                }
                 for one in parts[part]
             ]
-            n = f"{title}, {part} rows, n = {parts[part][0]['n']}"
-            blocks.append(table([n, "Pearson", "Spearman", "AUC"], rows))
+            blocks.append(table(rows))
         aim = next((aim for key, aim in AIMS.items() if key in title), None)
         reached = parts["all"][0]["pearson"]
         if aim is not None and reached["value"] is not None:
@@ -143,27 +142,22 @@ def _settings(result: dict[str, Any] | None) -> str:
     quality, cost = result["quality"], result["cost"]
     order = selected(quality)
     sets = list(quality[DEFAULT])
-    columns = [f"{title}, {part} rows" for title in sets for part in ("odd", "even")]
-    header = ["settings", "varied", *columns, "cost"]
     rows = [
-        [
-            name,
-            result["groups"][name],
-            *(
-                _estimate(found[title][part]["pearson"])
-                for title in sets
-                for part in ("odd", "even")
-            ),
-            spread(cost[name]),
-        ]
-        for name, found in quality.items()
+        {"settings": name, "varied": result["groups"][name]}
+        | {
+            f"{title}, {part} rows": interval(of_sets[title][part]["pearson"], 3, 2)
+            for title in sets
+            for part in ("odd", "even")
+        }
+        | {"cost": with_spread(cost[name])}
+        for name, of_sets in quality.items()
     ]
     best = order[0]
     return (
         f"Pearson correlation with people, and cost: times the default's, measured in turn on the "
         f"same {result['cost_rows']} rows. {result['rows']} rows of each set at most. All other "
         "settings are the default's.\n\n"
-        f"{table(header, rows)}\n\nBest on the odd rows, by the mean over the sets: {best}"
+        f"{table(rows)}\n\nBest on the odd rows, by the mean over the sets: {best}"
         + ("." if best == DEFAULT else f"; the default is number {order.index(DEFAULT) + 1}.")
         + "\n\n![agreement with people against cost](model_settings.svg)"
     )
@@ -175,20 +169,19 @@ def _choices(result: dict[str, Any] | None) -> str:
     models = result["models"]
     first = next(iter(models))
     sets = list(models[first]["with_people"])
-    header = ["model", "short text: question", "answer", "long text: question", "answer",
-              "faithful above altered", "tokens a pair",
-              *(column for title in sets for column in (f"{title}, odd rows", "rise"))]  # fmt: skip
     rows = []
     for name, one in models.items():
-        nats = [f"{one['nats'][where][part]:.3f}" for where in ("short", "long")
-                for part in ("question", "answer")]  # fmt: skip
-        people = []
+        row = {"model": name}
+        for text in ("short", "long"):
+            for part in ("question", "answer"):
+                row[f"{text} text: {part}"] = f"{one['nats'][text][part]:.3f}"
+        row["faithful above altered"] = f"{one['altered']['higher']} of {one['altered']['n']}"
+        row["tokens a pair"] = f"{one['tokens']:.1f}"
         for title in sets:
-            found = one["with_people"][title]
-            rise = "-" if name == first else _estimate(found["rise"])
-            people += [_estimate(found["pearson"]), rise]
-        share = f"{one['altered']['higher']} of {one['altered']['n']}"
-        rows.append([name, *nats, share, f"{one['tokens']:.1f}", *people])
+            of_set = one["with_people"][title]
+            row[f"{title}, odd rows"] = interval(of_set["pearson"], 3, 2)
+            row[f"{title}, rise"] = "-" if name == first else interval(of_set["rise"], 3, 2)
+        rows.append(row)
     return (
         f"Nats a token of people's questions and of their answers, given a text as short as a "
         f"summary or one of up to 340 words ({result['questions']:,} questions of "
@@ -196,43 +189,28 @@ def _choices(result: dict[str, Any] | None) -> str:
         "number altered (30 beams); tokens of a pair that the search finds, which is what scoring "
         f"costs; Pearson correlation with people, and its rise over {first} with a paired "
         "bootstrap interval. Weights as trained, before they are stored as int8.\n\n"
-        f"{table(header, rows)}\n\n"
+        f"{table(rows)}\n\n"
         "How each was trained stands in quals_fast/training/README.md."
     )
 
 
 def plot(result: dict[str, Any], target: Path) -> None:
     """Draw agreement on the even rows against cost, a panel for each set."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "model"}  # small and stable
     sets = list(result["quality"][DEFAULT])
-    figure, axes = pyplot.subplots(1, len(sets), figsize=(6 * len(sets), 5), squeeze=False)
     groups = list(dict.fromkeys(result["groups"].values()))
-    for axis, title in zip(axes[0], sets, strict=True):
-        for name, found in result["quality"].items():
-            one = found[title]["even"]["pearson"]
-            if one["value"] is None:
-                continue
-            x = result["cost"][name]["median"]
-            errors = [[max(0, one["value"] - one["low"])], [max(0, one["high"] - one["value"])]]
-            colour = f"C{groups.index(result['groups'][name])}"
-            axis.errorbar(x, one["value"], yerr=errors, fmt="o", color=colour, alpha=0.7)
-            axis.annotate(name, (x, one["value"]), fontsize=7, xytext=(4, 2),
-                          textcoords="offset points")  # fmt: skip
-        axis.axhline(result["quality"][DEFAULT][title]["even"]["pearson"]["value"] or 0, lw=0.5)
-        axis.set_xscale("log", base=2)
-        axis.set(title=f"{title}, even rows", xlabel="cost (default = 1)",
-                 ylabel="Pearson correlation with people")  # fmt: skip
-    figure.tight_layout()
-    figure.savefig(target, metadata={"Date": None})
-    pyplot.close(figure)
-
-
-def _estimate(one: dict[str, Any]) -> str:
-    if one["value"] is None:
-        return "-"
-    return f"{one['value']:.3f} [{one['low']:.2f}, {one['high']:.2f}]"
+    with figure(target, "model", 1, len(sets), figsize=(6 * len(sets), 5)) as (_, axes):
+        for axis, title in zip(axes[0], sets, strict=True):
+            for name, of_sets in result["quality"].items():
+                one = of_sets[title]["even"]["pearson"]
+                if one["value"] is None:
+                    continue
+                x = result["cost"][name]["median"]
+                errors = [[max(0, one["value"] - one["low"])], [max(0, one["high"] - one["value"])]]
+                colour = f"C{groups.index(result['groups'][name])}"
+                axis.errorbar(x, one["value"], yerr=errors, fmt="o", color=colour, alpha=0.7)
+                axis.annotate(name, (x, one["value"]), fontsize=7, xytext=(4, 2),
+                              textcoords="offset points")  # fmt: skip
+            axis.axhline(result["quality"][DEFAULT][title]["even"]["pearson"]["value"] or 0, lw=0.5)
+            axis.set_xscale("log", base=2)
+            axis.set(title=f"{title}, even rows", xlabel="cost (default = 1)",
+                     ylabel="Pearson correlation with people")  # fmt: skip

@@ -93,11 +93,11 @@ def run_pass(scorer: QualsScorer, rows: Sequence[Row], folder: Path, title: str)
         model = scorer.engine.model
         sources = model.tokenizer.encode(summaries)
         searched = scorer.generate(summaries)
-        found = [
+        kept = [
             pairs_about(hypotheses, source, model.tokenizer, model.conventions)
             for hypotheses, source in zip(searched, sources, strict=True)
         ]
-        store.add(part, [len(one) for one in searched], found, _rescore(scorer, part, found))
+        store.add(part, [len(one) for one in searched], kept, _rescore(scorer, part, kept))
     return [store.rows[_key(row.pair)] for row in rows]
 
 
@@ -111,8 +111,8 @@ def run_truncated(
     todo = [row for row in rows if _key(row.pair) not in store.rows]
     for part in _parts(todo, f"{tokens} tokens"):
         stored = [before[_key(row.pair)] for row in part]
-        found = [one.pairs for one in stored]
-        store.add(part, [one.n_hypotheses for one in stored], found, _rescore(short, part, found))
+        kept = [one.pairs for one in stored]
+        store.add(part, [one.n_hypotheses for one in stored], kept, _rescore(short, part, kept))
     return [store.rows[_key(row.pair)] for row in rows]
 
 
@@ -127,10 +127,10 @@ def truncated(scorer: QualsScorer, tokens: int) -> QualsScorer:
 
 
 def _rescore(
-    scorer: QualsScorer, rows: Sequence[Row], found: Sequence[list[KeptPair]]
+    scorer: QualsScorer, rows: Sequence[Row], kept: Sequence[list[KeptPair]]
 ) -> list[dict[tuple[int, ...], tuple[float, ...]]]:
     """Return the document's log-probabilities of all distinct pairs of each row."""
-    targets = [[pair.hypothesis.token_ids for pair in select(pairs, None)] for pairs in found]
+    targets = [[pair.hypothesis.token_ids for pair in select(pairs, None)] for pairs in kept]
     logprobs = scorer.rescore([row.pair.document for row in rows], targets)
     return [dict(zip(*both, strict=True)) for both in zip(targets, logprobs, strict=True)]
 
@@ -153,12 +153,12 @@ class _Store:
         self,
         rows: Sequence[Row],
         counts: Sequence[int],
-        found: Sequence[list[KeptPair]],
+        kept: Sequence[list[KeptPair]],
         logprobs: Sequence[dict[tuple[int, ...], tuple[float, ...]]],
     ) -> None:
         """Store some rows."""
         with self._path.open("a", encoding="utf-8") as file:
-            for row, count, pairs, of_document in zip(rows, counts, found, logprobs, strict=True):
+            for row, count, pairs, of_document in zip(rows, counts, kept, logprobs, strict=True):
                 stored = Stored(count, pairs, of_document)
                 self.rows[_key(row.pair)] = stored
                 file.write(json.dumps({"key": _key(row.pair), **_to_dict(stored)}) + "\n")

@@ -42,13 +42,13 @@ def perplexity(scorer: QualsScorer, dev: Path, questions: int | None) -> dict[st
         "passages": [corpus.passages[q.passage] for q in asked],
         "windows": [sentence_window(corpus, q, rng, **WINDOW).text for q in asked],
     }
-    found: dict[str, Any] = {"questions": len(asked), "data": dev.name}
+    result: dict[str, Any] = {"questions": len(asked), "data": dev.name}
     for name, shown in texts.items():
         rescored = scorer.rescore(shown, targets)
         nats = [-value for (logprobs,) in rescored for value in logprobs]
         mean = math.fsum(nats) / len(nats)
-        found[name] = {"nats_per_token": mean, "perplexity": math.exp(mean), "tokens": len(nats)}
-    return found
+        result[name] = {"nats_per_token": mean, "perplexity": math.exp(mean), "tokens": len(nats)}
+    return result
 
 
 def targets_of(scorer: QualsScorer, questions: Sequence[Question]) -> list[list[list[int]]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.shared.common import Pair, spread
+from bench.shared.common import Pair, texts_of
+from bench.shared.timing import in_turn, ratios
 from bench.studies.model.passes import Row, Stored, run_pass, run_truncated, truncated
 from bench.studies.model.quality import PARTS
 from quals_fast import DecodingConfig, QualsScorer, ScoringConfig
@@ -55,7 +56,7 @@ class Variant:
 
 def variants(positions: int, int8: str | None) -> dict[str, Variant]:
     """Return what is compared, by name; documents are cut to what the model's positions allow."""
-    found = {
+    compared = {
         DEFAULT: Variant(),
         "rule hamming": Variant(group="rule", decoding=DecodingConfig(rule="hamming")),
         "summary_logprob search": Variant(
@@ -67,19 +68,22 @@ def variants(positions: int, int8: str | None) -> dict[str, Variant]:
     }
     for pairs in (5, 20, None):
         name = "all" if pairs is None else pairs
-        found[f"max_pairs {name}"] = Variant(group="pairs", scoring=ScoringConfig(max_pairs=pairs))
+        compared[f"max_pairs {name}"] = Variant(
+            group="pairs", scoring=ScoringConfig(max_pairs=pairs)
+        )
     for beams in (8, 15, 30):
         decoding = DecodingConfig(num_beams=beams, num_beam_groups=beams)
-        found[f"{beams} beams"] = Variant(group="beams", decoding=decoding)
+        compared[f"{beams} beams"] = Variant(group="beams", decoding=decoding)
     for tokens in (256, 512, 1024):
         if tokens < positions:
-            found[f"documents of {tokens} tokens"] = Variant(
+            compared[f"documents of {tokens} tokens"] = Variant(
                 group="documents", document_tokens=tokens
             )
-    found["dtype float32"] = Variant(group="dtype", dtype="float32")
+    for dtype in ("float32", "bfloat16"):
+        compared[f"dtype {dtype}"] = Variant(group="dtype", dtype=dtype)
     if int8 is not None:
-        found["int8 (ONNX)"] = Variant(group="dtype", model=int8)
-    return found
+        compared["int8 (ONNX)"] = Variant(group="dtype", model=int8)
+    return compared
 
 
 class Passes:
@@ -106,10 +110,10 @@ class Passes:
     def stored(self, variant: Variant, rows: Sequence[Row]) -> list[Stored]:
         """Return the pass that a variant's scores follow from."""
         scorer = self._searching(variant)
-        found = run_pass(scorer, rows, self._folder, variant.group)
+        passes = run_pass(scorer, rows, self._folder, variant.group)
         if variant.document_tokens is not None:
-            found = run_truncated(scorer, variant.document_tokens, rows, found, self._folder)
-        return found
+            passes = run_truncated(scorer, variant.document_tokens, rows, passes, self._folder)
+        return passes
 
     def _searching(self, variant: Variant) -> QualsScorer:
         """Return the scorer of a search, of which selection and documents are no part."""
@@ -127,12 +131,12 @@ def quality(
     resamples: int,
 ) -> dict[str, Any]:
     """Return each variant's agreement with people, on odd and on even rows of each set."""
-    found: dict[str, Any] = {}
+    agreements: dict[str, Any] = {}
     for name, variant in compared.items():
-        found[name] = {}
+        agreements[name] = {}
         for title, rows in sets.items():
             scores = passes.scores(variant, rows)
-            found[name][title] = {}
+            agreements[name][title] = {}
             for part, odd in PARTS.items():
                 mine = [
                     (score, float(row.pair.label))
@@ -140,10 +144,10 @@ def quality(
                     if row.number % 2 == odd and row.pair.label is not None
                 ]
                 own, labels = zip(*mine, strict=True)
-                found[name][title][part] = agreement(
+                agreements[name][title][part] = agreement(
                     name, own, labels, n_resamples=resamples
                 ).to_dict()
-    return found
+    return agreements
 
 
 def cost(
@@ -152,30 +156,22 @@ def cost(
     """Return how many times the default's time each variant takes, on the same rows in turn."""
     measured = {name: one for name, one in compared.items() if not one.same_work}
     scorers = {name: variant.scorer(model, device) for name, variant in measured.items()}
-    texts = [pair.document for pair in pairs], [pair.summary for pair in pairs]
+    texts = texts_of(pairs)
     for scorer in scorers.values():  # warms up
         scorer.score(*(column[:1] for column in texts))
-    seconds: dict[str, list[float]] = {name: [] for name in scorers}
-    for _ in range(rounds):
-        for name, scorer in scorers.items():
-            start = time.perf_counter()
-            scorer.score(*texts)
-            seconds[name].append(time.perf_counter() - start)
-    ratios = {
-        name: spread([a / b for a, b in zip(own, seconds[DEFAULT], strict=True)])
-        for name, own in seconds.items()
-    }
+    runs = {name: partial(scorer.score, *texts) for name, scorer in scorers.items()}
+    seconds = in_turn(runs, rounds)
     return {
-        name: ratios[DEFAULT] if variant.same_work else ratios[name]
+        name: ratios(seconds[DEFAULT if variant.same_work else name], seconds[DEFAULT])
         for name, variant in compared.items()
     }
 
 
-def selected(found: dict[str, Any]) -> list[str]:
+def selected(quality: dict[str, Any]) -> list[str]:
     """Return the variants, best first by their mean Pearson correlation on the odd rows."""
 
     def mean(name: str) -> float:
-        values = [one["odd"]["pearson"]["value"] for one in found[name].values()]
+        values = [one["odd"]["pearson"]["value"] for one in quality[name].values()]
         return sum(-1.0 if value is None else value for value in values) / len(values)
 
-    return sorted(found, key=mean, reverse=True)
+    return sorted(quality, key=mean, reverse=True)

@@ -1,0 +1,1 @@
+"""How many kernels the GPU path launches, counted without a GPU."""
