@@ -92,7 +92,7 @@ def main() -> None:
             if isinstance(by_model, QualsScorer):
                 (hypotheses,) = by_model.generate(texts[1])
             else:
-                hypotheses = generate(by_model.generator, texts[1][0], by_model.decoding)
+                hypotheses = generate(by_model.model, texts[1][0], by_model.decoding)
             parts = differences(
                 record, hypotheses, by_model.score(*texts)[0], by_search.score(*texts)[0]
             )

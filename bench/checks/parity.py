@@ -26,7 +26,7 @@ from bench.shared.options import TINY, command_line
 from quals_fast.config import DecodingConfig, Rule
 from quals_fast.reference import quals
 from quals_fast.reference.diverse_beam import Trace
-from quals_fast.reference.generator import ReferenceGenerator
+from quals_fast.reference.model import ReferenceModel
 from quals_fast.reference.tolerances import MAX_NEAR_TIES, NEAR_TIE, QUALS
 from quals_fast.scorer import QualsScorer
 
@@ -34,7 +34,7 @@ from quals_fast.scorer import QualsScorer
 def compare(rule: Rule, pairs: list[Pair], model: str | Path, device: str) -> dict[str, Any]:
     """Score all pairs with both programs under one rule; the reference runs on the CPU."""
     config = DecodingConfig(rule=rule)
-    reference = ReferenceGenerator(model)
+    reference = ReferenceModel(model)
     # The reference encodes a document once per pair; the same document gives the same states.
     encode = lru_cache(maxsize=2)(reference.encode)
     mock.patch.object(reference, "encode", lambda ids: encode(tuple(ids))).start()

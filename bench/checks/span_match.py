@@ -25,7 +25,7 @@ from quals_fast.decoding.rules import Hypotheses
 from quals_fast.engine.filtering import keep_pairs
 from quals_fast.engine.generation import read_back
 from quals_fast.engine.selection import PairSelector
-from quals_fast.models.checkpoint import Settings
+from quals_fast.models.checkpoint import Conventions
 from quals_fast.models.tokenizer import QATokenizer, Source
 
 NUM_BEAMS, BATCH, LENGTH = 8, 128, 24
@@ -72,7 +72,7 @@ class Texts:
         )
         model.train_from_iterator([self.text(60) for _ in range(5000)], trainer)
         self.vocab_size = model.get_vocab_size()
-        self.settings = Settings(
+        self.conventions = Conventions(
             vocab_size=self.vocab_size,
             bos_token_id=None,
             eos_token_id=EOS,
@@ -84,7 +84,7 @@ class Texts:
             max_source_tokens=1024,
             answer_match="text",
         )
-        self.tokenizer = QATokenizer(model, self.settings)
+        self.tokenizer = QATokenizer(model, self.conventions)
 
     def text(self, longest: int) -> str:
         """Draw letters of one alphabet, now and then of two."""
@@ -154,8 +154,8 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     span_match = span_match_triton if device.type == "cuda" else span_match_ref
     texts = Texts(arguments.seed)
-    tokenizer, settings = texts.tokenizer, texts.settings
-    selector = PairSelector(tokenizer, settings, device, span_match)
+    tokenizer, conventions = texts.tokenizer, texts.conventions
+    selector = PairSelector(tokenizer, conventions, device, span_match)
     rounds = -(-arguments.strings // (NUM_BEAMS * BATCH))
     counts = {"summaries": 0, "unsure_summaries": 0, "kept": 0}
     host_s = tensor_s = 0.0
@@ -172,7 +172,7 @@ def main() -> None:
         rows = zip(groups, read_back(hypotheses), *selected, strict=True)
         for group, candidates, order, n_kept, unsure in rows:
             start = time.perf_counter()
-            kept = keep_pairs(candidates, group.summary, tokenizer, settings, max_pairs)
+            kept = keep_pairs(candidates, group.summary, tokenizer, conventions, max_pairs)
             host_s += time.perf_counter() - start
             index = {id(row): n for n, row in enumerate(candidates)}
             expected = [index[id(pair.hypothesis)] for pair in kept]

@@ -29,7 +29,7 @@ from rich.table import Table
 
 from bench.launches.counting import (
     BART_LARGE,
-    BART_LARGE_SETTINGS,
+    BART_LARGE_CONVENTIONS,
     Count,
     byte_level_tokenizer,
     count,
@@ -168,16 +168,16 @@ def main() -> None:
     if min(arguments.batches) < 1:
         parser.error(f"--batches must be 1 or more, but got {min(arguments.batches)}")
     if arguments.model is None:
-        tokenizer = byte_level_tokenizer(BART_LARGE_SETTINGS)
-        generator = without_data(BART_LARGE, BART_LARGE_SETTINGS, tokenizer)
+        tokenizer = byte_level_tokenizer(BART_LARGE_CONVENTIONS)
+        shaped = without_data(BART_LARGE, BART_LARGE_CONVENTIONS, tokenizer)
         name, scorer = "shape of BART-large, byte-level", None
     else:
         name = arguments.model
         scorer = QualsScorer.from_pretrained(folder_of(name), device=arguments.device)
         real = scorer.engine.model
-        generator = without_data(real.shape, real.conventions, real.tokenizer)
+        shaped = without_data(real.shape, real.conventions, real.tokenizer)
     config = DecodingConfig()
-    counts = {size: count(generator, config, size) for size in arguments.batches}
+    counts = {size: count(shaped, config, size) for size in arguments.batches}
     show(counts)
     result: dict[str, Any] = {
         "model": name,

@@ -27,9 +27,9 @@ from quals_fast.decoding.rules import SearchState
 from quals_fast.engine import fused, generation, transfer
 from quals_fast.engine.protocol import TextPair
 from quals_fast.models.bart import Bart
-from quals_fast.models.checkpoint import Settings
+from quals_fast.models.checkpoint import Conventions
 from quals_fast.models.lm_head import LMHead
-from quals_fast.models.loading import QAGenerator
+from quals_fast.models.loading import TorchModel
 from quals_fast.models.memory import SourceMemory
 from quals_fast.models.precision import PRECISIONS
 from quals_fast.models.shape import BartShape
@@ -49,7 +49,7 @@ BART_LARGE = BartShape(
     decoder_ffn_dim=4096,
     max_position_embeddings=1024,
 )
-BART_LARGE_SETTINGS = Settings(
+BART_LARGE_CONVENTIONS = Conventions(
     vocab_size=50_265,
     bos_token_id=0,
     eos_token_id=2,
@@ -104,19 +104,19 @@ class Count(NamedTuple):
         return sum(self.outside.values())
 
 
-def byte_level_tokenizer(settings: Settings) -> QATokenizer:
+def byte_level_tokenizer(conventions: Conventions) -> QATokenizer:
     """Return a byte-level tokenizer without merges, which stands for BART's own."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {piece: 3 + place for place, piece in enumerate(alphabet)}
     tokenizer = Tokenizer(models.BPE(vocabulary, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return QATokenizer(tokenizer, settings)
+    return QATokenizer(tokenizer, conventions)
 
 
 def without_data(
-    shape: BartShape, settings: Settings, tokenizer: QATokenizer, precision: str = "float16"
-) -> QAGenerator:
+    shape: BartShape, conventions: Conventions, tokenizer: QATokenizer, precision: str = "float16"
+) -> TorchModel:
     """Return a model of a shape whose weights take no memory."""
     of = PRECISIONS[precision]
     with torch.device("meta"):
@@ -124,24 +124,24 @@ def without_data(
     bart.run_by(TRITON)
     bias = torch.zeros(shape.vocab_size, device="meta")
     head = LMHead(bart.model.shared.weight.detach(), bias, TRITON)
-    return QAGenerator(
+    return TorchModel(
         name="shape",
         digest="",
         network=bart,
         document_network=bart,
         head=head,
         tokenizer=tokenizer,
-        conventions=settings,
+        conventions=conventions,
         precision=of,
         kernels=TRITON,
     )
 
 
-def count(generator: QAGenerator, config: DecodingConfig, batch_size: int) -> Count:
+def count(model: TorchModel, config: DecodingConfig, batch_size: int) -> Count:
     """Count what a pass over so many pairs launches.
 
     Args:
-        generator: from `without_data`.
+        model: from `without_data`.
         config: settings of the search.
         batch_size: pairs, each with a document of its own.
     """
@@ -149,7 +149,7 @@ def count(generator: QAGenerator, config: DecodingConfig, batch_size: int) -> Co
     documents = [
         Source("", [3 + i, *[3] * (DOCUMENT - 1)], array("i"), 0, 0) for i in range(batch_size)
     ]
-    pass_ = fused.FusedPass(generator, config, 10, 1, graph_bytes=0)
+    pass_ = fused.FusedPass(model, config, 10, 1, graph_bytes=0)
     launches = Launches()
     least = config.min_length  # from the step after on, all but the last are alike
     alike = range(least + 2, config.max_length)
@@ -158,7 +158,7 @@ def count(generator: QAGenerator, config: DecodingConfig, batch_size: int) -> Co
         with launches:
             pass_._launch(list(map(TextPair, documents, summaries)))
     assert seen.memory is not None  # every pass searches
-    held = graph.held_bytes(seen.memory, config, generator.shape.vocab_size)
+    held = graph.held_bytes(seen.memory, config, model.shape.vocab_size)
     held = held // batch_size * fused.filled_up(batch_size)
     held += pass_._store_bytes * fused.filled_up(batch_size)
     steps = range(config.max_length + 1)
@@ -251,9 +251,9 @@ def _watched(launches: Launches, batch_size: int, skipped: range) -> Iterator[_S
             seen.eager.add(PART_OF[function.__name__])
         return run_part(self, function, inputs, *sizes, **rest)
 
-    def begin_search(generator: QAGenerator, memory: SourceMemory, *rest: Any) -> Search:
+    def begin_search(model: TorchModel, memory: SourceMemory, *rest: Any) -> Search:
         seen.memory = memory
-        return generation.begin_device_search(generator, memory, *rest)
+        return generation.begin_device_search(model, memory, *rest)
 
     with ExitStack() as stack:
         for patch in (

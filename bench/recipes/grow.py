@@ -115,7 +115,7 @@ def write(source: Path, growth: Growth, target: Path) -> None:
 def hidden_statistics(source: Path) -> Statistics:
     """Return mean and standard deviation of each layer's output, averaged over real tokens."""
     published = PublishedPipeline(source)
-    start = published.settings.decoder_start_token_id
+    start = published.conventions.decoder_start_token_id
     summaries = [pair.summary for pair in load_pairs([EXAMPLES], STATISTICS_ROWS)]
     layers: dict[str, list[list[Tensor]]] = {"encoder": [], "decoder": []}
     for text, hypotheses in zip(

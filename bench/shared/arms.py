@@ -263,7 +263,7 @@ def _convert(folder: Path, pieces: list[str], target: Path) -> None:
     spec.register_source_vocabulary(pieces)
     spec.register_target_vocabulary(pieces)
     # Sources come with their special tokens; the loader's defaults of "<s>" would be unknown here.
-    settings = published.settings
+    settings = published.conventions
     bos = settings.eos_token_id if settings.bos_token_id is None else settings.bos_token_id
     spec.config.bos_token = pieces[bos]
     spec.config.eos_token = pieces[settings.eos_token_id]

@@ -95,15 +95,15 @@ class PublishedPipeline:
 
         self.decoding, self.scoring = decoding or DecodingConfig(), scoring or ScoringConfig()
         folder = model_folder(model)
-        _, self.settings = read_checkpoint(folder)
+        _, self.conventions = read_checkpoint(folder)
         if self.decoding.rule != "fairseq09" or self.decoding.group_size != 1:
             raise ValueError(
                 "the published pipeline has rule 'fairseq09' and groups of one beam, but got "
                 f"{self.decoding.rule!r} and groups of {self.decoding.group_size}"
             )
-        if self.settings.forced_bos_token_id is not None:
+        if self.conventions.forced_bos_token_id is not None:
             raise ValueError(f"the published pipeline forces no first token, but {folder} does")
-        self.tokenizer = QATokenizer.from_folder(folder, self.settings)
+        self.tokenizer = QATokenizer.from_folder(folder, self.conventions)
         self._output, self._device = BaseModelOutput, torch.device(device)
         self._encode_once = encode_once
         self.stages: dict[str, float] = {}
@@ -151,8 +151,8 @@ class PublishedPipeline:
     @torch.inference_mode()
     def generate(self, summaries: Sequence[str]) -> list[list[Hypothesis]]:
         """Search one batch of summaries together; hypotheses best first."""
-        config, settings = self.decoding, self.settings
-        beams, eos = config.num_beams, settings.eos_token_id
+        config, conventions = self.decoding, self.conventions
+        beams, eos = config.num_beams, conventions.eos_token_id
         sources = [source.input_ids for source in self.tokenizer.encode(list(summaries))]
         states, mask = self._encode(sources)
         states, mask = states.repeat_interleave(beams, 0), mask.repeat_interleave(beams, 0)
@@ -160,7 +160,7 @@ class PublishedPipeline:
         alive = list(range(len(sources)))
         nothing = states.new_empty(len(sources), beams, 0, dtype=torch.float32)
         slots = _Slots(nothing.long(), nothing, nothing, nothing.sum(2))
-        last = mask.new_full((len(sources) * beams, 1), settings.decoder_start_token_id)
+        last = mask.new_full((len(sources) * beams, 1), conventions.decoder_start_token_id)
         cache: Any = None
         for t in range(config.max_length + 1):
             logits, cache = self._decode(last, states, mask, cache)
@@ -195,14 +195,14 @@ class PublishedPipeline:
 
     def _choose(self, logprobs: Tensor, total: Tensor, t: int) -> tuple[Tensor, Tensor]:
         """Let the groups choose in turn; return scores and tokens, all first choices before."""
-        config, settings = self.decoding, self.settings
+        config, conventions = self.decoding, self.conventions
         masked = logprobs.clone()
-        masked[:, :, settings.pad_token_id] = -torch.inf
+        masked[:, :, conventions.pad_token_id] = -torch.inf
         if t < config.min_length:
-            masked[:, :, settings.eos_token_id] = -torch.inf
+            masked[:, :, conventions.eos_token_id] = -torch.inf
         if t == config.max_length:
             masked.fill_(-torch.inf)
-            masked[:, :, settings.eos_token_id] = logprobs[:, :, settings.eos_token_id]
+            masked[:, :, conventions.eos_token_id] = logprobs[:, :, conventions.eos_token_id]
         penalty = torch.zeros_like(masked[:, 0])
         ones = torch.ones_like(penalty[:, :2])
         chosen = []
@@ -216,10 +216,10 @@ class PublishedPipeline:
 
     def _keep(self, summary: str, hypotheses: list[Hypothesis]) -> list[Hypothesis]:
         """Filter and select, with the reference's own rules."""
-        special = (self.settings.eos_token_id, self.settings.pad_token_id)
+        special = (self.conventions.eos_token_id, self.conventions.pad_token_id)
         candidates = []
         for hypothesis in hypotheses:
-            parts = split_at_sep(hypothesis.token_ids, special, self.settings.sep_token_id)
+            parts = split_at_sep(hypothesis.token_ids, special, self.conventions.sep_token_id)
             if parts is not None and answer_stands_in(parts[1], summary, self.tokenizer):
                 question, answer = map(self.tokenizer.decode, parts)
                 candidates.append((question, answer, hypothesis))
@@ -228,7 +228,7 @@ class PublishedPipeline:
 
     def _rescore(self, pairs: Sequence[tuple[list[int], tuple[int, ...]]]) -> list[TokenLogprobs]:
         """Return the targets' log-probabilities; as published each pair's document is encoded."""
-        start = self.settings.decoder_start_token_id
+        start = self.conventions.decoder_start_token_id
         sources = [tuple(source) for source, _ in pairs]
         if self._encode_once:
             distinct = list(dict.fromkeys(sources))
@@ -272,11 +272,11 @@ class PublishedPipeline:
 
     def _log_softmax(self, logits: Tensor) -> Tensor:
         logits = logits.float()
-        logits[..., list(self.settings.masked_token_ids)] = -torch.inf
+        logits[..., list(self.conventions.masked_token_ids)] = -torch.inf
         return logits.log_softmax(-1)
 
     def _pad(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        width, pad = max(map(len, rows)), self.settings.pad_token_id
+        width, pad = max(map(len, rows)), self.conventions.pad_token_id
         ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
         return ids.to(self._device), mask.to(self._device)

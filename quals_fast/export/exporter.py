@@ -41,7 +41,7 @@ from quals_fast.exported.loading import load_onnx
 from quals_fast.exported.manifest import DTYPES, LARGEST_SUMS, MANIFEST, WEIGHTS, write_manifest
 from quals_fast.exported.session import runtime
 from quals_fast.models.bart import Bart
-from quals_fast.models.loading import QAGenerator, load_generator, model_folder
+from quals_fast.models.loading import TorchModel, load_model, model_folder
 
 _EMBEDDING = "head.weight"  # the LM head's matrix in step and rescore graphs
 # Layers of the documents' encoder whose rounding moves scores most: in float32, although int8.
@@ -97,16 +97,16 @@ def export(
     source, target = model_folder(model), Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"`folder` must be empty or not exist, but {target} is not; name another")
-    generator = load_generator(model, device=torch.device("cpu"))
+    loaded = load_model(model, device=torch.device("cpu"))
     target.mkdir(parents=True, exist_ok=True)
-    names = _write_graphs(generator.bart, target, dtype)
+    names = _write_graphs(loaded.network, target, dtype)
     copied = [name for name in _COPIED_FILES if (source / name).is_file()]
     for name in copied:
         shutil.copyfile(source / name, target / name)
     facts: dict[str, Any] = {
         "quals_fast": __version__,
-        "model": generator.name,
-        "digest": generator.digest,
+        "model": loaded.name,
+        "digest": loaded.digest,
         "dtype": dtype,
         "opset": OPSET,
         "graphs": names,
@@ -117,7 +117,7 @@ def export(
     written = [*dict.fromkeys(names.values()), WEIGHTS, *copied]
     write_manifest(target, facts, written)
     try:
-        facts["parity"] = _check(generator, target, dtype, texts or built_in_texts())
+        facts["parity"] = _check(loaded, target, dtype, texts or built_in_texts())
     except ExportParityError:
         (target / MANIFEST).unlink()
         raise
@@ -339,24 +339,24 @@ class _Weights:
 
 
 def _check(
-    generator: QAGenerator, folder: Path, dtype: str, texts: Sequence[tuple[str, str]]
+    loaded: TorchModel, folder: Path, dtype: str, texts: Sequence[tuple[str, str]]
 ) -> dict[str, Any]:
     """Compare the exported graphs with the model on real texts, in float32 on a CPU.
 
     Raises:
         ExportParityError: they differ by more than the type explains.
     """
-    encode = generator.tokenizer.encode
+    encode = loaded.tokenizer.encode
     documents, summaries = (encode(list(column)) for column in zip(*texts, strict=True))
-    positions = generator.bart.shape.max_position_embeddings
+    positions = loaded.network.shape.max_position_embeddings
     config = DecodingConfig(num_beams=12, num_beam_groups=12, max_length=min(60, positions - 1))
-    model, graphs = CpuEngine(generator), OnnxEngine(load_onnx(folder, device="cpu"))
-    with model.inference():
-        expected = dict(model.search(summaries, config))
+    engine, exported = CpuEngine(loaded), OnnxEngine(load_onnx(folder, device="cpu"))
+    with engine.inference():
+        expected = dict(engine.search(summaries, config))
         targets = [[h.token_ids for h in expected[i]] for i in range(len(texts))]
-        theirs = model.rescore(documents, targets)
-    mine = dict(graphs.search(summaries, config))
-    scored = graphs.rescore(documents, targets)
+        theirs = engine.rescore(documents, targets)
+    mine = dict(exported.search(summaries, config))
+    scored = exported.rescore(documents, targets)
     deltas = torch.tensor(
         [
             abs(a - b)

@@ -32,7 +32,7 @@ from quals_fast.export.graphs import OPSET
 from quals_fast.export.single_graph import STATUSES, SingleGraph
 from quals_fast.exported.session import Graph, resolve_provider
 from quals_fast.models.checkpoint import CheckpointError, check_fits
-from quals_fast.models.loading import QAGenerator, load_generator
+from quals_fast.models.loading import TorchModel, load_model
 from quals_fast.signature import signature
 from quals_fast.validation import check_tokens
 
@@ -96,15 +96,15 @@ def export_single_file(
     target, decoding, scoring = Path(path), decoding or DecodingConfig(), scoring or ScoringConfig()
     if target.exists():
         raise ValueError(f"`path` must not exist, but {target} does; name another")
-    generator = load_generator(model, device=torch.device("cpu"))
-    check_fits(generator.shape, generator.conventions, decoding)
-    _check_kind(generator)
-    graph = _trace(SingleGraph(generator, decoding, scoring))
-    graph.metadata_props.update(_metadata(generator, decoding, scoring))
+    loaded = load_model(model, device=torch.device("cpu"))
+    check_fits(loaded.shape, loaded.conventions, decoding)
+    _check_kind(loaded)
+    graph = _trace(SingleGraph(loaded, decoding, scoring))
+    graph.metadata_props.update(_metadata(loaded, decoding, scoring))
     target.parent.mkdir(parents=True, exist_ok=True)
     failed = target.with_name(target.name + ".failed")
     ir.save(graph, failed)
-    parity = _check(generator, failed, decoding, scoring, texts or built_in_texts())
+    parity = _check(loaded, failed, decoding, scoring, texts or built_in_texts())
     failed.rename(target)
     return parity
 
@@ -120,22 +120,22 @@ def feeds(
     return inputs
 
 
-def _check_kind(generator: QAGenerator) -> None:
+def _check_kind(loaded: TorchModel) -> None:
     """Raise unless the graph can hold the model and read what it generates."""
     from tokenizers import decoders
 
-    tokenizer = generator.tokenizer
+    tokenizer = loaded.tokenizer
     if tokenizer.answer_match != "ids" or not isinstance(
         tokenizer._tokenizer.decoder, decoders.WordPiece
     ):
         raise CheckpointError(
             f"one graph can look up answers by the ids of WordPiece tokens only, but "
-            f"{generator.name} matches answers by text; export it without --single-file"
+            f"{loaded.name} matches answers by text; export it without --single-file"
         )
-    size = sum(p.numel() for p in generator.bart.parameters()) * 4
+    size = sum(p.numel() for p in loaded.network.parameters()) * 4
     if size > _MAX_FILE_BYTES:
         raise CheckpointError(
-            f"a file of ONNX holds up to 2 GB, but {generator.name} has {size / 1e9:.1f} GB of "
+            f"a file of ONNX holds up to 2 GB, but {loaded.name} has {size / 1e9:.1f} GB of "
             "float32 weights; export it without --single-file"
         )
 
@@ -175,30 +175,30 @@ def _trace(module: SingleGraph) -> Any:
 
 
 def _metadata(
-    generator: QAGenerator, decoding: DecodingConfig, scoring: ScoringConfig
+    loaded: TorchModel, decoding: DecodingConfig, scoring: ScoringConfig
 ) -> Mapping[str, str]:
     line = signature(
         decoding,
         scoring,
-        model=generator.name,
-        digest=generator.digest,
+        model=loaded.name,
+        digest=loaded.digest,
         dtype="float32",
         backend="onnx-single-file",
     )
     return {
         "quals_fast": __version__,
-        "model": generator.name,
-        "digest": generator.digest,
+        "model": loaded.name,
+        "digest": loaded.digest,
         "signature": line,
         "decoding": json.dumps(asdict(decoding)),
         "scoring": json.dumps(asdict(scoring)),
-        "tokens": json.dumps(asdict(generator.conventions)),
+        "tokens": json.dumps(asdict(loaded.conventions)),
         "statuses": json.dumps(STATUSES),
     }
 
 
 def _check(
-    generator: QAGenerator,
+    loaded: TorchModel,
     path: Path,
     decoding: DecodingConfig,
     scoring: ScoringConfig,
@@ -209,15 +209,15 @@ def _check(
     Raises:
         ExportParityError: they differ by more than rounding explains.
     """
-    encode = generator.tokenizer.encode
+    encode = loaded.tokenizer.encode
     documents, summaries = (encode(list(column)) for column in zip(*texts, strict=True))
     pairs = list(map(TextPair, documents, summaries))
     outputs = Graph(path, resolve_provider("cpu")).run(
         feeds(*([source.text_ids for source in column] for column in (documents, summaries)))
     )
-    model = CpuEngine(generator)
-    with model.inference():
-        expected = model.score(pairs, decoding, scoring.max_pairs, lambda n: None)
+    engine = CpuEngine(loaded)
+    with engine.inference():
+        expected = engine.score(pairs, decoding, scoring.max_pairs, lambda n: None)
     same: list[bool] = []
     deltas = [0.0]
     for b, row in enumerate(expected):

@@ -19,7 +19,7 @@ from quals_fast.engine.generation import vocabulary
 from quals_fast.engine.selection import PairSelector, Summaries
 from quals_fast.export.graphs import EncoderGraph, RescoreGraph, decode_step
 from quals_fast.export.loop_parts import LoopSlots, contains, group_select
-from quals_fast.models.loading import QAGenerator
+from quals_fast.models.loading import TorchModel
 from quals_fast.ops import EAGER
 
 # By number.
@@ -44,22 +44,20 @@ class SingleGraph(nn.Module):
     """Everything between token ids and scores.
 
     Args:
-        generator: the model, in float32.
+        model: the model, in float32.
         decoding: settings of the search.
         scoring: settings of the score.
     """
 
-    def __init__(
-        self, generator: QAGenerator, decoding: DecodingConfig, scoring: ScoringConfig
-    ) -> None:
+    def __init__(self, model: TorchModel, decoding: DecodingConfig, scoring: ScoringConfig) -> None:
         super().__init__()
-        self._settings, self._vocabulary = generator.conventions, vocabulary(generator.conventions)
+        self._conventions, self._vocabulary = model.conventions, vocabulary(model.conventions)
         self._decoding, self._scoring = decoding, scoring
-        self._unknown = generator.tokenizer.unknown_token_id
-        self.encoder = EncoderGraph(generator.bart)
-        self.rescorer = RescoreGraph(generator.bart, screened=False)
+        self._unknown = model.tokenizer.unknown_token_id
+        self.encoder = EncoderGraph(model.network)
+        self.rescorer = RescoreGraph(model.network, screened=False)
         self._selector = PairSelector(
-            generator.tokenizer, generator.conventions, torch.device("cpu"), contains
+            model.tokenizer, model.conventions, torch.device("cpu"), contains
         )
         width = 2 * decoding.num_beams
         if decoding.rule == "hamming":
@@ -82,7 +80,7 @@ class SingleGraph(nn.Module):
             summary_ids: likewise.
             summary_lengths: likewise.
         """
-        pad = self._settings.pad_token_id
+        pad = self._conventions.pad_token_id
         summary, summary_mask = self._source(summary_ids, summary_lengths)
         hypotheses = self._search(self.encoder(summary, summary_mask), summary_mask)
         summaries = Summaries(summary_ids.int(), summary_lengths)
@@ -139,7 +137,9 @@ class SingleGraph(nn.Module):
     @property
     def _room(self) -> int:
         """Tokens of a text that the model can see."""
-        return self._settings.max_source_tokens - 1 - (self._settings.bos_token_id is not None)
+        return (
+            self._conventions.max_source_tokens - 1 - (self._conventions.bos_token_id is not None)
+        )
 
     def _cut(self, lengths: Tensor) -> Tensor:
         return (lengths - self._room).clamp(min=0)
@@ -156,7 +156,7 @@ class SingleGraph(nn.Module):
         Ids or lengths out of range become ids that no embedding has, at which the graph fails:
         negative ones would otherwise be read from the table's end.
         """
-        s, size = self._settings, ids.shape[1]
+        s, size = self._conventions, ids.shape[1]
         first = 0 if s.bos_token_id is None else 1
         end = first + lengths[:, None].clamp(min=0, max=self._room).clamp(max=size)  # (B, 1)
         at = torch.arange(torch.sym_min(size, self._room) + first + 1)
@@ -234,7 +234,7 @@ class SingleGraph(nn.Module):
         document, mask = self._source(document_ids, document_lengths)
         inputs = ids.roll(1, 2)
         start = torch.arange(ids.shape[2]) == 0
-        inputs = torch.where(start, self._settings.decoder_start_token_id, inputs)
+        inputs = torch.where(start, self._conventions.decoder_start_token_id, inputs)
         rows = is_token.flatten().nonzero()[:, 0]  # real tokens only
         logprobs = self.rescorer(
             inputs, rows, ids.flatten()[rows], mask, self.encoder(document, mask)

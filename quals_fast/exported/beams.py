@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from quals_fast.exported.loading import OnnxGenerator
+from quals_fast.exported.loading import OnnxModel
 from quals_fast.exported.store import make_store
 
 
@@ -23,7 +23,7 @@ class OnnxBeams:
     Slots with equal histories share a row, and what no longer searches has none.
 
     Args:
-        generator: the loaded export.
+        model: the loaded export.
         memory: outputs of the encoder graph.
         mask: True where a source token stands. Shape ``(B, S)``, bool.
         num_beams: K.
@@ -31,15 +31,15 @@ class OnnxBeams:
 
     def __init__(
         self,
-        generator: OnnxGenerator,
+        model: OnnxModel,
         memory: Mapping[str, Any],
         mask: np.ndarray,
         num_beams: int,
     ) -> None:
-        self._graph, self._settings = generator.graphs["step"], generator.conventions
-        self._spare = generator.spare_candidates
+        self._graph, self._conventions = model.graphs["step"], model.conventions
+        self._spare = model.spare_candidates
         batch = len(mask)
-        self._store, self._mask = make_store(generator, memory, batch), mask
+        self._store, self._mask = make_store(model, memory, batch), mask
         self._held = np.arange(batch)  # sentences that these two are of
         self._counts = [1] * batch  # rows of each held sentence
         self._nodes = [0] * batch  # of each held sentence's tree, without the newest rows'
@@ -71,8 +71,8 @@ class OnnxBeams:
 
     def topk(self, k: int, suppressed: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
         """Return the k likeliest next tokens: log-probabilities and ids, ``(B, K, k)``."""
-        wanted = min(self._settings.vocab_size, k + len(suppressed) + self._spare)
-        self._run(wanted, self._settings.eos_token_id)
+        wanted = min(self._conventions.vocab_size, k + len(suppressed) + self._spare)
+        self._run(wanted, self._conventions.eos_token_id)
         logprobs, ids = self._outputs["logprobs"], self._outputs["candidates"]
         if suppressed:
             logprobs = np.where(np.isin(ids, suppressed), np.float32(-np.inf), logprobs)
@@ -90,7 +90,7 @@ class OnnxBeams:
         return logprobs
 
     def _run(self, k: int, target: int) -> None:
-        k = min(self._settings.vocab_size, k)
+        k = min(self._conventions.vocab_size, k)
         targets = np.full(len(self._feeds["token_ids"]), target, np.int64)
         self._outputs = self._graph.run(
             {**self._feeds, "k": np.array([k], np.int64), "target_ids": targets}

@@ -103,6 +103,3 @@ def load_onnx(
         graphs=graphs,
         spare_candidates=int(manifest["spare_candidates"]),
     )
-
-
-OnnxGenerator = OnnxModel

@@ -14,7 +14,7 @@ import numpy as np
 from quals_fast_kernels.group_select_host import HostChoice, group_select_host
 
 from quals_fast.config import DecodingConfig
-from quals_fast.models.checkpoint import Settings
+from quals_fast.models.checkpoint import Conventions
 from quals_fast.results import Hypothesis
 
 FEW_CANDIDATES = 16  # candidates a row and beam of a group: enough in nearly all steps
@@ -67,17 +67,17 @@ class _Finished(NamedTuple):
 
 
 def host_search(
-    model: HostModel, settings: Settings, config: DecodingConfig, batch_size: int
+    model: HostModel, conventions: Conventions, config: DecodingConfig, batch_size: int
 ) -> list[list[Hypothesis]]:
     """Search `config.num_beams` hypotheses for each of B sentences, in the rule's order.
 
     Args:
         model: the language model.
-        settings: its special tokens.
+        conventions: its special tokens.
         config: rule, sizes, penalty and lengths.
         batch_size: B.
     """
-    search = _SEARCHES[config.rule](model, settings, config, batch_size)
+    search = _SEARCHES[config.rule](model, conventions, config, batch_size)
     for t in range(config.max_length + 1):
         search.step(t)
         if not search.live().any():
@@ -92,12 +92,12 @@ class _Search(ABC):
     forced_end_is_scored: bool
 
     def __init__(
-        self, model: HostModel, settings: Settings, config: DecodingConfig, batch_size: int
+        self, model: HostModel, conventions: Conventions, config: DecodingConfig, batch_size: int
     ) -> None:
-        self.model, self.settings, self.config = model, settings, config
+        self.model, self.conventions, self.config = model, conventions, config
         self.beams, self.groups = config.num_beams, config.num_beam_groups
         shape = batch_size, self.beams
-        self._tokens = np.full(shape, settings.decoder_start_token_id, np.int64)
+        self._tokens = np.full(shape, conventions.decoder_start_token_id, np.int64)
         self._beam_idx = np.broadcast_to(np.arange(self.beams), shape)
         # All slots start alike, so only the first rank of each group may be continued at first.
         self.beam_scores = np.zeros(shape, np.float32)
@@ -106,7 +106,7 @@ class _Search(ABC):
         self.finished: list[list[_Finished]] = [[] for _ in range(batch_size)]
         # No penalty can lift another token above so many (docs/semantics.md 1.1, shortcut).
         width = 2 * self.beams if config.rule == "fairseq09" else self.beams + config.group_size
-        self._width = min(settings.vocab_size, width)
+        self._width = min(conventions.vocab_size, width)
         self._few = min(self._width, FEW_CANDIDATES * config.group_size)
         self._are_alike = True
 
@@ -132,18 +132,18 @@ class _Search(ABC):
 
     def step(self, t: int) -> None:
         """Decode the slots' last tokens and choose the next ones."""
-        settings, forced = self.settings, self.settings.forced_bos_token_id
+        conventions, forced = self.conventions, self.conventions.forced_bos_token_id
         self.model.advance(self._tokens, self._beam_idx, self.live())
         if t == 0 and forced is not None:
             self._force_start(self.model.logprob_of(forced), forced)
         elif t < self.config.max_length:
             self._move_on(t, *self._choose(t))
         else:
-            self._force_end(t, self.model.logprob_of(settings.eos_token_id))
+            self._force_end(t, self.model.logprob_of(conventions.eos_token_id))
 
     def _choose(self, t: int) -> tuple[HostChoice, np.ndarray]:
         """Choose among a few candidates a row if that is certain to be right, else among all."""
-        s = self.settings
+        s = self.conventions
         is_short = t < self.config.min_length
         suppressed = (s.pad_token_id, s.eos_token_id) if is_short else (s.pad_token_id,)
         # While all slots are alike the groups have to share a row, and need all it has.
@@ -164,8 +164,8 @@ class _Search(ABC):
             rule=self.config.rule,
             num_beam_groups=self.groups,
             penalty=penalty,
-            eos_token_id=self.settings.eos_token_id,
-            vocab_size=self.settings.vocab_size,
+            eos_token_id=self.conventions.eos_token_id,
+            vocab_size=self.conventions.vocab_size,
         )
 
     def _is_certain(self, choice: HostChoice, logprobs: np.ndarray) -> bool:
@@ -183,7 +183,7 @@ class _Search(ABC):
 
     def _force_end(self, t: int, logprobs: np.ndarray) -> None:
         """Take the step in which nothing but EOS may come; `logprobs` of EOS, ``(B, K)``."""
-        s = self.settings
+        s = self.conventions
         # PAD at -inf stands beside it, since a group of n chooses 2n candidates.
         only = np.stack([logprobs, np.full_like(logprobs, -np.inf)], -1)
         token_ids = np.empty(only.shape, np.int64)
@@ -202,7 +202,7 @@ class _Search(ABC):
         clean = np.take_along_axis(flat, beam_idx * width + column, 1)
         with np.errstate(invalid="ignore"):  # -inf less -inf, of slots that may not go on
             gained = scores - np.take_along_axis(self.beam_scores, beam_idx, 1)
-        is_eos = tokens == self.settings.eos_token_id
+        is_eos = tokens == self.conventions.eos_token_id
         if t >= self.config.min_length:
             may_end = (is_eos & (scores > -np.inf))[:, : self.beams]
             for b, at in zip(*np.nonzero(may_end), strict=True):
@@ -232,7 +232,7 @@ class _Search(ABC):
 
     def _read(self, b: int, ended: _Finished) -> Hypothesis:
         """Follow a hypothesis back to its start."""
-        tokens = [self.settings.eos_token_id]
+        tokens = [self.conventions.eos_token_id]
         logprobs, search_logprobs = [ended.logprob], [ended.search_logprob]
         slot = ended.beam_idx
         for step in reversed(self.steps[: ended.t]):
@@ -278,9 +278,9 @@ class _Hamming(_Search):
     forced_end_is_scored = False
 
     def __init__(
-        self, model: HostModel, settings: Settings, config: DecodingConfig, batch_size: int
+        self, model: HostModel, conventions: Conventions, config: DecodingConfig, batch_size: int
     ) -> None:
-        super().__init__(model, settings, config, batch_size)
+        super().__init__(model, conventions, config, batch_size)
         self._pools: list[list[list[_Finished]]] = [
             [[] for _ in range(self.groups)] for _ in range(batch_size)
         ]

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from quals_fast.exported.loading import OnnxGenerator
+from quals_fast.exported.loading import OnnxModel
 
 _FIRST_CAPACITY = 64  # nodes of a sentence
 _CAPACITY_STEP = 128  # by which the room for them grows
@@ -47,22 +47,22 @@ class Store(Protocol):
         ...
 
 
-def make_store(generator: OnnxGenerator, memory: Mapping[str, Any], batch_size: int) -> Store:
+def make_store(model: OnnxModel, memory: Mapping[str, Any], batch_size: int) -> Store:
     """Return a store without nodes that suits the place where the graphs run.
 
     Args:
-        generator: the loaded export.
+        model: the loaded export.
         memory: outputs of the encoder graph.
         batch_size: B.
     """
-    shape, graph = generator.shape, generator.graphs["grow"]
+    shape, graph = model.shape, model.graphs["grow"]
     heads = shape.decoder_attention_heads
     sizes = batch_size, heads, _FIRST_CAPACITY, shape.d_model // heads
     past = {
         name.replace("cross", "past"): np.zeros(sizes, graph.types["new_key_0"]) for name in memory
     }
     if graph.is_bound:
-        return BoundStore(generator, dict(memory), past)
+        return BoundStore(model, dict(memory), past)
     return HostStore({**memory, **past})
 
 
@@ -102,15 +102,15 @@ class BoundStore:
     """Tensors that stay where the graphs run.
 
     Args:
-        generator: the loaded export.
+        model: the loaded export.
         memory: the sources.
         past: the empty nodes.
     """
 
     def __init__(
-        self, generator: OnnxGenerator, memory: dict[str, Any], past: dict[str, np.ndarray]
+        self, model: OnnxModel, memory: dict[str, Any], past: dict[str, np.ndarray]
     ) -> None:
-        self._graph = generator.graphs["grow"]
+        self._graph = model.graphs["grow"]
         self._none = {name.replace("past", "new"): part[:, :, 0][:0] for name, part in past.items()}
         self.tensors = {**memory, **past}  # the first step takes the nodes to the device
         self.capacity = _FIRST_CAPACITY

@@ -50,9 +50,6 @@ class Conventions:
     answer_match: AnswerMatch | None
 
 
-Settings = Conventions
-
-
 def read_checkpoint(folder: Path) -> tuple[BartShape, Conventions]:
     """Read and check ``config.json``, and ``generation_config.json`` for what it leaves out.
 

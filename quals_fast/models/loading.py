@@ -68,21 +68,6 @@ class TorchModel:
         return self.network.shape
 
     @property
-    def bart(self) -> Bart:
-        """Old name."""
-        return self.network
-
-    @property
-    def document_bart(self) -> Bart:
-        """Old name."""
-        return self.document_network
-
-    @property
-    def settings(self) -> Conventions:
-        """Old name."""
-        return self.conventions
-
-    @property
     def device(self) -> torch.device:
         """Where the network is."""
         return self.network.device
@@ -95,9 +80,6 @@ class TorchModel:
             "backend": kernels.name,
             "kernels": kernels.compiled,
         }
-
-
-QAGenerator = TorchModel
 
 
 def load_model(
@@ -159,9 +141,6 @@ def load_model(
 def runs_on_cpu(device: torch.device, kernels: Kernels) -> bool:
     """Return whether a CPU's own operations run; interpreted kernels stand for a GPU's."""
     return device.type == "cpu" and kernels is EAGER
-
-
-load_generator = load_model
 
 
 def model_folder(model: str | Path) -> Path:

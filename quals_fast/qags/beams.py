@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, pad, scaled_dot_product_attention
 
-from quals_fast.models.checkpoint import Settings
+from quals_fast.models.checkpoint import Conventions
 
 _LEAVE_AT = 0.125  # share of sources that have finished, from which moving the rest pays
 _LOOK_EVERY = 4  # steps between looks at what has finished, each of which a GPU must wait for
@@ -39,7 +39,7 @@ def beam_search(
     bart: Any,
     states: Tensor,
     mask: Tensor,
-    conventions: Settings,
+    conventions: Conventions,
     num_beams: int,
     limits: Sequence[tuple[int, int]],
     on_step: Callable[[int, int], None],
@@ -158,7 +158,7 @@ class _Search:
 
     def __init__(
         self,
-        conventions: Settings,
+        conventions: Conventions,
         num_beams: int,
         limits: Sequence[tuple[int, int]],
         device: torch.device,

@@ -92,7 +92,7 @@ class QuestionGenerator:
 
     Its config says how: ``sep_token_id`` stands between the two; ``qg_source`` is
     ``passage_sep_answer`` (the default) or ``answer_sep_passage``; the other keys are those of a
-    question-answer generator (`quals_fast.models.checkpoint.Settings`).
+    question-answer generator (`quals_fast.models.checkpoint.Conventions`).
 
     Args:
         files: of the network.

@@ -13,18 +13,18 @@ from quals_fast.models.checkpoint import check_fits
 from quals_fast.models.tokenizer import QATokenizer
 from quals_fast.processes import limit_threads, survive_fork
 from quals_fast.reference.diverse_beam import Trace, diverse_beam_search
-from quals_fast.reference.generator import ReferenceGenerator
+from quals_fast.reference.model import ReferenceModel
 from quals_fast.results import Hypothesis, QAPair, QualsResult, SummaryScore, nested_like
 from quals_fast.signature import signature
 from quals_fast.validation import check_pair, check_same_length, check_texts, check_tokens
 
 
 def generate(
-    generator: ReferenceGenerator, summary: str, config: DecodingConfig, trace: Trace | None = None
+    model: ReferenceModel, summary: str, config: DecodingConfig, trace: Trace | None = None
 ) -> list[Hypothesis]:
     """Generate question-answer sequences from a summary (step 1)."""
-    (source,) = generator.checkpoint.tokenizer.encode([summary])
-    decoder = generator.decoder(generator.encode(source.input_ids), config.num_beams)
+    (source,) = model.checkpoint.tokenizer.encode([summary])
+    decoder = model.decoder(model.encode(source.input_ids), config.num_beams)
     return diverse_beam_search(decoder, config, trace)
 
 
@@ -84,14 +84,14 @@ def select(pairs: list[tuple[str, str, float]], max_pairs: int | None) -> list[i
 
 
 def keep(
-    generator: ReferenceGenerator, summary: str, hypotheses: list[Hypothesis], max_pairs: int | None
+    model: ReferenceModel, summary: str, hypotheses: list[Hypothesis], max_pairs: int | None
 ) -> list[tuple[int, str, str]]:
     """Filter and select: index, question and answer of each kept hypothesis (step 2)."""
-    tokenizer, settings = generator.checkpoint.tokenizer, generator.checkpoint.settings
-    special = (settings.eos_token_id, settings.pad_token_id, settings.forced_bos_token_id)
+    tokenizer, conventions = model.checkpoint.tokenizer, model.checkpoint.conventions
+    special = (conventions.eos_token_id, conventions.pad_token_id, conventions.forced_bos_token_id)
     candidates: list[tuple[int, str, str]] = []
     for index, hypothesis in enumerate(hypotheses):
-        parts = split_at_sep(hypothesis.token_ids, special, settings.sep_token_id)
+        parts = split_at_sep(hypothesis.token_ids, special, conventions.sep_token_id)
         if parts is not None and answer_stands_in(parts[1], summary, tokenizer):
             candidates.append((index, tokenizer.decode(parts[0]), tokenizer.decode(parts[1])))
     pairs = [
@@ -101,22 +101,22 @@ def keep(
 
 
 def score(
-    generator: ReferenceGenerator,
+    model: ReferenceModel,
     document: str,
     summary: str,
     decoding: DecodingConfig | None = None,
     scoring: ScoringConfig | None = None,
 ) -> SummaryScore:
     """Score one summary: generate, then `score_hypotheses`, if its tokens say enough."""
-    problem = check_tokens(*generator.checkpoint.tokenizer.encode([document, summary]))
+    problem = check_tokens(*model.checkpoint.tokenizer.encode([document, summary]))
     if problem is not None:
         return problem
-    hypotheses = generate(generator, summary, decoding or DecodingConfig())
-    return score_hypotheses(generator, document, summary, hypotheses, scoring)
+    hypotheses = generate(model, summary, decoding or DecodingConfig())
+    return score_hypotheses(model, document, summary, hypotheses, scoring)
 
 
 def score_hypotheses(
-    generator: ReferenceGenerator,
+    model: ReferenceModel,
     document: str,
     summary: str,
     hypotheses: list[Hypothesis],
@@ -127,12 +127,12 @@ def score_hypotheses(
     The encoder runs anew for every pair, as in the published program.
     """
     scoring = scoring or ScoringConfig()
-    tokenizer = generator.checkpoint.tokenizer
+    tokenizer = model.checkpoint.tokenizer
     source_of_document, source_of_summary = tokenizer.encode([document, summary])
     pairs = []
-    for index, question, answer in keep(generator, summary, hypotheses, scoring.max_pairs):
+    for index, question, answer in keep(model, summary, hypotheses, scoring.max_pairs):
         chosen = hypotheses[index]
-        states = generator.encode(source_of_document.input_ids)  # once per pair, as published
+        states = model.encode(source_of_document.input_ids)  # once per pair, as published
         pairs.append(
             QAPair(
                 question=question,
@@ -142,7 +142,7 @@ def score_hypotheses(
                 summary_logprobs=chosen.logprobs
                 if scoring.summary_logprob == "model"
                 else chosen.search_logprobs,
-                document_logprobs=tuple(generator.token_logprobs(states, chosen.token_ids)),
+                document_logprobs=tuple(model.token_logprobs(states, chosen.token_ids)),
             )
         )
     return SummaryScore.of_pairs(
@@ -172,15 +172,15 @@ class ReferenceScorer:
         scoring: ScoringConfig | None = None,
     ) -> None:
         limit_threads(None)
-        self.generator = ReferenceGenerator(model)
+        self.model = ReferenceModel(model)
         self.decoding, self.scoring = decoding or DecodingConfig(), scoring or ScoringConfig()
-        checkpoint = self.generator.checkpoint
-        check_fits(checkpoint.shape, checkpoint.settings, self.decoding)
+        checkpoint = self.model.checkpoint
+        check_fits(checkpoint.shape, checkpoint.conventions, self.decoding)
         self.signature = signature(
             self.decoding,
             self.scoring,
-            model=self.generator.checkpoint.name,
-            digest=self.generator.checkpoint.digest,
+            model=self.model.checkpoint.name,
+            digest=self.model.checkpoint.digest,
             dtype="float32",
             backend="reference",
         )
@@ -200,7 +200,7 @@ class ReferenceScorer:
         for document, summary in zip(texts, entries, strict=True):
             rows.append(
                 check_pair(document, summary)
-                or score(self.generator, str(document), str(summary), self.decoding, self.scoring)
+                or score(self.model, str(document), str(summary), self.decoding, self.scoring)
             )
             if on_progress is not None:
                 on_progress(1)

@@ -63,7 +63,7 @@ def test_published_pipeline_is_the_reference(folder, case):
     for start in (0, 5):
         batch = SUMMARIES[start : start + 5]
         for summary, found in zip(batch, arm.generate(batch), strict=True):
-            theirs = quals.generate(expected.generator, summary, decoding)
+            theirs = quals.generate(expected.model, summary, decoding)
             assert [h.token_ids for h in found] == [h.token_ids for h in theirs]
             assert [h.search_sum for h in found] == pytest.approx(
                 [h.search_sum for h in theirs], abs=1e-5

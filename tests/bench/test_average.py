@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from bench.recipes.average import average
-from quals_fast.models.loading import load_generator
+from quals_fast.models.loading import load_model
 
 SHARED, POSITIONS = "model.shared.weight", "model.encoder.embed_positions.weight"
 
@@ -33,7 +33,7 @@ def test_each_weight_is_the_mean(tmp_path):
     assert found.keys() == one.keys()
     for name, weight in found.items():
         torch.testing.assert_close(weight, (one[name] + other[name]) / 2)
-    load_generator(tmp_path / "mean", device=torch.device("cpu"))
+    load_model(tmp_path / "mean", device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize("order", [(0, 0, 1), (0, 1, 1)], ids=str)
@@ -53,7 +53,7 @@ def test_rows_go_by_token_and_positions_by_who_has_them(tmp_path, order):
     every = [weights[POSITIONS][:66] for _, weights, _ in models]
     torch.testing.assert_close(found[POSITIONS][:66], sum(every) / 3)
     assert found["final_logits_bias"].shape == (1, len(last))
-    load_generator(tmp_path / "mean", device=torch.device("cpu"))
+    load_model(tmp_path / "mean", device=torch.device("cpu"))
 
 
 def test_what_cannot_be_averaged_is_named(tmp_path):

@@ -10,7 +10,7 @@ from bench.recipes.grow import folder_of, write
 from bench.recipes.net2net import Growth
 from bench.shared.published import PublishedPipeline
 from quals_fast import QualsScorer
-from quals_fast.models.loading import load_generator
+from quals_fast.models.loading import load_model
 
 TEXT = "queen anne opened the tower by the river in 1969 , forty won"
 VOCAB = tiny_models.wordpiece_tokenizer().get_vocab_size()
@@ -50,7 +50,7 @@ def test_grown_model_computes_the_same(source, tmp_path, case):
     likely = old > -5
     error = float((old - new)[likely].abs().mean())
     assert error < tolerance, error
-    shape = load_generator(tmp_path / "grown", device=torch.device("cpu"))
+    shape = load_model(tmp_path / "grown", device=torch.device("cpu"))
     assert shape.settings.masked_token_ids == tuple(range(VOCAB, 50))
     generated = QualsScorer.from_pretrained(tmp_path / "grown", device="cpu").generate([TEXT])[0]
     assert max(token for h in generated for token in h.token_ids) < VOCAB

@@ -21,8 +21,8 @@ from quals_fast import DecodingConfig
 
 @pytest.fixture(scope="module")
 def counts():
-    tokenizer = counting.byte_level_tokenizer(counting.BART_LARGE_SETTINGS)
-    model = counting.without_data(counting.BART_LARGE, counting.BART_LARGE_SETTINGS, tokenizer)
+    tokenizer = counting.byte_level_tokenizer(counting.BART_LARGE_CONVENTIONS)
+    model = counting.without_data(counting.BART_LARGE, counting.BART_LARGE_CONVENTIONS, tokenizer)
     return {size: count(model, DecodingConfig(), size) for size in (1, 128)}
 
 

@@ -20,7 +20,7 @@ from quals_fast.engine.filtering import keep_pairs
 from quals_fast.engine.generation import read_back
 from quals_fast.engine.selection import PairSelector, take_turns
 from quals_fast.engine.textkeys import LetterReader, Parts, PieceReader, decode_utf8
-from quals_fast.models.checkpoint import Settings, read_checkpoint
+from quals_fast.models.checkpoint import Conventions, read_checkpoint
 from quals_fast.models.tokenizer import QATokenizer, Source
 
 CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ LENGTH = 14
 
 
 def settings_of(vocab_size, match=None, forced_bos=SPECIAL["bos"]):
-    return Settings(
+    return Conventions(
         vocab_size=vocab_size,
         bos_token_id=None,
         eos_token_id=SPECIAL["eos"],

@@ -9,7 +9,7 @@ from quals_fast.decoding.diverse_beam import diverse_beam_search
 from quals_fast.decoding.rules import Vocabulary
 from quals_fast.engine.generation import read_back
 from quals_fast.exported.search import host_search
-from quals_fast.models.checkpoint import Settings
+from quals_fast.models.checkpoint import Conventions
 
 EOS, PAD, START, SIZE = 2, 1, 2, 40
 
@@ -27,7 +27,7 @@ def settings(**changes):
         "max_source_tokens": 10,
         "answer_match": "ids",
     }
-    return Settings(**{**base, **changes})
+    return Conventions(**{**base, **changes})
 
 
 class Table:

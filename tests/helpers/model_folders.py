@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from quals_fast.models.checkpoint import CheckpointError
-from quals_fast.models.loading import load_generator
+from quals_fast.models.loading import load_model
 
 CPU = torch.device("cpu")
 VOCAB = tiny_models.wordpiece_tokenizer().get_vocab_size()
@@ -17,7 +17,7 @@ WEIGHTS = "model.safetensors"
 
 
 def load(folder):
-    return load_generator(folder, device=CPU)
+    return load_model(folder, device=CPU)
 
 
 def change_json(path, **changes):
@@ -38,5 +38,5 @@ def fails(folder, message, at_end=""):
     assert str(raised.value).endswith(at_end)
 
 
-def parameters(generator):
-    return {name: w.tolist() for name, w in generator.bart.state_dict().items()}
+def parameters(model):
+    return {name: w.tolist() for name, w in model.network.state_dict().items()}

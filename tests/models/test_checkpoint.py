@@ -10,16 +10,16 @@ from quals_fast.models.checkpoint import CheckpointError, read_checkpoint
 
 
 def test_a_good_folder(tiny_folder):
-    generator = load(tiny_folder)
-    assert generator.name == "tiny"
-    assert re.fullmatch("[0-9a-f]{12}", generator.digest)
-    assert not generator.bart.training
-    assert not any(w.requires_grad for w in generator.bart.parameters())
-    assert generator.settings.sep_token_id == 1
-    assert generator.settings.bos_token_id == 3
-    assert generator.settings.forced_bos_token_id is None
-    assert generator.settings.max_source_tokens == 64
-    assert load(str(tiny_folder)).digest == generator.digest
+    model = load(tiny_folder)
+    assert model.name == "tiny"
+    assert re.fullmatch("[0-9a-f]{12}", model.digest)
+    assert not model.network.training
+    assert not any(w.requires_grad for w in model.network.parameters())
+    assert model.conventions.sep_token_id == 1
+    assert model.conventions.bos_token_id == 3
+    assert model.conventions.forced_bos_token_id is None
+    assert model.conventions.max_source_tokens == 64
+    assert load(str(tiny_folder)).digest == model.digest
 
 
 @pytest.mark.parametrize("name", ["nowhere/at/all", "facebook/bart-base", "qagen-maxi"])
@@ -216,5 +216,5 @@ def test_defaults_of_a_config(folder):
 
 def test_masked_tokens_have_no_probability(folder):
     change_json(folder / "config.json", masked_token_ids=[2, 3])
-    bias = load(folder).bart.final_logits_bias
+    bias = load(folder).network.final_logits_bias
     assert bias.isneginf().nonzero().flatten().tolist() == [2, 3]

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from quals_fast.models import loading
 from quals_fast.models.checkpoint import CheckpointError
-from quals_fast.models.loading import load_generator, resolve_device
+from quals_fast.models.loading import load_model, resolve_device
 from quals_fast.models.precision import PRECISIONS, resolve_precision
 from quals_fast.models.tokenizer import QATokenizer
 from quals_fast.ops import BackendUnavailableError
@@ -24,9 +24,9 @@ INDEX = "model.safetensors.index.json"
 
 @pytest.mark.parametrize("precision", PRECISIONS.values(), ids=PRECISIONS)
 def test_types_of_weights(tiny_folder, precision):
-    generator = load_generator(tiny_folder, device=CPU, precision=precision)
-    assert {w.dtype for w in generator.bart.parameters()} == {precision.search}
-    assert {w.dtype for w in generator.document_bart.parameters()} == {precision.documents}
+    model = load_model(tiny_folder, device=CPU, precision=precision)
+    assert {w.dtype for w in model.network.parameters()} == {precision.search}
+    assert {w.dtype for w in model.document_network.parameters()} == {precision.documents}
 
 
 def test_no_weights(folder):
@@ -172,7 +172,7 @@ def test_tied_copies_are_dropped(folder):
 
 def test_bias_may_be_missing(folder):
     change_weights(folder, lambda w: w.pop("final_logits_bias"))
-    assert load(folder).bart.final_logits_bias.tolist() == [0.0] * VOCAB
+    assert load(folder).network.final_logits_bias.tolist() == [0.0] * VOCAB
 
 
 @pytest.mark.parametrize("prefix", ["", "model."])
@@ -348,10 +348,10 @@ def test_missing_bundled_folder(assets):
 
 
 def test_bundled_model_loads():
-    generator = load("qagen-mini")
-    assert generator.name == "qagen-mini"
-    assert generator.bart.shape.vocab_size == 28216
-    assert isinstance(generator.tokenizer, QATokenizer)
+    model = load("qagen-mini")
+    assert model.name == "qagen-mini"
+    assert model.network.shape.vocab_size == 28216
+    assert isinstance(model.tokenizer, QATokenizer)
 
 
 # Devices and types

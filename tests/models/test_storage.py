@@ -101,9 +101,9 @@ def test_scale_that_does_not_fit(shape):
 def test_int8_checkpoint_loads(tmp_path):
     config = tiny_models.CONFIG | {"d_model": 128}
     folder = tiny_models.write_checkpoint(tmp_path / "wide", config)
-    before = load(folder).bart.state_dict()
+    before = load(folder).network.state_dict()
     save_file(quantize(load_file(folder / WEIGHTS)), folder / WEIGHTS)
-    after = load(folder).bart.state_dict()
+    after = load(folder).network.state_dict()
     assert (folder / WEIGHTS).stat().st_size < sum(w.numel() for w in before.values()) * 1.6
     for name, weight in after.items():
         assert weight.dtype == torch.float32

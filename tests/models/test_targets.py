@@ -4,7 +4,7 @@ import pytest
 import tiny_models
 import torch
 
-from quals_fast.models.loading import load_generator
+from quals_fast.models.loading import load_model
 from quals_fast.models.targets import pack
 
 START = 2
@@ -13,7 +13,7 @@ START = 2
 @pytest.fixture(scope="module")
 def bart(tmp_path_factory):
     folder = tiny_models.write_checkpoint(tmp_path_factory.mktemp("targets") / "m")
-    return load_generator(folder, device=torch.device("cpu")).bart.double()
+    return load_model(folder, device=torch.device("cpu")).network.double()
 
 
 CASES = {
@@ -76,7 +76,7 @@ def test_a_slot_sees_its_target_up_to_itself():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 @pytest.mark.parametrize("n_sources", [1, 3])
 def test_on_a_gpu_in_float16_as_close_as_padded_targets(n_sources):
-    bart = load_generator("qagen-mini", device=torch.device("cpu")).bart
+    bart = load_model("qagen-mini", device=torch.device("cpu")).network
     random = torch.Generator().manual_seed(0)
     vocab = bart.shape.vocab_size
     tokens = torch.randint(vocab, (n_sources, 12, 61), generator=random)

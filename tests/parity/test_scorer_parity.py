@@ -51,7 +51,7 @@ def check_equal(folder, decoding, scoring, **settings):
     )
     expected, found = reference.score(DOCUMENTS, SUMMARIES), scorer.score(DOCUMENTS, SUMMARIES)
     for summary, hypotheses in zip(SUMMARIES, scorer.generate(SUMMARIES), strict=True):
-        theirs = generate(reference.generator, summary, decoding)
+        theirs = generate(reference.model, summary, decoding)
         assert [h.token_ids for h in hypotheses] == [h.token_ids for h in theirs]
         for one, other in zip(hypotheses, theirs, strict=True):
             assert one.logprobs == pytest.approx(other.logprobs, abs=TOKEN_LOGPROB)
@@ -135,13 +135,13 @@ def test_the_bundled_model_equals_the_reference_on_real_text(rule, example_rows)
     for row in example_rows[:2]:
         texts = [row["document"]], [row["summary"]]
         trace = []
-        expected = generate(reference.generator, row["summary"], decoding, trace)
+        expected = generate(reference.model, row["summary"], decoding, trace)
         outcome = compare_search(expected, trace, scorer, row["summary"])
         assert outcome != "wrong"
         if outcome == "near_tie":  # another processor may round otherwise
             continue
         identical += 1
-        theirs = score_hypotheses(reference.generator, *texts[0], *texts[1], expected)
+        theirs = score_hypotheses(reference.model, *texts[0], *texts[1], expected)
         (found,) = scorer.score(*texts)
         assert (found.status, found.n_hypotheses) == ("ok", 60)
         assert [p.token_ids for p in found.pairs] == [p.token_ids for p in theirs.pairs]

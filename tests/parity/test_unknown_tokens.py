@@ -35,12 +35,12 @@ SMALL = DecodingConfig(num_beams=8, num_beam_groups=8)
 
 @pytest.fixture(scope="module")
 def generator(tiny_folder):
-    return reference.ReferenceGenerator(tiny_folder)
+    return reference.ReferenceModel(tiny_folder)
 
 
 @pytest.mark.parametrize("record", GOLDEN["selections"], ids=lambda record: record["name"])
 def test_selections_made_by_hand(generator, record):
-    tokenizer, settings = generator.checkpoint.tokenizer, generator.checkpoint.settings
+    tokenizer, settings = generator.checkpoint.tokenizer, generator.checkpoint.conventions
     vocabulary = tokenizer._tokenizer.get_vocab()
     hypotheses = [
         Hypothesis(

@@ -18,7 +18,7 @@ from bench.recipes.qags_training.packing import ANSWERING, GENERATION
 from bench.recipes.qags_training.question_generation import encode, token_losses
 from bench.shared.common import finish
 from quals_fast.batching import pad
-from quals_fast.models.checkpoint import Settings, read_checkpoint
+from quals_fast.models.checkpoint import Conventions, read_checkpoint
 from quals_fast.models.loading import model_folder
 from quals_fast.qags.answering import (
     MAX_ANSWER_TOKENS,
@@ -116,7 +116,7 @@ def _no_answer_share(answers: Sequence[Span]) -> float:
 class _Generator(NamedTuple):
     network: Any
     tokenizer: Tokenizer
-    settings: Settings
+    settings: Conventions
 
 
 def _generation(folder: Path) -> _Generator:

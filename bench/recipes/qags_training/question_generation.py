@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import BartConfig, BartForConditionalGeneration
 
-from quals_fast.models.checkpoint import Settings, read_checkpoint
+from quals_fast.models.checkpoint import Conventions, read_checkpoint
 from quals_fast.models.loading import read_weights
 from quals_fast.training.qagen import attention
 from quals_fast.training.qagen.corpus import Corpus
@@ -68,14 +68,14 @@ class QuestionTask:
 
 
 def encode(
-    tokenizer: Tokenizer, settings: Settings, text: str, answer: str, question: str = ""
+    tokenizer: Tokenizer, settings: Conventions, text: str, answer: str, question: str = ""
 ) -> Pair:
     """Return source ``[CLS] text SEP answer [SEP]`` and target ``question [SEP]``."""
     encoder = PairEncoder(tokenizer, settings, settings.max_source_tokens, "start")
     return encoder.answer_given(Example(question, text, answer, -1), random.Random(0))
 
 
-def token_losses(network: Any, settings: Settings, batch: list[Pair]) -> Tensor:
+def token_losses(network: Any, settings: Conventions, batch: list[Pair]) -> Tensor:
     """Return the negative log-probability of every target token of a batch, in nats."""
     return token_nats(network, **Collator(settings.pad_token_id)(batch))
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tokenizers import Encoding, Tokenizer
 
-from quals_fast.models.checkpoint import Settings
+from quals_fast.models.checkpoint import Conventions
 from quals_fast.training.qagen.settings import LongContexts
 from quals_fast.training.qagen.views import Example
 
@@ -34,7 +34,7 @@ class PairEncoder:
 
     Args:
         tokenizer: of the checkpoint, without truncation and padding.
-        settings: special tokens and lengths of the checkpoint.
+        conventions: special tokens and lengths of the checkpoint.
         positions: that the decoder has.
         long_contexts: what is left of a source that is too long.
     """
@@ -42,15 +42,15 @@ class PairEncoder:
     def __init__(
         self,
         tokenizer: Tokenizer,
-        settings: Settings,
+        conventions: Conventions,
         positions: int,
         long_contexts: LongContexts = "around",
     ) -> None:
         self.tokenizer = tokenizer
-        self.settings = settings
+        self.conventions = conventions
         self._around = long_contexts == "around"
-        self._start = [] if settings.bos_token_id is None else [settings.bos_token_id]
-        forced = settings.forced_bos_token_id
+        self._start = [] if conventions.bos_token_id is None else [conventions.bos_token_id]
+        forced = conventions.forced_bos_token_id
         self._target_start = [] if forced is None else [forced]
         # A target's last token is an input of nothing, so `positions` tokens fit.
         self._positions = positions
@@ -59,7 +59,7 @@ class PairEncoder:
     @property
     def room(self) -> int:
         """Tokens of a text that fit into a source."""
-        return self.settings.max_source_tokens - len(self._start) - 1
+        return self.conventions.max_source_tokens - len(self._start) - 1
 
     def question_answer(
         self, example: Example, rng: random.Random, others: Sequence[tuple[str, str, int]] = ()
@@ -72,7 +72,7 @@ class PairEncoder:
             others: further questions and answers on the text with the answers' starts, whose
                 targets follow as far as there are positions and the answer is still in the text.
         """
-        s = self.settings
+        s = self.conventions
         text, (start, end) = self._text(example, self.room, rng)
         target = self._target(example.question, example.answer)
         for question, answer, place in others:
@@ -84,7 +84,7 @@ class PairEncoder:
 
     def answer_given(self, example: Example, rng: random.Random) -> Pair:
         """Return source ``[BOS] text SEP answer EOS`` and target ``question EOS``."""
-        s = self.settings
+        s = self.conventions
         answer = self._ids(example.answer)[:MAX_GIVEN_TOKENS]
         text, _ = self._text(example, self.room - 1 - len(answer), rng)
         source = [*self._start, *text, s.sep_token_id, *answer, s.eos_token_id]
@@ -101,13 +101,13 @@ class PairEncoder:
         return ids
 
     def _target(self, question: str, answer: str) -> list[int]:
-        s = self.settings
+        s = self.conventions
         parts = self._part(question), self._part(answer)
         return [*self._target_start, *parts[0], s.sep_token_id, *parts[1], s.eos_token_id]
 
     def _part(self, text: str) -> list[int]:
         # What is outside the vocabulary has no probability, and would make the loss infinite.
-        masked = self.settings.masked_token_ids
+        masked = self.conventions.masked_token_ids
         return [i for i in self._ids(text) if i not in masked][: self._longest_part]
 
     def _text(

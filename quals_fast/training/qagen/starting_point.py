@@ -13,7 +13,7 @@ import transformers
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from quals_fast.models.checkpoint import CheckpointError, Settings, check_config, read_json
+from quals_fast.models.checkpoint import CheckpointError, Conventions, check_config, read_json
 from quals_fast.models.loading import model_folder, read_weights
 from quals_fast.models.tokenizer import read_tokenizer
 from quals_fast.training.qagen import resizing, warm_start
@@ -41,7 +41,7 @@ class StartingPoint:
 
     network: BartForConditionalGeneration
     tokenizer: Tokenizer
-    settings: Settings
+    settings: Conventions
 
 
 def load_starting_point(

@@ -16,7 +16,7 @@ from quals_fast import DecodingConfig, QualsScorer
 from quals_fast.commands.app import app
 from quals_fast.engine.rescoring import rescore
 from quals_fast.models.checkpoint import read_checkpoint
-from quals_fast.models.loading import load_generator
+from quals_fast.models.loading import load_model
 from quals_fast.training.qagen import batches, checkpoints, clock, pipeline
 from quals_fast.training.qagen.batches import Examples, Plan
 from quals_fast.training.qagen.corpus import read_corpus
@@ -51,9 +51,9 @@ def test_the_folder_scores_and_keeps_the_conventions(run, settings, base):
 def test_the_perplexity_is_that_of_the_engine(run, settings):
     """Nats a token of whole passages, as the scorer gives them for the same targets."""
     _, found = run(dev=settings.train[0], views=Views.parse("passage=1"))
-    generator = load_generator(settings.output, device=torch.device("cpu"))
+    generator = load_model(settings.output, device=torch.device("cpu"))
     tokenizer = generator.tokenizer._tokenizer
-    encoder = PairEncoder(tokenizer, generator.settings, 64)
+    encoder = PairEncoder(tokenizer, generator.conventions, 64)
     examples = Examples(read_corpus(settings.train), encoder, settings, "passage")
     pairs = [examples[place] for place in range(len(examples))]
     with torch.inference_mode():
@@ -357,7 +357,7 @@ def test_a_separator_is_chosen_where_there_is_none(
     assert found.forced_bos_token_id is None
     assert found.bos_token_id == config["bos_token_id"]
     assert found.vocab_size == (45 if asked is None else 44 + len(tokens))
-    assert load_generator(settings.output, device=torch.device("cpu")).settings == found
+    assert load_model(settings.output, device=torch.device("cpu")).settings == found
 
 
 def test_the_command(settings, base, questions):

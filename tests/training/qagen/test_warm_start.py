@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import BertConfig, BertModel
 
 from quals_fast.models.checkpoint import CheckpointError
-from quals_fast.models.loading import load_generator
+from quals_fast.models.loading import load_model
 from quals_fast.training.qagen.settings import TrainingError
 from quals_fast.training.qagen.starting_point import load_starting_point
 from quals_fast.training.qagen.warm_start import write_bart
@@ -68,9 +68,9 @@ def test_a_run_starts_from_it(encoder, run, settings):
     folder, _ = encoder
     lines, _ = run(init=f"minilm:{folder}", decoder_layers=(2,), examples=4)
     assert any("going on" in line for line in lines) is False
-    generator = load_generator(settings.output, device=torch.device("cpu"))
+    generator = load_model(settings.output, device=torch.device("cpu"))
     assert (generator.shape.encoder_layers, generator.shape.decoder_layers) == (3, 1)
-    assert generator.settings.sep_token_id == VOCAB  # a new token
+    assert generator.conventions.sep_token_id == VOCAB  # a new token
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from quals_fast.models.loading import QAGenerator, load_generator, model_folder, read_weights
+from quals_fast.models.loading import TorchModel, load_model, model_folder, read_weights
 
 
-class ReferenceGenerator:
+class ReferenceModel:
     """A checkpoint on `transformers.BartForConditionalGeneration`, in float32 on the CPU.
 
     Args:
@@ -31,8 +31,8 @@ class ReferenceGenerator:
                 'the reference needs transformers: pip install ".[reference]" in the checkout'
             ) from error
         self._output = BaseModelOutput
-        # Tokenizer and settings are the engine's; the network is not.
-        self.checkpoint: QAGenerator = load_generator(model, device=torch.device("cpu"))
+        # Tokenizer and conventions are the engine's; the network is not.
+        self.checkpoint: TorchModel = load_model(model, device=torch.device("cpu"))
         folder = model_folder(model)
         config = BartConfig(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
         self._bart = BartForConditionalGeneration(config).float().eval()
@@ -50,7 +50,7 @@ class ReferenceGenerator:
     @torch.inference_mode()
     def token_logprobs(self, states: Tensor, token_ids: Sequence[int]) -> list[float]:
         """Return the log-probability of each token of one target, by teacher forcing."""
-        start = self.checkpoint.settings.decoder_start_token_id
+        start = self.checkpoint.conventions.decoder_start_token_id
         decoder_input_ids = torch.tensor([[start, *token_ids[:-1]]])
         logits = self._bart(
             encoder_outputs=self._output(last_hidden_state=states),
@@ -61,7 +61,7 @@ class ReferenceGenerator:
 
     def _log_softmax(self, logits: Tensor) -> Tensor:
         logits = logits.float()
-        logits[:, list(self.checkpoint.settings.masked_token_ids)] = -torch.inf
+        logits[:, list(self.checkpoint.conventions.masked_token_ids)] = -torch.inf
         return logits.log_softmax(-1)
 
     def decoder(self, states: Tensor, num_beams: int) -> BeamDecoder:
@@ -72,27 +72,27 @@ class ReferenceGenerator:
 class BeamDecoder:
     """The language model that the reference search asks, with a key-value cache."""
 
-    def __init__(self, generator: ReferenceGenerator, states: Tensor) -> None:
-        settings = generator.checkpoint.settings
-        self.eos_token_id = settings.eos_token_id
-        self.pad_token_id = settings.pad_token_id
-        self.decoder_start_token_id = settings.decoder_start_token_id
-        self.forced_bos_token_id = settings.forced_bos_token_id
-        self._generator = generator
+    def __init__(self, model: ReferenceModel, states: Tensor) -> None:
+        conventions = model.checkpoint.conventions
+        self.eos_token_id = conventions.eos_token_id
+        self.pad_token_id = conventions.pad_token_id
+        self.decoder_start_token_id = conventions.decoder_start_token_id
+        self.forced_bos_token_id = conventions.forced_bos_token_id
+        self._model = model
         self._states = states
         self._cache = None
 
     @torch.inference_mode()
     def next_logprobs(self, token_ids: Sequence[int], beam_idx: Sequence[int] | None) -> Tensor:
         """Return log-probabilities ``(K, V)`` after slot k's new token."""
-        generator = self._generator
+        model = self._model
         if self._cache is not None and beam_idx is not None:
             self._cache.reorder_cache(torch.tensor(beam_idx))
-        output = generator._bart(
-            encoder_outputs=generator._output(last_hidden_state=self._states),
+        output = model._bart(
+            encoder_outputs=model._output(last_hidden_state=self._states),
             decoder_input_ids=torch.tensor(token_ids)[:, None],
             past_key_values=self._cache,
             use_cache=True,
         )
         self._cache = output.past_key_values
-        return generator._log_softmax(output.logits[:, -1])
+        return model._log_softmax(output.logits[:, -1])
