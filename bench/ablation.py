@@ -87,7 +87,7 @@ def without(name: str, scorer: QualsScorer) -> Iterator[QualsScorer]:
             "distinct rows": (generation, "DistinctSlots", AllSlots),
             "few candidates": (diverse_beam, "FEW_CANDIDATES", 10**6),
             "rows of few sizes": (slots, "padded_rows", int),
-            "short histories": (slots, "_FEW_POSITIONS", 0),
+            "short histories": (slots, "_MIN_FUSED_POSITIONS", 0),
             "numpy selection": (generation, "group_select_cpu", EAGER.group_select),
             "small slices": (cpu, "MAX_RESCORED_TOKENS", 10**9),
         }[name]

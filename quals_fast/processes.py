@@ -136,18 +136,18 @@ def _quotas() -> list[float]:
         lines = _GROUPS_OF_PROCESS.read_text("ascii").splitlines()
     except OSError:  # no Linux
         return []
-    found: list[float | None] = []
+    quotas: list[float | None] = []
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if not controllers:
-            found += [_quota(group, "cpu.max") for group in _parents(_CGROUPS, path)]
+            quotas += [_quota(group, "cpu.max") for group in _parents(_CGROUPS, path)]
         elif "cpu" in controllers.split(","):
-            found += [
+            quotas += [
                 _quota(group, "cpu.cfs_quota_us", "cpu.cfs_period_us")
                 for name in (controllers, "cpu")
                 for group in _parents(_CGROUPS / name, path)
             ]
-    return [quota for quota in found if quota is not None]
+    return [quota for quota in quotas if quota is not None]
 
 
 def _parents(root: Path, path: str) -> list[Path]:

@@ -29,7 +29,7 @@ from quals_fast_kernels._linear import (
     tiles_of,
 )
 
-_ROWS = 512  # rows of logits alive at once: 512 x 50,265 float32 are 103 MB
+_MAX_ROWS = 512  # rows of logits alive at once: 512 x 50,265 float32 are 103 MB
 
 
 def linear_logprob_ref(
@@ -44,8 +44,8 @@ def linear_logprob_ref(
         Float32, nats. Shape ``(N,)``.
     """
     parts = []
-    for rows, targets in zip(hidden.split(_ROWS), target_ids.split(_ROWS), strict=True):
-        logits = F.linear(rows, weight).float().add_(bias)  # (_ROWS, V)
+    for rows, targets in zip(hidden.split(_MAX_ROWS), target_ids.split(_MAX_ROWS), strict=True):
+        logits = F.linear(rows, weight).float().add_(bias)  # (_MAX_ROWS, V)
         chosen = logits.gather(-1, targets[:, None])[:, 0]
         parts.append(chosen - logits.logsumexp(-1))
     return torch.cat(parts)

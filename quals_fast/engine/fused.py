@@ -49,9 +49,9 @@ R = TypeVar("R")
 MAX_GRAPH_BATCH = 64  # larger ones are hardly faster a pair, and wait longer for the slowest
 MIN_GRAPH_BATCH = 16  # where graphs can hold no more than fewer, large batches pay without them
 MAX_PART_BATCH = 8  # of encoding and rescoring: above, they take the GPU longer than the host
-_MULTIPLE = 128  # lengths of sources are padded to a multiple, so that few shapes occur
+_SOURCE_MULTIPLE = 128  # lengths of sources are padded to a multiple, so that few shapes occur
 _SEARCH = "search"  # begins the keys of its graphs
-_ROWS = 16  # a multiple of it is rescored: attention copies a mask of other widths
+_ROW_MULTIPLE = 16  # a multiple of it is rescored: attention copies a mask of other widths
 
 NOTHING = Source("", [], array("i"), 0, 0)  # fills batches up: no answer stands in it
 
@@ -143,7 +143,7 @@ class FusedPass:
             reading = _in_a_thread(partial(self._read, launched))
             return [(reading, row) for row in range(len(batch))]
 
-        found: dict[int, Scored] = {}
+        scored_rows: dict[int, Scored] = {}
         waiting: deque[tuple[int, Future[list[Read]], int]] = deque()
 
         def collect() -> None:
@@ -151,7 +151,7 @@ class FusedPass:
             scored, hypotheses = reading.result()[row]
             if scored is None:
                 scored = self._on_host(pairs[i], hypotheses)
-            found[i] = scored
+            scored_rows[i] = scored
             on_progress(1)
 
         for i, (reading, row) in run_batches(costs, self._max_batch_tokens, run):
@@ -160,7 +160,7 @@ class FusedPass:
                 collect()
         while waiting:
             collect()
-        return [found[i] for i in range(len(pairs))]
+        return [scored_rows[i] for i in range(len(pairs))]
 
     def _launch_again(self, pairs: Sequence[TextPair]) -> Launched:
         """Launch a batch; where memory runs out, once more without what is held between calls."""
@@ -193,29 +193,29 @@ class FusedPass:
         rows = [row_of[ids] for ids in documents]
         encoded = self._encode_beside([*row_of])
         ids = [s.input_ids for s in [*summaries, *[summaries[-1]] * missing]]
-        found = self._search(ids, count)
-        sequences = Sequences(*found[:2], found.sums)
+        hypotheses = self._search(ids, count)
+        sequences = Sequences(*hypotheses[:2], hypotheses.sums)
         chosen = self._part(self._select, [*sequences, *texts], most=MAX_GRAPH_BATCH)
         if self._stream is not None:
             torch.cuda.current_stream(self._device).wait_stream(self._stream)
         logprobs = self._rescore(*encoded, rows, chosen)
         of_pairs = [chosen.order, chosen.n_kept, chosen.unsure, chosen.lengths, logprobs]
-        return Launched(count, CopiesToHost([*found, *of_pairs]))
+        return Launched(count, CopiesToHost([*hypotheses, *of_pairs]))
 
     def _read(self, launched: Launched) -> list[Read]:
         """Wait for what was launched and make objects of what is kept; launches nothing."""
         *parts, order, n_kept, unsure, lengths, logprobs = launched.copies.wait()
-        found = HypothesisReader(Hypotheses(*parts))
+        reader = HypothesisReader(Hypotheses(*parts))
         read = (x[: launched.n_summaries].tolist() for x in (order, n_kept, unsure, lengths))
         values = iter(logprobs.tolist())
         results: list[Read] = []
         for b, (places, n, must_redo, n_tokens) in enumerate(zip(*read, strict=True)):
             of_pairs = [tuple(islice(values, length)) for length in n_tokens[:n]]
-            n_found = found.counts[b]
+            n_found = reader.counts[b]
             if must_redo or n_found < self.decoding.num_beams:
-                results.append((None, found.all_of(b)))
+                results.append((None, reader.all_of(b)))
                 continue
-            pairs = [self._as_pair(found.one(b, place)) for place in places[:n]]
+            pairs = [self._as_pair(reader.one(b, place)) for place in places[:n]]
             results.append((Scored(pairs, n_found, of_pairs), []))
         return results
 
@@ -258,7 +258,7 @@ class FusedPass:
     def _padded(self, ids: Sequence[Sequence[int]]) -> Tensor:
         """Pad sources on the host, with -1; ``(B, S)`` int64."""
         positions = self._model.shape.max_position_embeddings
-        return torch.from_numpy(padded(ids, -1, _MULTIPLE, positions)[0])
+        return torch.from_numpy(padded(ids, -1, _SOURCE_MULTIPLE, positions)[0])
 
     def _read_padded(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Return the input ids and the mask of what `_padded` returned."""
@@ -285,11 +285,11 @@ class FusedPass:
             return self._part(self._encode_documents, [self._padded(ids)], beside=True)
 
         if self._stream is None:
-            return hidden_states(self._model, self._cache, documents, _MULTIPLE, encode)
+            return hidden_states(self._model, self._cache, documents, _SOURCE_MULTIPLE, encode)
         # Waiting for the batch before also makes its memory safe to take again.
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
-            return hidden_states(self._model, self._cache, documents, _MULTIPLE, encode)
+            return hidden_states(self._model, self._cache, documents, _SOURCE_MULTIPLE, encode)
 
     def _search(self, ids: list[list[int]], count: int) -> Hypotheses:
         """Search hypotheses of summaries, of which the first `count` matter."""
@@ -305,10 +305,10 @@ class FusedPass:
                 wanted.append(memory)
             return kept
 
-        found = graphs.run(memory, count, smaller)
+        hypotheses = graphs.run(memory, count, smaller)
         if wanted:  # not captured before the search is over, which uses the same stores
             self._graphs_of_search(wanted[0])
-        return found
+        return hypotheses
 
     def _graphs_of_search(self, memory: SourceMemory) -> GraphedSearch | None:
         n_bytes = held_bytes(memory, self.decoding, self._model.shape.vocab_size)
@@ -321,10 +321,10 @@ class FusedPass:
             stores = self._stores_for(memory)
             return GraphedSearch(start, memory, stores, self.decoding, self._capturing, n_bytes)
 
-        found = self._graphs.get(_key_of_search(memory), capture, n_bytes)
+        graphs = self._graphs.get(_key_of_search(memory), capture, n_bytes)
         if not self._graphs.n_bytes:  # none yet, or all were dropped for want of memory
             self._stores = None
-        return found
+        return graphs
 
     def _stores_for(self, memory: SourceMemory) -> Stores:
         """Return stores for so many sentences; larger ones replace those of all graphs."""
@@ -374,7 +374,7 @@ class FusedPass:
             return torch.empty(0, device=self._device)
         size = len(chosen.lengths)
         fit = size_from if self._graphs_pay(size, MAX_PART_BATCH) else _multiple
-        n_rows, n_slots = (fit(max(2 * _ROWS, count)) for count in (n_tokens, most))
+        n_rows, n_slots = (fit(max(2 * _ROW_MULTIPLE, count)) for count in (n_tokens, most))
         inputs = [states, mask, chosen.token_ids, chosen.lengths]
         if len(states) != size or rows != [*range(len(rows))]:
             inputs.append(torch.tensor([*rows, *[0] * (size - len(rows))], device="cpu"))
@@ -445,4 +445,4 @@ def _key_of_search(memory: SourceMemory) -> Key:
 
 
 def _multiple(count: int) -> int:
-    return -(-count // _ROWS) * _ROWS
+    return -(-count // _ROW_MULTIPLE) * _ROW_MULTIPLE

@@ -124,20 +124,20 @@ class HypothesisReader:
     """Reads what a search found; only NaN leaves some hypotheses without a length.
 
     Args:
-        found: of B sentences.
+        hypotheses: of B sentences.
 
     Attributes:
         counts: hypotheses of each sentence that have a length.
     """
 
-    def __init__(self, found: Hypotheses) -> None:
-        self._found = [part.cpu().numpy() for part in found]
-        self._lengths: list[list[int]] = found.lengths.tolist()
+    def __init__(self, hypotheses: Hypotheses) -> None:
+        self._parts = [part.cpu().numpy() for part in hypotheses]
+        self._lengths: list[list[int]] = hypotheses.lengths.tolist()
         self.counts = [sum(length > 0 for length in mine) for mine in self._lengths]
 
     def one(self, sentence: int, place: int) -> Hypothesis:
         """Return a sentence's hypothesis at a place, from 0."""
-        ids, _, logprobs, search, sums, scores = (part[sentence, place] for part in self._found)
+        ids, _, logprobs, search, sums, scores = (part[sentence, place] for part in self._parts)
         length = self._lengths[sentence][place]
         return Hypothesis(
             token_ids=tuple(ids[:length].tolist()),
@@ -153,7 +153,7 @@ class HypothesisReader:
         return [self.one(sentence, place) for place, length in enumerate(lengths) if length]
 
 
-def read_back(found: Hypotheses) -> Iterator[list[Hypothesis]]:
+def read_back(hypotheses: Hypotheses) -> Iterator[list[Hypothesis]]:
     """Read a batch's hypotheses, one list a sentence."""
-    reader = HypothesisReader(found)
-    return map(reader.all_of, range(len(found.lengths)))
+    reader = HypothesisReader(hypotheses)
+    return map(reader.all_of, range(len(hypotheses.lengths)))

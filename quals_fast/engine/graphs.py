@@ -122,8 +122,8 @@ class GraphCache:
             capture: makes the graphs.
             n_bytes: what they will hold at least, as far as that is known before.
         """
-        if (found := self.kept(key)) is not None:
-            return found
+        if (kept := self.kept(key)) is not None:
+            return kept
         n_bytes = self._sizes.get(key, n_bytes)
         if not self.max_bytes or n_bytes > self.max_bytes or not this_thread.captures_graphs:
             return None

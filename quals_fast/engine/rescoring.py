@@ -47,7 +47,7 @@ def rescore(
         len(document) + len(group) * max(map(len, group))
         for document, group in zip(unique, joined, strict=True)
     ]
-    found: list[list[TokenLogprobs]] = [[] for _ in documents]
+    of_rows: list[list[TokenLogprobs]] = [[] for _ in documents]
 
     def run(batch: list[int]) -> list[list[TokenLogprobs]]:
         memory = encode_documents(model, cache, [unique[i] for i in batch], _SOURCE_MULTIPLE)
@@ -58,8 +58,8 @@ def rescore(
     for i, of_document in run_batches(costs, max_batch_tokens, run):
         remaining = iter(of_document)
         for row in rows[unique[i]]:
-            found[row] = [next(remaining) for _ in targets[row]]
-    return found
+            of_rows[row] = [next(remaining) for _ in targets[row]]
+    return of_rows
 
 
 def _rescore_batch(
@@ -68,7 +68,7 @@ def _rescore_batch(
     """Decode the targets of B encoded documents, in slices of about the budget."""
     network, conventions = model.document_network, model.conventions
     positions = model.shape.max_position_embeddings
-    found: list[list[TokenLogprobs]] = [[] for _ in targets]
+    of_rows: list[list[TokenLogprobs]] = [[] for _ in targets]
     longest = max(len(ids) for row in targets for ids in row)
     at_once = max(1, max_batch_tokens // (longest * len(targets)))
     for first in range(0, max(map(len, targets)), at_once):
@@ -91,5 +91,5 @@ def _rescore_batch(
         parts = logprobs.split([len(ids) for ids in flat])
         for index, row in enumerate(rows):
             for part in parts[index * width : index * width + len(row)]:
-                found[index].append(tuple(part.tolist()))
-    return found
+                of_rows[index].append(tuple(part.tolist()))
+    return of_rows

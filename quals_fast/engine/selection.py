@@ -21,7 +21,7 @@ from quals_fast.engine.textkeys import Parts, reader_for, to_front
 from quals_fast.models.checkpoint import Conventions
 from quals_fast.models.tokenizer import QATokenizer, Source
 
-_LEAST_WIDTH = 64  # of padded summaries
+_MIN_WIDTH = 64  # of padded summaries
 
 SpanMatch = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -92,7 +92,7 @@ class PairSelector:
             s.text_ids if self._by_ids else [*map(ord, s.text.lower())] for s in summaries
         ]
         lengths = [len(row) for row in rows]
-        width = size_from(max(_LEAST_WIDTH, *lengths))
+        width = size_from(max(_MIN_WIDTH, *lengths))
         symbols = np.full((len(rows), width), -1, np.int32)
         for row, values in zip(symbols, rows, strict=True):
             row[: len(values)] = values

@@ -56,5 +56,5 @@ def parted_bytes(joined: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     """
     widest_first = sorted(range(len(like)), key=lambda i: -like[i].element_size())
     parts = joined.split([like[i].nbytes for i in widest_first])
-    found = dict(zip(widest_first, parts, strict=True))
-    return [found[i].view(x.dtype).view(x.shape) for i, x in enumerate(like)]
+    bytes_of = dict(zip(widest_first, parts, strict=True))
+    return [bytes_of[i].view(x.dtype).view(x.shape) for i, x in enumerate(like)]

@@ -138,12 +138,12 @@ def hidden_states(
             own = hidden[: len(documents[row])].clone()  # a view would keep the batch
             cache.put(keys[row], own)
             states[row, : len(own)] = own
-    for row, found in enumerate(kept):
-        if found is None:
+    for row, hidden in enumerate(kept):
+        if hidden is None:
             continue
-        if found.is_cuda:  # it may go while a stream that did not make it still reads it
-            found.record_stream(torch.cuda.current_stream(found.device))
-        states[row, : len(found)] = found
+        if hidden.is_cuda:  # it may go while a stream that did not make it still reads it
+            hidden.record_stream(torch.cuda.current_stream(hidden.device))
+        states[row, : len(hidden)] = hidden
     return states, mask
 
 

@@ -17,10 +17,10 @@ from quals_fast.models.integers import Int8Linear
 from quals_fast.models.linear import OneDnnLinear, onednn_pays
 from quals_fast.ops import Kernels, topk_lowest_id
 
-_ROWS = 64  # rows of logits at once: 64 x 28,216 float32 are 7 MB
-_MORE = 8  # candidates more than are asked for, since 8-bit integers mistake their order
-_USUAL = 16  # candidates where nobody says how many
-_BLOCK = 64  # columns whose maximum stands for them in the search for candidates
+_MAX_ROWS = 64  # rows of logits at once: 64 x 28,216 float32 are 7 MB
+_SPARE_CANDIDATES = 8  # more than are asked for, since 8-bit integers mistake their order
+_DEFAULT_CANDIDATES = 16  # candidates where nobody says how many
+_BLOCK_COLUMNS = 64  # columns whose maximum stands for them in the search for candidates
 
 
 class LMHead:
@@ -72,16 +72,18 @@ class CpuLMHead(LMHead):
         self, hidden: Tensor, k: int, suppressed: tuple[int, ...], *, exact_edge: bool = True
     ) -> tuple[Tensor, Tensor]:
         """Return log-probabilities and ids of the k likeliest next tokens, ``(N, k)`` each."""
-        found = []
-        for rows in hidden.float().split(_ROWS):
+        parts = []
+        for rows in hidden.float().split(_MAX_ROWS):
             logprobs = self._logprobs(rows)
             logprobs[:, list(suppressed)] = -torch.inf
-            found.append(topk_lowest_id(logprobs, k) if exact_edge else _topk(logprobs, k))
-        return _in_order(found)
+            parts.append(topk_lowest_id(logprobs, k) if exact_edge else _topk(logprobs, k))
+        return _in_order(parts)
 
     def logprob(self, hidden: Tensor, target_ids: Tensor) -> Tensor:
         """Return each row's log-probability of its token: ``(N, d)`` and ``(N,)`` to ``(N,)``."""
-        parts = zip(hidden.float().split(_ROWS), target_ids[:, None].split(_ROWS), strict=True)
+        parts = zip(
+            hidden.float().split(_MAX_ROWS), target_ids[:, None].split(_MAX_ROWS), strict=True
+        )
         return torch.cat([self._logprobs(rows).gather(-1, ids)[:, 0] for rows, ids in parts])
 
     def _logprobs(self, rows: Tensor) -> Tensor:
@@ -112,33 +114,33 @@ class ScreenedLMHead(CpuLMHead):
     def __init__(self, weight: Tensor, bias: Tensor, kernels: Kernels) -> None:
         super().__init__(weight, bias, kernels)
         self._screen = Int8Linear(weight)
-        self._usual = min(_USUAL + _MORE, len(weight))
+        self._usual = min(_DEFAULT_CANDIDATES + _SPARE_CANDIDATES, len(weight))
 
     def topk(
         self, hidden: Tensor, k: int, suppressed: tuple[int, ...], *, exact_edge: bool = True
     ) -> tuple[Tensor, Tensor]:
         """Return log-probabilities and ids of the k likeliest next tokens, ``(N, k)`` each."""
-        if exact_edge or k + _MORE + len(suppressed) > self._bias.numel():
+        if exact_edge or k + _SPARE_CANDIDATES + len(suppressed) > self._bias.numel():
             return super().topk(hidden, k, suppressed, exact_edge=exact_edge)
-        found = []
-        for rows in hidden.float().split(_ROWS):
+        parts = []
+        for rows in hidden.float().split(_MAX_ROWS):
             # Suppressed tokens too: they have their share in the softmax.
-            logits, ids, lse = self._likeliest(rows, k + _MORE + len(suppressed))
+            logits, ids, lse = self._likeliest(rows, k + _SPARE_CANDIDATES + len(suppressed))
             for token in suppressed:
                 logits = logits.masked_fill(ids == token, -torch.inf)
             best, at = logits.topk(k)
-            found.append((best - lse, ids.gather(1, at)))
-        return _in_order(found)
+            parts.append((best - lse, ids.gather(1, at)))
+        return _in_order(parts)
 
     def logprob(self, hidden: Tensor, target_ids: Tensor) -> Tensor:
         """Return each row's log-probability of its token: ``(N, d)`` and ``(N,)`` to ``(N,)``."""
-        found = []
+        parts = []
         for rows, ids in zip(
-            hidden.float().split(_ROWS), target_ids[:, None].split(_ROWS), strict=True
+            hidden.float().split(_MAX_ROWS), target_ids[:, None].split(_MAX_ROWS), strict=True
         ):
             _, _, lse = self._likeliest(rows, self._usual)
-            found.append((self._logits(rows, ids) - lse)[:, 0])
-        return torch.cat(found)
+            parts.append((self._logits(rows, ids) - lse)[:, 0])
+        return torch.cat(parts)
 
     def _logprobs(self, rows: Tensor) -> Tensor:
         """Return the log-probabilities of all tokens ``(N, V)``, at the level of the screened."""
@@ -175,19 +177,21 @@ def _topk(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     They stand in the k blocks with the largest maxima, so few columns need to be ordered.
     """
     rows, size = values.shape
-    blocks = size // _BLOCK
+    blocks = size // _BLOCK_COLUMNS
     if blocks <= k:
         return values.topk(k)
-    body = values[:, : blocks * _BLOCK].unflatten(1, (blocks, _BLOCK))
+    body = values[:, : blocks * _BLOCK_COLUMNS].unflatten(1, (blocks, _BLOCK_COLUMNS))
     best = body.amax(2).topk(k, sorted=False).indices
-    columns = (best[:, :, None] * _BLOCK + torch.arange(_BLOCK, device=best.device)).flatten(1)
-    rest = torch.arange(blocks * _BLOCK, size, device=best.device).expand(rows, -1)
+    columns = (
+        best[:, :, None] * _BLOCK_COLUMNS + torch.arange(_BLOCK_COLUMNS, device=best.device)
+    ).flatten(1)
+    rest = torch.arange(blocks * _BLOCK_COLUMNS, size, device=best.device).expand(rows, -1)
     columns = torch.cat([columns, rest], 1)
-    found, at = values.gather(1, columns).topk(k)
-    return found, columns.gather(1, at)
+    largest, at = values.gather(1, columns).topk(k)
+    return largest, columns.gather(1, at)
 
 
-def _in_order(found: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+def _in_order(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Join values and ids of blocks of rows, in ascending order of id."""
-    ids, order = torch.cat([ids for _, ids in found]).sort(-1)
-    return torch.cat([values for values, _ in found]).gather(-1, order), ids
+    ids, order = torch.cat([ids for _, ids in parts]).sort(-1)
+    return torch.cat([values for values, _ in parts]).gather(-1, order), ids

@@ -204,11 +204,11 @@ def _verify_checksums(folder: Path) -> None:
         path = folder / name
         if not path.is_file():
             raise CheckpointError(f"bundled file {path} is missing; reinstall quals_fast")
-        found = sha256(path)
-        if found != expected:
+        actual = sha256(path)
+        if actual != expected:
             raise CheckpointError(
                 f"bundled file {path} is damaged: expected SHA-256 {expected[:12]}..., but got "
-                f"{found[:12]}...; reinstall quals_fast"
+                f"{actual[:12]}...; reinstall quals_fast"
             )
 
 

@@ -20,7 +20,7 @@ from quals_fast.models.linear import padded_rows
 from quals_fast.models.memory import SourceMemory
 from quals_fast.ops import Kernels
 
-_FEW_POSITIONS = 24  # below these, PyTorch's attention takes longer than products and sums
+_MIN_FUSED_POSITIONS = 24  # below these, PyTorch's attention takes longer than products and sums
 
 
 class Slots(Protocol):
@@ -237,8 +237,8 @@ class DistinctSlots:
         out = torch.zeros_like(q)
         for b, rows in self._rows():
             query = q[rows].transpose(0, 1)[None]
-            found = F.scaled_dot_product_attention(query, *self._sources[layer][b])
-            out[rows] = found[0].transpose(0, 1)
+            attended = F.scaled_dot_product_attention(query, *self._sources[layer][b])
+            out[rows] = attended[0].transpose(0, 1)
         return out
 
     def trim(self, rows: Tensor) -> Tensor:
@@ -270,7 +270,7 @@ def _filled_up(token_ids: Tensor) -> Tensor:
 
 def _attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Attend with one query a row: ``(N, H, D)`` to histories ``(N, T, H, D)``."""
-    if keys.shape[1] < _FEW_POSITIONS:
+    if keys.shape[1] < _MIN_FUSED_POSITIONS:
         scores = (query[:, None] * keys).sum(-1) * query.shape[-1] ** -0.5
         return (scores.softmax(1)[..., None] * values).sum(1)
     keys, values = keys.transpose(1, 2), values.transpose(1, 2)

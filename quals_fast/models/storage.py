@@ -15,20 +15,20 @@ import torch
 from torch import Tensor
 
 _SCALE, _COLUMNS = ".scale", ".columns"
-_GROUP = 128
-_LEAST = 1e-4  # of a column, and of a group against it; below 1e-2 float16 scales lose digits
+_GROUP_COLUMNS = 128
+_MIN_SCALE = 1e-4  # of a column, and of a group against it; below 1e-2 float16 scales lose digits
 
 
 def quantize(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights as they are stored."""
     stored: dict[str, Tensor] = {}
     for name, weight in weights.items():
-        if weight.ndim != 2 or weight.shape[1] % _GROUP or "embed_positions" in name:
+        if weight.ndim != 2 or weight.shape[1] % _GROUP_COLUMNS or "embed_positions" in name:
             stored[name] = weight.half()
             continue
-        columns = weight.float().square().mean(0).sqrt().clamp_min(_LEAST).half()
-        groups = (weight.float() / columns.float()).unflatten(1, (-1, _GROUP))
-        scale = (groups.abs().amax(2).clamp_min(_LEAST) / 127).half()
+        columns = weight.float().square().mean(0).sqrt().clamp_min(_MIN_SCALE).half()
+        groups = (weight.float() / columns.float()).unflatten(1, (-1, _GROUP_COLUMNS))
+        scale = (groups.abs().amax(2).clamp_min(_MIN_SCALE) / 127).half()
         whole = (groups / scale.float()[:, :, None]).round().clamp(-127, 127)
         stored[name] = whole.to(torch.int8).flatten(1)
         stored[name + _SCALE], stored[name + _COLUMNS] = scale, columns
@@ -49,15 +49,17 @@ def dequantize(stored: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in weights.items():
         if tensor.dtype == torch.int8:
             scale = stored.get(name + _SCALE)
-            fits = (tensor.shape[0], tensor.shape[-1] / _GROUP) if tensor.ndim == 2 else None
+            fits = (
+                (tensor.shape[0], tensor.shape[-1] / _GROUP_COLUMNS) if tensor.ndim == 2 else None
+            )
             if scale is None or tuple(scale.shape) != fits:
                 shape = "none" if scale is None else f"one of shape {tuple(scale.shape)}"
                 raise ValueError(
                     f"{name} is int8 of shape {tuple(tensor.shape)}, so {name}{_SCALE} must have a "
-                    f"number for every {_GROUP} columns of a row, but there is {shape}; save the "
-                    "weights as floating-point numbers instead"
+                    f"number for every {_GROUP_COLUMNS} columns of a row, but there is {shape}; "
+                    "save the weights as floating-point numbers instead"
                 )
-            groups = tensor.float().unflatten(1, (-1, _GROUP))
+            groups = tensor.float().unflatten(1, (-1, _GROUP_COLUMNS))
             weight = (groups * scale.float()[:, :, None]).flatten(1)
             columns = stored.get(name + _COLUMNS)
             if columns is not None:

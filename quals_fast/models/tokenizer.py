@@ -14,8 +14,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from quals_fast.models.checkpoint import AnswerMatch, CheckpointError, Conventions
 
-_PIECE = 4096  # characters that are tokenised together
-_BATCH = 64  # pieces at once; tokenising takes some 200 bytes a character
+_PIECE_CHARACTERS = 4096  # characters that are tokenised together
+_MAX_PIECES = 64  # pieces at once; tokenising takes some 200 bytes a character
 # Before these characters a word of BERT's always ends; with Chinese characters as words, too.
 _BERT = re.compile(r"(?=[ \t\r\n!-/:-@\[-`{-~])")
 _BERT_CHINESE = re.compile(r"(?=[ \t\r\n!-/:-@\[-`{-~\u4e00-\u9fff])")
@@ -111,19 +111,19 @@ class QATokenizer:
 
     def _tokenise(self, texts: Sequence[str]) -> list[array[int]]:
         """Return all tokens of each text, without special ones."""
-        found = [array("i") for _ in texts]
+        tokens = [array("i") for _ in texts]
         pieces = (
             (index, piece)
             for index, text in enumerate(texts)
-            for piece in pieces_of(text, self._cut, _PIECE)
+            for piece in pieces_of(text, self._cut, _PIECE_CHARACTERS)
         )
-        while batch := list(islice(pieces, _BATCH)):
+        while batch := list(islice(pieces, _MAX_PIECES)):
             encodings = self._tokenizer.encode_batch_fast(
                 [piece for _, piece in batch], add_special_tokens=False
             )
             for (index, _), encoding in zip(batch, encodings, strict=True):
-                found[index].extend(encoding.ids)
-        return found
+                tokens[index].extend(encoding.ids)
+        return tokens
 
     def decode(self, token_ids: list[int] | tuple[int, ...]) -> str:
         """Return the text of tokens."""
@@ -178,9 +178,9 @@ def safe_cut(tokenizer: Tokenizer) -> re.Pattern[str] | None:
 def pieces_of(text: str, cut: re.Pattern[str] | None, size: int) -> Iterator[str]:
     """Cut a text at the first place after `size` characters, and so on; None: nowhere."""
     start = 0
-    while cut is not None and (found := cut.search(text, start + size)):
-        yield text[start : found.start()]
-        start = found.start()
+    while cut is not None and (place := cut.search(text, start + size)):
+        yield text[start : place.start()]
+        start = place.start()
     yield text[start:]
 
 

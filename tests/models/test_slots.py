@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from quals_fast.models.linear import padded_rows
 from quals_fast.models.memory import SourceMemory
-from quals_fast.models.slots import _FEW_POSITIONS, DistinctSlots, _attend, _places
+from quals_fast.models.slots import _MIN_FUSED_POSITIONS, DistinctSlots, _attend, _places
 
 
 @given(st.lists(st.integers(0, 19), min_size=1, max_size=30))
@@ -83,7 +83,7 @@ def test_each_row_attends_to_its_own_history():
                 torch.testing.assert_close(spread[b, k], expected.expand(2, 4))
 
 
-@pytest.mark.parametrize("positions", [1, 2, _FEW_POSITIONS - 1, _FEW_POSITIONS, 40])
+@pytest.mark.parametrize("positions", [1, 2, _MIN_FUSED_POSITIONS - 1, _MIN_FUSED_POSITIONS, 40])
 def test_attention_is_the_same_by_either_way(positions):
     query, keys, values = (torch.randn(7, *n, 2, 8) for n in ([], [positions], [positions]))
     expected = F.scaled_dot_product_attention(

@@ -146,7 +146,7 @@ def normalised():
     ids=["one-word", "prefix-space", "added-tokens", "normaliser"],
 )
 def test_other_tokenizers_take_a_text_whole(make, monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "_PIECE", 1)
+    monkeypatch.setattr(module, "_PIECE_CHARACTERS", 1)
     assert safe_cut(make()) is None
     folder = tiny_models.write_checkpoint(tmp_path / "m", tiny_models.FAIRSEQ_LIKE, make())
     _, settings = read_checkpoint(folder)
@@ -158,8 +158,8 @@ def test_other_tokenizers_take_a_text_whole(make, monkeypatch, tmp_path):
 @pytest.mark.parametrize("piece", [1, 5, 4096])
 @pytest.mark.parametrize("batch", [1, 64])
 def test_counts_are_exact_whatever_the_pieces(tiny_folder, monkeypatch, piece, batch):
-    monkeypatch.setattr(module, "_PIECE", piece)
-    monkeypatch.setattr(module, "_BATCH", batch)
+    monkeypatch.setattr(module, "_PIECE_CHARACTERS", piece)
+    monkeypatch.setattr(module, "_MAX_PIECES", batch)
     _, settings = read_checkpoint(tiny_folder)
     tokenizer = QATokenizer.from_folder(tiny_folder, settings)
     texts = ["queen 陈 " * 90, "", "anne", "陈\n\nanne" * 40]
