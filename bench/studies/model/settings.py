@@ -79,8 +79,7 @@ def variants(positions: int, int8: str | None) -> dict[str, Variant]:
             compared[f"documents of {tokens} tokens"] = Variant(
                 group="documents", document_tokens=tokens
             )
-    for dtype in ("float32", "bfloat16"):
-        compared[f"dtype {dtype}"] = Variant(group="dtype", dtype=dtype)
+    compared["dtype float32"] = Variant(group="dtype", dtype="float32")
     if int8 is not None:
         compared["int8 (ONNX)"] = Variant(group="dtype", model=int8)
     return compared
