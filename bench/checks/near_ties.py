@@ -7,8 +7,8 @@ from typing import Literal
 
 import torch
 
+from bench.shared.engines import torch_engine
 from quals_fast.batching import pad
-from quals_fast.engine.base import TorchEngine
 from quals_fast.engine.generation import read_back
 from quals_fast.ops import GroupChoice
 from quals_fast.reference.diverse_beam import Trace
@@ -52,9 +52,7 @@ def margin_where_they_part(expected: Trace, choices: Sequence[GroupChoice]) -> f
 @torch.inference_mode()
 def _search(scorer: QualsScorer, summary: str) -> tuple[list[tuple[int, ...]], list[GroupChoice]]:
     """Return the engine's sequences for one summary, and what its groups chose at each step."""
-    engine = scorer.engine
-    if not isinstance(engine, TorchEngine):
-        raise TypeError(f"expected an engine of PyTorch, but got {type(engine).__name__}")
+    engine = torch_engine(scorer)
     model = engine.model
     (source,) = model.tokenizer.encode([summary])
     ids, mask = pad([source.input_ids], model.conventions.pad_token_id, model.device)
