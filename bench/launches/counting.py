@@ -127,6 +127,7 @@ def without_data(
     return TorchModel(
         name="shape",
         digest="",
+        shape=shape,
         network=bart,
         document_network=bart,
         head=head,

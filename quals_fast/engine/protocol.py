@@ -8,9 +8,8 @@ from typing import NamedTuple, Protocol
 
 from quals_fast.config import DecodingConfig
 from quals_fast.engine.filtering import KeptPair
-from quals_fast.models.checkpoint import Conventions
-from quals_fast.models.shape import BartShape
-from quals_fast.models.tokenizer import QATokenizer, Source
+from quals_fast.models.model import Model
+from quals_fast.models.tokenizer import Source
 from quals_fast.results import CacheStats, Hypothesis, TokenLogprobs
 
 
@@ -27,39 +26,6 @@ class Scored(NamedTuple):
     kept: list[KeptPair]
     n_hypotheses: int
     document_logprobs: list[TokenLogprobs]  # of each kept pair
-
-
-class Model(Protocol):
-    """A loaded question-answer generator, whatever computes it."""
-
-    @property
-    def name(self) -> str:
-        """The bundled model's name, or the folder's."""
-        ...
-
-    @property
-    def digest(self) -> str:
-        """First 12 hexadecimal digits of the SHA-256 over weights, config and tokenizer."""
-        ...
-
-    @property
-    def shape(self) -> BartShape:
-        """Sizes of the network."""
-        ...
-
-    @property
-    def conventions(self) -> Conventions:
-        """Its special tokens and conventions."""
-        ...
-
-    @property
-    def tokenizer(self) -> QATokenizer:
-        """Its tokenizer."""
-        ...
-
-    def runs_as(self) -> dict[str, str]:
-        """Return what the signature says of how it runs: ``dtype``, ``backend``, ``kernels``."""
-        ...
 
 
 class Engine(Protocol):

@@ -8,43 +8,33 @@ from pathlib import Path
 from quals_fast.errors import BackendUnavailableError
 from quals_fast.exported.manifest import DTYPES, LARGEST_SUMS, read_manifest
 from quals_fast.exported.session import Graph, needs_wide_sums, resolve_provider
-from quals_fast.models.checkpoint import CheckpointError, Conventions, read_checkpoint
-from quals_fast.models.shape import BartShape
+from quals_fast.models.checkpoint import CheckpointError, read_checkpoint
+from quals_fast.models.model import Model
 from quals_fast.models.tokenizer import QATokenizer
 from quals_fast.processes import cpu_limit
 
 GRAPHS = ("encoder", "document_encoder", "step", "grow", "rescore")
 
 
-@dataclass(frozen=True, slots=True)
-class OnnxModel:
-    """A loaded export with all that belongs to it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnnxModel(Model):
+    """An exported model; name and digest are those of what was exported.
 
     Attributes:
-        name: of the model that was exported.
-        digest: first 12 hexadecimal digits of the SHA-256 over its weights, config and tokenizer.
         dtype: ``"float32"``, ``"float16"`` or ``"int8"``.
         provider: ONNX Runtime's execution provider that runs.
-        shape: sizes of the network.
-        conventions: its special tokens and the like.
-        tokenizer: its tokenizer.
         graphs: by name.
         spare_candidates: more than are wanted that the step graph must be asked for, since it
             screens them with integers.
     """
 
-    name: str
-    digest: str
     dtype: str
     provider: str
-    shape: BartShape
-    conventions: Conventions
-    tokenizer: QATokenizer
     graphs: dict[str, Graph]
     spare_candidates: int
 
     def runs_as(self) -> dict[str, str]:
-        """Return what the signature says of how it runs; the provider stands with the backend."""
+        """As in `Model`; the provider stands with the backend."""
         provider = self.provider.removesuffix("ExecutionProvider").lower()
         return {"dtype": self.dtype, "backend": f"onnx-{provider}", "kernels": "none"}
 

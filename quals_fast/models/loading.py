@@ -21,6 +21,7 @@ from quals_fast.models.checkpoint import (
     sha256,
 )
 from quals_fast.models.lm_head import CpuLMHead, LMHead, ScreenedLMHead
+from quals_fast.models.model import Model
 from quals_fast.models.precision import PRECISIONS, Precision
 from quals_fast.models.shape import BartShape
 from quals_fast.models.storage import dequantize
@@ -35,37 +36,24 @@ _SHARED = "model.shared.weight"
 _TIED = ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", "lm_head.weight")
 
 
-@dataclass(frozen=True, slots=True)
-class TorchModel:
-    """A loaded model with all that belongs to it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TorchModel(Model):
+    """A model that PyTorch computes.
 
     Attributes:
-        name: the bundled model's name, or the folder's.
-        digest: first 12 hexadecimal digits of the SHA-256 over weights, config and tokenizer.
         network: reads summaries and searches, in evaluation mode.
         document_network: the network that reads documents and rescores: the same, or a copy in a
             shorter type.
         head: the LM head of both.
-        tokenizer: its tokenizer.
-        conventions: its special tokens and the like.
         precision: what is computed in which type.
         kernels: what computes.
     """
 
-    name: str
-    digest: str
     network: Bart
     document_network: Bart
     head: LMHead
-    tokenizer: QATokenizer
-    conventions: Conventions
     precision: Precision
     kernels: Kernels
-
-    @property
-    def shape(self) -> BartShape:
-        """Sizes of the network."""
-        return self.network.shape
 
     @property
     def device(self) -> torch.device:
@@ -73,7 +61,7 @@ class TorchModel:
         return self.network.device
 
     def runs_as(self) -> dict[str, str]:
-        """Return what the signature says of how it runs."""
+        """As in `Model`."""
         kernels = self.kernels
         return {
             "dtype": self.precision.name,
@@ -128,6 +116,7 @@ def load_model(
     return TorchModel(
         name=folder.resolve().name,
         digest=_digest(paths),
+        shape=shape,
         network=network.to(device=device, dtype=precision.search),
         document_network=document_network.to(device=device),
         head=head,
