@@ -23,7 +23,8 @@ from bench.shared.options import command_line
 from bench.shared.timing import seconds_of
 from bench.shared.workloads import load_workload
 from quals_fast import QualsScorer
-from quals_fast.decoding import diverse_beam
+from quals_fast.decoding import host_search
+from quals_fast.decoding.histories import Distinct
 from quals_fast.engine import cpu, generation
 from quals_fast.engine.cpu import CpuEngine
 from quals_fast.models import linear, slots
@@ -49,23 +50,16 @@ class AllSlots(DistinctSlots):
     """A row for each slot, alike or not, finished or not."""
 
     def arrange(
-        self,
-        token_ids: torch.Tensor,
-        beam_idx: torch.Tensor | None,
-        live: torch.Tensor | None,
-        t: int,
+        self, token_ids: np.ndarray, beam_idx: np.ndarray, live: np.ndarray, t: int
     ) -> torch.Tensor:
         """Keep equal histories apart."""
-        real = np.unique
+        with mock.patch.object(slots, "distinct_histories", _each_of_its_own):
+            return super().arrange(token_ids, beam_idx, np.ones_like(live), t)
 
-        def keep_all(values: np.ndarray, return_inverse: bool) -> tuple[np.ndarray, np.ndarray]:
-            order = values.argsort(kind="stable")
-            inverse = np.empty_like(order)
-            inverse[order] = np.arange(len(order))
-            return values[order], inverse
 
-        with mock.patch.object(np, "unique", keep_all if beam_idx is not None else real):
-            return super().arrange(token_ids, beam_idx, None, t)
+def _each_of_its_own(parents: np.ndarray, token_ids: np.ndarray) -> Distinct:
+    order = parents.argsort(kind="stable")
+    return Distinct(parents[order], token_ids[order], order.argsort())
 
 
 @contextmanager
@@ -85,10 +79,9 @@ def without(name: str, scorer: QualsScorer) -> Iterator[QualsScorer]:
     else:
         patch: Any = {
             "distinct rows": (generation, "DistinctSlots", AllSlots),
-            "few candidates": (diverse_beam, "FEW_CANDIDATES", 10**6),
+            "few candidates": (host_search, "FEW_CANDIDATES", 10**6),
             "rows of few sizes": (slots, "padded_rows", int),
             "short histories": (slots, "_MIN_FUSED_POSITIONS", 0),
-            "numpy selection": (generation, "group_select_cpu", EAGER.group_select),
             "small slices": (cpu, "MAX_RESCORED_TOKENS", 10**9),
         }[name]
         with mock.patch.object(*patch):

@@ -100,6 +100,14 @@ class DecodingConfig:
         """Usable tokens that a model must have for every group to find its candidates."""
         return 2 * self.group_size + 2
 
+    @property
+    def max_candidates(self) -> int:
+        """Likeliest tokens of a row that are enough: no penalty can lift another above so many.
+
+        Source: docs/semantics.md 1.1, shortcut.
+        """
+        return 2 * self.num_beams if self.rule == "fairseq09" else self.num_beams + self.group_size
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoringConfig:

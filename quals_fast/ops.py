@@ -26,7 +26,7 @@ from quals_fast_kernels import (
 )
 from quals_fast_kernels._compat import HAS_TRITON, triton_version
 from quals_fast_kernels._histories import Candidates, Histories
-from quals_fast_kernels.group_select import GroupChoice, group_select_cpu
+from quals_fast_kernels.group_select import GroupChoice
 from quals_fast_kernels.lm_head_topk import topk_lowest_id
 from quals_fast_kernels.move_slots import MovedSlots
 from torch import Tensor
@@ -42,7 +42,6 @@ __all__ = [
     "GroupChoice",
     "Histories",
     "Kernels",
-    "group_select_cpu",
     "resolve_backend",
     "topk_lowest_id",
 ]

@@ -9,7 +9,6 @@ import torch
 
 from bench.shared.engines import torch_engine
 from quals_fast.batching import pad
-from quals_fast.engine.generation import read_back
 from quals_fast.ops import GroupChoice
 from quals_fast.reference.diverse_beam import Trace
 from quals_fast.reference.tolerances import NEAR_TIE
@@ -58,5 +57,5 @@ def _search(scorer: QualsScorer, summary: str) -> tuple[list[tuple[int, ...]], l
     ids, mask = pad([source.input_ids], model.conventions.pad_token_id, model.device)
     choices: list[GroupChoice] = []
     memory = model.network.encode(ids, mask)
-    hypotheses = engine.begin_search(memory, scorer.decoding, choices.append).run()
-    return [hypothesis.token_ids for hypothesis in next(read_back(hypotheses))], choices
+    (hypotheses,) = engine.search_encoded(memory, scorer.decoding, choices.append)
+    return [hypothesis.token_ids for hypothesis in hypotheses], choices

@@ -254,7 +254,7 @@ def _watched(launches: Launches, batch_size: int, skipped: range) -> Iterator[_S
 
     def begin_search(model: TorchModel, memory: SourceMemory, *rest: Any) -> Search:
         seen.memory = memory
-        return generation.begin_device_search(model, memory, *rest)
+        return generation.begin_search(model, memory, *rest)
 
     with ExitStack() as stack:
         for patch in (
@@ -268,7 +268,7 @@ def _watched(launches: Launches, batch_size: int, skipped: range) -> Iterator[_S
             mock.patch.object(fused.FusedPass, "_part", counted_part),
             mock.patch.object(transfer, "CopiesToHost", Copies),
             mock.patch.object(fused, "CopiesToHost", Copies),
-            mock.patch.object(fused, "begin_device_search", begin_search),
+            mock.patch.object(fused, "begin_search", begin_search),
             mock.patch.object(_launch, "HAS_TRITON", True),
             *(
                 mock.patch.object(module, name, _Kernel(launches, name))

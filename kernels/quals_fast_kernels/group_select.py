@@ -20,7 +20,6 @@ from torch import Tensor
 
 from quals_fast_kernels._compat import tl, triton
 from quals_fast_kernels._launch import check_tensor, next_power_of_2, on_device_of, require_triton
-from quals_fast_kernels.group_select_host import group_select_host
 
 _RULES = ("fairseq09", "hamming")
 
@@ -84,33 +83,6 @@ def group_select_ref(
         rank = position // width
         chosen.append((best, picked, rank * groups + g, position % width))
     return GroupChoice(*(torch.stack(part, -1) for part in zip(*chosen, strict=True)))
-
-
-def group_select_cpu(
-    logprobs: Tensor,
-    token_ids: Tensor,
-    beam_scores: Tensor,
-    active: Tensor | None,
-    *,
-    rule: str,
-    num_beam_groups: int,
-    penalty: float,
-    eos_token_id: int,
-    vocab_size: int,
-) -> GroupChoice:
-    """Choose as `group_select_ref` does, on a CPU: numpy's calls cost a fifth of torch's."""
-    parts = group_select_host(
-        logprobs.numpy(),
-        token_ids.numpy(),
-        beam_scores.numpy(),
-        None if active is None else active.numpy(),
-        rule=rule,
-        num_beam_groups=num_beam_groups,
-        penalty=penalty,
-        eos_token_id=eos_token_id,
-        vocab_size=vocab_size,
-    )
-    return GroupChoice(*map(torch.from_numpy, parts))
 
 
 @triton.jit

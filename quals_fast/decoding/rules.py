@@ -148,21 +148,6 @@ class SearchState(ABC):
             vocab_size=v.size,
         )
 
-    def is_certain(self, choice: GroupChoice, logprobs: Tensor) -> Tensor:
-        """Return whether no token outside the candidates could have been chosen. Shape ``()``.
-
-        It could not have more than the least likely candidate of its row, without penalties.
-
-        Args:
-            choice: made among the likeliest tokens of each row.
-            logprobs: of these. Shape ``(B, K', C)``.
-        """
-        groups = self.config.num_beam_groups
-        bound = logprobs.amin(2) + self.beam_scores  # (B, K)
-        best_outside = bound.unflatten(1, (-1, groups)).amax(1)  # (B, G)
-        certain = choice.scores[:, -1] > best_outside
-        return (certain | ~self.live()[:, :groups]).all()
-
     def move_on(self, t: Step, choice: GroupChoice, logprobs: Tensor) -> tuple[Tensor, Tensor]:
         """Store what finishes and move the slots on.
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quals_fast.config import DecodingConfig, check_integer
-from quals_fast.decoding.diverse_beam import Search
-from quals_fast.decoding.rules import OnChoice
 from quals_fast.engine.generation import generate
 from quals_fast.engine.protocol import Scored, TextPair
 from quals_fast.engine.rescoring import rescore
@@ -67,15 +66,19 @@ class TorchEngine(ABC):
                 yield
 
     @abstractmethod
-    def begin_search(
-        self, memory: SourceMemory, decoding: DecodingConfig, on_choice: OnChoice | None = None
-    ) -> Search:
-        """Begin to search the hypotheses of encoded summaries.
+    def search_encoded(
+        self,
+        memory: SourceMemory,
+        decoding: DecodingConfig,
+        on_choice: Callable[[Any], None] | None = None,
+    ) -> Iterable[list[Hypothesis]]:
+        """Search the hypotheses of encoded summaries, one list a summary.
 
         Args:
             memory: of the summaries.
             decoding: settings of the search.
-            on_choice: called with what the groups chose at every step.
+            on_choice: called with what the groups chose at every step, a `HostChoice` or a
+                `GroupChoice`.
         """
 
     def search(
@@ -83,7 +86,7 @@ class TorchEngine(ABC):
     ) -> Iterator[tuple[int, list[Hypothesis]]]:
         """As in `Engine`."""
         ids = [summary.input_ids for summary in summaries]
-        return generate(self.model, ids, decoding, self.max_batch_tokens, self.begin_search)
+        return generate(self.model, ids, decoding, self.max_batch_tokens, self.search_encoded)
 
     def rescore(
         self, documents: Sequence[Source], targets: Sequence[Sequence[Sequence[int]]]

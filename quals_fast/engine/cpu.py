@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from quals_fast.config import DecodingConfig
-from quals_fast.decoding.diverse_beam import Search
-from quals_fast.decoding.rules import OnChoice
 from quals_fast.engine.base import TorchEngine
-from quals_fast.engine.generation import begin_host_search
+from quals_fast.engine.generation import search_on_host
 from quals_fast.engine.protocol import Scored, TextPair
 from quals_fast.engine.staged import score_in_stages
 from quals_fast.models.loading import TorchModel
 from quals_fast.models.memory import SourceMemory
+from quals_fast.results import Hypothesis
 
 BATCH_TOKENS = 32_768
 MAX_RESCORED_TOKENS = 4096  # with more, layers leave the processor's cache (a fifth slower)
@@ -32,11 +32,14 @@ class CpuEngine(TorchEngine):
     ) -> None:
         super().__init__(model, max_batch_tokens=max_batch_tokens, cache_bytes=cache_bytes)
 
-    def begin_search(
-        self, memory: SourceMemory, decoding: DecodingConfig, on_choice: OnChoice | None = None
-    ) -> Search:
+    def search_encoded(
+        self,
+        memory: SourceMemory,
+        decoding: DecodingConfig,
+        on_choice: Callable[[Any], None] | None = None,
+    ) -> list[list[Hypothesis]]:
         """As in `TorchEngine`."""
-        return begin_host_search(self.model, memory, decoding, on_choice)
+        return search_on_host(self.model, memory, decoding, on_choice)
 
     @property
     def _rescored_tokens(self) -> int:

@@ -30,7 +30,7 @@ from quals_fast.decoding.diverse_beam import Search
 from quals_fast.decoding.graph import GraphedSearch, held_bytes
 from quals_fast.decoding.rules import Hypotheses
 from quals_fast.engine.filtering import KeptPair, keep_pairs, split_at_sep
-from quals_fast.engine.generation import HypothesisReader, begin_device_search
+from quals_fast.engine.generation import HypothesisReader, begin_search
 from quals_fast.engine.graphs import Captured, GraphCache, Key
 from quals_fast.engine.protocol import Scored, TextPair
 from quals_fast.engine.rescoring import rescore
@@ -296,7 +296,7 @@ class FusedPass:
         memory = self._part(self._encode_summaries, [self._padded(ids)])
         graphs = self._graphs_of_search(memory) if self._graphs_pay(len(ids)) else None
         if graphs is None:
-            return begin_device_search(self._model, memory, self.decoding).run()
+            return begin_search(self._model, memory, self.decoding).run()
         wanted: list[SourceMemory] = []
 
         def smaller(memory: SourceMemory) -> GraphedSearch | None:
@@ -314,7 +314,7 @@ class FusedPass:
         n_bytes = held_bytes(memory, self.decoding, self._model.shape.vocab_size)
 
         def start(memory: SourceMemory, stores: Stores) -> Search:
-            return begin_device_search(self._model, memory, self.decoding, stores=stores)
+            return begin_search(self._model, memory, self.decoding, stores=stores)
 
         def capture() -> GraphedSearch:
             assert self._capturing is not None  # there are no graphs without a GPU

@@ -5,19 +5,19 @@ Source: docs/semantics.md 1.1, docs/semantics.md 1.2.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from quals_fast.batching import pad, run_batches
 from quals_fast.config import DecodingConfig
 from quals_fast.decoding.diverse_beam import Search
+from quals_fast.decoding.host_search import OnChoice as OnHostChoice
+from quals_fast.decoding.host_search import host_search
 from quals_fast.decoding.rules import Hypotheses, OnChoice, Vocabulary
-from quals_fast.models.beams import BartBeams
+from quals_fast.models.beams import BartBeams, HostBeams
 from quals_fast.models.checkpoint import Conventions
 from quals_fast.models.loading import TorchModel
 from quals_fast.models.memory import SourceMemory
-from quals_fast.models.slots import DenseSlots, DistinctSlots, Slots, Stores
-from quals_fast.ops import Kernels, group_select_cpu
+from quals_fast.models.slots import DenseSlots, DistinctSlots, Stores
 from quals_fast.results import Hypothesis
 
 
@@ -38,7 +38,7 @@ def generate(
     sources: Sequence[Sequence[int]],
     config: DecodingConfig,
     max_batch_tokens: int,
-    begin: Callable[[SourceMemory, DecodingConfig], Search],
+    search: Callable[[SourceMemory, DecodingConfig], Iterable[list[Hypothesis]]],
 ) -> Iterator[tuple[int, list[Hypothesis]]]:
     """Yield the index of each source with its hypotheses, in the rule's order, batch by batch.
 
@@ -47,25 +47,25 @@ def generate(
         sources: input ids of each summary, special tokens included.
         config: settings of the search.
         max_batch_tokens: a summary counts as its source and all that its beams may decode.
-        begin: begins the search of encoded sources.
+        search: searches the hypotheses of encoded sources.
     """
     pad_token_id = model.conventions.pad_token_id
 
-    def run(batch: list[int]) -> Iterator[list[Hypothesis]]:
+    def run(batch: list[int]) -> Iterable[list[Hypothesis]]:
         ids, mask = pad([sources[i] for i in batch], pad_token_id, model.device)
-        return read_back(begin(model.network.encode(ids, mask), config).run())
+        return search(model.network.encode(ids, mask), config)
 
     costs = [len(ids) + config.num_beams * (config.max_length + 1) for ids in sources]
     return run_batches(costs, max_batch_tokens, run)
 
 
-def begin_host_search(
+def search_on_host(
     model: TorchModel,
     memory: SourceMemory,
     config: DecodingConfig,
-    on_choice: OnChoice | None = None,
-) -> Search:
-    """Begin a search that looks at values and computes only what matters, as suits a CPU.
+    on_choice: OnHostChoice | None = None,
+) -> list[list[Hypothesis]]:
+    """Search with looks at the values, so that only what matters is computed, as suits a CPU.
 
     Args:
         model: the model.
@@ -74,11 +74,11 @@ def begin_host_search(
         on_choice: called with what the groups chose at every step.
     """
     slots = DistinctSlots(memory, config.num_beams, config.max_length + 1)
-    kernels = replace(model.kernels, group_select=group_select_cpu)
-    return _begin(model, memory, config, slots, kernels, on_choice, may_look=True)
+    beams = HostBeams(model.network, model.head, slots)
+    return host_search(beams, model.conventions, config, memory.batch_size, on_choice)
 
 
-def begin_device_search(
+def begin_search(
     model: TorchModel,
     memory: SourceMemory,
     config: DecodingConfig,
@@ -95,27 +95,13 @@ def begin_device_search(
         stores: for what the slots decode; by default new ones.
     """
     slots = DenseSlots(memory, config.num_beams, config.max_length + 1, model.kernels, stores)
-    return _begin(model, memory, config, slots, model.kernels, on_choice, may_look=False)
-
-
-def _begin(
-    model: TorchModel,
-    memory: SourceMemory,
-    config: DecodingConfig,
-    slots: Slots,
-    kernels: Kernels,
-    on_choice: OnChoice | None,
-    *,
-    may_look: bool,
-) -> Search:
     return Search(
         BartBeams(model.network, model.head, slots),
         vocabulary(model.conventions),
         config,
         memory.batch_size,
         model.device,
-        kernels,
-        may_look,
+        model.kernels,
         on_choice,
     )
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 
 from quals_fast.config import DecodingConfig, check_integer
-from quals_fast.decoding.diverse_beam import Search
-from quals_fast.decoding.rules import OnChoice
 from quals_fast.engine.base import TorchEngine
 from quals_fast.engine.fused import FusedPass
-from quals_fast.engine.generation import begin_device_search
+from quals_fast.engine.generation import begin_search, read_back
 from quals_fast.engine.protocol import Scored, TextPair
 from quals_fast.models.loading import TorchModel
 from quals_fast.models.memory import SourceMemory
+from quals_fast.results import Hypothesis
 
 BATCH_TOKENS = 327_680  # 64 pairs of BART-large: a GPU idles on fewer
 
@@ -45,11 +45,14 @@ class GpuEngine(TorchEngine):
         self._graph_bytes = graph_bytes
         self._pass: FusedPass | None = None
 
-    def begin_search(
-        self, memory: SourceMemory, decoding: DecodingConfig, on_choice: OnChoice | None = None
-    ) -> Search:
+    def search_encoded(
+        self,
+        memory: SourceMemory,
+        decoding: DecodingConfig,
+        on_choice: Callable[[Any], None] | None = None,
+    ) -> Iterator[list[Hypothesis]]:
         """As in `TorchEngine`."""
-        return begin_device_search(self.model, memory, decoding, on_choice)
+        return read_back(begin_search(self.model, memory, decoding, on_choice).run())
 
     def score(
         self,

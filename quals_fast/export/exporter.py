@@ -41,19 +41,13 @@ from quals_fast.exported.loading import load_onnx
 from quals_fast.exported.manifest import DTYPES, LARGEST_SUMS, MANIFEST, WEIGHTS, write_manifest
 from quals_fast.exported.session import runtime
 from quals_fast.models.bart import Bart
+from quals_fast.models.checkpoint import CHECKPOINT_FILES
 from quals_fast.models.loading import TorchModel, load_model, model_folder
 
 _EMBEDDING = "head.weight"  # the LM head's matrix in step and rescore graphs
 # Layers of the documents' encoder whose rounding moves scores most: in float32, although int8.
 _KEPT_IN_FLOAT32 = ("self_attn.v_proj", "fc2")
 _MIN_EXTERNAL_BYTES = 1024  # smaller tensors stay in their graph
-_COPIED_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "vocab.json",
-    "merges.txt",
-)
 _DYNAMIC = torch.export.Dim.DYNAMIC
 _MIN_IDENTICAL_SEQUENCES = 0.9  # at least, in float32; a near tie may part one text's search
 # Log-probabilities of given tokens may differ by so much at most, nats, and on average.
@@ -100,7 +94,7 @@ def export(
     loaded = load_model(model, device=torch.device("cpu"))
     target.mkdir(parents=True, exist_ok=True)
     names = _write_graphs(loaded.network, target, dtype)
-    copied = [name for name in _COPIED_FILES if (source / name).is_file()]
+    copied = [name for name in CHECKPOINT_FILES if (source / name).is_file()]
     for name in copied:
         shutil.copyfile(source / name, target / name)
     facts: dict[str, Any] = {

@@ -59,10 +59,7 @@ class SingleGraph(nn.Module):
         self._selector = PairSelector(
             model.tokenizer, model.conventions, torch.device("cpu"), contains
         )
-        width = 2 * decoding.num_beams
-        if decoding.rule == "hamming":
-            width = decoding.num_beams + decoding.group_size
-        self._width = min(self._vocabulary.size, width)  # docs/semantics.md 1.1, shortcut
+        self._width = min(self._vocabulary.size, decoding.max_candidates)
 
     def forward(
         self,

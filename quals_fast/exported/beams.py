@@ -1,4 +1,4 @@
-"""The step graph as the language model that `exported.search` asks.
+"""The step graph as the language model that `decoding.host_search` asks.
 
 Keys and values are stored once for each distinct history, as one more node of its sentence's tree,
 and slots that move leave them where they are: a mask says which nodes are a row's past. So the
@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from quals_fast.decoding.histories import distinct_histories
 from quals_fast.exported.loading import OnnxModel
 from quals_fast.exported.store import make_store
 
 
 class OnnxBeams:
-    """K slots over each of B encoded sources; implements `exported.search.HostModel`.
+    """K slots over each of B encoded sources; implements `decoding.host_search.HostModel`.
 
     Slots with equal histories share a row, and what no longer searches has none.
 
@@ -69,7 +70,9 @@ class OnnxBeams:
             **self._store.tensors,
         }
 
-    def topk(self, k: int, suppressed: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    def topk(
+        self, k: int, suppressed: tuple[int, ...], *, exact_edge: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return the k likeliest next tokens: log-probabilities and ids, ``(B, K, k)``."""
         wanted = min(self._conventions.vocab_size, k + len(suppressed) + self._spare)
         self._run(wanted, self._conventions.eos_token_id)
@@ -130,17 +133,16 @@ class OnnxBeams:
         first = 0
         for i, b in enumerate(self._held):
             mine = live[b]
-            # A history is its parent's row and its last token; one number for both sorts faster.
-            histories = (parent[b, mine] - before[i]) << 32 | token_ids[b, mine]
-            distinct, inverse = np.unique(histories, return_inverse=True)
-            parents = distinct >> 32
+            parents, new, of_slot = distinct_histories(
+                parent[b, mine] - before[i], token_ids[b, mine]
+            )
             past = self._past[i][parents]
             past[np.arange(len(parents)), self._nodes[i] + parents] = True
             self._past[i] = past
             self._nodes[i] += self._counts[i]
             self._counts[i] = len(parents)
-            self._row[b, mine] = first + inverse
-            tokens.append(distinct & 0xFFFFFFFF)
+            self._row[b, mine] = first + of_slot
+            tokens.append(new)
             first += len(parents)
         return np.concatenate(tokens)
 

@@ -10,11 +10,11 @@ import numpy as np
 
 from quals_fast.batching import padded, run_batches
 from quals_fast.config import DecodingConfig, check_integer
+from quals_fast.decoding.host_search import host_search
 from quals_fast.engine.protocol import Scored, TextPair
 from quals_fast.engine.staged import score_in_stages
 from quals_fast.exported.beams import OnnxBeams
 from quals_fast.exported.loading import OnnxModel
-from quals_fast.exported.search import host_search
 from quals_fast.models.tokenizer import Source
 from quals_fast.processes import ForkSafeLock
 from quals_fast.results import Hypothesis, TokenLogprobs

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from quals_fast.models.bart import Bart
 from quals_fast.models.lm_head import LMHead
-from quals_fast.models.slots import DenseSlots, Slots
+from quals_fast.models.slots import DenseSlots, DistinctSlots
 
 
 class BartBeams:
@@ -19,21 +20,17 @@ class BartBeams:
         slots: the sources and what has been decoded.
     """
 
-    def __init__(self, bart: Bart, head: LMHead, slots: Slots) -> None:
+    def __init__(self, bart: Bart, head: LMHead, slots: DenseSlots) -> None:
         self._bart, self._head, self._slots = bart, head, slots
 
-    def advance(
-        self, token_ids: Tensor, beam_idx: Tensor | None, live: Tensor | None, t: int
-    ) -> Tensor:
-        """Move the slots and decode one token of each row: ``(B, K')`` to ``(R, d)``."""
-        rows = self._slots.arrange(token_ids, beam_idx, live, t)
-        return self._slots.trim(self._bart.decode_step(rows, t, self._slots))
+    def advance(self, token_ids: Tensor, beam_idx: Tensor | None, t: int) -> Tensor:
+        """Move the slots and decode one token of each: ``(B, K')`` to ``(B * K', d)``."""
+        rows = self._slots.arrange(token_ids, beam_idx, t)
+        return self._bart.decode_step(rows, t, self._slots)
 
-    def topk(
-        self, hidden: Tensor, k: int, suppressed: tuple[int, ...], *, exact_edge: bool = True
-    ) -> tuple[Tensor, Tensor]:
+    def topk(self, hidden: Tensor, k: int, suppressed: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Return the k likeliest next tokens: log-probabilities and ids, ``(B, K', k)``."""
-        logprobs, ids = self._head.topk(hidden, k, suppressed, exact_edge=exact_edge)
+        logprobs, ids = self._head.topk(hidden, k, suppressed)
         return self._slots.spread(logprobs), self._slots.spread(ids)
 
     def logprob_of(self, hidden: Tensor, token_id: int) -> Tensor:
@@ -43,5 +40,36 @@ class BartBeams:
 
     def tensors(self) -> list[Tensor]:
         """Return what changes from step to step beside the stored keys and values."""
-        assert isinstance(self._slots, DenseSlots)  # graphs have fixed shapes
         return self._slots.tensors()
+
+
+class HostBeams:
+    """The same for a search on the host; implements `decoding.host_search.HostModel`.
+
+    Args:
+        network: the network.
+        head: its LM head.
+        slots: the sources and what has been decoded.
+    """
+
+    def __init__(self, network: Bart, head: LMHead, slots: DistinctSlots) -> None:
+        self._network, self._head, self._slots = network, head, slots
+        self._t = -1
+
+    def advance(self, token_ids: np.ndarray, beam_idx: np.ndarray, live: np.ndarray) -> None:
+        """Find the distinct histories and decode one token of each."""
+        self._t += 1
+        rows = self._slots.arrange(token_ids, beam_idx, live, self._t)
+        self._hidden = self._slots.trim(self._network.decode_step(rows, self._t, self._slots))
+
+    def topk(
+        self, k: int, suppressed: tuple[int, ...], *, exact_edge: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the k likeliest next tokens: log-probabilities and ids, ``(B, K, k)``."""
+        logprobs, ids = self._head.topk(self._hidden, k, suppressed, exact_edge=exact_edge)
+        return self._slots.spread(logprobs), self._slots.spread(ids)
+
+    def logprob_of(self, token_id: int) -> np.ndarray:
+        """Return one token's log-probability as the next, ``(B, K)``."""
+        targets = torch.full(self._hidden.shape[:1], token_id)
+        return self._slots.spread(self._head.logprob(self._hidden, targets))

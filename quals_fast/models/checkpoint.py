@@ -13,6 +13,11 @@ from quals_fast.models.shape import ACTIVATION_NAMES, BartShape
 
 AnswerMatch = Literal["ids", "text"]
 
+# Beside the weights; those that are there.
+CHECKPOINT_FILES = (
+    "config.json", "generation_config.json", "tokenizer.json", "vocab.json", "merges.txt",
+)  # fmt: skip
+
 
 class CheckpointError(ValueError):
     """A model folder that cannot be used; the message says what is missing and what to do."""
@@ -58,17 +63,52 @@ def read_checkpoint(folder: Path) -> tuple[BartShape, Conventions]:
     """
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder")
-    config = read_json(folder / "config.json")
+    config = read_config(folder)
     family = config.get("model_type")
     if family != "bart":
         raise CheckpointError(
             f"{folder}: model family {family!r} is not supported (yet); expected `model_type` "
             "'bart'"
         )
-    if (folder / "generation_config.json").is_file():
-        # transformers 5 moves forced_bos_token_id and the like there; what config.json says counts.
-        config = read_json(folder / "generation_config.json") | config
     return check_config(folder, config)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return what ``config.json`` says, and ``generation_config.json`` where it says nothing.
+
+    transformers 5 moves forced_bos_token_id and the like there.
+
+    Raises:
+        CheckpointError: a file is missing or cannot be read.
+    """
+    config = read_json(folder / "config.json")
+    if (folder / "generation_config.json").is_file():
+        config = read_json(folder / "generation_config.json") | config
+    return config
+
+
+def verify_checksums(folder: Path, advice: str) -> None:
+    """Compare the files that a folder's ``SHA256SUMS`` lists.
+
+    Args:
+        folder: with that file.
+        advice: what to do about a file that is missing or another.
+
+    Raises:
+        CheckpointError: there is one.
+    """
+    sums = folder / "SHA256SUMS"
+    for line in sums.read_text("ascii", errors="replace").splitlines():
+        expected, _, name = line.partition("  ")
+        path = folder / name
+        if not name or not path.is_file():
+            raise CheckpointError(f"{sums} lists {name or line!r}, which is missing; {advice}")
+        actual = sha256(path)
+        if actual != expected:
+            raise CheckpointError(
+                f"{path} is damaged: expected SHA-256 {expected[:12]}..., but got "
+                f"{actual[:12]}...; {advice}"
+            )
 
 
 def check_config(folder: Path, config: dict[str, Any]) -> tuple[BartShape, Conventions]:

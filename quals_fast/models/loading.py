@@ -13,12 +13,14 @@ from torch import Tensor
 
 from quals_fast.models.bart import Bart
 from quals_fast.models.checkpoint import (
+    CHECKPOINT_FILES,
     CheckpointError,
     Conventions,
     read_checkpoint,
     read_json,
     refuse_adapter,
     sha256,
+    verify_checksums,
 )
 from quals_fast.models.lm_head import CpuLMHead, LMHead, ScreenedLMHead
 from quals_fast.models.model import Model
@@ -31,7 +33,6 @@ from quals_fast.ops import EAGER, BackendUnavailableError, Kernels
 ASSETS = Path(__file__).parent / "assets"
 BUNDLED = ("qagen-mini",)
 
-_HASHED = ("config.json", "generation_config.json", "tokenizer.json", "vocab.json", "merges.txt")
 _SHARED = "model.shared.weight"
 _TIED = ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", "lm_head.weight")
 
@@ -93,11 +94,13 @@ def load_model(
     """
     folder = model_folder(model)
     if folder.parent == ASSETS:
-        _verify_checksums(folder)
+        if not (folder / "SHA256SUMS").is_file():
+            raise CheckpointError(f"{folder} has no SHA256SUMS; reinstall quals_fast")
+        verify_checksums(folder, "reinstall quals_fast")
     shape, conventions = read_checkpoint(folder)
     tokenizer = QATokenizer.from_folder(folder, conventions)
     network = _build(shape, conventions, read_weights(folder), folder)
-    paths = [*_weight_files(folder), *(folder / name for name in _HASHED)]
+    paths = [*_weight_files(folder), *(folder / name for name in CHECKPOINT_FILES)]
     on_cpu = runs_on_cpu(device, kernels)
     if not on_cpu and precision.documents != precision.search:
         raise ValueError(f"`precision` {precision.name!r} is for the eager backend on a CPU")
@@ -182,23 +185,6 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
                     "not its embedding is not supported (yet)"
                 )
     return weights
-
-
-def _verify_checksums(folder: Path) -> None:
-    sums = folder / "SHA256SUMS"
-    lines = sums.read_text(encoding="ascii").splitlines() if sums.is_file() else []
-    if not lines or not all(len(line.split()) == 2 for line in lines):
-        raise CheckpointError(f"bundled file {sums} is missing or damaged; reinstall quals_fast")
-    for expected, name in map(str.split, lines):
-        path = folder / name
-        if not path.is_file():
-            raise CheckpointError(f"bundled file {path} is missing; reinstall quals_fast")
-        actual = sha256(path)
-        if actual != expected:
-            raise CheckpointError(
-                f"bundled file {path} is damaged: expected SHA-256 {expected[:12]}..., but got "
-                f"{actual[:12]}...; reinstall quals_fast"
-            )
 
 
 def _digest(paths: list[Path]) -> str:

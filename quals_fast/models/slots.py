@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from quals_fast.decoding.histories import distinct_histories
 from quals_fast.models.linear import padded_rows
 from quals_fast.models.memory import SourceMemory
 from quals_fast.ops import Kernels
@@ -24,23 +25,7 @@ _MIN_FUSED_POSITIONS = 24  # below these, PyTorch's attention takes longer than 
 
 
 class Slots(Protocol):
-    """Rows for the decoder: one for each slot, or one for several slots that are alike."""
-
-    def arrange(
-        self, token_ids: Tensor, beam_idx: Tensor | None, live: Tensor | None, t: int
-    ) -> Tensor:
-        """Let slot k go on from slot ``beam_idx[b, k]`` with a token; return the rows' tokens.
-
-        Args:
-            token_ids: ``(B, K')``; K' = 1 while all slots are alike.
-            beam_idx: Shape ``(B, K)``; None where no slot has moved.
-            live: slots whose hypotheses still matter. Shape ``(B, K)``; None for all.
-            t: position of the tokens, from 0.
-
-        Returns:
-            Shape ``(R',)``; rows behind the R that are asked for fill up to a size.
-        """
-        ...
+    """What the rows of a decoder step attend to: one for each slot, or for several alike."""
 
     def self_attention(self, layer: int, t: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store position `t` and attend to all up to it: all are ``(R', H, D)``."""
@@ -48,14 +33,6 @@ class Slots(Protocol):
 
     def cross_attention(self, layer: int, q: Tensor) -> Tensor:
         """Attend to the sources, ``(R', H, D)`` to ``(R', H, D)``."""
-        ...
-
-    def trim(self, rows: Tensor) -> Tensor:
-        """Drop what fills up: ``(R', ...)`` to ``(R, ...)``."""
-        ...
-
-    def spread(self, rows: Tensor) -> Tensor:
-        """Give each slot its row's values: ``(R, ...)`` to ``(B, K', ...)``."""
         ...
 
 
@@ -135,10 +112,14 @@ class DenseSlots:
         """Return the table."""
         return [self._index]
 
-    def arrange(
-        self, token_ids: Tensor, beam_idx: Tensor | None, live: Tensor | None, t: int
-    ) -> Tensor:
-        """Move the table's rows; what is not live computes on without effect."""
+    def arrange(self, token_ids: Tensor, beam_idx: Tensor | None, t: int) -> Tensor:
+        """Move the table's rows and return the tokens of all slots, ``(B * K',)``.
+
+        Args:
+            token_ids: Shape ``(B, K')``; K' = 1 while all slots are alike.
+            beam_idx: the slot that each goes on from. Shape ``(B, K)``; None where none has moved.
+            t: position of the tokens, from 0.
+        """
         self._width = token_ids.shape[1]
         if beam_idx is not None:
             self._index = self._index.gather(1, beam_idx[:, :, None].expand_as(self._index))
@@ -158,10 +139,6 @@ class DenseSlots:
         query = q.unflatten(0, (-1, self._width))  # (B, K', H, D)
         source = memory.keys[layer], memory.values[layer], memory.mask
         return self._kernels.source_attention(query, *source).flatten(0, 1)
-
-    def trim(self, rows: Tensor) -> Tensor:
-        """Return all rows: none fills up."""
-        return rows
 
     def spread(self, rows: Tensor) -> Tensor:
         """Give each slot its row: ``(B * K', ...)`` to ``(B, K', ...)``."""
@@ -191,34 +168,39 @@ class DistinctSlots:
             for k, v in zip(memory.keys, memory.values, strict=True)
         ]
         self._counts = [1] * batch  # rows of each sentence
-        self._row = torch.from_numpy(
-            np.arange(batch).repeat(num_beams).reshape(batch, -1)
-        )  # of each slot
+        self._row: np.ndarray = np.arange(batch)[:, None].repeat(num_beams, 1)  # of each slot
 
     def arrange(
-        self, token_ids: Tensor, beam_idx: Tensor | None, live: Tensor | None, t: int
+        self, token_ids: np.ndarray, beam_idx: np.ndarray, live: np.ndarray, t: int
     ) -> Tensor:
-        """Find the distinct histories and give each a row and a place in the cache."""
-        if beam_idx is None:
-            return _filled_up(token_ids[:, 0])
-        alive = np.ones(beam_idx.shape, bool) if live is None else live.numpy()
-        parent, new = self._row.gather(1, beam_idx).numpy(), token_ids.numpy()
+        """Find the distinct histories, give each a row and a place in the cache.
+
+        Args:
+            token_ids: Shape ``(B, K)``.
+            beam_idx: the slot that each goes on from. Shape ``(B, K)``.
+            live: slots whose hypotheses still matter. Shape ``(B, K)``.
+            t: position of the tokens, from 0; there all slots are alike.
+
+        Returns:
+            The rows' tokens. Shape ``(R',)``; behind the R rows that are asked for some fill up to
+            a size.
+        """
+        if t == 0:
+            return _filled_up(torch.from_numpy(token_ids[:, 0].copy()))
+        parent = np.take_along_axis(self._row, beam_idx, 1)
         before = [0, *accumulate(self._counts)]
         tokens: list[np.ndarray] = []
         row = np.zeros(beam_idx.shape, np.int64)  # what is not live reads some row, unused
         first = 0
-        for b, mine in enumerate(alive):
-            # A history is its parent's row and its last token; one number for both sorts faster.
-            histories = (parent[b, mine] - before[b]) << 32 | new[b, mine]
-            distinct, inverse = np.unique(histories, return_inverse=True)
-            parents = distinct >> 32
-            place = _places(parents)
-            self._copy(b, parents, place, t)
+        for b, mine in enumerate(live):
+            distinct = distinct_histories(parent[b, mine] - before[b], token_ids[b, mine])
+            place = _places(distinct.parents)
+            self._copy(b, distinct.parents, place, t)
             self._counts[b] = len(place)
-            row[b, mine] = first + place[inverse]
-            tokens.append((distinct & 0xFFFFFFFF)[np.argsort(place)])
+            row[b, mine] = first + place[distinct.of_slot]
+            tokens.append(distinct.token_ids[np.argsort(place)])
             first += len(place)
-        self._row = torch.from_numpy(row)
+        self._row = row
         return _filled_up(torch.from_numpy(np.concatenate(tokens)))
 
     def self_attention(self, layer: int, t: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -250,9 +232,10 @@ class DistinctSlots:
         ends = zip(accumulate(self._counts), self._counts, strict=True)
         return [(b, slice(end - count, end)) for b, (end, count) in enumerate(ends) if count]
 
-    def spread(self, rows: Tensor) -> Tensor:
+    def spread(self, rows: Tensor) -> np.ndarray:
         """Give each slot its row's values: ``(R, ...)`` to ``(B, K, ...)``."""
-        return rows[self._row]
+        spread: np.ndarray = rows.numpy()[self._row]
+        return spread
 
     def _copy(self, b: int, parent: np.ndarray, place: np.ndarray, t: int) -> None:
         moved = np.flatnonzero(parent != place)

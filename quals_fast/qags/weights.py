@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from quals_fast.models.checkpoint import CheckpointError, read_json, sha256
+from quals_fast.models.checkpoint import CheckpointError, read_config, sha256, verify_checksums
 from quals_fast.models.loading import BUNDLED, model_folder, read_weights
 
 ADAPTER = "adapter.safetensors"
@@ -42,11 +42,9 @@ def read_qags_weights(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], 
     """
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder")
-    _verify_checksums(folder)
-    config = read_json(folder / "config.json")
-    if (folder / "generation_config.json").is_file():
-        # transformers 5 moves forced_bos_token_id and the like there; what config.json says counts.
-        config = read_json(folder / "generation_config.json") | config
+    if (folder / "SHA256SUMS").is_file():
+        verify_checksums(folder, "fetch it again")
+    config = read_config(folder)
     if "adapter" in config or (folder / ADAPTER).is_file():
         return _read_adapter(folder, config)
     weights = _dequantize(folder, read_weights(folder))
@@ -151,22 +149,3 @@ def _tokenizer(folder: Path) -> Path:
         f"{folder} has no tokenizer: expected {', '.join(_TOKENIZERS[:-1])}, or vocab.json with "
         "merges.txt; save it there with transformers' tokenizer.save_pretrained()"
     )
-
-
-def _verify_checksums(folder: Path) -> None:
-    sums = folder / "SHA256SUMS"
-    if not sums.is_file():
-        return
-    for line in sums.read_text(encoding="ascii", errors="replace").splitlines():
-        expected, _, name = line.partition("  ")
-        path = folder / name
-        if not name or not path.is_file():
-            raise CheckpointError(
-                f"{sums} lists {name or line!r}, which is missing; fetch it again"
-            )
-        actual = sha256(path)
-        if actual != expected:
-            raise CheckpointError(
-                f"{path} is damaged: expected SHA-256 {expected[:12]}..., but got "
-                f"{actual[:12]}...; fetch it again"
-            )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 from quals_fast_kernels.lm_head_topk import topk_lowest_id
@@ -42,9 +44,7 @@ class TableModel:
         self._t += 1
         return row
 
-    def advance(
-        self, token_ids: Tensor, beam_idx: Tensor | None, live: Tensor | None, t: int
-    ) -> Tensor:
+    def advance(self, token_ids: Tensor, beam_idx: Tensor | None, t: int) -> Tensor:
         return self.logprobs[min(t, len(self.logprobs) - 1)][token_ids]
 
     def topk(
@@ -64,3 +64,29 @@ class TableModel:
 
     def logprob_of(self, hidden: Tensor, token_id: int) -> Tensor:
         return hidden[..., token_id]
+
+    def on_host(self) -> HostTable:
+        return HostTable(self)
+
+
+class HostTable:
+    """The same table for the search on the host."""
+
+    def __init__(self, table: TableModel) -> None:
+        self._table, self._t, self._hidden = table, -1, None
+
+    @property
+    def conventions(self) -> SimpleNamespace:
+        v = self._table.vocabulary
+        return SimpleNamespace(vocab_size=v.size, **v._asdict())
+
+    def advance(self, token_ids, beam_idx, live):
+        self._t += 1
+        self._hidden = self._table.advance(torch.from_numpy(token_ids.copy()), None, self._t)
+
+    def topk(self, k, suppressed, *, exact_edge=True):
+        found = self._table.topk(self._hidden, k, suppressed, exact_edge=exact_edge)
+        return tuple(part.numpy() for part in found)
+
+    def logprob_of(self, token_id):
+        return self._hidden[..., token_id].numpy()

@@ -1,4 +1,4 @@
-"""Packed rows: one for each distinct history, each with a place of its own in the cache."""
+"""Distinct rows: one for each distinct history, each with a place of its own in the cache."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def test_places_are_a_permutation_and_no_copy_overwrites_what_another_reads(pare
     assert len(kept) == len({old for old in parents if old < len(parents)})
 
 
-def packed_slots(lengths, beams):
+def distinct_slots(lengths, beams):
     """Slots over sources of some lengths, with one layer of two heads of size 4."""
     shape = (len(lengths), 2, max(lengths), 4)
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
@@ -35,17 +35,18 @@ def packed_slots(lengths, beams):
 
 def test_rows_fill_up_to_few_sizes_and_leave_the_others_alone():
     """Of 2 sentences 5 + 3 histories live on, then 4 of the first one only."""
-    slots = packed_slots([3, 6], 5)
-    first = slots.arrange(torch.tensor([[7], [8]]), None, None, 0)
+    slots = distinct_slots([3, 6], 5)
+    everything = np.ones((2, 5), bool)
+    first = slots.arrange(np.repeat([[7], [8]], 5, 1), np.zeros((2, 5), int), everything, 0)
     assert first.tolist() == [7, 8, *[0] * (padded_rows(2) - 2)]
-    no_move = torch.zeros(2, 5, dtype=torch.int64)
-    tokens = torch.tensor([[1, 2, 3, 4, 5], [6, 7, 7, 8, 8]])
-    rows = slots.arrange(tokens, no_move, None, 1)
+    no_move = np.zeros((2, 5), int)
+    tokens = np.array([[1, 2, 3, 4, 5], [6, 7, 7, 8, 8]])
+    rows = slots.arrange(tokens, no_move, everything, 1)
     assert len(rows) == padded_rows(8)
     assert slots.trim(rows).tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
     assert slots.spread(slots.trim(rows)).tolist() == tokens.tolist()
-    live = torch.tensor([[True, True, False, True, True], [False] * 5])
-    rows = slots.arrange(tokens, torch.arange(5).expand(2, 5), live, 2)
+    live = np.array([[True, True, False, True, True], [False] * 5])
+    rows = slots.arrange(tokens, np.arange(5)[None].repeat(2, 0), live, 2)
     assert sorted(slots.trim(rows).tolist()) == [1, 2, 4, 5]
     out = slots.cross_attention(0, torch.randn(len(rows), 2, 4))
     assert (out[4:] == 0).all()
@@ -55,16 +56,16 @@ def test_rows_fill_up_to_few_sizes_and_leave_the_others_alone():
 def test_each_row_attends_to_its_own_history():
     """Histories part, move and end; the memory for others is poisoned."""
     beams = 3
-    slots = packed_slots([2, 2], beams)
+    slots = distinct_slots([2, 2], beams)
     for store in (*slots._keys, *slots._values):
         store.fill_(torch.nan)
     moves = [None, [[0, 0, 0]] * 2, [[2, 0, 2], [1, 1, 0]], [[1, 2, 0], [0, 0, 1]]]
     tokens = [[[7], [8]], [[1, 2, 3], [4, 4, 5]], [[1, 2, 3], [4, 5, 6]], [[1, 1, 1], [2, 3, 4]]]
     histories = [[()] * beams for _ in range(2)]
     for t, (move, new) in enumerate(zip(moves, tokens, strict=True)):
-        beam_idx = None if move is None else torch.tensor(move)
-        live = torch.tensor([[True] * beams, [t < 3] * beams])
-        rows = slots.arrange(torch.tensor(new), beam_idx, live, t)
+        beam_idx = np.array([[0, 1, 2]] * 2 if move is None else move)
+        live = np.array([[True] * beams, [t < 3] * beams])
+        rows = slots.arrange(np.broadcast_to(new, (2, beams)), beam_idx, live, t)
         histories = [
             [
                 (*before[k if move is None else move[b][k]], new[b][0 if t == 0 else k])
@@ -80,7 +81,7 @@ def test_each_row_attends_to_its_own_history():
             for k in range(beams):
                 values = torch.tensor(histories[b][k], dtype=torch.float32)
                 expected = (values * (values * 0.2).softmax(0)).sum()
-                torch.testing.assert_close(spread[b, k], expected.expand(2, 4))
+                torch.testing.assert_close(torch.from_numpy(spread[b, k]), expected.expand(2, 4))
 
 
 @pytest.mark.parametrize("positions", [1, 2, _MIN_FUSED_POSITIONS - 1, _MIN_FUSED_POSITIONS, 40])

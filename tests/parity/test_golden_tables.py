@@ -1,4 +1,4 @@
-"""Both searches against the recorded outputs of the original programs."""
+"""The reference and both searches against the recorded outputs of the original programs."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,7 @@ from table_models import TableModel
 
 from quals_fast import DecodingConfig
 from quals_fast.decoding.diverse_beam import diverse_beam_search
+from quals_fast.decoding.host_search import host_search
 from quals_fast.engine.generation import read_back
 from quals_fast.reference import diverse_beam as reference
 from quals_fast.reference.tolerances import GOLDEN
@@ -52,8 +53,9 @@ def test_reference_reproduces_the_original_program(case):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c['rule']}-{c['name']}")
-def test_engine_reproduces_the_original_program_in_every_row_of_a_batch(case):
+def test_both_searches_reproduce_the_original_program_in_every_row_of_a_batch(case):
     model, config = load(case)
     found = diverse_beam_search(model, model.vocabulary, config, 3, torch.device("cpu"))
-    for row in read_back(found):
+    host = model.on_host()
+    for row in [*read_back(found), *host_search(host, host.conventions, config, 3)]:
         check(row, case)

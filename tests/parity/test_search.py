@@ -1,6 +1,5 @@
-"""The engine's search against the reference on random models, sizes, ties and forced tokens."""
+"""Both searches of the engine against the reference: random models, sizes, ties, forced tokens."""
 
-from dataclasses import replace
 from unittest import mock
 
 import pytest
@@ -11,10 +10,10 @@ from table_models import TableModel
 
 from bench.checks.near_ties import margin_where_they_part
 from quals_fast import DecodingConfig
-from quals_fast.decoding import diverse_beam
+from quals_fast.decoding import host_search as host_module
 from quals_fast.decoding.diverse_beam import diverse_beam_search
+from quals_fast.decoding.host_search import host_search
 from quals_fast.engine.generation import read_back
-from quals_fast.ops import EAGER, group_select_cpu
 from quals_fast.reference import diverse_beam as reference
 from quals_fast.reference.tolerances import TOKEN_LOGPROB
 
@@ -42,22 +41,22 @@ def searches(draw):
     return TableModel(logits, bos=draw(st.sampled_from([None, 0]))), config
 
 
-@settings(max_examples=300, deadline=None)
-@given(searches(), st.booleans(), st.sampled_from([2, 3, 6, 16]))
-def test_equal_to_the_reference(search, may_look, few):
-    model, config = search
-    expected = reference.diverse_beam_search(model, config)
-    with mock.patch.object(diverse_beam, "FEW_CANDIDATES", few):  # fewer are seldom certain
-        found = diverse_beam_search(
-            model,
-            model.vocabulary,
-            config,
-            2,
-            torch.device("cpu"),
-            kernels=replace(EAGER, group_select=group_select_cpu) if may_look else EAGER,
-            may_look=may_look,
-        )
-    for row in read_back(found):
+def on_tensors(model, config, batch, on_choice=None):
+    device = torch.device("cpu")
+    found = diverse_beam_search(model, model.vocabulary, config, batch, device, on_choice=on_choice)
+    return list(read_back(found))
+
+
+def on_host(model, config, batch, on_choice=None):
+    host = model.on_host()
+    return host_search(host, host.conventions, config, batch, on_choice)
+
+
+BOTH = pytest.mark.parametrize("search", [on_tensors, on_host])
+
+
+def check_equal(rows, expected):
+    for row in rows:
         assert [h.token_ids for h in row] == [h.token_ids for h in expected]
         for one, other in zip(row, expected, strict=True):
             assert one.logprobs == pytest.approx(other.logprobs, abs=TOKEN_LOGPROB)
@@ -66,17 +65,35 @@ def test_equal_to_the_reference(search, may_look, few):
             assert one.search_score == pytest.approx(other.search_score, abs=TOKEN_LOGPROB)
 
 
-def test_the_forced_first_token_starts_every_hypothesis_and_costs_the_search_nothing():
+@settings(max_examples=200, deadline=None)
+@given(searches())
+def test_the_search_on_tensors_is_equal_to_the_reference(search):
+    model, config = search
+    check_equal(on_tensors(model, config, 2), reference.diverse_beam_search(model, config))
+
+
+@settings(max_examples=300, deadline=None)
+@given(searches(), st.sampled_from([2, 3, 6, 16]))
+def test_the_search_on_the_host_is_equal_to_the_reference(search, few):
+    model, config = search
+    expected = reference.diverse_beam_search(model, config)
+    with mock.patch.object(host_module, "FEW_CANDIDATES", few):  # fewer are seldom certain
+        check_equal(on_host(model, config, 2), expected)
+
+
+@BOTH
+def test_the_forced_first_token_starts_every_hypothesis_and_costs_the_search_nothing(search):
     model = TableModel(torch.randn(3, 12, 12), bos=5)
     config = DecodingConfig(num_beams=4, num_beam_groups=4, min_length=2, max_length=6)
-    found = diverse_beam_search(model, model.vocabulary, config, 1, torch.device("cpu"))
-    for hypothesis in next(read_back(found)):
+    (found,) = search(model, config, 1)
+    for hypothesis in found:
         assert hypothesis.token_ids[0] == 5
         assert hypothesis.search_logprobs[0] == 0.0
         assert hypothesis.logprobs[0] == pytest.approx(float(model.logprobs[0, 2, 5]))
 
 
-def test_the_margin_is_that_of_the_decision_at_which_two_searches_part():
+@BOTH
+def test_the_margin_is_that_of_the_decision_at_which_two_searches_part(search):
     logits = torch.full((1, 8, 8), -20.0)
     logits[..., 4:] = torch.tensor([3.0, 2.0, 1.0, 0.0])
     logits[0, 4, 4:6] = torch.tensor([2.0, 2.5])  # behind token 4, tokens 4 and 5 nearly tie
@@ -87,9 +104,6 @@ def test_the_margin_is_that_of_the_decision_at_which_two_searches_part():
     reference.diverse_beam_search(TableModel(logits), config, trace)
     for table, margin in ((logits, None), (nudged, trace[1][0].margin)):
         choices = []
-        model = TableModel(table)
-        diverse_beam_search(
-            model, model.vocabulary, config, 1, torch.device("cpu"), on_choice=choices.append
-        )
+        search(TableModel(table), config, 1, choices.append)
         assert margin_where_they_part(trace, choices) == margin
     assert trace[1][0].margin == pytest.approx(0.5)

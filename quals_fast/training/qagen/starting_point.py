@@ -13,7 +13,14 @@ import transformers
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from quals_fast.models.checkpoint import CheckpointError, Conventions, check_config, read_json
+from quals_fast.models.checkpoint import (
+    CHECKPOINT_FILES,
+    CheckpointError,
+    Conventions,
+    check_config,
+    read_config,
+    read_json,
+)
 from quals_fast.models.loading import model_folder, read_weights
 from quals_fast.models.tokenizer import read_tokenizer
 from quals_fast.training.qagen import resizing, warm_start
@@ -24,9 +31,7 @@ from quals_fast.training.qagen.settings import TrainingError, TrainingSettings
 # Tokens that no text has, in order of preference: the published model's, then WordPiece's.
 _SEPARATORS = ("\u0120strutConnector", "[unused0]")
 _NEW_SEPARATOR = "<question-answer>"
-_ON_THE_HUB = ("config.json", "generation_config.json", "tokenizer.json", "vocab.json",
-               "merges.txt", "model.safetensors", "model.safetensors.index.json",
-               "model-*.safetensors")  # fmt: skip
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +67,13 @@ def load_starting_point(
         TrainingError: there is no such folder, or the separator asked for is no token of its own.
     """
     folder = _folder(settings)
-    config = read_json(folder / "config.json")
+    config = read_config(folder)
     if config.get("model_type") != "bart":
         raise CheckpointError(
             f"{folder}: training starts from a model of the BART family, with the `model_type` "
             f"'bart', but this is {config.get('model_type')!r}; a BERT-family encoder is given as "
             f"{warm_start.PREFIX}{folder}"
         )
-    if (folder / "generation_config.json").is_file():
-        config = read_json(folder / "generation_config.json") | config
     tokenizer = read_tokenizer(folder)
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -151,7 +154,7 @@ def _download(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(_ON_THE_HUB)))
+        return Path(snapshot_download(name, allow_patterns=[*CHECKPOINT_FILES, *_WEIGHTS]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise TrainingError(
             f"{name} is no local folder, and cannot be fetched from the Hugging Face hub: "

@@ -1,13 +1,14 @@
-"""Diverse beam search on the host, in numpy: `decoding.rules` for programs without torch.
+"""Diverse beam search on the host, in numpy, where looks at the values are free: on a CPU.
 
-The same two rules, slots (slot = rank * G + g) and ties. Histories are never moved: each step
-stores which slot every slot came from, and a hypothesis is read backwards when it is asked for.
-`tests/exported/test_search.py` holds it against `decoding.diverse_beam`.
+The same two rules, slots (slot = rank * G + g) and ties as in `decoding.rules`. Histories are never
+moved: each step stores which slot every slot came from, and a hypothesis is read backwards when it
+is asked for. `tests/decoding/test_host_search.py` holds it against `decoding.diverse_beam`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -18,6 +19,9 @@ from quals_fast.models.checkpoint import Conventions
 from quals_fast.results import Hypothesis
 
 FEW_CANDIDATES = 16  # candidates a row and beam of a group: enough in nearly all steps
+
+
+OnChoice = Callable[[HostChoice], None]
 
 
 class HostModel(Protocol):
@@ -33,10 +37,13 @@ class HostModel(Protocol):
         """
         ...
 
-    def topk(self, k: int, suppressed: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    def topk(
+        self, k: int, suppressed: tuple[int, ...], *, exact_edge: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return the k likeliest next tokens, log-probabilities and ids, ``(B, K, k)`` each.
 
-        Ids ascend in each row; `suppressed` ones have -inf, put on after the softmax.
+        Ids ascend in each row; `suppressed` ones have -inf, put on after the softmax. Of equals at
+        the edge the lowest ids are in; without `exact_edge` any may be.
         """
         ...
 
@@ -67,7 +74,11 @@ class _Finished(NamedTuple):
 
 
 def host_search(
-    model: HostModel, conventions: Conventions, config: DecodingConfig, batch_size: int
+    model: HostModel,
+    conventions: Conventions,
+    config: DecodingConfig,
+    batch_size: int,
+    on_choice: OnChoice | None = None,
 ) -> list[list[Hypothesis]]:
     """Search `config.num_beams` hypotheses for each of B sentences, in the rule's order.
 
@@ -76,8 +87,9 @@ def host_search(
         conventions: its special tokens.
         config: rule, sizes, penalty and lengths.
         batch_size: B.
+        on_choice: called with what the groups chose at every step.
     """
-    search = _SEARCHES[config.rule](model, conventions, config, batch_size)
+    search = _SEARCHES[config.rule](model, conventions, config, batch_size, on_choice)
     for t in range(config.max_length + 1):
         search.step(t)
         if not search.live().any():
@@ -92,8 +104,14 @@ class _Search(ABC):
     forced_end_is_scored: bool
 
     def __init__(
-        self, model: HostModel, conventions: Conventions, config: DecodingConfig, batch_size: int
+        self,
+        model: HostModel,
+        conventions: Conventions,
+        config: DecodingConfig,
+        batch_size: int,
+        on_choice: OnChoice | None,
     ) -> None:
+        self._on_choice = on_choice
         self.model, self.conventions, self.config = model, conventions, config
         self.beams, self.groups = config.num_beams, config.num_beam_groups
         shape = batch_size, self.beams
@@ -104,9 +122,7 @@ class _Search(ABC):
         self.beam_scores[:, self.groups :] = -np.inf
         self.steps: list[_Step] = []
         self.finished: list[list[_Finished]] = [[] for _ in range(batch_size)]
-        # No penalty can lift another token above so many (docs/semantics.md 1.1, shortcut).
-        width = 2 * self.beams if config.rule == "fairseq09" else self.beams + config.group_size
-        self._width = min(conventions.vocab_size, width)
+        self._width = min(conventions.vocab_size, config.max_candidates)
         self._few = min(self._width, FEW_CANDIDATES * config.group_size)
         self._are_alike = True
 
@@ -148,7 +164,7 @@ class _Search(ABC):
         suppressed = (s.pad_token_id, s.eos_token_id) if is_short else (s.pad_token_id,)
         # While all slots are alike the groups have to share a row, and need all it has.
         if not self._are_alike and self._few < self._width:
-            logprobs, token_ids = self.model.topk(self._few, suppressed)
+            logprobs, token_ids = self.model.topk(self._few, suppressed, exact_edge=False)
             choice = self._select(logprobs, token_ids, self.config.diversity_penalty)
             if self._is_certain(choice, logprobs):
                 return choice, logprobs
@@ -196,6 +212,8 @@ class _Search(ABC):
 
     def _move_on(self, t: int, choice: HostChoice, logprobs: np.ndarray) -> None:
         """Store what finishes and move the slots on; log-probabilities of ``(B, K, C)``."""
+        if self._on_choice is not None:
+            self._on_choice(choice)
         batch, _, width = logprobs.shape
         scores, tokens, beam_idx, column = (part.reshape(batch, -1) for part in choice)  # by rank
         flat = logprobs.reshape(batch, -1)
@@ -278,9 +296,14 @@ class _Hamming(_Search):
     forced_end_is_scored = False
 
     def __init__(
-        self, model: HostModel, conventions: Conventions, config: DecodingConfig, batch_size: int
+        self,
+        model: HostModel,
+        conventions: Conventions,
+        config: DecodingConfig,
+        batch_size: int,
+        on_choice: OnChoice | None,
     ) -> None:
-        super().__init__(model, conventions, config, batch_size)
+        super().__init__(model, conventions, config, batch_size, on_choice)
         self._pools: list[list[list[_Finished]]] = [
             [[] for _ in range(self.groups)] for _ in range(batch_size)
         ]

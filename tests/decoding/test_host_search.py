@@ -1,4 +1,4 @@
-"""The host's search equals the torch path's, decision by decision, on tables of probabilities."""
+"""The host's search equals the one on tensors, decision by decision, on tables of probabilities."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,9 @@ import torch
 
 from quals_fast import DecodingConfig
 from quals_fast.decoding.diverse_beam import diverse_beam_search
+from quals_fast.decoding.host_search import host_search
 from quals_fast.decoding.rules import Vocabulary
 from quals_fast.engine.generation import read_back
-from quals_fast.exported.search import host_search
 from quals_fast.models.checkpoint import Conventions
 
 EOS, PAD, START, SIZE = 2, 1, 2, 40
@@ -66,7 +66,7 @@ class HostTable(Table):
     def advance(self, token_ids, beam_idx, live):
         self.move(token_ids, beam_idx)
 
-    def topk(self, k, suppressed):
+    def topk(self, k, suppressed, *, exact_edge=True):
         return self.best(k, suppressed)
 
     def logprob_of(self, token_id):
@@ -74,10 +74,10 @@ class HostTable(Table):
 
 
 class TorchTable(Table):
-    def advance(self, token_ids, beam_idx, live, t):
+    def advance(self, token_ids, beam_idx, t):
         self.move(token_ids.numpy(), None if beam_idx is None else beam_idx.numpy())
 
-    def topk(self, hidden, k, suppressed, *, exact_edge=True):
+    def topk(self, hidden, k, suppressed):
         return tuple(map(torch.from_numpy, self.best(k, suppressed)))
 
     def logprob_of(self, hidden, token_id):
