@@ -53,7 +53,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("stages", nargs="*", metavar="STAGE", help="all but claim without")
     parser.add_argument("--data", type=Path, help="JSON lines; the project's examples without")
     parser.add_argument(
-        "--candidates", type=Path, help="of QAGS's answers to --data: bench.studies.claim --prepare"
+        "--candidates",
+        type=Path,
+        help="QAGS's answer candidates for --data: python -m bench.claim --prepare FILE",
     )
     parser.add_argument("--compile", action="store_true", help="time torch.compile's code too")
     parser.add_argument("--total", type=float, help="seconds for the chosen stages together")

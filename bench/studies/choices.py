@@ -8,7 +8,7 @@ Of each model: nats a token of people's questions and of their answers, given a 
 summary and a longer one; how often a summary scores above the same one with a name or a number
 altered; agreement with people on the odd rows, which are for choosing, and its rise over the first
 model's; and how long the pairs are that the search finds, which is what scoring costs. Writes
-bench/results/choices.json; passes are stored as those of `bench.studies.model`.
+bench/results/choices.json; passes are stored as those of `python -m bench.model`.
 """
 
 from __future__ import annotations

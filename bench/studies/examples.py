@@ -1,6 +1,8 @@
 """For how many of the example documents does the faithful summary score higher than the altered?
 
-python -m bench.examples
+    python -m bench.examples
+
+Scores the examples with the bundled model and writes bench/results/examples.json.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Any
 from rich.progress import Progress
 
 from bench.shared.common import EXAMPLES, finish
+from bench.shared.options import command_line
 from quals_fast.scorer import QualsScorer
 
 
@@ -39,6 +42,7 @@ def count(scorer: QualsScorer) -> dict[str, Any]:
 
 def main() -> None:
     """Count with the bundled model."""
+    command_line(__doc__).parse_args()
     scorer = QualsScorer.from_pretrained("qagen-mini", device="cpu")
     finish("examples", {"signature": scorer.signature, **count(scorer)})
 

@@ -50,8 +50,8 @@ def test_grown_model_computes_the_same(source, tmp_path, case):
     likely = old > -5
     error = float((old - new)[likely].abs().mean())
     assert error < tolerance, error
-    shape = load_model(tmp_path / "grown", device=torch.device("cpu"))
-    assert shape.settings.masked_token_ids == tuple(range(VOCAB, 50))
+    model = load_model(tmp_path / "grown", device=torch.device("cpu"))
+    assert model.conventions.masked_token_ids == tuple(range(VOCAB, 50))
     generated = QualsScorer.from_pretrained(tmp_path / "grown", device="cpu").generate([TEXT])[0]
     assert max(token for h in generated for token in h.token_ids) < VOCAB
 

@@ -12,7 +12,10 @@ from bench.shared.common import ROOT
 
 BENCH = ROOT / "bench"
 INDEX = (BENCH / "README.md").read_text("utf-8")
-PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *ROOT.glob("docs/*.md"), *BENCH.glob("*.md")]
+PAGES = [
+    *ROOT.glob("*.md"),
+    *(path for room in ("docs", "bench", "quals_fast") for path in (ROOT / room).rglob("*.md")),
+]
 
 
 def modules_in(folder):

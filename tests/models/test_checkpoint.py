@@ -202,16 +202,16 @@ def test_generation_config_fills_gaps_and_never_overrides(folder):
     (folder / "generation_config.json").write_text(
         json.dumps({"forced_bos_token_id": 3, "decoder_start_token_id": 7, "eos_token_id": 9})
     )
-    settings = load(folder).settings
-    assert settings.forced_bos_token_id == 3
-    assert settings.decoder_start_token_id == 4
-    assert settings.eos_token_id == 4
+    conventions = load(folder).conventions
+    assert conventions.forced_bos_token_id == 3
+    assert conventions.decoder_start_token_id == 4
+    assert conventions.eos_token_id == 4
 
 
 def test_defaults_of_a_config(folder):
     change_json(folder / "config.json", decoder_start_token_id=None, activation_function=None)
-    settings = load(folder).settings
-    assert settings.decoder_start_token_id == settings.eos_token_id == 4
+    conventions = load(folder).conventions
+    assert conventions.decoder_start_token_id == conventions.eos_token_id == 4
 
 
 def test_masked_tokens_have_no_probability(folder):

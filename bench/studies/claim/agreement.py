@@ -4,7 +4,7 @@
         ../shared/data/factcons_qags_xsum.jsonl.gz
 
 Scores every row with both metrics and writes bench/results/claim_agreement.json; `python -m
-bench.studies.claim` puts it on its page. The published figures are those of the large models.
+bench.claim` puts it on its page. The published figures are those of the large models.
 """
 
 from __future__ import annotations

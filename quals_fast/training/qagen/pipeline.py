@@ -82,7 +82,7 @@ def train(settings: TrainingSettings, report: Callable[[str], None] = print) -> 
         texts = (*corpus.passages, *asked)
         start = load_starting_point(settings, say, texts)
     positions = start.network.config.max_position_embeddings
-    encoder = PairEncoder(start.tokenizer, start.settings, positions, settings.long_contexts)
+    encoder = PairEncoder(start.tokenizer, start.conventions, positions, settings.long_contexts)
     say(_counts(settings.train, corpus, encoder, settings))
     dev = {} if settings.dev is None else _dev(settings.dev, settings, encoder, say)
 

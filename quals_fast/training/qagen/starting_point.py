@@ -41,12 +41,12 @@ class StartingPoint:
     Attributes:
         network: in float32.
         tokenizer: without truncation and padding; special tokens in a text are text.
-        settings: special tokens and conventions.
+        conventions: special tokens and lengths.
     """
 
     network: BartForConditionalGeneration
     tokenizer: Tokenizer
-    settings: Conventions
+    conventions: Conventions
 
 
 def load_starting_point(
@@ -104,7 +104,7 @@ def load_starting_point(
 
 def save_folder(start: StartingPoint, folder: Path) -> None:
     """Write a folder that `QualsScorer.from_pretrained` loads."""
-    s, tokenizer = start.settings, start.tokenizer
+    s, tokenizer = start.conventions, start.tokenizer
     start.network.save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     conventions = {

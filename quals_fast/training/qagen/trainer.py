@@ -60,7 +60,7 @@ class QagenTrainer(Seq2SeqTrainer):  # type: ignore[misc]
             args=arguments,
             train_dataset=examples,
             eval_dataset=dict(dev) or None,
-            data_collator=Collator(start.settings.pad_token_id),
+            data_collator=Collator(start.conventions.pad_token_id),
             callbacks=[_Lines(report), *([] if clock is None else [clock])],
         )
         self.remove_callback(PrinterCallback)

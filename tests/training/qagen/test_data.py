@@ -190,7 +190,7 @@ def test_long_contexts_are_cut_around_the_answer_or_at_their_start(encoder, base
     assert all("queen anne" in " ".join(words(encoder, source)) for source in shown)
     places = {words(encoder, source).index("queen") for source in shown}
     assert len(places) > 5
-    at_start = PairEncoder(encoder.tokenizer, encoder.settings, 64, "start")
+    at_start = PairEncoder(encoder.tokenizer, encoder.conventions, 64, "start")
     assert set(words(encoder, at_start.question_answer(example, random.Random(0)).source)) == {
         "[CLS]", "river", "[SEP]"
     }  # fmt: skip
@@ -300,7 +300,7 @@ def test_each_question_comes_up_once_a_pass_by_itself_or_with_others(write, enco
     once = Examples(corpus, encoder, replace(settings, examples=20))
     assert once.questions == 20
     assert len({n for turn in once._turns for n in (turn.question, *turn.others)}) >= 14
-    eos = encoder.settings.eos_token_id
+    eos = encoder.conventions.eos_token_id
     for place, turn in enumerate(turns):
         assert long[place].target.count(eos) == 1 + len(turn.others)
 

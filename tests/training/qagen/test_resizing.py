@@ -33,16 +33,16 @@ def test_texts_of_used_tokens_keep_their_tokens_and_their_logits(settings):
     whole = load_starting_point(settings, print, [])
     lines = []
     small = load_starting_point(replace(settings, prune=True), lines.append, texts)
-    count = small.settings.vocab_size
+    count = small.conventions.vocab_size
     assert lines == [f"{count} tokens are left in the vocabulary"]
-    assert count < whole.settings.vocab_size - 20
+    assert count < whole.conventions.vocab_size - 20
     assert len(used_tokens(whole.tokenizer, texts)) < count
     for text in texts:
         one, other = (start.tokenizer.encode(text).tokens for start in (whole, small))
         assert one == other
     for name in ("bos", "eos", "pad", "sep", "decoder_start", "forced_bos"):
         one, other = (
-            start.tokenizer.id_to_token(getattr(start.settings, f"{name}_token_id"))
+            start.tokenizer.id_to_token(getattr(start.conventions, f"{name}_token_id"))
             for start in (whole, small)
         )
         assert one == other is not None
@@ -60,8 +60,8 @@ def test_a_new_separator_is_kept(settings, tmp_path):
     folder = tiny_models.write_checkpoint(tmp_path / "bart", config)
     own = replace(settings, init=str(folder), sep_token="<qa>", prune=True)
     start = load_starting_point(own, print, ["queen anne"])
-    size = start.settings.vocab_size
-    assert start.tokenizer.token_to_id("<qa>") == start.settings.sep_token_id == size - 1
+    size = start.conventions.vocab_size
+    assert start.tokenizer.token_to_id("<qa>") == start.conventions.sep_token_id == size - 1
     assert start.network.lm_head.weight.shape[0] == start.tokenizer.get_vocab_size() == size
     assert start.tokenizer.encode("queen anne").tokens == ["queen", "anne"]
 
@@ -98,7 +98,7 @@ def test_only_word_pieces_can_be_taken_out(settings, tmp_path):
 def test_new_positions_start_as_copies_and_change_nothing_on_short_texts(settings):
     plain = load_starting_point(settings, print, [])
     long = load_starting_point(replace(settings, positions=100), print, [])
-    assert long.settings.max_source_tokens == 100
+    assert long.conventions.max_source_tokens == 100
     for part in ("encoder", "decoder"):
         before, after = (
             getattr(start.network.model, part).embed_positions.weight for start in (plain, long)
@@ -107,7 +107,7 @@ def test_new_positions_start_as_copies_and_change_nothing_on_short_texts(setting
         assert torch.equal(after[:66], before)
         assert torch.equal(after[66:], before[2:38])
     pairs = [Pair([3, 8, 9, 4], [3, 8, 1, 9, 4])]
-    batch = Collator(plain.settings.pad_token_id)(pairs)
+    batch = Collator(plain.conventions.pad_token_id)(pairs)
     one, other = (token_nats(start.network.eval(), *batch.values()) for start in (plain, long))
     assert torch.equal(one, other)
 

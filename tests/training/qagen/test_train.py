@@ -262,7 +262,7 @@ def test_batches_of_a_step_and_old_checkpoints(run, settings):
 def test_a_longer_run_begins_as_the_shorter_one(settings, monkeypatch):
     monkeypatch.setattr(batches, "_POOL_EXAMPLES", 4)
     start = load_starting_point(settings, lambda line: None, [])
-    encoder = PairEncoder(start.tokenizer, start.settings, 64)
+    encoder = PairEncoder(start.tokenizer, start.conventions, 64)
     corpus = read_corpus(settings.train)
     runs = [Examples(corpus, encoder, replace(settings, examples=n)) for n in (8, 20)]
     plans = [list(Plan(examples, 110, 0)) for examples in runs]
@@ -357,7 +357,7 @@ def test_a_separator_is_chosen_where_there_is_none(
     assert found.forced_bos_token_id is None
     assert found.bos_token_id == config["bos_token_id"]
     assert found.vocab_size == (45 if asked is None else 44 + len(tokens))
-    assert load_model(settings.output, device=torch.device("cpu")).settings == found
+    assert load_model(settings.output, device=torch.device("cpu")).conventions == found
 
 
 def test_the_command(settings, base, questions):

@@ -113,7 +113,7 @@ def test_names_on_the_hub_are_fetched(settings, base, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
     hub = replace(settings, init="facebook/bart-large")
-    assert load_starting_point(hub, print, []).settings.sep_token_id == 1
+    assert load_starting_point(hub, print, []).conventions.sep_token_id == 1
     assert asked[0][0] == "facebook/bart-large"
     assert not any(pattern.endswith((".bin", "*")) for pattern in asked[0][1])  # no pickles
 
