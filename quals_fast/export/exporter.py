@@ -348,7 +348,7 @@ def _check(
     """
     encode = loaded.tokenizer.encode
     documents, summaries = (encode(list(column)) for column in zip(*texts, strict=True))
-    positions = loaded.network.shape.max_position_embeddings
+    positions = loaded.shape.max_position_embeddings
     config = DecodingConfig(num_beams=12, num_beam_groups=12, max_length=min(60, positions - 1))
     engine, exported = CpuEngine(loaded), OnnxEngine(load_onnx(folder, device="cpu"))
     with engine.inference():
