@@ -355,8 +355,9 @@ def _check(
         expected = dict(engine.search(summaries, config))
         targets = [[h.token_ids for h in expected[i]] for i in range(len(texts))]
         theirs = engine.rescore(documents, targets)
-    mine = dict(exported.search(summaries, config))
-    scored = exported.rescore(documents, targets)
+    with exported.inference():
+        mine = dict(exported.search(summaries, config))
+        scored = exported.rescore(documents, targets)
     deltas = torch.tensor(
         [
             abs(a - b)
