@@ -249,7 +249,7 @@ class QualsScorer:
             on_progress(len(pairs) - len(good))
         with self.engine.inference():
             scored = self.engine.score(good, self.decoding, self.scoring.max_pairs, on_progress)
-        rows = map(self._aggregate, good, scored)
+        rows = iter([self._aggregate(*both) for both in zip(good, scored, strict=True)])
         return [next(rows) if problem is None else problem for problem in checked]
 
     def _encode(self, texts: list[tuple[str, str]]) -> list[TextPair]:

@@ -17,6 +17,7 @@ from engines import in_half_precision
 
 from quals_fast import DecodingConfig, QualsScorer, ScoringConfig
 from quals_fast.config import PRESETS
+from quals_fast.engine import base
 from quals_fast.engine.cpu import CpuEngine
 from quals_fast.engine.gpu import GpuEngine
 from quals_fast.models import linear
@@ -411,6 +412,14 @@ def test_the_batch_budget_follows_the_device(scorer):
     model = scorer.engine.model
     assert scorer.engine.max_batch_tokens == 32_768
     assert GpuEngine(model).max_batch_tokens == 327_680
+
+
+def test_a_cpu_rescores_no_more_at_once_than_its_cache_holds(scorer, monkeypatch):
+    budgets, model = [], scorer.engine.model
+    monkeypatch.setattr(base, "rescore", lambda *arguments: budgets.append(arguments[3]))
+    for engine in (scorer.engine, CpuEngine(model, max_batch_tokens=7), GpuEngine(model)):
+        engine.rescore([], [])
+    assert budgets == [4096, 7, 327_680]
 
 
 def test_a_gpus_attention_is_not_cudnns():

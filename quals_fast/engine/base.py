@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from quals_fast.batching import pad, run_batches
 from quals_fast.config import DecodingConfig, check_integer
-from quals_fast.engine.generation import generate
 from quals_fast.engine.protocol import Scored, TextPair
 from quals_fast.engine.rescoring import rescore
 from quals_fast.models.cache import EncodingCache
@@ -84,9 +84,17 @@ class TorchEngine(ABC):
     def search(
         self, summaries: Sequence[Source], decoding: DecodingConfig
     ) -> Iterator[tuple[int, list[Hypothesis]]]:
-        """As in `Engine`."""
-        ids = [summary.input_ids for summary in summaries]
-        return generate(self.model, ids, decoding, self.max_batch_tokens, self.search_encoded)
+        """As in `Engine`; a summary counts as its source and all that its beams may decode."""
+        model = self.model
+        sources = [summary.input_ids for summary in summaries]
+
+        def run(batch: list[int]) -> Iterable[list[Hypothesis]]:
+            rows = [sources[i] for i in batch]
+            memory = model.network.encode(*pad(rows, model.conventions.pad_token_id, model.device))
+            return self.search_encoded(memory, decoding)
+
+        costs = [len(ids) + decoding.num_beams * (decoding.max_length + 1) for ids in sources]
+        return run_batches(costs, self.max_batch_tokens, run)
 
     def rescore(
         self, documents: Sequence[Source], targets: Sequence[Sequence[Sequence[int]]]

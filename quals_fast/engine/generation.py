@@ -1,13 +1,12 @@
-"""Question-answer sequences of many summaries: batches through the beam search, read back.
+"""Question-answer sequences: how a search begins on each device, and what it found, read back.
 
 Source: docs/semantics.md 1.1, docs/semantics.md 1.2.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 
-from quals_fast.batching import pad, run_batches
 from quals_fast.config import DecodingConfig
 from quals_fast.decoding.diverse_beam import Search
 from quals_fast.decoding.host_search import OnChoice as OnHostChoice
@@ -31,32 +30,6 @@ def vocabulary(conventions: Conventions) -> Vocabulary:
         decoder_start_token_id=s.decoder_start_token_id,
         forced_bos_token_id=s.forced_bos_token_id,
     )
-
-
-def generate(
-    model: TorchModel,
-    sources: Sequence[Sequence[int]],
-    config: DecodingConfig,
-    max_batch_tokens: int,
-    search: Callable[[SourceMemory, DecodingConfig], Iterable[list[Hypothesis]]],
-) -> Iterator[tuple[int, list[Hypothesis]]]:
-    """Yield the index of each source with its hypotheses, in the rule's order, batch by batch.
-
-    Args:
-        model: the model.
-        sources: input ids of each summary, special tokens included.
-        config: settings of the search.
-        max_batch_tokens: a summary counts as its source and all that its beams may decode.
-        search: searches the hypotheses of encoded sources.
-    """
-    pad_token_id = model.conventions.pad_token_id
-
-    def run(batch: list[int]) -> Iterable[list[Hypothesis]]:
-        ids, mask = pad([sources[i] for i in batch], pad_token_id, model.device)
-        return search(model.network.encode(ids, mask), config)
-
-    costs = [len(ids) + config.num_beams * (config.max_length + 1) for ids in sources]
-    return run_batches(costs, max_batch_tokens, run)
 
 
 def search_on_host(

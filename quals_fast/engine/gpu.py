@@ -66,19 +66,11 @@ class GpuEngine(TorchEngine):
 
     def fused_pass(self, decoding: DecodingConfig, max_pairs: int | None) -> FusedPass:
         """Return the pass for some settings; its graphs are kept until others are asked for."""
-        if self._pass is None or (self._pass.decoding, self._pass.max_pairs) != (
-            decoding,
-            max_pairs,
-        ):
-            self._pass = FusedPass(
-                self.model,
-                decoding,
-                max_pairs,
-                self.max_batch_tokens,
-                self._graph_bytes,
-                self.cache,
-            )
-        return self._pass
+        kept = self._pass
+        if kept is None or (kept.decoding, kept.max_pairs) != (decoding, max_pairs):
+            budgets = self.max_batch_tokens, self._graph_bytes
+            kept = self._pass = FusedPass(self.model, decoding, max_pairs, *budgets, self.cache)
+        return kept
 
 
 def _memory_of(device: torch.device) -> int:

@@ -1,6 +1,7 @@
-"""The pass of a CPU: generate for all summaries, filter each, then rescore for all documents.
+"""Scoring in stages: generate for all summaries, filter each, then rescore for all documents.
 
-Each stage makes its own batches of texts of like length, and reads what it needs to know.
+So do PyTorch on a CPU and ONNX Runtime. Each stage makes its own batches of texts of like length,
+and reads what it needs to know.
 """
 
 from __future__ import annotations

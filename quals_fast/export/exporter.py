@@ -342,15 +342,16 @@ def _check(
     """
     encode = loaded.tokenizer.encode
     documents, summaries = (encode(list(column)) for column in zip(*texts, strict=True))
-    positions = loaded.network.shape.max_position_embeddings
+    positions = loaded.shape.max_position_embeddings
     config = DecodingConfig(num_beams=12, num_beam_groups=12, max_length=min(60, positions - 1))
     engine, exported = CpuEngine(loaded), OnnxEngine(load_onnx(folder, device="cpu"))
     with engine.inference():
         expected = dict(engine.search(summaries, config))
         targets = [[h.token_ids for h in expected[i]] for i in range(len(texts))]
         theirs = engine.rescore(documents, targets)
-    mine = dict(exported.search(summaries, config))
-    scored = exported.rescore(documents, targets)
+    with exported.inference():
+        mine = dict(exported.search(summaries, config))
+        scored = exported.rescore(documents, targets)
     deltas = torch.tensor(
         [
             abs(a - b)

@@ -64,17 +64,17 @@ def load_onnx(
         )
     provider = resolve_provider(device)
     manifest = read_manifest(path)
-    found, names = manifest.get("dtype"), manifest.get("graphs", {})
-    needed = {*GRAPHS, LARGEST_SUMS} if found == "int8" else {*GRAPHS}
-    if found not in DTYPES or not needed <= set(names):
+    written_as, names = manifest["dtype"], manifest["graphs"]
+    needed = {*GRAPHS, LARGEST_SUMS} if written_as == "int8" else {*GRAPHS}
+    if written_as not in DTYPES or not needed <= set(names):
         raise CheckpointError(f"{path}: the manifest is damaged; export the model again")
-    if dtype not in ("auto", found):
+    if dtype not in ("auto", written_as):
         raise BackendUnavailableError(
-            f"dtype {dtype!r} was asked for, but {path} was exported as {found!r}; export the "
+            f"dtype {dtype!r} was asked for, but {path} was exported as {written_as!r}; export the "
             f"model with --dtype {dtype}, or use dtype='auto'"
         )
     shape, conventions = read_checkpoint(path)
-    wide_sums = found == "int8" and needs_wide_sums(path / names[LARGEST_SUMS])
+    wide_sums = written_as == "int8" and needs_wide_sums(path / names[LARGEST_SUMS])
     if threads is None:
         threads = cpu_limit()  # ONNX Runtime knows nothing of quotas
     opened = {
@@ -83,13 +83,13 @@ def load_onnx(
     }
     graphs = {graph: opened[names[graph]] for graph in GRAPHS}
     return OnnxModel(
-        name=str(manifest["model"]),
-        digest=str(manifest["digest"]),
-        dtype=str(found),
+        name=manifest["model"],
+        digest=manifest["digest"],
+        dtype=written_as,
         provider=graphs["step"].provider,
         shape=shape,
         conventions=conventions,
         tokenizer=QATokenizer.from_folder(path, conventions),
         graphs=graphs,
-        spare_candidates=int(manifest["spare_candidates"]),
+        spare_candidates=manifest["spare_candidates"],
     )

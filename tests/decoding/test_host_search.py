@@ -14,7 +14,7 @@ from quals_fast.models.checkpoint import Conventions
 EOS, PAD, START, SIZE = 2, 1, 2, 40
 
 
-def settings(**changes):
+def conventions(**changes):
     base = {
         "vocab_size": SIZE,
         "bos_token_id": 0,
@@ -85,7 +85,7 @@ class TorchTable(Table):
 
 
 def both(seed, config, changes=None, batch=3, **how):
-    s = settings(**(changes or {}))
+    s = conventions(**(changes or {}))
     v = Vocabulary(SIZE, EOS, PAD, START, s.forced_bos_token_id)
     model = TorchTable(seed, batch, config.num_beams, **how)
     expected = diverse_beam_search(model, v, config, batch, torch.device("cpu"))

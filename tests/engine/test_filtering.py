@@ -75,8 +75,8 @@ def test_selection_equals_the_reference(rows, max_pairs):
 
 @pytest.fixture(scope="module")
 def wordpiece(tiny_folder):
-    _, settings = read_checkpoint(tiny_folder)
-    return QATokenizer.from_folder(tiny_folder, settings), settings
+    _, conventions = read_checkpoint(tiny_folder)
+    return QATokenizer.from_folder(tiny_folder, conventions), conventions
 
 
 @pytest.fixture(scope="module")
@@ -84,18 +84,18 @@ def byte_level(tmp_path_factory):
     folder = tiny_models.write_checkpoint(
         tmp_path_factory.mktemp("bpe"), tiny_models.FAIRSEQ_LIKE, tiny_models.byte_level_tokenizer()
     )
-    _, settings = read_checkpoint(folder)
-    return QATokenizer.from_folder(folder, settings), settings
+    _, conventions = read_checkpoint(folder)
+    return QATokenizer.from_folder(folder, conventions), conventions
 
 
 def kept(loaded, summary, question, answer, *, ids=None):
     """Return what is kept of one sequence, written as text or given as ids."""
-    tokenizer, settings = loaded
+    tokenizer, conventions = loaded
     question_ids, answer_ids = (s.text_ids for s in tokenizer.encode([question, answer]))
     if ids is None:
-        ids = [*question_ids, settings.sep_token_id, *answer_ids, settings.eos_token_id]
+        ids = [*question_ids, conventions.sep_token_id, *answer_ids, conventions.eos_token_id]
     (source,) = tokenizer.encode([summary])
-    return keep_pairs([hypothesis_of(ids)], source, tokenizer, settings, 10)
+    return keep_pairs([hypothesis_of(ids)], source, tokenizer, conventions, 10)
 
 
 def test_wordpiece_answers_are_matched_by_ids(wordpiece):
@@ -128,9 +128,10 @@ def test_what_is_no_pair_is_dropped(loaded, request):
 
 
 def test_an_answer_with_an_unknown_token_is_dropped(wordpiece):
-    tokenizer, settings = wordpiece
+    tokenizer, conventions = wordpiece
     for match in ("ids", "text"):
-        loaded = QATokenizer(tokenizer._tokenizer, replace(settings, answer_match=match)), settings
+        matching = tokenizer.with_conventions(replace(conventions, answer_match=match))
+        loaded = matching, conventions
         for answer in ("陈", "queen 陈", "陈 queen"):  # in the summary by any rule
             assert kept(loaded, f"the [UNK] , {answer} won", "who?", answer) == []
         found = kept(loaded, "the 陈 queen", "who is 陈?", "queen")  # in a question it may stand
@@ -144,9 +145,9 @@ def test_an_answer_of_spaces_is_empty(byte_level):
 @given(st.text("queen anrtow,.", max_size=12), st.text("queen anrtow,.", max_size=30))
 def test_the_span_rule_equals_the_reference(wordpiece, byte_level, answer, summary):
     for loaded in (wordpiece, byte_level):
-        tokenizer, settings = loaded
+        tokenizer, conventions = loaded
         (source,) = tokenizer.encode([answer])
-        if settings.sep_token_id in source.text_ids:
+        if conventions.sep_token_id in source.text_ids:
             continue
         found = bool(kept(loaded, summary, "who?", answer))
         assert found == reference.answer_stands_in(list(source.text_ids), summary, tokenizer)

@@ -22,6 +22,7 @@ from quals_fast.decoding import graph
 from quals_fast.decoding.graph import GraphedSearch
 from quals_fast.engine import fused as module
 from quals_fast.engine import transfer
+from quals_fast.engine.generation import begin_search
 from quals_fast.engine.gpu import GpuEngine
 from quals_fast.engine.graphs import Captured, GraphCache
 from quals_fast.models.lm_head import LMHead
@@ -248,7 +249,7 @@ def test_graphs_find_what_the_search_finds(graphed, monkeypatch, rule, lift, shr
         for n in (16, 16, 16, 16, 13, 9, 8, 16, 1, 1, 20):  # the first ones without
             ids = [source.input_ids for source in tokenizer.encode(MANY[:n])]
             memory = pass_of(scorer)._encode_summaries(pass_of(scorer)._padded(ids))
-            expected = scorer.engine.begin_search(memory, scorer.decoding).run()
+            expected = begin_search(scorer.engine.model, memory, scorer.decoding).run()
             filled = [*ids, *[ids[-1]] * (module.filled_up(n) - n)]
             found = pass_of(scorer)._search(filled, n)
             length = expected.token_ids.shape[2]
@@ -277,7 +278,7 @@ def test_graphs_of_any_length(graphed, rule, forced_bos, min_length, max_length)
     with torch.inference_mode():
         found = [pass_of(scorer)._search(ids, 4) for _ in range(3)][-1]  # replays
         memory = pass_of(scorer)._encode_summaries(pass_of(scorer)._padded(ids))
-        expected = scorer.engine.begin_search(memory, scorer.decoding).run()
+        expected = begin_search(scorer.engine.model, memory, scorer.decoding).run()
     assert len(pass_of(scorer)._graphs._kept) == 2
     for part, other in zip(found, expected, strict=True):
         torch.testing.assert_close(part, other, atol=1e-5, rtol=0)
@@ -500,7 +501,7 @@ def test_no_step_of_the_search_reads_a_value_or_copies_between_devices(folder, r
             *pad(ids, model.conventions.pad_token_id, torch.device("cpu"))
         )
         with Counting() as counting:
-            found = fused.engine.begin_search(memory, fused.decoding).run()
+            found = begin_search(fused.engine.model, memory, fused.decoding).run()
     assert sum(counting.seen.values()) == 0, counting.seen
     assert int(found.lengths.min()) > 0
 

@@ -99,6 +99,12 @@ def test_settings_that_the_model_has_no_room_for(engine):
         QualsScorer(engine, decoding=DecodingConfig(max_length=64))
 
 
+def test_an_engine_that_loses_a_row_is_not_believed(engine):
+    engine.score = lambda *arguments: []
+    with pytest.raises(ValueError, match="shorter"):
+        QualsScorer(engine, decoding=DECODING).score(["anne"], ["a"])
+
+
 def test_the_engines_are_of_one_kind():
     """Checked by mypy too, in what `backends.load` returns."""
     from quals_fast.engine.cpu import CpuEngine

@@ -30,7 +30,7 @@ SPECIAL = {"pad": 0, "sep": 1, "bos": 3, "eos": 4}
 LENGTH = 14
 
 
-def settings_of(vocab_size, match=None, forced_bos=SPECIAL["bos"]):
+def conventions_of(vocab_size, match=None, forced_bos=SPECIAL["bos"]):
     return Conventions(
         vocab_size=vocab_size,
         bos_token_id=None,
@@ -52,8 +52,8 @@ def wordpiece(match=None, words=WORDPIECE, cleanup=True, missing=2):
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(cleanup=cleanup)
-    settings = settings_of(len(vocab) + missing, match)
-    return QATokenizer(tokenizer, settings), settings
+    conventions = conventions_of(len(vocab) + missing, match)
+    return QATokenizer(tokenizer, conventions), conventions
 
 
 def byte_level(match=None, merges=("a b", "Ġ a", "Ã ¤", "a Ì"), added=("\u20ac \u03a3",)):
@@ -66,16 +66,16 @@ def byte_level(match=None, merges=("a b", "Ġ a", "Ã ¤", "a Ì"), added=("\u20
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_tokens(list(added))
-    settings = settings_of(len(vocab) + len(added), match)
-    return QATokenizer(tokenizer, settings), settings
+    conventions = conventions_of(len(vocab) + len(added), match)
+    return QATokenizer(tokenizer, conventions), conventions
 
 
 class Case:
     """A tokenizer with its selector; compares tensors with the host."""
 
-    def __init__(self, tokenizer, settings, span_match=span_match_ref):
-        self.tokenizer, self.settings = tokenizer, settings
-        self.selector = PairSelector(tokenizer, settings, CPU, span_match)
+    def __init__(self, tokenizer, conventions, span_match=span_match_ref):
+        self.tokenizer, self.conventions = tokenizer, conventions
+        self.selector = PairSelector(tokenizer, conventions, CPU, span_match)
         self.reader = self.selector._reader
         self.vocab = tokenizer._tokenizer.get_vocab()
         self.frequent = [
@@ -116,7 +116,7 @@ class Case:
             filled = hypotheses.lengths[b].nonzero()[:, 0].tolist()
             index = {id(row): n for n, row in zip(filled, rows, strict=True)}
             (source,) = self.sources([summary])
-            kept = keep_pairs(rows, source, self.tokenizer, self.settings, max_pairs)
+            kept = keep_pairs(rows, source, self.tokenizer, self.conventions, max_pairs)
             found.append([index[id(pair.hypothesis)] for pair in kept])
         return found
 
@@ -166,7 +166,7 @@ def rows_of(case):
     token = st.one_of(
         st.sampled_from([SPECIAL["sep"], SPECIAL["eos"], SPECIAL["pad"], SPECIAL["bos"]]),
         frequent,
-        st.integers(2, case.settings.vocab_size - 1),
+        st.integers(2, case.conventions.vocab_size - 1),
     )
     part = st.lists(frequent, max_size=3)
     pair = st.tuples(part, part).map(lambda p: [*p[0], SPECIAL["sep"], *p[1], SPECIAL["eos"]])
@@ -233,7 +233,7 @@ def test_a_first_piece_reads_otherwise_than_later_ones(pieces):
     rows = [(pieces.sequence(["who"], [w, v]), -1.0) for w in words for v in words]
     pieces.check([rows], ["a"])
     # An id that is no token does not make its successor a later one, and matches nothing.
-    missing = pieces.settings.vocab_size - 1
+    missing = pieces.conventions.vocab_size - 1
     rows = [(pieces.sequence(q, ["ab"]), -1.0) for q in (["who"], [missing, "who"])]
     rows.append((pieces.sequence(["a"], [missing, "ab"]), -1.0))
     assert pieces.check([rows], ["ab"]) == [[0]]
@@ -295,9 +295,9 @@ def test_texts_too_long_to_assemble_are_left_to_the_host():
 
 
 def test_an_unknown_decoder_leaves_all_to_the_host():
-    tokenizer, settings = wordpiece()
+    tokenizer, conventions = wordpiece()
     tokenizer._tokenizer.decoder = decoders.Metaspace()
-    case = Case(tokenizer, settings)
+    case = Case(tokenizer, conventions)
     assert case.check([[(case.sequence(["a"], ["a"]), -1.0)]], ["a"], unsure=True) == [None]
 
 
@@ -307,16 +307,16 @@ def test_checkpoints_of_other_tests(kind, tiny_folder):
         "wordpiece": tiny_models.wordpiece_tokenizer,
         "byte-level": tiny_models.byte_level_tokenizer,
     }[kind]()
-    settings = settings_of(tokenizer.get_vocab_size(), forced_bos=None)
-    case = Case(QATokenizer(tokenizer, settings), settings)
+    conventions = conventions_of(tokenizer.get_vocab_size(), forced_bos=None)
+    case = Case(QATokenizer(tokenizer, conventions), conventions)
     words = ["queen", "anne", "Queen Anne", "the queen", "tower"]
     rows = [(case.sequence(q, a), -1.0) for q in words for a in words]
     assert len(case.check([rows], ["The Queen Anne tower"], None, length=32)[0]) > 9
 
 
 def test_the_bundled_tokenizer(example_rows):
-    _, settings = read_checkpoint(BUNDLED)
-    case = Case(QATokenizer.from_folder(BUNDLED, settings), settings)
+    _, conventions = read_checkpoint(BUNDLED)
+    case = Case(QATokenizer.from_folder(BUNDLED, conventions), conventions)
     assert not case.reader._is_doubtful.any()  # its tokens are lower-cased: it is never unsure
     draw = random.Random(0)
     summaries = [row["summary"] for row in example_rows[:4]]
@@ -326,8 +326,8 @@ def test_the_bundled_tokenizer(example_rows):
         for _ in range(60):
             cuts = [draw.randrange(min(8, len(ids))) for _ in range(2)]
             question, answer = (ids[cut : cut + draw.randint(1, 2)] for cut in cuts)
-            noise = [draw.randrange(settings.vocab_size) for _ in range(draw.choice((0, 0, 3)))]
-            end = [settings.sep_token_id, *answer, settings.eos_token_id]
+            noise = [draw.randrange(conventions.vocab_size) for _ in range(draw.choice((0, 0, 3)))]
+            end = [conventions.sep_token_id, *answer, conventions.eos_token_id]
             rows.append(([*noise, *question, *end], draw.randint(-9, 0) / 4))
         batch.append(rows)
     for max_pairs in (None, 1, 10):
@@ -405,7 +405,7 @@ def test_with_the_kernel(make):
 @pytest.mark.parametrize("make", [wordpiece, byte_level])
 def test_in_a_cuda_graph(make):
     case, device = Case(*make()), torch.device("cuda")
-    selector = PairSelector(case.tokenizer, case.settings, device, span_match_triton)
+    selector = PairSelector(case.tokenizer, case.conventions, device, span_match_triton)
     rows = [(case.sequence(q, a), -1.0) for q in ("a", "who") for a in ("a", "ab")]
     host = case.hypotheses([rows, rows])
     there = Hypotheses(*(part.cuda() for part in host))

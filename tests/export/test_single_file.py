@@ -110,9 +110,8 @@ def test_the_graph_scores_as_the_eager_backend(both):
     assert [row.status for row in expected] == statuses
     assert expected[2].truncated_tokens > 0
     assert [row.unknown_tokens for row in expected] == [0] * 5 + [2, 4, 1]
-    if (
-        2 not in scorer.engine.model.conventions.masked_token_ids
-    ):  # such answers are there to be dropped
+    masked = scorer.engine.model.conventions.masked_token_ids
+    if 2 not in masked:  # such answers are there to be dropped
         (found,) = scorer.generate(SUMMARIES[5:6])
         assert any(2 in h.token_ids[h.token_ids.index(1) :] for h in found if 1 in h.token_ids)
     together = graph.run(inputs(scorer, TEXTS))

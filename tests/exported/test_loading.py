@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from messages import says
 
 from quals_fast import QualsScorer
 from quals_fast.errors import BackendUnavailableError
@@ -63,6 +64,21 @@ def test_integers_are_summed_the_slow_way_where_they_would_overflow(exported, is
         options = opened._session.get_session_options()
         found = options.get_session_config_entry("session.x64quantprecision")
         assert found == ("0" if is_exact else "1")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("cache_bytes", 1, "must be 0 for the onnx backend … got 1 … eager and triton"),
+        ("cache_bytes", -1, "must be at least 0, but got -1"),
+        ("graph_bytes", -1, "must be at least 0, but got -1"),
+        ("max_batch_tokens", 0, "must be at least 1, but got 0"),
+        ("threads", 0, "must be at least 1, but got 0"),
+    ],
+)
+def test_arguments_that_it_does_not_take(exported, name, value, message):
+    with pytest.raises(ValueError, match=says(f"`{name}` {message}")):
+        QualsScorer.from_pretrained(exported["float32"][0], backend="onnx", **{name: value})
 
 
 # Folders that do not fit

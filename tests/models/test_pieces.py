@@ -149,9 +149,9 @@ def test_other_tokenizers_take_a_text_whole(make, monkeypatch, tmp_path):
     monkeypatch.setattr(module, "_PIECE_CHARACTERS", 1)
     assert safe_cut(make()) is None
     folder = tiny_models.write_checkpoint(tmp_path / "m", tiny_models.FAIRSEQ_LIKE, make())
-    _, settings = read_checkpoint(folder)
+    _, conventions = read_checkpoint(folder)
     text = " a b  the queen \n a b "
-    (source,) = QATokenizer(make(), settings).encode([text])
+    (source,) = QATokenizer(make(), conventions).encode([text])
     assert list(source.text_ids) == make().encode(text, add_special_tokens=False).ids
 
 
@@ -160,8 +160,8 @@ def test_other_tokenizers_take_a_text_whole(make, monkeypatch, tmp_path):
 def test_counts_are_exact_whatever_the_pieces(tiny_folder, monkeypatch, piece, batch):
     monkeypatch.setattr(module, "_PIECE_CHARACTERS", piece)
     monkeypatch.setattr(module, "_MAX_PIECES", batch)
-    _, settings = read_checkpoint(tiny_folder)
-    tokenizer = QATokenizer.from_folder(tiny_folder, settings)
+    _, conventions = read_checkpoint(tiny_folder)
+    tokenizer = QATokenizer.from_folder(tiny_folder, conventions)
     texts = ["queen 陈 " * 90, "", "anne", "陈\n\nanne" * 40]
     sources = tokenizer.encode(texts)
     assert [source.n_tokens for source in sources] == [180, 0, 1, 80]

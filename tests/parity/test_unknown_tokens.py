@@ -34,13 +34,13 @@ SMALL = DecodingConfig(num_beams=8, num_beam_groups=8)
 
 
 @pytest.fixture(scope="module")
-def generator(tiny_folder):
+def model(tiny_folder):
     return reference.ReferenceModel(tiny_folder)
 
 
 @pytest.mark.parametrize("record", GOLDEN["selections"], ids=lambda record: record["name"])
-def test_selections_made_by_hand(generator, record):
-    tokenizer, settings = generator.checkpoint.tokenizer, generator.checkpoint.conventions
+def test_selections_made_by_hand(model, record):
+    tokenizer, conventions = model.checkpoint.tokenizer, model.checkpoint.conventions
     vocabulary = tokenizer._tokenizer.get_vocab()
     hypotheses = [
         Hypothesis(
@@ -55,13 +55,13 @@ def test_selections_made_by_hand(generator, record):
     summary = record["summary"]
     (source,) = tokenizer.encode([summary])
 
-    kept = [index for index, *_ in reference.keep(generator, summary, hypotheses, None)]
+    kept = [index for index, *_ in reference.keep(model, summary, hypotheses, None)]
     assert kept == record["kept"]
 
-    pairs = keep_pairs(hypotheses, source, tokenizer, settings, None)
+    pairs = keep_pairs(hypotheses, source, tokenizer, conventions, None)
     assert [hypotheses.index(pair.hypothesis) for pair in pairs] == record["kept"]
 
-    selector = PairSelector(tokenizer, settings, torch.device("cpu"), EAGER.span_match)
+    selector = PairSelector(tokenizer, conventions, torch.device("cpu"), EAGER.span_match)
     summaries = selector.encode_summaries([source])
     order, n_kept, unsure = selector.select(as_tensors(hypotheses), summaries, None)
     assert not unsure
