@@ -92,17 +92,19 @@ def verify_checksums(folder: Path, advice: str) -> None:
 
     Args:
         folder: with that file.
-        advice: what to do about a file that is missing or another.
+        advice: what to do about a file that is missing or damaged.
 
     Raises:
-        CheckpointError: there is one.
+        CheckpointError: there is one, or no such list.
     """
     sums = folder / "SHA256SUMS"
-    for line in sums.read_text("ascii", errors="replace").splitlines():
-        expected, _, name = line.partition("  ")
+    lines = sums.read_text("ascii", errors="replace").splitlines() if sums.is_file() else []
+    if not lines or not all(len(line.split()) == 2 for line in lines):
+        raise CheckpointError(f"{sums} is missing or damaged; {advice}")
+    for expected, name in map(str.split, lines):
         path = folder / name
-        if not name or not path.is_file():
-            raise CheckpointError(f"{sums} lists {name or line!r}, which is missing; {advice}")
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing; {advice}")
         actual = sha256(path)
         if actual != expected:
             raise CheckpointError(

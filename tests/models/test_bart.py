@@ -28,7 +28,7 @@ def results(bart):
     with torch.inference_mode():
         memory = bart.encode(torch.randint(20, (2, 9)), mask)
         slots = DenseSlots(memory, 3, 4, EAGER)
-        slots.arrange(torch.tensor([[4], [4]]), None, None, 0)
+        slots.arrange(torch.tensor([[4], [4]]), None, 0)
         step = bart.decode_step(torch.tensor([4, 4]), 0, slots)
         forced = bart.decode_teacher_forced(torch.randint(20, (2, 3, 5)), memory)
     return memory.keys[-1], step, forced

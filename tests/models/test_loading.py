@@ -320,7 +320,7 @@ def test_corrupted_bundled_file(assets, name, place):
     data = bytearray(path.read_bytes())
     data[place] ^= 1
     path.write_bytes(data)
-    message = rf"bundled file {path} is damaged: expected SHA-256 [0-9a-f]{{12}}\.\.\., but got "
+    message = rf"{path} is damaged: expected SHA-256 [0-9a-f]{{12}}\.\.\., but got "
     with pytest.raises(
         CheckpointError, match=message + r"[0-9a-f]{12}\.\.\.; reinstall quals_fast"
     ):
@@ -330,7 +330,7 @@ def test_corrupted_bundled_file(assets, name, place):
 @pytest.mark.parametrize("name", BUNDLED_FILES)
 def test_missing_bundled_file(assets, name):
     (assets / name).unlink()
-    fails("qagen-mini", f"bundled file {assets / name} is missing; reinstall quals_fast")
+    fails("qagen-mini", f"{assets / name} is missing; reinstall quals_fast")
 
 
 @pytest.mark.parametrize("content", [None, "", "abc\n"], ids=["missing", "empty", "damaged"])
@@ -339,7 +339,7 @@ def test_checksums_themselves(assets, content):
     path.unlink()
     if content is not None:
         path.write_text(content)
-    fails("qagen-mini", f"bundled file {path} is missing or damaged; reinstall quals_fast")
+    fails("qagen-mini", f"{path} is missing or damaged; reinstall quals_fast")
 
 
 def test_missing_bundled_folder(assets):
