@@ -116,7 +116,7 @@ def _no_answer_share(answers: Sequence[Span]) -> float:
 class _Generator(NamedTuple):
     network: Any
     tokenizer: Tokenizer
-    settings: Conventions
+    conventions: Conventions
 
 
 def _generation(folder: Path) -> _Generator:
@@ -127,8 +127,8 @@ def _generation(folder: Path) -> _Generator:
     tokenizer = Tokenizer.from_file(str(file))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    settings = read_checkpoint(model_folder(config["adapter"]["base"]))[1]
-    return _Generator(network, tokenizer, settings)
+    conventions = read_checkpoint(model_folder(config["adapter"]["base"]))[1]
+    return _Generator(network, tokenizer, conventions)
 
 
 def _unanswerable(answerer: QuestionAnswerer, corpus: Corpus, count: int) -> dict[str, Any]:
@@ -144,11 +144,11 @@ def _unanswerable(answerer: QuestionAnswerer, corpus: Corpus, count: int) -> dic
 
 @torch.inference_mode()
 def _perplexity(generator: _Generator, examples: Sequence[Example]) -> dict[str, Any]:
-    network, tokenizer, settings = generator
-    pairs = [encode(tokenizer, settings, e.text, e.answer, e.question) for e in examples]
+    network, tokenizer, conventions = generator
+    pairs = [encode(tokenizer, conventions, e.text, e.answer, e.question) for e in examples]
     pairs.sort(key=len)
     losses = [
-        token_losses(network, settings, batch) for batch in track(_parts(pairs, 16), "reading")
+        token_losses(network, conventions, batch) for batch in track(_parts(pairs, 16), "reading")
     ]
     nats = float(torch.cat(losses).mean())
     return {
@@ -163,11 +163,11 @@ def _round_trip(
     generator: _Generator, answerer: QuestionAnswerer, examples: list[Example]
 ) -> dict[str, Any]:
     """Generate a question for an answer, answer it on the same text, compare the answers."""
-    network, tokenizer, settings = generator
+    network, tokenizer, conventions = generator
     questions = []
     for batch in track(_parts(examples, 16), "asking"):
-        sources = [encode(tokenizer, settings, e.text, e.answer).source for e in batch]
-        source, mask = pad(sources, settings.pad_token_id, torch.device("cpu"))
+        sources = [encode(tokenizer, conventions, e.text, e.answer).source for e in batch]
+        source, mask = pad(sources, conventions.pad_token_id, torch.device("cpu"))
         written = network.generate(
             input_ids=source,
             attention_mask=mask.long(),
