@@ -169,9 +169,9 @@ class CTranslate2Arm:
         self.kept: Kept = []
         self._decoding = decoding or DecodingConfig()
         folder = model_folder(model)
-        _, settings = read_checkpoint(folder)
-        self._tokenizer = QATokenizer.from_folder(folder, settings)
-        every_id = tuple(range(settings.vocab_size))
+        _, conventions = read_checkpoint(folder)
+        self._tokenizer = QATokenizer.from_folder(folder, conventions)
+        every_id = tuple(range(conventions.vocab_size))
         self._pieces = _distinct(self._tokenizer.readable_tokens(every_id))
         parts = [Path(__file__), folder / "config.json", folder / "model.safetensors"]
         converted = cached(
@@ -263,12 +263,14 @@ def _convert(folder: Path, pieces: list[str], target: Path) -> None:
     spec.register_source_vocabulary(pieces)
     spec.register_target_vocabulary(pieces)
     # Sources come with their special tokens; the loader's defaults of "<s>" would be unknown here.
-    settings = published.conventions
-    bos = settings.eos_token_id if settings.bos_token_id is None else settings.bos_token_id
+    conventions = published.conventions
+    bos = conventions.bos_token_id
+    if bos is None:
+        bos = conventions.eos_token_id
     spec.config.bos_token = pieces[bos]
-    spec.config.eos_token = pieces[settings.eos_token_id]
-    spec.config.decoder_start_token = pieces[settings.decoder_start_token_id]
-    spec.config.unk_token = pieces[settings.pad_token_id]  # none is unknown
+    spec.config.eos_token = pieces[conventions.eos_token_id]
+    spec.config.decoder_start_token = pieces[conventions.decoder_start_token_id]
+    spec.config.unk_token = pieces[conventions.pad_token_id]  # none is unknown
     spec.validate()
     spec.optimize(quantization="int8")
     target.mkdir()

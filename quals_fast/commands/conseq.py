@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any, get_args
 
 import click
@@ -14,7 +13,7 @@ from quals_fast.commands.options import (
     GroupedCommand,
     with_groups,
 )
-from quals_fast.commands.running import job_input, quals_scorer, usage_errors
+from quals_fast.commands.running import job_input, quals_scorer, require, usage_errors
 from quals_fast.errors import BackendUnavailableError, InputError
 from quals_fast.jobs.scoring import usable_rows
 from quals_fast.training.conseq.config import By, ConSeqConfig
@@ -59,9 +58,8 @@ def conseq(summariser: str, output: str, **options: Any) -> None:
     """
     from quals_fast.pages.display import count, progress_bar
 
-    with usage_errors(ModuleNotFoundError):
-        if find_spec("accelerate") is None or find_spec("transformers") is None:
-            raise ModuleNotFoundError("conseq needs the extra train: pip install '.[train]'")
+    message = 'conseq needs the extra train: pip install ".[train]" in the checkout'
+    require("accelerate", "transformers", message=message)
     from transformers.utils.logging import disable_progress_bar
 
     from quals_fast.training.conseq.pipeline import run_conseq

@@ -14,7 +14,7 @@ from quals_fast.commands.options import (
     GroupedCommand,
     with_groups,
 )
-from quals_fast.commands.running import finish, results_file, scoring_job, usage_errors
+from quals_fast.commands.running import finish, require, results_file, scoring_job, usage_errors
 
 OUTPUT_OPTIONS = (
     click.option("-o", "--output", metavar="FILE",
@@ -47,6 +47,8 @@ def evaluate(
         raise click.UsageError(
             f"-o is for one JSON object, but got the name {output}; use one that ends in .json"
         )
+    message = 'evaluate needs the extra evaluate: pip install ".[evaluate]" in the checkout'
+    require("scipy", "sklearn", "rouge_score", message=message)
     tally, labels = Tally(0), Labels(label)
     with (
         scoring_job(options, check=labels.check) as (scorer, results),
@@ -55,7 +57,7 @@ def evaluate(
         for row, result in results:
             tally.add(row, result)
             labels.add(row, result)
-        with usage_errors(ValueError, ModuleNotFoundError):
+        with usage_errors(ValueError):
             agreements = compare(
                 labels.rows,
                 name=options["metric"].upper(),

@@ -13,7 +13,7 @@ from quals_fast.commands.options import (
     GroupedCommand,
     with_groups,
 )
-from quals_fast.commands.running import finish, results_file, scoring_job
+from quals_fast.commands.running import finish, require, results_file, scoring_job
 
 OUTPUT_OPTIONS = (
     click.option("--html", metavar="FILE", help="Write one HTML page for all rows."),
@@ -39,6 +39,8 @@ def explain(html: str | None, ids: tuple[str, ...], top: int | None, **options: 
 
     if html is not None and top is not None:
         raise click.UsageError("--top is for the terminal, but got --html; the page has all pairs")
+    if html is not None:
+        require("jinja2", message="--html needs Jinja: pip install jinja2")
     tally = Tally(0)
     explained = []
     with (

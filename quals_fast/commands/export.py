@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any
 
 import click
 
 from quals_fast.commands.options import SETTING_OPTIONS, with_options
-from quals_fast.commands.running import options_given, score_settings, usage_errors
+from quals_fast.commands.running import options_given, require, score_settings, usage_errors
 from quals_fast.errors import BackendUnavailableError
 
 
@@ -36,9 +35,7 @@ def export(model: str, output: str, dtype: str, single_file: bool, **options: An
     by ONNX Runtime and without PyTorch. Exit code: 1 when the graphs differ from the model by more
     than their type explains, 2 on wrong usage.
     """
-    with usage_errors(ModuleNotFoundError):
-        if find_spec("torch") is None:
-            raise ModuleNotFoundError("exporting needs PyTorch: pip install 'quals-fast[onnx]'")
+    require("torch", message="exporting needs PyTorch: pip install 'quals-fast[onnx]'")
     from quals_fast.export.exporter import ExportParityError
 
     run = _export_single_file if single_file else _export_folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -84,6 +85,12 @@ def finish(tally: Tally, options: dict[str, Any]) -> None:
     sys.exit(1 if tally.statuses["error"] else 0)
 
 
+def require(*modules: str, message: str) -> None:
+    """End the command with a message, before it does any work, where a module is not installed."""
+    if any(find_spec(module) is None for module in modules):
+        raise UsageFailure(message)
+
+
 @contextmanager
 def usage_errors(*kinds: type[Exception]) -> Iterator[None]:
     """Turn errors of these kinds into one line on standard error and exit code 2."""
@@ -132,6 +139,7 @@ def _scorer(options: dict[str, Any]) -> Scorer:
 
 
 def _qags_scorer(options: dict[str, Any]) -> Scorer:
+    require("torch", message='--metric qags needs PyTorch: pip install ".[qags]" in the checkout')
     from quals_fast.qags import QagsScorer
 
     return QagsScorer.from_pretrained(

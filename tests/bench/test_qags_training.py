@@ -10,7 +10,7 @@ import torch
 from tokenizers import processors
 from transformers import BartConfig, BartForConditionalGeneration
 
-from bench.recipes.qags_training import loop, packing, question_answering, squad
+from bench.recipes.qags_training import evaluation, loop, packing, question_answering
 from bench.recipes.qags_training.data import unanswerable
 from bench.recipes.qags_training.question_generation import QuestionTask, adapted_network, encode
 from quals_fast.models.checkpoint import read_checkpoint
@@ -114,7 +114,7 @@ def test_spans_and_no_answer_in_tokens(corpus):
     ids=["normal", "best", "none", "both-empty", "counted-once"],
 )
 def test_word_f1(found, right, score):
-    assert squad.f1(found, right) == pytest.approx(score)
+    assert evaluation.f1(found, right) == pytest.approx(score)
 
 
 def test_training_goes_on_from_its_checkpoint(corpus, tmp_path, monkeypatch):

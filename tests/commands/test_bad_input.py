@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -260,6 +261,27 @@ def test_wrong_usage(model, tmp_path, monkeypatch, command, options, message):
 def test_options_that_do_not_go_together(run, command, options, message):
     assert_usage_error(run(command, "none.jsonl", *options.split()), message)
     assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("missing", "command", "message"),
+    [
+        ("jinja2", "explain in.jsonl --html why.html", "--html needs Jinja: pip install jinja2"),
+        ("rouge_score", "evaluate in.jsonl", "evaluate needs … [evaluate]"),
+        ("torch", "score in.jsonl --metric qags", "--metric qags needs PyTorch … [qags]"),
+        ("torch", "export qagen-mini out", "exporting needs PyTorch … [onnx]"),
+        ("accelerate", "conseq in.jsonl --summariser m -o out", "conseq needs … [train]"),
+    ],
+)
+def test_what_is_not_installed_is_named_before_the_work(
+    tmp_path, monkeypatch, missing, command, message
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.setattr(QualsScorer, "from_pretrained", None)
+    write("in.jsonl", GOOD)
+    assert_usage_error(CliRunner().invoke(app, command.split()), message)
+    assert [path.name for path in Path().iterdir()] == ["in.jsonl"]
 
 
 @pytest.mark.parametrize("error", [ValueError, RuntimeError, OSError, TypeError])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,7 +13,6 @@ from rich.progress import track
 from tokenizers import Tokenizer
 from transformers import BartConfig, BartForConditionalGeneration
 
-from bench.recipes.qags_training import squad
 from bench.recipes.qags_training.packing import ANSWERING, GENERATION
 from bench.recipes.qags_training.question_generation import encode, token_losses
 from bench.shared.common import finish
@@ -31,6 +30,7 @@ from quals_fast.qags.answering import (
 )
 from quals_fast.qags.networks import NetworkFiles
 from quals_fast.qags.results import StageWork
+from quals_fast.qags.squad import answer_tokens, token_f1
 from quals_fast.qags.weights import read_qags_weights
 from quals_fast.training.qagen.corpus import Corpus, read_corpus
 from quals_fast.training.qagen.views import Example, sentence_window, whole_passage
@@ -116,7 +116,7 @@ def _no_answer_share(answers: Sequence[Span]) -> float:
 class _Generator(NamedTuple):
     network: Any
     tokenizer: Tokenizer
-    settings: Conventions
+    conventions: Conventions
 
 
 def _generation(folder: Path) -> _Generator:
@@ -127,8 +127,8 @@ def _generation(folder: Path) -> _Generator:
     tokenizer = Tokenizer.from_file(str(file))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    settings = read_checkpoint(model_folder(config["adapter"]["base"]))[1]
-    return _Generator(network, tokenizer, settings)
+    conventions = read_checkpoint(model_folder(config["adapter"]["base"]))[1]
+    return _Generator(network, tokenizer, conventions)
 
 
 def _unanswerable(answerer: QuestionAnswerer, corpus: Corpus, count: int) -> dict[str, Any]:
@@ -144,11 +144,11 @@ def _unanswerable(answerer: QuestionAnswerer, corpus: Corpus, count: int) -> dic
 
 @torch.inference_mode()
 def _perplexity(generator: _Generator, examples: Sequence[Example]) -> dict[str, Any]:
-    network, tokenizer, settings = generator
-    pairs = [encode(tokenizer, settings, e.text, e.answer, e.question) for e in examples]
+    network, tokenizer, conventions = generator
+    pairs = [encode(tokenizer, conventions, e.text, e.answer, e.question) for e in examples]
     pairs.sort(key=len)
     losses = [
-        token_losses(network, settings, batch) for batch in track(_parts(pairs, 16), "reading")
+        token_losses(network, conventions, batch) for batch in track(_parts(pairs, 16), "reading")
     ]
     nats = float(torch.cat(losses).mean())
     return {
@@ -163,11 +163,11 @@ def _round_trip(
     generator: _Generator, answerer: QuestionAnswerer, examples: list[Example]
 ) -> dict[str, Any]:
     """Generate a question for an answer, answer it on the same text, compare the answers."""
-    network, tokenizer, settings = generator
+    network, tokenizer, conventions = generator
     questions = []
     for batch in track(_parts(examples, 16), "asking"):
-        sources = [encode(tokenizer, settings, e.text, e.answer).source for e in batch]
-        source, mask = pad(sources, settings.pad_token_id, torch.device("cpu"))
+        sources = [encode(tokenizer, conventions, e.text, e.answer).source for e in batch]
+        source, mask = pad(sources, conventions.pad_token_id, torch.device("cpu"))
         written = network.generate(
             input_ids=source,
             attention_mask=mask.long(),
@@ -196,7 +196,7 @@ def _compared(
 ) -> dict[str, Any]:
     asks = [Ask(q, example.text) for q, example in zip(questions, examples, strict=True)]
     answered = _find(answerer, asks)
-    scores = [squad.f1(_answer(f), [e.answer]) for f, e in zip(answered, examples, strict=True)]
+    scores = [token_f1(_answer(f), e.answer) for f, e in zip(answered, examples, strict=True)]
     return {
         "questions": len(scores),
         "share_f1_at_least_half": _mean([float(score >= 0.5) for score in scores]),
@@ -205,11 +205,21 @@ def _compared(
     }
 
 
+def exact_match(answer: str, right: Iterable[str]) -> float:
+    """Return 1 if a right answer is the same but for case, articles and punctuation."""
+    return float(any(answer_tokens(answer) == answer_tokens(one) for one in right))
+
+
+def f1(answer: str, right: Iterable[str]) -> float:
+    """Return the best word F1 with a right answer (1 if both are empty)."""
+    return max(token_f1(answer, one) for one in right)
+
+
 def _scores(answers: Sequence[str], right: Sequence[tuple[str, ...]]) -> dict[str, float]:
     pairs = list(zip(answers, right, strict=True))
     return {
-        "exact_match": round(100 * _mean([squad.exact_match(*pair) for pair in pairs]), 2),
-        "f1": round(100 * _mean([squad.f1(*pair) for pair in pairs]), 2),
+        "exact_match": round(100 * _mean([exact_match(*pair) for pair in pairs]), 2),
+        "f1": round(100 * _mean([f1(*pair) for pair in pairs]), 2),
     }
 
 

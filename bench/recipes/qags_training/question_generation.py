@@ -48,7 +48,7 @@ class QuestionTask:
     def __init__(self, corpus: Corpus, tokenizer: Tokenizer, base: Path) -> None:
         self._corpus, self.size = corpus, len(corpus.questions)
         self._tokenizer = tokenizer
-        self._settings = read_checkpoint(base)[1]
+        self._conventions = read_checkpoint(base)[1]
         self.network = adapted_network(base)
 
     def draw(self, question: int, rng: random.Random, progress: float) -> Pair:
@@ -59,25 +59,25 @@ class QuestionTask:
         else:
             example = sentence_window(self._corpus, asked, rng, extra=3, longest=60)
         return encode(
-            self._tokenizer, self._settings, example.text, example.answer, example.question
+            self._tokenizer, self._conventions, example.text, example.answer, example.question
         )
 
     def loss(self, batch: list[Pair]) -> Tensor:
         """Return the mean cross-entropy of the question's tokens."""
-        return token_losses(self.network, self._settings, batch).mean()
+        return token_losses(self.network, self._conventions, batch).mean()
 
 
 def encode(
-    tokenizer: Tokenizer, settings: Conventions, text: str, answer: str, question: str = ""
+    tokenizer: Tokenizer, conventions: Conventions, text: str, answer: str, question: str = ""
 ) -> Pair:
     """Return source ``[CLS] text SEP answer [SEP]`` and target ``question [SEP]``."""
-    encoder = PairEncoder(tokenizer, settings, settings.max_source_tokens, "start")
+    encoder = PairEncoder(tokenizer, conventions, conventions.max_source_tokens, "start")
     return encoder.answer_given(Example(question, text, answer, -1), random.Random(0))
 
 
-def token_losses(network: Any, settings: Conventions, batch: list[Pair]) -> Tensor:
+def token_losses(network: Any, conventions: Conventions, batch: list[Pair]) -> Tensor:
     """Return the negative log-probability of every target token of a batch, in nats."""
-    return token_nats(network, **Collator(settings.pad_token_id)(batch))
+    return token_nats(network, **Collator(conventions.pad_token_id)(batch))
 
 
 def adapted_network(base: Path, dtype: torch.dtype = torch.bfloat16) -> Any:

@@ -4,10 +4,12 @@ import copy
 import logging
 import math
 import pickle
+import sys
 
 import pytest
 from tiny_trainers import DOCUMENTS, SUMMARIES
 
+from quals_fast import training
 from quals_fast.training import QualsMetric
 
 
@@ -74,3 +76,10 @@ def test_the_model_is_no_part_of_its_state_and_pickles_are_small(scorer):
     for one in (metric, again):
         one.update(SUMMARIES[2:], DOCUMENTS[2:])
     assert again.compute() == metric.compute()
+
+
+def test_a_package_that_is_missing_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchmetrics", None)
+    monkeypatch.delitem(sys.modules, "quals_fast.training.adapters.metric")
+    with pytest.raises(ModuleNotFoundError, match=r"QualsMetric needs torchmetrics.*\[train\]"):
+        _ = training.QualsMetric
