@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from quals_fast.config import DecodingConfig
-from quals_fast.decoding.rules import STATES, Hypotheses, OnChoice, Vocabulary
+from quals_fast.decoding.rules import STATES, Hypotheses, OnChoice
+from quals_fast.models.checkpoint import Conventions
 from quals_fast.ops import EAGER, Kernels
 
 LAG = 1  # steps that a GPU has to do while the host waits for the flag of the one before
@@ -55,7 +56,7 @@ class LanguageModel(Protocol):
 
 def diverse_beam_search(
     model: LanguageModel,
-    vocabulary: Vocabulary,
+    conventions: Conventions,
     config: DecodingConfig,
     batch_size: int,
     device: torch.device,
@@ -67,14 +68,14 @@ def diverse_beam_search(
 
     Args:
         model: the language model.
-        vocabulary: its tokens.
+        conventions: its special tokens.
         config: rule, sizes, penalty and lengths.
         batch_size: B.
         device: where the state lives.
         kernels: the operations of the search.
         on_choice: called with what the groups chose at every step.
     """
-    search = Search(model, vocabulary, config, batch_size, device, kernels, on_choice)
+    search = Search(model, conventions, config, batch_size, device, kernels, on_choice)
     return search.run()
 
 
@@ -114,20 +115,22 @@ class Search:
     def __init__(
         self,
         model: LanguageModel,
-        vocabulary: Vocabulary,
+        conventions: Conventions,
         config: DecodingConfig,
         batch_size: int,
         device: torch.device,
         kernels: Kernels,
         on_choice: OnChoice | None = None,
     ) -> None:
-        self.state = STATES[config.rule](config, vocabulary, batch_size, device, kernels, on_choice)
-        self._model, self._vocabulary, self._config = model, vocabulary, config
+        self.state = STATES[config.rule](
+            config, conventions, batch_size, device, kernels, on_choice
+        )
+        self._model, self._conventions, self._config = model, conventions, config
         self._device = device
-        start = vocabulary.decoder_start_token_id
+        start = conventions.decoder_start_token_id
         self._tokens = torch.full((batch_size, 1), start, device=device)
         self._beam_idx: Tensor | None = None
-        self._width = min(vocabulary.size, config.max_candidates)
+        self._width = min(conventions.vocab_size, config.max_candidates)
 
     def run(self) -> Hypotheses:
         """Take all steps, on a GPU a few more than it needs, so that it never runs out of work."""
@@ -145,7 +148,7 @@ class Search:
 
     def step(self, t: int) -> None:
         """Decode the slots' last tokens and choose the next ones."""
-        v, c, model, state = self._vocabulary, self._config, self._model, self.state
+        v, c, model, state = self._conventions, self._config, self._model, self.state
         hidden = model.advance(self._tokens, self._beam_idx, t)
         if t == 0 and v.forced_bos_token_id is not None:
             self._tokens = state.force_start(model.logprob_of(hidden, v.forced_bos_token_id))

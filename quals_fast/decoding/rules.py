@@ -13,17 +13,8 @@ import torch
 from torch import Tensor
 
 from quals_fast.config import DecodingConfig
+from quals_fast.models.checkpoint import Conventions
 from quals_fast.ops import Candidates, GroupChoice, Histories, Kernels
-
-
-class Vocabulary(NamedTuple):
-    """What the search has to know about tokens."""
-
-    size: int
-    eos_token_id: int
-    pad_token_id: int
-    decoder_start_token_id: int
-    forced_bos_token_id: int | None = None
 
 
 class Hypotheses(NamedTuple):
@@ -46,7 +37,7 @@ class SearchState(ABC):
 
     Args:
         config: rule, sizes, penalty and lengths.
-        vocabulary: sizes and special tokens.
+        conventions: special tokens of the model.
         batch_size: B.
         device: where the state lives.
         kernels: the operations of the search.
@@ -63,20 +54,20 @@ class SearchState(ABC):
     def __init__(
         self,
         config: DecodingConfig,
-        vocabulary: Vocabulary,
+        conventions: Conventions,
         batch_size: int,
         device: torch.device,
         kernels: Kernels,
         on_choice: OnChoice | None = None,
     ) -> None:
-        self.config, self.vocabulary = config, vocabulary
+        self.config, self.conventions = config, conventions
         self._kernels, self._on_choice = kernels, on_choice
         beams, length = config.num_beams, config.max_length + 1
 
         def per_token(rows: int, fill: float, dtype: torch.dtype) -> Tensor:
             return torch.full((batch_size, rows, length), fill, dtype=dtype, device=device)
 
-        pad = vocabulary.pad_token_id
+        pad = conventions.pad_token_id
         self.token_ids = per_token(beams, pad, torch.int64)
         self.logprobs = per_token(beams, 0.0, torch.float32)
         self.search_logprobs = per_token(beams, 0.0, torch.float32)
@@ -106,7 +97,7 @@ class SearchState(ABC):
 
     def force_start(self, logprobs: Tensor) -> Tensor:
         """Put the forced first token on every slot, at no cost to the search; ``(B, 1)`` each."""
-        forced = self.vocabulary.forced_bos_token_id
+        forced = self.conventions.forced_bos_token_id
         assert forced is not None
         self.token_ids[:, :, 0].fill_(forced)
         self.logprobs[:, :, 0] = logprobs
@@ -114,7 +105,7 @@ class SearchState(ABC):
 
     def force_end(self, t: int, logprobs: Tensor) -> tuple[Tensor, Tensor]:
         """Take the step in which nothing but EOS may come; `logprobs` of EOS, ``(B, K')``."""
-        v = self.vocabulary
+        v = self.conventions
         # PAD at -inf stands beside it, since a group of n chooses 2n candidates. (Their order does
         # not matter: -inf never ties with what has a probability.)
         only = torch.stack([logprobs, torch.full_like(logprobs, -torch.inf)], -1)
@@ -135,7 +126,7 @@ class SearchState(ABC):
             logprobs: log-probabilities of them, nats. Shape ``(B, K', C)``.
             penalty: in place of the config's.
         """
-        c, v = self.config, self.vocabulary
+        c, v = self.config, self.conventions
         return self._kernels.group_select(
             logprobs.expand(-1, c.num_beams, -1),
             token_ids.expand(-1, c.num_beams, -1),
@@ -145,7 +136,7 @@ class SearchState(ABC):
             num_beam_groups=c.num_beam_groups,
             penalty=c.diversity_penalty if penalty is None else penalty,
             eos_token_id=v.eos_token_id,
-            vocab_size=v.size,
+            vocab_size=v.vocab_size,
         )
 
     def move_on(self, t: Step, choice: GroupChoice, logprobs: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,7 +150,7 @@ class SearchState(ABC):
         Returns:
             The slots' tokens and the slots that they come from, ``(B, K)`` each.
         """
-        c, v = self.config, self.vocabulary
+        c, v = self.config, self.conventions
         beams, width = c.num_beams, logprobs.shape[2]
         logprobs = logprobs.expand(-1, beams, -1)
         if self._on_choice is not None:

@@ -11,25 +11,12 @@ from quals_fast.config import DecodingConfig
 from quals_fast.decoding.diverse_beam import Search
 from quals_fast.decoding.host_search import OnChoice as OnHostChoice
 from quals_fast.decoding.host_search import host_search
-from quals_fast.decoding.rules import Hypotheses, OnChoice, Vocabulary
-from quals_fast.models.beams import BartBeams, HostBeams
-from quals_fast.models.checkpoint import Conventions
+from quals_fast.decoding.rules import Hypotheses, OnChoice
+from quals_fast.models.beams import HostBeams, TensorBeams
 from quals_fast.models.loading import TorchModel
 from quals_fast.models.memory import SourceMemory
 from quals_fast.models.slots import DenseSlots, DistinctSlots, Stores
 from quals_fast.results import Hypothesis
-
-
-def vocabulary(conventions: Conventions) -> Vocabulary:
-    """Return what the search has to know about the checkpoint's tokens."""
-    s = conventions
-    return Vocabulary(
-        size=s.vocab_size,
-        eos_token_id=s.eos_token_id,
-        pad_token_id=s.pad_token_id,
-        decoder_start_token_id=s.decoder_start_token_id,
-        forced_bos_token_id=s.forced_bos_token_id,
-    )
 
 
 def search_on_host(
@@ -69,8 +56,8 @@ def begin_search(
     """
     slots = DenseSlots(memory, config.num_beams, config.max_length + 1, model.kernels, stores)
     return Search(
-        BartBeams(model.network, model.head, slots),
-        vocabulary(model.conventions),
+        TensorBeams(model.network, model.head, slots),
+        model.conventions,
         config,
         memory.batch_size,
         model.device,

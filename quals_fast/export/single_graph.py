@@ -15,7 +15,6 @@ from torch._higher_order_ops import while_loop
 
 from quals_fast.config import DecodingConfig, ScoringConfig
 from quals_fast.decoding.rules import STATES, Hypotheses, SearchState
-from quals_fast.engine.generation import vocabulary
 from quals_fast.engine.selection import PairSelector, Summaries
 from quals_fast.export.graphs import EncoderGraph, RescoreGraph, decode_step
 from quals_fast.export.loop_parts import LoopSlots, contains, group_select
@@ -51,7 +50,7 @@ class SingleGraph(nn.Module):
 
     def __init__(self, model: TorchModel, decoding: DecodingConfig, scoring: ScoringConfig) -> None:
         super().__init__()
-        self._conventions, self._vocabulary = model.conventions, vocabulary(model.conventions)
+        self._conventions = model.conventions
         self._decoding, self._scoring = decoding, scoring
         self._unknown = model.tokenizer.unknown_token_id
         self.encoder = EncoderGraph(model.network)
@@ -59,7 +58,7 @@ class SingleGraph(nn.Module):
         self._selector = PairSelector(
             model.tokenizer, model.conventions, torch.device("cpu"), contains
         )
-        self._width = min(self._vocabulary.size, decoding.max_candidates)
+        self._width = min(self._conventions.vocab_size, decoding.max_candidates)
 
     def forward(
         self,
@@ -170,11 +169,11 @@ class SingleGraph(nn.Module):
         """Search the hypotheses of encoded summaries, in the rule's order."""
         c, batch = self._decoding, source_mask.shape[0]
         state, t = self._new_state(batch), torch.zeros((), dtype=torch.int64)
-        tokens = torch.full((batch, c.num_beams), self._vocabulary.decoder_start_token_id)
+        tokens = torch.full((batch, c.num_beams), self._conventions.decoder_start_token_id)
         beam_idx = torch.arange(c.num_beams).repeat(batch, 1)
         shape = batch * c.num_beams, cross[0].shape[1], c.max_length + 1, cross[0].shape[3]
         past = tuple(torch.zeros(shape) for _ in cross)
-        forced = self._vocabulary.forced_bos_token_id
+        forced = self._conventions.forced_bos_token_id
         if forced is not None:
             slots = LoopSlots(cross, source_mask, past, beam_idx, t)
             state.force_start(self._decode(tokens, t, slots)[:, :, forced])
@@ -201,7 +200,7 @@ class SingleGraph(nn.Module):
     def _new_state(self, batch: int) -> SearchState:
         kind = STATES[self._decoding.rule]
         kernels = replace(EAGER, group_select=group_select)
-        return kind(self._decoding, self._vocabulary, batch, torch.device("cpu"), kernels)
+        return kind(self._decoding, self._conventions, batch, torch.device("cpu"), kernels)
 
     def _decode(self, tokens: Tensor, t: Tensor, slots: LoopSlots) -> Tensor:
         """Return the log-probabilities of all tokens as the next of each slot, ``(B, K, V)``."""
@@ -210,8 +209,8 @@ class SingleGraph(nn.Module):
 
     def _choose(self, state: SearchState, logprobs: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Let the groups choose among all tokens' log-probabilities ``(B, K, V)``."""
-        c, v = self._decoding, self._vocabulary
-        ids = torch.arange(v.size)
+        c, v = self._decoding, self._conventions
+        ids = torch.arange(v.vocab_size)
         is_eos = ids == v.eos_token_id
         barred = (ids == v.pad_token_id) | is_eos & (t < c.min_length)
         logprobs = torch.where(barred | ~is_eos & (t == c.max_length), -torch.inf, logprobs)

@@ -1,4 +1,4 @@
-"""BART as the language model that a beam search asks."""
+"""The network as the language model that a search asks, on tensors or on the host."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from quals_fast.models.lm_head import LMHead
 from quals_fast.models.slots import DenseSlots, DistinctSlots
 
 
-class BartBeams:
+class TensorBeams:
     """K slots over each of B encoded sources; implements `decoding.diverse_beam.LanguageModel`.
 
     Args:
-        bart: the network.
+        network: the network.
         head: its LM head.
         slots: the sources and what has been decoded.
     """
 
-    def __init__(self, bart: Bart, head: LMHead, slots: DenseSlots) -> None:
-        self._bart, self._head, self._slots = bart, head, slots
+    def __init__(self, network: Bart, head: LMHead, slots: DenseSlots) -> None:
+        self._network, self._head, self._slots = network, head, slots
 
     def advance(self, token_ids: Tensor, beam_idx: Tensor | None, t: int) -> Tensor:
         """Move the slots and decode one token of each: ``(B, K')`` to ``(B * K', d)``."""
         rows = self._slots.arrange(token_ids, beam_idx, t)
-        return self._bart.decode_step(rows, t, self._slots)
+        return self._network.decode_step(rows, t, self._slots)
 
     def topk(self, hidden: Tensor, k: int, suppressed: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Return the k likeliest next tokens: log-probabilities and ids, ``(B, K', k)``."""

@@ -7,7 +7,6 @@ import torch
 from quals_fast import DecodingConfig
 from quals_fast.decoding.diverse_beam import diverse_beam_search
 from quals_fast.decoding.host_search import host_search
-from quals_fast.decoding.rules import Vocabulary
 from quals_fast.engine.generation import read_back
 from quals_fast.models.checkpoint import Conventions
 
@@ -86,9 +85,8 @@ class TorchTable(Table):
 
 def both(seed, config, changes=None, batch=3, **how):
     s = conventions(**(changes or {}))
-    v = Vocabulary(SIZE, EOS, PAD, START, s.forced_bos_token_id)
     model = TorchTable(seed, batch, config.num_beams, **how)
-    expected = diverse_beam_search(model, v, config, batch, torch.device("cpu"))
+    expected = diverse_beam_search(model, s, config, batch, torch.device("cpu"))
     found = host_search(HostTable(seed, batch, config.num_beams, **how), s, config, batch)
     return list(read_back(expected)), found
 

@@ -9,8 +9,6 @@ import torch
 from quals_fast_kernels.lm_head_topk import topk_lowest_id
 from torch import Tensor
 
-from quals_fast.decoding.rules import Vocabulary
-
 
 class TableModel:
     """``logits[t, p]`` are the logits at step t after previous token p. Shape ``(T, V, V)``.
@@ -27,14 +25,13 @@ class TableModel:
         self._t = 0
 
     @property
-    def vocabulary(self) -> Vocabulary:
-        size = self.logprobs.shape[-1]
-        return Vocabulary(
-            size,
-            self.eos_token_id,
-            self.pad_token_id,
-            self.decoder_start_token_id,
-            self.forced_bos_token_id,
+    def conventions(self) -> SimpleNamespace:
+        return SimpleNamespace(
+            vocab_size=self.logprobs.shape[-1],
+            eos_token_id=self.eos_token_id,
+            pad_token_id=self.pad_token_id,
+            decoder_start_token_id=self.decoder_start_token_id,
+            forced_bos_token_id=self.forced_bos_token_id,
         )
 
     def next_logprobs(self, token_ids, beam_idx) -> Tensor:
@@ -74,11 +71,6 @@ class HostTable:
 
     def __init__(self, table: TableModel) -> None:
         self._table, self._t, self._hidden = table, -1, None
-
-    @property
-    def conventions(self) -> SimpleNamespace:
-        v = self._table.vocabulary
-        return SimpleNamespace(vocab_size=v.size, **v._asdict())
 
     def advance(self, token_ids, beam_idx, live):
         self._t += 1

@@ -55,7 +55,6 @@ def test_reference_reproduces_the_original_program(case):
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c['rule']}-{c['name']}")
 def test_both_searches_reproduce_the_original_program_in_every_row_of_a_batch(case):
     model, config = load(case)
-    found = diverse_beam_search(model, model.vocabulary, config, 3, torch.device("cpu"))
-    host = model.on_host()
-    for row in [*read_back(found), *host_search(host, host.conventions, config, 3)]:
+    found = diverse_beam_search(model, model.conventions, config, 3, torch.device("cpu"))
+    for row in [*read_back(found), *host_search(model.on_host(), model.conventions, config, 3)]:
         check(row, case)

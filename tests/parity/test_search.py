@@ -43,13 +43,14 @@ def searches(draw):
 
 def on_tensors(model, config, batch, on_choice=None):
     device = torch.device("cpu")
-    found = diverse_beam_search(model, model.vocabulary, config, batch, device, on_choice=on_choice)
+    found = diverse_beam_search(
+        model, model.conventions, config, batch, device, on_choice=on_choice
+    )
     return list(read_back(found))
 
 
 def on_host(model, config, batch, on_choice=None):
-    host = model.on_host()
-    return host_search(host, host.conventions, config, batch, on_choice)
+    return host_search(model.on_host(), model.conventions, config, batch, on_choice)
 
 
 BOTH = pytest.mark.parametrize("search", [on_tensors, on_host])
