@@ -53,7 +53,7 @@ OF_BATCHES = (
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """A setting: a constant by its full name, or an argument of the scorer, and its value."""
+    """A setting: a constant by its full name, or an argument of the engine, and its value."""
 
     name: str
     value: int

@@ -26,7 +26,7 @@ from bench.gpu.stages import STAGES, Setup, Stage
 from bench.latency import percentiles_ms
 from bench.shared import common
 from bench.studies.claim.page import page
-from quals_fast import QualsScorer
+from quals_fast.engine.gpu import GpuEngine
 from quals_fast.models.precision import resolve_precision
 
 ROOT = Path(__file__).parents[2]
@@ -255,8 +255,8 @@ def test_every_patched_constant_exists_and_is_put_back(name):
     assert before in settings.CONSTANTS[name]
 
 
-def test_every_setting_is_an_argument_of_the_scorer():
-    assert settings.ARGUMENTS.keys() <= signature(QualsScorer).parameters.keys()
+def test_every_setting_is_an_argument_of_the_engine():
+    assert settings.ARGUMENTS.keys() <= signature(GpuEngine).parameters.keys()
 
 
 def test_turns_are_paired_and_differences_told():
