@@ -10,6 +10,7 @@ from pathlib import Path
 
 from quals_fast.config import check_integer
 from quals_fast.engine.protocol import Engine
+from quals_fast.errors import BackendUnavailableError
 from quals_fast.exported.engine import OnnxEngine
 from quals_fast.exported.loading import load_onnx
 from quals_fast.exported.manifest import is_exported
@@ -49,6 +50,11 @@ def load(
             )
         exported = load_onnx(model, device=device, dtype=dtype, threads=threads)
         return OnnxEngine(exported, **budget)
+    if is_exported(Path(model)):
+        raise BackendUnavailableError(
+            f"{model} holds exported graphs, which backend {backend!r} does not run; use "
+            "backend='onnx', or give the folder of the model that was exported"
+        )
     _require_torch()
     from quals_fast.engine.cpu import CpuEngine
     from quals_fast.engine.gpu import GpuEngine

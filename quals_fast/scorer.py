@@ -42,6 +42,7 @@ class QualsScorer:
 
     Raises:
         ValueError: the settings and the model do not fit together.
+        TypeError: a model's name in place of an engine.
 
     Scoring leaves random numbers, autograd and autocast as they are, and takes nothing from them:
     it may be done inside a training step. Of several threads that use one scorer, one at a time
@@ -64,6 +65,11 @@ class QualsScorer:
         decoding: DecodingConfig | None = None,
         scoring: ScoringConfig | None = None,
     ) -> None:
+        if isinstance(engine, str | Path):
+            raise TypeError(
+                f"`engine` must be a loaded one, but got the name {str(engine)!r}; use "
+                "QualsScorer.from_pretrained to load a model"
+            )
         self.engine = engine
         self.decoding = decoding or DecodingConfig()
         self.scoring = scoring or ScoringConfig()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,19 @@ def command_line(description: str | None, **defaults: Any) -> argparse.ArgumentP
         defaults: of those of `OPTIONS` that it has.
     """
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=_program(),
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for name, default in defaults.items():
         parser.add_argument(f"--{name}", default=default, **OPTIONS[name])
     return parser
+
+
+def _program() -> str | None:
+    """Return how the command was called; None for argparse's own guess."""
+    spec = sys.modules["__main__"].__spec__
+    return None if spec is None else f"python -m {spec.name.removesuffix('.__main__')}"
 
 
 def fill_in(arguments: argparse.Namespace, defaults: Mapping[str, Any]) -> None:

@@ -94,6 +94,11 @@ def test_the_scorer_applies_its_own_settings(engine):
     assert row.score == -4.0 - -2.0
 
 
+def test_a_name_is_no_engine():
+    with pytest.raises(TypeError, match=r"got the name 'qagen-mini'; use QualsScorer.from_pretr"):
+        QualsScorer("qagen-mini")
+
+
 def test_settings_that_the_model_has_no_room_for(engine):
     with pytest.raises(ValueError, match="`max_length` must be below the model's 64 positions"):
         QualsScorer(engine, decoding=DecodingConfig(max_length=64))

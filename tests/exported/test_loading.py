@@ -84,6 +84,13 @@ def test_arguments_that_it_does_not_take(exported, name, value, message):
 # Folders that do not fit
 
 
+@pytest.mark.parametrize("backend", ["eager", "triton"])
+def test_backends_that_do_not_run_exports(exported, backend):
+    message = f"holds exported graphs, which backend '{backend}' does not run; use backend='onnx'"
+    with pytest.raises(BackendUnavailableError, match=message):
+        QualsScorer.from_pretrained(exported["float32"][0], backend=backend)
+
+
 def test_a_folder_that_was_not_exported(tiny_folder, tmp_path):
     refused(
         tiny_folder, f"has no {MANIFEST}, so it is no exported model; make one with quals-fast expo"
