@@ -27,13 +27,16 @@ OnChoice = Callable[[HostChoice], None]
 class HostModel(Protocol):
     """A decoder with a memory of what each slot has decoded."""
 
-    def advance(self, token_ids: np.ndarray, beam_idx: np.ndarray, live: np.ndarray) -> None:
-        """Let slot k go on from slot ``beam_idx[b, k]`` with ``token_ids[b, k]``.
+    def advance(
+        self, token_ids: np.ndarray, beam_idx: np.ndarray, live: np.ndarray, t: int
+    ) -> None:
+        """Let slot k go on from slot ``beam_idx[b, k]`` with ``token_ids[b, k]`` at step `t`.
 
         Args:
             token_ids: Shape ``(B, K)``, int64.
             beam_idx: Shape ``(B, K)``, int64.
             live: slots that still matter; of the others anything may come. Shape ``(B, K)``, bool.
+            t: step, from 0; there all slots are alike.
         """
         ...
 
@@ -121,10 +124,14 @@ class _Search(ABC):
         self.beam_scores = np.zeros(shape, np.float32)
         self.beam_scores[:, self.groups :] = -np.inf
         self.steps: list[_Step] = []
-        self.finished: list[list[_Finished]] = [[] for _ in range(batch_size)]
         self._width = min(conventions.vocab_size, config.max_candidates)
         self._few = min(self._width, FEW_CANDIDATES * config.group_size)
         self._are_alike = True
+        self.begin(batch_size)
+
+    @abstractmethod
+    def begin(self, batch_size: int) -> None:
+        """Set up what the rule itself remembers."""
 
     @abstractmethod
     def live(self) -> np.ndarray:
@@ -149,7 +156,7 @@ class _Search(ABC):
     def step(self, t: int) -> None:
         """Decode the slots' last tokens and choose the next ones."""
         conventions, forced = self.conventions, self.conventions.forced_bos_token_id
-        self.model.advance(self._tokens, self._beam_idx, self.live())
+        self.model.advance(self._tokens, self._beam_idx, self.live(), t)
         if t == 0 and forced is not None:
             self._force_start(self.model.logprob_of(forced), forced)
         elif t < self.config.max_length:
@@ -272,6 +279,9 @@ class _Fairseq09(_Search):
 
     forced_end_is_scored = True
 
+    def begin(self, batch_size: int) -> None:
+        self.finished: list[list[_Finished]] = [[] for _ in range(batch_size)]
+
     def active(self) -> None:
         return None
 
@@ -295,15 +305,7 @@ class _Hamming(_Search):
 
     forced_end_is_scored = False
 
-    def __init__(
-        self,
-        model: HostModel,
-        conventions: Conventions,
-        config: DecodingConfig,
-        batch_size: int,
-        on_choice: OnChoice | None,
-    ) -> None:
-        super().__init__(model, conventions, config, batch_size, on_choice)
+    def begin(self, batch_size: int) -> None:
         self._pools: list[list[list[_Finished]]] = [
             [[] for _ in range(self.groups)] for _ in range(batch_size)
         ]

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from quals_fast.batching import pad, run_batches
+from quals_fast.batching import pad
 from quals_fast.config import DecodingConfig, check_integer
 from quals_fast.engine.protocol import Scored, TextPair
 from quals_fast.engine.rescoring import rescore
+from quals_fast.engine.staged import search_in_batches
 from quals_fast.models.cache import EncodingCache
 from quals_fast.models.loading import TorchModel
 from quals_fast.models.memory import SourceMemory
@@ -84,17 +85,14 @@ class TorchEngine(ABC):
     def search(
         self, summaries: Sequence[Source], decoding: DecodingConfig
     ) -> Iterator[tuple[int, list[Hypothesis]]]:
-        """As in `Engine`; a summary counts as its source and all that its beams may decode."""
+        """As in `Engine`."""
         model = self.model
-        sources = [summary.input_ids for summary in summaries]
 
-        def run(batch: list[int]) -> Iterable[list[Hypothesis]]:
-            rows = [sources[i] for i in batch]
-            memory = model.network.encode(*pad(rows, model.conventions.pad_token_id, model.device))
-            return self.search_encoded(memory, decoding)
+        def search(sources: list[list[int]]) -> Iterable[list[Hypothesis]]:
+            ids, mask = pad(sources, model.conventions.pad_token_id, model.device)
+            return self.search_encoded(model.network.encode(ids, mask), decoding)
 
-        costs = [len(ids) + decoding.num_beams * (decoding.max_length + 1) for ids in sources]
-        return run_batches(costs, self.max_batch_tokens, run)
+        return search_in_batches(summaries, decoding, self.max_batch_tokens, search)
 
     def rescore(
         self, documents: Sequence[Source], targets: Sequence[Sequence[Sequence[int]]]

@@ -50,12 +50,12 @@ class OnnxBeams:
         self._row = np.repeat(np.arange(batch)[:, None], num_beams, 1)  # of each slot
         self._feeds: dict[str, Any] = {}
         self._outputs: dict[str, Any] = {}
-        self._t = -1
 
-    def advance(self, token_ids: np.ndarray, beam_idx: np.ndarray, live: np.ndarray) -> None:
+    def advance(
+        self, token_ids: np.ndarray, beam_idx: np.ndarray, live: np.ndarray, t: int
+    ) -> None:
         """Find the distinct histories and give each a row."""
-        self._t += 1
-        if self._t == 0:
+        if t == 0:
             tokens = token_ids[:, 0]
         else:
             self._store_new()
@@ -64,7 +64,7 @@ class OnnxBeams:
         self._outputs = {}
         self._feeds = {
             "token_ids": tokens,
-            "position": np.array([self._t], np.int64),
+            "position": np.array([t], np.int64),
             **self._places(),
             "source_mask": self._mask,
             **self._store.tensors,

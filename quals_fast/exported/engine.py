@@ -8,11 +8,11 @@ from contextlib import AbstractContextManager
 
 import numpy as np
 
-from quals_fast.batching import padded, run_batches
+from quals_fast.batching import padded
 from quals_fast.config import DecodingConfig, check_integer
 from quals_fast.decoding.host_search import host_search
 from quals_fast.engine.protocol import Scored, TextPair
-from quals_fast.engine.staged import score_in_stages
+from quals_fast.engine.staged import score_in_stages, search_in_batches
 from quals_fast.exported.beams import OnnxBeams
 from quals_fast.exported.loading import OnnxModel
 from quals_fast.models.tokenizer import Source
@@ -45,18 +45,16 @@ class OnnxEngine:
     def search(
         self, summaries: Sequence[Source], decoding: DecodingConfig
     ) -> Iterator[tuple[int, list[Hypothesis]]]:
-        """As in `Engine`; a summary counts as its source and all that its beams may decode."""
+        """As in `Engine`."""
         model = self.model
-        sources = [summary.input_ids for summary in summaries]
 
-        def run(batch: list[int]) -> list[list[Hypothesis]]:
-            ids, mask = padded([sources[i] for i in batch], model.conventions.pad_token_id)
+        def search(sources: list[list[int]]) -> list[list[Hypothesis]]:
+            ids, mask = padded(sources, model.conventions.pad_token_id)
             memory = model.graphs["encoder"].run({"input_ids": ids, "attention_mask": mask})
             beams = OnnxBeams(model, memory, mask, decoding.num_beams)
-            return host_search(beams, model.conventions, decoding, len(batch))
+            return host_search(beams, model.conventions, decoding, len(sources))
 
-        costs = [len(ids) + decoding.num_beams * (decoding.max_length + 1) for ids in sources]
-        return run_batches(costs, self.max_batch_tokens, run)
+        return search_in_batches(summaries, decoding, self.max_batch_tokens, search)
 
     def rescore(
         self, documents: Sequence[Source], targets: Sequence[Sequence[Sequence[int]]]

@@ -54,13 +54,13 @@ class HostBeams:
 
     def __init__(self, network: Bart, head: LMHead, slots: DistinctSlots) -> None:
         self._network, self._head, self._slots = network, head, slots
-        self._t = -1
 
-    def advance(self, token_ids: np.ndarray, beam_idx: np.ndarray, live: np.ndarray) -> None:
+    def advance(
+        self, token_ids: np.ndarray, beam_idx: np.ndarray, live: np.ndarray, t: int
+    ) -> None:
         """Find the distinct histories and decode one token of each."""
-        self._t += 1
-        rows = self._slots.arrange(token_ids, beam_idx, live, self._t)
-        self._hidden = self._slots.trim(self._network.decode_step(rows, self._t, self._slots))
+        rows = self._slots.arrange(token_ids, beam_idx, live, t)
+        self._hidden = self._slots.trim(self._network.decode_step(rows, t, self._slots))
 
     def topk(
         self, k: int, suppressed: tuple[int, ...], *, exact_edge: bool = True

@@ -62,7 +62,7 @@ class Table:
 
 
 class HostTable(Table):
-    def advance(self, token_ids, beam_idx, live):
+    def advance(self, token_ids, beam_idx, live, t):
         self.move(token_ids, beam_idx)
 
     def topk(self, k, suppressed, *, exact_edge=True):

@@ -70,11 +70,10 @@ class HostTable:
     """The same table for the search on the host."""
 
     def __init__(self, table: TableModel) -> None:
-        self._table, self._t, self._hidden = table, -1, None
+        self._table, self._hidden = table, None
 
-    def advance(self, token_ids, beam_idx, live):
-        self._t += 1
-        self._hidden = self._table.advance(torch.from_numpy(token_ids.copy()), None, self._t)
+    def advance(self, token_ids, beam_idx, live, t):
+        self._hidden = self._table.advance(torch.from_numpy(token_ids.copy()), None, t)
 
     def topk(self, k, suppressed, *, exact_edge=True):
         found = self._table.topk(self._hidden, k, suppressed, exact_edge=exact_edge)
