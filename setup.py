@@ -62,6 +62,7 @@ setup(
         "triton": [TRITON],
         "onnx": [*EXPORT, "onnxruntime>=1.30,<2"],
         "onnx-gpu": [*EXPORT, "onnxruntime-gpu>=1.30,<2"],
+        "docs": ["mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1,<2", "ruff"],
         "test": [
             *BENCH,
             *EVALUATE,

@@ -1,4 +1,4 @@
-"""What the two ways to install take on disk: the README's slim line, and all of it with PyTorch.
+"""Disk space of both ways to install: the slim line of docs/onnx.md, and all with PyTorch.
 
     python -m bench.install_size
 
@@ -44,7 +44,7 @@ def size_mb(folder: Path) -> float:
 def main() -> None:
     """Install twice."""
     command_line(__doc__).parse_args()
-    line = LINE.search((ROOT / "README.md").read_text("utf-8"))
+    line = LINE.search((ROOT / "docs" / "onnx.md").read_text("utf-8"))
     assert line is not None
     model = exported(folder_of("qagen-mini"), "int8")
     torch = str(machine()["versions"]["torch"])

@@ -49,7 +49,7 @@ class QualsScorer:
     computes; the others wait. One of `from_pretrained` can be pickled, by the arguments that it was
     loaded with; its deep copy is itself.
 
-    Example:
+    Examples:
         >>> from quals_fast import QualsScorer
         >>> scorer = QualsScorer.from_pretrained("qagen-mini")
         >>> document = "The bridge over the Tamar was opened by Queen Anne in 1962."

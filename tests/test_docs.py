@@ -3,15 +3,12 @@
 import doctest
 import json
 import re
-import shlex
 from importlib import import_module
 from pathlib import Path
 from typing import get_args
 
 import pytest
-from click.testing import CliRunner
 
-from quals_fast.commands.app import app
 from quals_fast.results import Status
 
 ROOT = Path(__file__).parent.parent
@@ -63,32 +60,60 @@ def test_the_line_of_json_in_the_readme_is_what_comes_out(bundled_scorer):
     assert found.items() >= expected.items()
 
 
-TRAINING = (ROOT / "quals_fast" / "training" / "README.md").read_text("utf-8")
-COMMANDS = [
-    line.split("|")[-1] if line.startswith("echo") else line
-    for block in re.findall(r"```sh\n(.*?)```", README + TRAINING, re.DOTALL)
-    for line in block.replace("\\\n", "").replace("&&", "\n").splitlines()
-    if "quals-fast" in line
-]
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_the_commands_of_the_readme_exist(command):
-    words = shlex.split(command)
-    name, *arguments = words[words.index("quals-fast") + 1 :]  # it may be run by another program
-    options = [word for word in arguments if re.match(r"--?[a-z]", word)]
-    listed = CliRunner().invoke(app, [name, "--help"]).output
-    for option in options:
-        assert re.search(rf"(^|\s){re.escape(option)}[\s,]", listed, re.MULTILINE), option
-
-
-@pytest.mark.parametrize(
-    "name", ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "bench/README.md", "docs/gpu.md"]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+ROOMS = ("*.md", "docs/**/*.md", "bench/**/*.md", "examples/**/*.md", "quals_fast/**/*.md")
+PAGES = sorted(
+    page for room in ROOMS for page in ROOT.glob(room) if "node_modules" not in page.parts
 )
-def test_links_lead_somewhere(name):
-    text = (ROOT / name).read_text("utf-8")
-    for target in re.findall(r"\]\((?!http|#)([^)#]+)\)", text):
-        assert (ROOT / name).parent.joinpath(target).exists(), target
+
+
+def without_code(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"`[^`\n]*`(?!\])", "", text)
+
+
+def anchors(page):
+    """Return the anchors that GitHub and the site (mkdocs.yml) give to a page's headings."""
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken_links(page):
+    """Return what is wrong with the links from a page within the repository."""
+    for link in LINK.findall(without_code(page)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        if not target.is_file():  # of a folder, the site has no page
+            yield f"{page.name}: {link} is no file"
+        elif anchor and anchor not in anchors(target):
+            yield f"{page.name}: {link} is no heading there"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    assert list(broken_links(page)) == []
+
+
+def test_a_broken_link_is_named(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# One\n[a](gone.md) [b](#one) [`c`](page.md#two) [d](https://e.org/f) [g](..)\n"
+        "```\n# Two\n[h](none.md)\n```\n`[i](none.md)`\n"
+    )
+    assert list(broken_links(page)) == [
+        "page.md: gone.md is no file",
+        "page.md: page.md#two is no heading there",
+        "page.md: .. is no file",
+    ]
+
+
+def test_every_page_of_docs_is_in_the_navigation():
+    navigation = (ROOT / "mkdocs.yml").read_text("utf-8")
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert f": {page.relative_to(ROOT)}\n" in navigation, page
 
 
 SEMANTICS = (ROOT / "docs" / "semantics.md").read_text("utf-8")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text("utf-8")
+CLAIM = (ROOT / "docs" / "claim.md").read_text("utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +59,8 @@ def installed(wheel, tmp_path_factory):
 
 
 def qags_command():
-    """Return the arguments of the README's command behind its pip install."""
-    (line,) = re.findall(r"<!-- docs:qags -->\n```sh\n(.*)\n```", README)
+    """Return the arguments of the page's command behind its pip install."""
+    (line,) = re.findall(r"<!-- docs:qags -->\n```sh\n(.*)\n```", CLAIM)
     install, command = line.split(" && ")
     assert install == 'pip install ".[qags]"'
     program, *arguments = shlex.split(command)
@@ -69,7 +69,7 @@ def qags_command():
 
 
 @pytest.mark.parametrize("n_rows", [2, pytest.param(40, marks=pytest.mark.slow)])
-def test_the_readme_line_for_qags_runs_where_the_package_is_installed(installed, tmp_path, n_rows):
+def test_the_line_for_qags_runs_where_the_package_is_installed(installed, tmp_path, n_rows):
     pytest.importorskip("spacy", reason="QAGS needs spaCy")
     arguments = qags_command()
     lines = (ROOT / arguments[1]).read_text("utf-8").splitlines(keepends=True)

@@ -6,7 +6,7 @@
     bench/gpu_train.sh -- --batch-tokens 12000     other options of quals-fast train-qagen
     bench/gpu_train.sh --dry-run                   all of it on a CPU, tiny, in a minute
 
-It takes the bundled model's recipe (quals_fast/training/README.md) at --times its length, or as
+It takes the bundled model's recipe (docs/train-your-own.md) at --times its length, or as
 much of it as fits in --minutes, and adds dropout and label smoothing. The learning rate falls in
 time. AdamW's state is left behind: it remembers some 50 steps, and warm-up takes longer.
 

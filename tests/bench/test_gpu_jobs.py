@@ -144,8 +144,8 @@ def test_all_that_is_missing_is_said_at_once(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("recipe", "place"), [(gpu_train.FIRST, 0), (gpu_train.SECOND, 1)])
 def test_the_recipes_are_those_of_the_bundled_model(recipe, place, monkeypatch):
-    """As the README of quals_fast/training says them; every option is one of train-qagen."""
-    text = (ROOT / "quals_fast" / "training" / "README.md").read_text()
+    """As docs/train-your-own.md says them; every option is one of train-qagen."""
+    text = (ROOT / "docs" / "train-your-own.md").read_text()
     section = text[text.index("## The bundled model's size") :]
     said = re.findall(r"^quals-fast (train-qagen [^`]*?)\n(?!    )", section, re.M)[place]
     settings = []

@@ -190,7 +190,7 @@ def _choices(result: dict[str, Any] | None) -> str:
         f"costs; Pearson correlation with people, and its rise over {first} with a paired "
         "bootstrap interval. Weights as trained, before they are stored as int8.\n\n"
         f"{table(rows)}\n\n"
-        "How each was trained stands in quals_fast/training/README.md."
+        "How each was trained: [docs/train-your-own.md](../docs/train-your-own.md)."
     )
 
 

@@ -28,7 +28,7 @@ class BackgroundScorer:
     Args:
         scorer: scores in the thread; call it nowhere else meanwhile.
 
-    Example:
+    Examples:
         >>> from quals_fast import QualsScorer
         >>> from quals_fast.training import BackgroundScorer
         >>> with BackgroundScorer(QualsScorer.from_pretrained("qagen-mini")) as background:
