@@ -23,8 +23,7 @@ from bench.shared.options import command_line
 from bench.shared.timing import seconds_of
 from bench.shared.workloads import load_workload
 from quals_fast import QualsScorer
-from quals_fast.decoding import host_search
-from quals_fast.decoding.histories import Distinct
+from quals_fast.decoding import histories, host_search
 from quals_fast.engine import cpu, generation
 from quals_fast.engine.cpu import CpuEngine
 from quals_fast.models import linear, slots
@@ -53,13 +52,12 @@ class AllSlots(DistinctSlots):
         self, token_ids: np.ndarray, beam_idx: np.ndarray, live: np.ndarray, t: int
     ) -> torch.Tensor:
         """Keep equal histories apart."""
-        with mock.patch.object(slots, "distinct_histories", _each_of_its_own):
+        with mock.patch.object(histories, "distinct_histories", _each_of_its_own):
             return super().arrange(token_ids, beam_idx, np.ones_like(live), t)
 
 
-def _each_of_its_own(parents: np.ndarray, token_ids: np.ndarray) -> Distinct:
-    order = parents.argsort(kind="stable")
-    return Distinct(parents[order], token_ids[order], order.argsort())
+def _each_of_its_own(parents: np.ndarray, token_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return parents << 32 | token_ids, np.arange(len(parents))
 
 
 @contextmanager
