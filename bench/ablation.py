@@ -21,6 +21,7 @@ from bench.shared.common import finish, spread, texts_of
 from bench.shared.engines import torch_model
 from bench.shared.options import command_line
 from bench.shared.timing import seconds_of
+from bench.shared.weights import MODEL, weights_of
 from bench.shared.workloads import load_workload
 from quals_fast import QualsScorer
 from quals_fast.decoding import histories, host_search
@@ -107,7 +108,8 @@ def main() -> None:
         name: {"what": what, "predicted": predicted, "measured": spread(gains[name])}
         for name, (what, predicted) in PREDICTED.items()
     }
-    finish("ablation", {"model": "qagen-mini", "workload": "long", "rows": len(pairs), **rows})
+    result = {"model": MODEL, "workload": "long", "rows": len(pairs), **rows}
+    finish("ablation", result, weights=weights_of(MODEL))
 
 
 if __name__ == "__main__":
