@@ -21,10 +21,10 @@ from bench.shared.common import finish, spread, texts_of
 from bench.shared.engines import torch_model
 from bench.shared.options import command_line
 from bench.shared.timing import seconds_of
+from bench.shared.weights import MODEL, weights_of
 from bench.shared.workloads import load_workload
 from quals_fast import QualsScorer
-from quals_fast.decoding import host_search
-from quals_fast.decoding.histories import Distinct
+from quals_fast.decoding import histories, host_search
 from quals_fast.engine import cpu, generation
 from quals_fast.engine.cpu import CpuEngine
 from quals_fast.models import linear, slots
@@ -53,13 +53,12 @@ class AllSlots(DistinctSlots):
         self, token_ids: np.ndarray, beam_idx: np.ndarray, live: np.ndarray, t: int
     ) -> torch.Tensor:
         """Keep equal histories apart."""
-        with mock.patch.object(slots, "distinct_histories", _each_of_its_own):
+        with mock.patch.object(histories, "distinct_histories", _each_of_its_own):
             return super().arrange(token_ids, beam_idx, np.ones_like(live), t)
 
 
-def _each_of_its_own(parents: np.ndarray, token_ids: np.ndarray) -> Distinct:
-    order = parents.argsort(kind="stable")
-    return Distinct(parents[order], token_ids[order], order.argsort())
+def _each_of_its_own(parents: np.ndarray, token_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return parents << 32 | token_ids, np.arange(len(parents))
 
 
 @contextmanager
@@ -109,7 +108,8 @@ def main() -> None:
         name: {"what": what, "predicted": predicted, "measured": spread(gains[name])}
         for name, (what, predicted) in PREDICTED.items()
     }
-    finish("ablation", {"model": "qagen-mini", "workload": "long", "rows": len(pairs), **rows})
+    result = {"model": MODEL, "workload": "long", "rows": len(pairs), **rows}
+    finish("ablation", result, weights=weights_of(MODEL))
 
 
 if __name__ == "__main__":

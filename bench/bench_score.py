@@ -16,6 +16,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.shared.common import EXAMPLES, finish, load_pairs, spread, texts_of
 from bench.shared.timing import ratios, seconds_of
+from bench.shared.weights import MODEL, weights_of
 from quals_fast import DecodingConfig, QualsScorer
 from quals_fast.config import Rule
 from quals_fast.reference.quals import ReferenceScorer
@@ -29,10 +30,10 @@ TEXTS = texts_of(PAIRS)
 @pytest.fixture(scope="module")
 def result() -> Iterator[dict[str, Any]]:
     """Collect what the rules' cases measured and write it when all have run."""
-    measured: dict[str, Any] = {"model": "qagen-mini", "rows": ROWS, "dtype": "float32"}
+    measured: dict[str, Any] = {"model": MODEL, "rows": ROWS, "dtype": "float32"}
     yield measured
     if "fairseq09" in measured and "hamming" in measured:
-        finish("score", measured)
+        finish("score", measured, weights=weights_of(MODEL))
 
 
 @pytest.mark.parametrize("rule", ["fairseq09", "hamming"])

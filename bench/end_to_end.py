@@ -36,6 +36,7 @@ from bench.shared.common import Pair, finish, is_gpu, machine, peak_mib, spread
 from bench.shared.options import EVERY_MODEL, TINY, command_line, fill_in
 from bench.shared.timing import ratios, rounds_within
 from bench.shared.turns import Turn, Worker
+from bench.shared.weights import weights_of
 from bench.shared.workloads import WORKLOADS, describe, load_workload
 
 WEIGHTS = {"qagen-mini": 1.0, "bart-base": 2.0, "bart-large": 8.0, TINY: 1.0}  # of the limit
@@ -260,6 +261,7 @@ def main() -> None:
                 "cases": models,
             },
             arguments.device,
+            weights=weights_of(*models),
         )
 
     for model in arguments.models:

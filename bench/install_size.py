@@ -58,7 +58,7 @@ def main() -> None:
         first = f"pip install --retries 0 torch=={torch} --extra-index-url {_PYTORCH}"
         environment(work / "full", f"{first} && pip install dist/*.whl", work)
         sizes = {name: size_mb(work / name) for name in ("slim", "full")}
-    finish("install_size", {"megabytes": sizes})
+    finish("install_size", {"megabytes": sizes}, weights={})
 
 
 if __name__ == "__main__":

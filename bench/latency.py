@@ -17,6 +17,7 @@ from bench.shared.arms import EngineArm
 from bench.shared.common import Pair, finish, spread
 from bench.shared.options import command_line
 from bench.shared.timing import seconds_of
+from bench.shared.weights import weights_of
 from bench.shared.workloads import load_workload
 
 
@@ -63,6 +64,7 @@ def main() -> None:
             "floors": of_pairs,
         },
         arguments.device,
+        weights=weights_of(arguments.model),
     )
 
 

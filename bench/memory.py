@@ -18,9 +18,10 @@ from rich.progress import track
 
 from bench.shared.common import EXAMPLES, finish, load_pairs
 from bench.shared.options import command_line
+from bench.shared.weights import MODEL, weights_of
 
 
-def peak_mib(rows: int, extra: list[str]) -> float:
+def peak_mib(rows: int, settings: list[str]) -> float:
     """Score that many rows in a new process; return its peak resident memory, MiB."""
     pairs = load_pairs([EXAMPLES])
     with tempfile.TemporaryDirectory() as folder:
@@ -38,7 +39,7 @@ def peak_mib(rows: int, extra: list[str]) -> float:
         ]
         target = str(Path(folder) / "scores.jsonl")
         with subprocess.Popen(
-            [*command, str(source), "-o", target, "--pairs", *extra],
+            [*command, str(source), "-o", target, "--pairs", *settings],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -56,9 +57,12 @@ def main() -> None:
     """Measure each size."""
     parser = command_line(__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=[100, 500])
+    parser.add_argument("--model", default=MODEL, help="bundled, or a folder")
     arguments, extra = parser.parse_known_args()
-    peaks = {rows: peak_mib(rows, extra) for rows in track(arguments.rows)}
-    finish("memory", {"settings": extra, "peak_mib": peaks})
+    settings = ["--model", arguments.model, *extra]
+    peaks = {rows: peak_mib(rows, settings) for rows in track(arguments.rows)}
+    result = {"settings": extra, "peak_mib": peaks}
+    finish("memory", result, weights=weights_of(arguments.model))
 
 
 if __name__ == "__main__":

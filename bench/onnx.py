@@ -27,6 +27,7 @@ from bench.shared.common import ROOT, finish, machine, spread
 from bench.shared.options import MODELS, command_line, fill_in
 from bench.shared.timing import ratios, rounds_within
 from bench.shared.turns import Turn, Worker
+from bench.shared.weights import weights_of
 from bench.shared.workloads import WORKLOADS, describe, load_workload
 from quals_fast.export.exporter import export
 from quals_fast.exported.manifest import DTYPES
@@ -203,6 +204,7 @@ def main() -> None:
             "versions": machine()["versions"] | {"onnxruntime": runtime().__version__},
             "cases": models,
         },
+        weights=weights_of(*models),
     )
 
 

@@ -23,6 +23,7 @@ from bench.shared.common import RESULTS, Pair, finish, peak_mib, result_name, sp
 from bench.shared.options import MODELS, command_line
 from bench.shared.plots import figure
 from bench.shared.timing import in_turn, seconds_of
+from bench.shared.weights import weights_of
 from bench.shared.workloads import load_workload, token_count
 from quals_fast import DecodingConfig
 
@@ -136,7 +137,7 @@ def main() -> None:
         f"rows ({arguments.row_beams} beams)": by_rows,
     }
     plot(panels, RESULTS / f"{result_name('scaling', arguments.device)}.svg")
-    finish("scaling", result, arguments.device)
+    finish("scaling", result, arguments.device, weights=weights_of(arguments.model))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from bench.shared.common import Pair, finish, is_gpu, spread, texts_of
 from bench.shared.engines import torch_model
 from bench.shared.options import command_line
 from bench.shared.timing import seconds_of
+from bench.shared.weights import weights_of
 from bench.shared.workloads import load_workload
 
 BATCH, SINGLE = 256, 30  # pairs at once; pairs one after the other
@@ -65,6 +66,7 @@ def main() -> None:
     arm = EngineArm(folder, arguments.dtype, device=arguments.device)
     device = torch_model(arm.scorer).device.type
     measured = rates(device, [arm.runs_as("dtype") or "float32"])
+    weights = weights_of(arguments.model)
     batches: dict[int, dict[str, Any]] = {}
     result = {
         "model": arguments.model,
@@ -76,11 +78,11 @@ def main() -> None:
         batches[rows] = measure(arm, pairs[:rows], arguments.rounds, folder, measured)
         if is_gpu(device):
             result["peak_gpu_mib"] = torch.cuda.max_memory_allocated() / 2**20
-        finish("throughput", result, device)
+        finish("throughput", result, device, weights=weights)
     for _ in range(2):
         seconds_of_each(arm, pairs[:SINGLE])
     result["one_pair_ms"] = percentiles_ms(seconds_of_each(arm, pairs[:SINGLE]))
-    finish("throughput", result, device)
+    finish("throughput", result, device, weights=weights)
 
 
 if __name__ == "__main__":

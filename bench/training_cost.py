@@ -51,6 +51,7 @@ from bench.recipes.grow import folder_of
 from bench.shared.common import Pair, finish, spread, synchronize
 from bench.shared.engines import torch_engine
 from bench.shared.options import EVERY_MODEL, TINY, command_line, fill_in
+from bench.shared.weights import weights_of
 from bench.shared.workloads import WORKLOADS, describe, load_workload, token_count
 from quals_fast import QualsScorer
 from quals_fast.training import BackgroundScorer
@@ -367,6 +368,7 @@ def main() -> None:
                 "cases": cases,
             },
             arguments.device,
+            weights=weights_of(arguments.policy, arguments.scorer),
         )
 
     for workload in arguments.workloads:

@@ -20,6 +20,7 @@ from rich.progress import track
 
 from bench.shared.common import finish
 from bench.shared.options import command_line
+from bench.shared.weights import weights_of
 from quals_fast.config import DecodingConfig, ScoringConfig
 from quals_fast.reference.quals import ReferenceScorer, generate
 from quals_fast.reference.tolerances import GOLDEN
@@ -98,7 +99,8 @@ def main() -> None:
             )
             if parts:
                 wrong[f"{program} {record['rule']} {record['id']}"] = parts
-    finish("golden", {"records": len(records), "tolerance": GOLDEN, "different": wrong})
+    result = {"records": len(records), "tolerance": GOLDEN, "different": wrong}
+    finish("golden", result, weights=weights_of(arguments.model))
     sys.exit(1 if wrong else 0)
 
 

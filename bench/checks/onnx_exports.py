@@ -4,8 +4,8 @@
     python -m bench.onnx_exports --models bart-large --dtypes int8
 
 Each export runs in a process of its own (for its peak memory), ends with its own check against the
-model, on which it fails, and is deleted. What a run leaves out stays in the result as it was. It
-takes up to 5 GB of disk and 10 of memory at a time.
+model, on which it fails, and is deleted. What a run leaves out stays in the result as it was,
+unless the model has other weights by now. It takes up to 5 GB of disk and 10 of memory at a time.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 from bench.recipes.grow import folder_of
 from bench.shared.common import RESULTS, finish, peak_mib
 from bench.shared.options import MODELS, command_line
+from bench.shared.weights import weights_of
 from quals_fast.export.exporter import export
 from quals_fast.exported.manifest import DTYPES, WEIGHTS
 
@@ -50,10 +51,17 @@ def main() -> None:
         (model,), (dtype,) = arguments.models, arguments.dtypes
         print(json.dumps(export_once(folder_of(model), dtype)))
         return
+    weights = weights_of(*arguments.models)
+    exports: dict[str, dict[str, Any]] = {}
     earlier = RESULTS / "onnx_exports.json"
-    exports: dict[str, dict[str, Any]] = (
-        json.loads(earlier.read_text("utf-8"))["exports"] if earlier.is_file() else {}
-    )
+    if earlier.is_file():
+        before = json.loads(earlier.read_text("utf-8"))
+        exports = {
+            model: of_model
+            for model, of_model in before["exports"].items()
+            if model not in weights or before["weights"][model] == weights[model]
+        }
+        weights = {model: before["weights"][model] for model in exports} | weights
     for model in arguments.models:
         folder_of(model)  # grown here, so that no export pays for it
         for dtype in arguments.dtypes:
@@ -61,7 +69,7 @@ def main() -> None:
             command += ["--models", model, "--dtypes", dtype]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             exports.setdefault(model, {})[dtype] = json.loads(done.stdout.splitlines()[-1])
-            finish("onnx_exports", {"exports": exports})
+            finish("onnx_exports", {"exports": exports}, weights=weights)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from bench.checks.precision import agreement
 from bench.recipes.grow import folder_of
 from bench.shared.common import EXAMPLES, Pair, finish, load_pairs, texts_of
 from bench.shared.options import TINY, command_line
+from bench.shared.weights import weights_of
 from quals_fast.config import DecodingConfig, Rule
 from quals_fast.reference import quals
 from quals_fast.reference.diverse_beam import Trace
@@ -90,13 +91,14 @@ def main() -> None:
     arguments = parser.parse_args()
     pairs = load_pairs(arguments.data, arguments.rows)
     model = folder_of(TINY) if arguments.model == TINY else arguments.model
+    weights = weights_of(arguments.model)
     good = True
     for rule in arguments.rules:
         result = {"model": arguments.model, "data": [path.name for path in arguments.data]}
         result |= compare(rule, pairs, model, arguments.device)
         good &= not result["wrong"]
         good &= len(result["near_ties"]) <= max(1, MAX_NEAR_TIES * len(pairs))
-        finish(f"parity_{rule}", result, arguments.device)
+        finish(f"parity_{rule}", result, arguments.device, weights=weights)
         if arguments.dtype is not None:
             more = load_pairs(arguments.data, arguments.dtype_rows)
             agreed = compare_dtype(arguments.dtype, rule, more, model, arguments.device)
@@ -104,6 +106,7 @@ def main() -> None:
                 f"parity_{rule}",
                 result | {f"{arguments.dtype}_vs_float32": agreed},
                 arguments.device,
+                weights=weights,
             )
     sys.exit(0 if good else 1)
 

@@ -19,6 +19,7 @@ from bench.shared.common import EXAMPLES, finish, load_pairs, texts_of
 from bench.shared.engines import torch_model
 from bench.shared.options import command_line
 from bench.shared.timing import in_turn, ratios
+from bench.shared.weights import MODEL, weights_of
 from quals_fast import QualsResult, QualsScorer
 
 DTYPES = ("float32", "mixed")  # that a CPU takes
@@ -63,7 +64,8 @@ def main() -> None:
         for d in DTYPES
     }
     auto = torch_model(QualsScorer.from_pretrained(device="cpu")).precision.name
-    finish("precision", {"data": [p.name for p in arguments.data], "auto": auto, "dtypes": dtypes})
+    result = {"data": [p.name for p in arguments.data], "auto": auto, "dtypes": dtypes}
+    finish("precision", result, weights=weights_of(MODEL))
 
 
 if __name__ == "__main__":

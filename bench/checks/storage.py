@@ -18,6 +18,7 @@ from scipy.stats import pearsonr, spearmanr
 
 from bench.shared.common import finish, load_pairs, texts_of
 from bench.shared.options import command_line
+from bench.shared.weights import MODEL, ORIGINAL, bundled, describe, weights_of
 from quals_fast.results import QualsResult
 from quals_fast.scorer import QualsScorer
 
@@ -32,7 +33,7 @@ def main() -> None:
     documents, summaries = texts_of(pairs)
     results: dict[str, QualsResult] = {}
     with Progress() as progress:
-        for name, model in (("original", arguments.original), ("stored", "qagen-mini")):
+        for name, model in (("original", arguments.original), ("stored", MODEL)):
             advance = partial(progress.advance, progress.add_task(name, total=len(pairs)))
             scorer = QualsScorer.from_pretrained(model, device="cpu", dtype="float32")
             results[name] = scorer.score(documents, summaries, on_progress=advance)
@@ -64,7 +65,8 @@ def main() -> None:
         }
         for name in np.unique(sets)
     }
-    finish("storage", result)
+    original = describe(arguments.original) | {"recipe": ORIGINAL, "from": bundled(MODEL)}
+    finish("storage", result, weights={**weights_of(MODEL), "original": original})
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from bench.recipes.grow import folder_of
 from bench.shared.common import Pair, finish, spread
 from bench.shared.engines import torch_model
 from bench.shared.options import command_line
+from bench.shared.weights import weights_of
 from bench.shared.workloads import load_workload
 from quals_fast import QualsScorer
 from quals_fast.engine.base import GPU_ATTENTION
@@ -86,6 +87,7 @@ def main() -> None:
             "seconds_a_pair": arms,
         },
         arguments.device,
+        weights=weights_of(arguments.model),
     )
 
 

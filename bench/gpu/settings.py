@@ -28,6 +28,7 @@ from bench.shared.common import Pair, finish, spread, texts_of
 from bench.shared.engines import torch_engine, torch_model
 from bench.shared.options import command_line
 from bench.shared.timing import ratios
+from bench.shared.weights import weights_of
 from bench.shared.workloads import load_workload
 from quals_fast import QualsScorer
 from quals_fast.engine.gpu import GpuEngine
@@ -182,6 +183,7 @@ def main() -> None:
                 "settings": settings,
             },
             arguments.device,
+            weights=weights_of(arguments.model),
         )
         del scorer  # with its graphs
         gc.collect()

@@ -38,6 +38,7 @@ from bench.launches.counting import (
 from bench.recipes.grow import folder_of
 from bench.shared.common import finish, texts_of
 from bench.shared.options import command_line
+from bench.shared.weights import weights_of
 from bench.shared.workloads import load_workload
 from quals_fast import DecodingConfig, QualsScorer
 from quals_fast.decoding import graph
@@ -197,7 +198,8 @@ def main() -> None:
                 if not seen["redone_on_host"] and abs(seen["kernels"] / seen["counted"] - 1) > GAP:
                     wrong.append(f"{size} pairs: {seen['counted']} counted, {seen['kernels']} seen")
             result["profiles"][size] = seen
-    finish("launches", result, arguments.device)
+    weights = weights_of(name) if scorer is not None else {}
+    finish("launches", result, arguments.device, weights=weights)
     if wrong:
         sys.exit(f"the counter is wrong by more than {GAP:.0%}: {'; '.join(wrong)}")
 

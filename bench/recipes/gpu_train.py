@@ -42,6 +42,7 @@ from bench.recipes.grow import folder_of
 from bench.recipes.pieces import join, split
 from bench.shared.common import EXAMPLES, ROOT, load_pairs, machine, result_name, texts_of
 from bench.shared.options import TINY, command_line
+from bench.shared.weights import describe
 from bench.studies.choices import nats
 from bench.studies.model.passes import load_rows
 from bench.studies.model.quality import PARTS
@@ -226,6 +227,7 @@ def judge(
         name: QualsScorer.from_pretrained(a.run / "models" / name, device=a.device)
         for name in result["models"]
     }
+    result["weights"] = {name: describe(a.run / "models" / name) for name in scorers}
     sums: dict[str, float] = {}
     for name, scorer in scorers.items():
         by_text = result["models"][name]["nats"] = nats(scorer, corpus)

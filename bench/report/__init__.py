@@ -1,1 +1,1 @@
-"""What README.md and docs/gpu.md say of bench/results, section by section."""
+"""What the README and docs say of bench/results, section by section."""

@@ -3,55 +3,103 @@
     python -m bench.report          writes the pages
     python -m bench.report --check  ends with exit code 1 if a page is not what it would write
 
-A section stands between ``<!-- report:NAME -->`` and ``<!-- /report -->``; NAME is a function of
-this folder. A result that is missing, or that an older version wrote and a page cannot use, ends
-the command with the name of the one that writes it anew.
+A section stands between ``<!-- report:NAME -->`` and ``<!-- /report -->``; NAME is one of
+`SECTIONS`, and links in it start at the root of the checkout. A title says of which former model
+its figures are, where they are not of the bundled one. The command refuses a result that is
+missing, that another version wrote or that was measured with other weights, and names the command
+that measures anew; and a figure that was typed by hand and names no source (see figures.py).
 """
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from bench.report import exports, gpu, models, speed
-from bench.report.results import StaleResultError
+from bench.report.figures import check_figures
+from bench.report.results import Reader, StaleResultError
 from bench.shared.common import ROOT
 from bench.shared.options import command_line
 
-PAGES = (ROOT / "README.md", ROOT / "docs" / "gpu.md")
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 SECTION = re.compile(r"(<!-- report:(\w+) -->\n).*?(<!-- /report -->)", re.DOTALL)
-SECTIONS: dict[str, Callable[[], str]] = {
-    section.__name__: section
-    for section in (
-        speed.headline,
-        speed.speed,
-        speed.precision,
-        speed.ablation,
-        speed.parity,
-        speed.memory,
-        speed.scaling,
-        speed.claim,
-        speed.training_cost,
-        exports.onnx,
-        exports.onnx_exports,
-        exports.install_size,
-        models.examples,
-        models.evaluate,
-        models.preset,
-        models.storage,
-        models.qags_models,
-        models.conseq_experiment,
-        gpu.gpu,
-        gpu.gpu_kernels,
-        gpu.launches,
-    )
+_LINK = re.compile(r"\]\((?!\w+:|#)")
+_FEW_ROUNDS = re.compile(r"\bn = [12]\b")
+
+Block = Callable[[Reader], str]
+#: By name the blocks of a section; each has a title of its own where it is of a former model.
+SECTIONS: dict[str, tuple[Block, ...]] = {
+    "headline": (speed.headline,),
+    "speed_short": (speed.speed_short,),
+    "speed": (speed.speed,),
+    "precision": (speed.precision,),
+    "ablation": (speed.ablation,),
+    "parity": (speed.parity,),
+    "memory": (speed.memory,),
+    "scaling": (speed.scaling,),
+    "claim_short": (speed.claim_short, speed.claim_short_of_gpu),
+    "claim": (speed.claim, speed.claim_of_gpu),
+    "training_cost": (speed.training_cost,),
+    "onnx": (exports.onnx,),
+    "onnx_exports": (exports.onnx_exports,),
+    "install_size": (exports.install_size,),
+    "examples": (models.examples,),
+    "evaluate": (models.evaluate,),
+    "worth_short": (models.worth_short,),
+    "preset": (models.preset,),
+    "storage": (models.storage,),
+    "qags_models": (models.qags_models,),
+    "conseq_experiment": (models.conseq_experiment,),
+    "gpu": (gpu.speed, gpu.settings, gpu.remarks),
+    "gpu_kernels": (gpu.gpu_kernels,),
+    "launches": (gpu.launches,),
 }
 
 
-def render(text: str) -> str:
-    """Return a page with its numbers."""
-    return SECTION.sub(lambda m: f"{m[1]}{SECTIONS[m[2]]()}\n{m[3]}", text)
+def section(name: str) -> str:
+    """Return the text of a section.
+
+    Raises:
+        StaleResultError: a result that it needs cannot be used.
+    """
+    return "\n\n".join(part for block in SECTIONS[name] for part in _parts(block))
+
+
+def _parts(block: Block) -> list[str]:
+    """Return title, text and note of a block; nothing where nothing has been measured."""
+    results = Reader()
+    text = block(results)
+    if not text:
+        return []
+    note = "Figures with n = 1 or n = 2 are preliminary: too few rounds to quote."
+    return [*filter(None, [results.title()]), text, *([note] if _FEW_ROUNDS.search(text) else [])]
+
+
+def render(page: Path, text: str) -> str:
+    """Return a page with its numbers.
+
+    Raises:
+        StaleResultError: a result that it needs cannot be used.
+        UnknownFigureError: it states a figure without a source.
+        ValueError: it asks for a section that there is not.
+    """
+    unknown = {name for _, name, _ in SECTION.findall(text)} - SECTIONS.keys()
+    if unknown:
+        raise ValueError(
+            f"{page}: a section must be one of {', '.join(SECTIONS)}, but got "
+            f"{', '.join(sorted(unknown))}"
+        )
+    check_figures(page, text)
+    root = os.path.relpath(ROOT, page.parent)
+    to_root = "" if root == "." else f"{root}/"
+
+    def fill(found: re.Match[str]) -> str:
+        return f"{found[1]}{_LINK.sub(f']({to_root}', section(found[2]))}\n{found[3]}"
+
+    return SECTION.sub(fill, text)
 
 
 def main() -> None:
@@ -62,8 +110,8 @@ def main() -> None:
     for page in PAGES:
         old = page.read_text("utf-8")
         try:
-            new = render(old)
-        except StaleResultError as error:
+            new = render(page, old)
+        except (StaleResultError, ValueError) as error:
             sys.exit(str(error))
         if arguments.check and old != new:
             sys.exit(f"{page.relative_to(ROOT)} is out of date: run python -m bench.report")

@@ -1,16 +1,16 @@
-"""Sections of README.md on exported graphs."""
+"""Sections on exported graphs."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from bench.report.results import load
+from bench.report.results import Reader
 from bench.shared.tables import percent, table, where, with_spread
 
 
-def onnx() -> str:
+def onnx(results: Reader) -> str:
     """Report the exported graphs."""
-    result = load("onnx")
+    result = results.load("onnx")
     rows = [
         {
             "model, workload": f"{model}, {workload}",
@@ -61,7 +61,7 @@ def _aims(result: dict[str, Any]) -> str:
     return f"Aims: {', '.join(said)}."
 
 
-def onnx_exports() -> str:
+def onnx_exports(results: Reader) -> str:
     """Report exports at larger sizes: what they take, and what their own check found."""
     rows = [
         {
@@ -74,15 +74,15 @@ def onnx_exports() -> str:
             ),
             "sequences the same": percent(one["parity"]["identical_sequences"]),
         }
-        for model, by_dtype in load("onnx_exports")["exports"].items()
+        for model, by_dtype in results.load("onnx_exports")["exports"].items()
         for dtype, one in by_dtype.items()
     ]
     return table(rows)
 
 
-def install_size() -> str:
+def install_size(results: Reader) -> str:
     """Report what the slim and the full install take on disk."""
-    result = load("install_size")
+    result = results.load("install_size")
     sizes, python = result["megabytes"], result["machine"]["python"]
     return (
         f"That is {sizes['slim']:,.0f} MB on disk (Python {python}, the virtual environment "

@@ -1,29 +1,33 @@
-"""Sections of docs/gpu.md."""
+"""Sections on what was measured on a GPU, and what was counted without one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
-from bench.report.results import Result, load, of_gpu, operations
+from bench.report.results import Reader, Result
 from bench.shared.tables import percent, table, with_spread
 
 
-def gpu() -> str:
-    """Report all that was measured on a GPU besides kernels and launches."""
-    blocks = [_speed()]
-    settings = of_gpu("settings")
-    if settings is not None:
-        rows = [
-            {
-                "setting": f"`{name}`",
-                "one pair: times as fast as the default": _ratio_of_setting(case, "pair"),
-                "many pairs in one call": _ratio_of_setting(case, "batch"),
-            }
-            for name, case in settings["settings"].items()
-        ]
-        blocks += [table(rows), _measured_on([settings])]
-    lines = [
+def settings(results: Reader) -> str:
+    """Report the engine's settings against their defaults."""
+    result = results.of_gpu("settings")
+    if result is None:
+        return ""
+    rows = [
+        {
+            "setting": f"`{name}`",
+            "one pair: times as fast as the default": _ratio_of_setting(case, "pair"),
+            "many pairs in one call": _ratio_of_setting(case, "batch"),
+        }
+        for name, case in result["settings"].items()
+    ]
+    return f"{table(rows)}\n\n{_measured_on([result])}"
+
+
+def remarks(results: Reader) -> str:
+    """Report in a line each what else was measured on a GPU."""
+    return "\n".join(
         f"- {say(result)}"
         for name, say in (
             ("launches", _profile),
@@ -31,14 +35,14 @@ def gpu() -> str:
             ("attention", _attention),
             ("training_cost", _training),
         )
-        if (result := of_gpu(name)) is not None
-    ]
-    return "\n\n".join([*blocks, "\n".join(lines)] if lines else blocks)
+        if (result := results.of_gpu(name)) is not None
+    )
 
 
-def _speed() -> str:
+def speed(results: Reader) -> str:
     """Report the engine's speed on a GPU, as far as it has been measured."""
-    latency, throughput, end_to_end = map(of_gpu, ("latency", "throughput", "end_to_end"))
+    names = ("latency", "throughput", "end_to_end")
+    latency, throughput, end_to_end = map(results.of_gpu, names)
     measured = [one for one in (latency, throughput, end_to_end) if one is not None]
     if not measured:
         return (
@@ -142,8 +146,8 @@ def _attention(result: dict[str, Any]) -> str:
     with_, without = (result["seconds_a_pair"][f"with{out}_cudnn"] for out in ("", "out"))
     return (
         f"cuDNN's attention: a pair of a new shape takes {with_['first_s']:.2f} s with it and "
-        f"{without['first_s']:.2f} s without ({result['first_ratio']:.1f} times as long), a shape "
-        f"met before {1000 * with_['later_s']['median']:.1f} and "
+        f"{without['first_s']:.2f} s without ({result['first_ratio']:.1f} times as long, n = 1); a "
+        f"shape seen before takes {1000 * with_['later_s']['median']:.1f} and "
         f"{1000 * without['later_s']['median']:.1f} ms ({result['model']})."
     )
 
@@ -151,16 +155,16 @@ def _attention(result: dict[str, Any]) -> str:
 def _training(result: dict[str, Any]) -> str:
     (shares,) = result["share_of_step"].values()
     parts = (
-        f"{percent(share['median'])} ({workload}, cache {arm.removeprefix('cache_')})"
+        f"{percent(share['median'])} ({workload}, {arm.replace('_', ', cache ')})"
         for workload, arms in shares.items()
         for arm, share in arms.items()
     )
     return f"Scoring's share of a training step of {result['policy']}: {', '.join(parts)}."
 
 
-def gpu_kernels() -> str:
+def gpu_kernels(results: Reader) -> str:
     """Report the kernels against the fastest of their alternatives in PyTorch."""
-    timings = operations()
+    timings = results.operations()
     if not timings:
         return "Not measured yet: `bench/gpu.sh ops` does it."
     cases: dict[tuple[str, str], dict[str, float]] = {}
@@ -204,9 +208,9 @@ def _commits(timings: list[Result]) -> str:
     return f"commit {usual}" + (f" ({', '.join(others)})" if others else "")
 
 
-def launches() -> str:
+def launches(results: Reader) -> str:
     """Report the kernels that the pass of a GPU launches, as counted without one."""
-    result = load("launches")
+    result = results.load("launches")
     rows = []
     for pairs, of in result["counts"].items():
         parts = ", ".join(f"{part} {n}" for part, n in of["outside"].items() if n)

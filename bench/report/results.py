@@ -1,4 +1,4 @@
-"""Results as the report reads them: one that lacks what a page needs is refused by its name."""
+"""Results as the report reads them: refused by name if stale, or if measured with other weights."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from bench.gpu.stages import STAGES
 from bench.shared import common
+from bench.shared.weights import BUNDLED, FORMER, MODEL, UNKNOWN, bundled, origin
 
 _STAGE_OF = {str(stage.result).split(".")[0]: name for name, stage in STAGES.items()}
 _COMMANDS = {
@@ -23,7 +24,7 @@ _COMMANDS = {
 
 
 class StaleResultError(RuntimeError):
-    """A file of bench/results is not there, or is older than the page that needs it."""
+    """A file of bench/results is missing, older than the page, or of weights unknown to it."""
 
 
 class Result(dict[str, Any]):
@@ -56,13 +57,62 @@ def command_of(path: Path) -> str:
     return f"python -m {_COMMANDS.get(name, f'bench.{name}')}"
 
 
-def load(name: str) -> Result:
-    """Read a result.
+class Reader:
+    """Reads results for one block of a page, and knows which of them are of former models.
 
-    Raises:
-        StaleResultError: there is none.
+    Attributes:
+        former: why a result is not of the bundled model, and the commits of the results it is
+            true of.
     """
-    path = common.RESULTS / f"{name}.json"
+
+    def __init__(self) -> None:
+        self.former: dict[str, list[str]] = {}
+
+    def load(self, name: str) -> Result:
+        """Read a result.
+
+        Raises:
+            StaleResultError: there is none, or it was measured with weights that are not the
+                bundled ones, nor made of them by a recipe, nor those of a former version.
+        """
+        result, former = _read(name)
+        if former:
+            self.former.setdefault(_named(former), []).append(_commit(result))
+        return result
+
+    def current(self, name: str) -> Result | None:
+        """Read a result of the bundled model; None if it is of a former one."""
+        result, former = _read(name)
+        return None if former else result
+
+    def of_gpu(self, name: str) -> Result | None:
+        """Return a result that was measured on a GPU, where there is one."""
+        return self.load(f"{name}_gpu") if _path(f"{name}_gpu").is_file() else None
+
+    def current_of_gpu(self, name: str) -> Result | None:
+        """Return a result of the bundled model, or of it grown, on a GPU, where there is one."""
+        return self.current(f"{name}_gpu") if _path(f"{name}_gpu").is_file() else None
+
+    def operations(self) -> list[Result]:
+        """Return the timings of the GPU operations, where there are any."""
+        path = common.RESULTS / "ops_gpu.csv"
+        if not path.is_file():
+            return []
+        with path.open(encoding="utf-8") as file:
+            return [Result(line, path) for line in csv.DictReader(file)]
+
+    def title(self) -> str:
+        """Say which former models the figures are of; nothing where they are the bundled one's."""
+        parts = [
+            f"{why} (commit{'s' * (len(set(commits)) > 1)} {', '.join(dict.fromkeys(commits))})"
+            for why, commits in self.former.items()
+        ]
+        return f"**{'; '.join(parts)}, until it is measured again:**" if parts else ""
+
+
+def _read(name: str) -> tuple[Result, list[str]]:
+    """Return a result, and the former models that it was measured with."""
+    path = _path(name)
     if not path.is_file():
         raise StaleResultError(
             f"there is no {path}, which the page needs. Write it with `{command_of(path)}`"
@@ -71,20 +121,33 @@ def load(name: str) -> Result:
     def part(content: dict[str, Any]) -> Result:
         return Result(content, path)
 
-    content: Result = json.loads(path.read_text("utf-8"), object_hook=part)
-    return content
+    result: Result = json.loads(path.read_text("utf-8"), object_hook=part)
+    origins = {origin(model, described) for model, described in result["weights"].items()}
+    former = []
+    for one in sorted(filter(None, origins)):
+        model, _, digest = one.partition("@")
+        expected = bundled(model if model in BUNDLED else MODEL)
+        if one in FORMER or digest == UNKNOWN:
+            former.append(one)
+        elif one != expected:
+            raise StaleResultError(
+                f"{path} was measured with {one}, but the bundled model is {expected}: "
+                "only figures of that one, of models made from it and of those in FORMER of "
+                f"bench/shared/weights.py get into pages. Measure anew with `{command_of(path)}`"
+            )
+    return result, former
 
 
-def of_gpu(name: str) -> Result | None:
-    """Return a result that was measured on a GPU, where there is one."""
-    is_measured = (common.RESULTS / f"{name}_gpu.json").is_file()
-    return load(f"{name}_gpu") if is_measured else None
+def _path(name: str) -> Path:
+    return common.RESULTS / f"{name}.json"
 
 
-def operations() -> list[Result]:
-    """Return the timings of the GPU operations, where there are any."""
-    path = common.RESULTS / "ops_gpu.csv"
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8") as file:
-        return [Result(line, path) for line in csv.DictReader(file)]
+def _named(former: list[str]) -> str:
+    if any(one.endswith(f"@{UNKNOWN}") for one in former):
+        return "Weights not recorded"
+    return f"Former model{'s' * (len(former) > 1)} {', '.join(f'`{one}`' for one in former)}"
+
+
+def _commit(result: Result) -> str:
+    machine = result["machine"]
+    return f"{machine['commit']}{' with uncommitted changes' if machine['dirty'] else ''}"

@@ -1,11 +1,13 @@
-"""Sections of README.md on speed, memory and equality."""
+"""Sections on speed, memory and equality."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from bench.report.results import load, of_gpu
-from bench.shared.tables import percent, table, where, with_spread
+from bench.report.results import Reader, Result
+from bench.shared.tables import is_quotable, percent, table, where, with_spread
+from bench.shared.weights import MODEL
+from bench.studies.claim.page import verdict
 
 PROGRAMS = {"reference": "published pipeline", "ctranslate2": "CTranslate2 int8, its parts"}
 CLAIMS = {
@@ -16,42 +18,101 @@ CLAIMS = {
 }
 
 
-def headline() -> str:
-    """Say in a sentence how fast and how equal."""
-    result = load("end_to_end")
-    speedups = result["speedup_vs_reference"]
-    mini, base = (speedups[model]["long"]["median"] for model in ("qagen-mini", "bart-base"))
-    parities = [load(f"parity_{rule}") for rule in ("fairseq09", "hamming")]
-    same = min(one["identical_sequences"] for one in parities)
+def headline(results: Reader) -> str:
+    """Say how fast and how equal the bundled model is; of former models and few rounds nothing."""
+    return f"{_headline_of_cpu(results)}{_headline_of_gpu(results)}"
+
+
+def _headline_of_cpu(results: Reader) -> str:
+    result = results.current("end_to_end")
+    if result is None:
+        return "The speed of the bundled model has not been measured yet."
+    m, of_model = result["machine"], result["cases"][MODEL]
+    quoted = [
+        f"{ratio['median']:.1f} times as fast on {workload} texts {_lowest(ratio)}"
+        for workload, ratio in result["speedup_vs_reference"][MODEL].items()
+        if is_quotable(ratio)
+    ]
+    speed = (
+        "Compared with the published pipeline on Hugging Face's modules, quals_fast with its "
+        f"bundled model is {' and '.join(quoted)}, on {m['threads']} threads of an {m['cpu']}."
+        if quoted
+        else "The bundled model has been timed in too few rounds to quote a speed-up."
+    )
+    of_float32 = [
+        case["agreement"]["float32_vs_reference"] for case in of_model["workloads"].values()
+    ]
+    same, rows = (sum(one[what] for one in of_float32) for what in ("identical_rows", "rows"))
     return (
-        f"On two CPU cores it is {mini:.1f} times as fast as the published pipeline on Hugging "
-        f"Face's modules with the bundled model, {base:.1f} times at the size of BART-base (news "
-        f"articles, summaries of 50 words), with {percent(same, 1)} identical question-answer "
-        f"sequences in float32 on {parities[0]['rows']} real summaries{_headline_of_gpu()} "
-        "([numbers](#speed-memory-and-agreement), [files](bench/results))."
+        f"{speed} In float32, it keeps the same question-answer pairs as the published pipeline "
+        f"for {same} of {rows} summaries ([results](bench/results))."
     )
 
 
-def _headline_of_gpu() -> str:
-    """Say how fast on a GPU, where that has been measured."""
-    results = [of_gpu(name) for name in ("end_to_end", "latency", "throughput")]
-    if None in results:
+def _headline_of_gpu(results: Reader) -> str:
+    """Say how fast on a GPU, where the bundled model, or it grown, was measured there."""
+    names = ("end_to_end", "latency", "throughput")
+    speed, latency, throughput = map(results.current_of_gpu, names)
+    if speed is None or latency is None or throughput is None:
         return ""
-    speed, latency, throughput = (result for result in results if result is not None)
     ((model, ratios),) = speed["speedup_vs_reference"].items()
     (ratio,) = ratios.values()
     _, largest = throughput["batches"].popitem()
+    rate, one_pair = largest["pairs_per_s"], latency["one_pair_ms"]
+    if not all(map(is_quotable, (ratio, rate, one_pair))):
+        return ""
+    grown = "" if model == MODEL else f" grown to the size of {model.replace('bart', 'BART')}"
     return (
-        f"; on an {latency['machine']['gpu']}, at the size of {model}, "
-        f"{ratio['median']:.1f} times as fast as that pipeline, {speed['dtype'][model]} both, "
-        f"with {latency['one_pair_ms']['p50']:.0f} ms for one pair and "
-        f"{largest['pairs_per_s']['median']:.0f} pairs a second in large batches"
+        f"\n\nOn an {latency['machine']['gpu']}, the bundled model{grown} scores one pair in "
+        f"{one_pair['p50']:.0f} ms and, in large batches, {rate['median']:.0f} pairs a second "
+        f"{_lowest(rate, 0)}. It is {ratio['median']:.1f} times as fast as the published pipeline "
+        f"{_lowest(ratio)}, both in {speed['dtype'][model]}."
     )
 
 
-def speed() -> str:
+def _lowest(figure: dict[str, float], digits: int = 1) -> str:
+    """Write the lowest of a figure's rounds, to stand behind the median."""
+    return f"(at least {figure['low']:.{digits}f} in each of {figure['n']} rounds)"
+
+
+def speed_short(results: Reader) -> str:
+    """Report the bundled model against the published pipeline, in a few columns."""
+    result = results.load("end_to_end")
+    of_model = result["cases"][MODEL]
+    rows = [
+        {
+            "texts, precision": f"{workload}, `{dtype}`",
+            "seconds a summary": with_spread(case["seconds_per_summary"][dtype]),
+            "published pipeline": with_spread(case["seconds_per_summary"]["reference"]),
+            "times as fast": with_spread(ratio, 1),
+            "same pairs as": f"{of}: {percent(agreement['identical_sequences'])}",
+            "peak MiB": f"{of_model['facts'][dtype]['peak_mib']:.0f}",
+        }
+        for workload, case in of_model["workloads"].items()
+        for dtype, ratio in case["speedup_vs_reference"].items()
+        for of, agreement in [_agreement(case, dtype)]
+    ]
+    sizes = "; ".join(
+        f"{workload}: documents of {sizes['document_tokens'][1]:.0f} tokens and summaries of "
+        f"{sizes['summary_words'][1]:.0f} words (medians of {case['rows']} pairs)"
+        for workload, case in of_model["workloads"].items()
+        for sizes in [case["sizes"]]
+    )
+    return f"{table(rows)}\n\n{sizes[0].upper()}{sizes[1:]}. {where(result)}"
+
+
+def _agreement(case: dict[str, Any], dtype: str) -> tuple[str, dict[str, Any]]:
+    """Return what a type of the engine was compared with first, and what came out."""
+    name, one = next(
+        item for item in case["agreement"].items() if item[0].startswith(f"{dtype}_vs_")
+    )
+    other = name.removeprefix(f"{dtype}_vs_")
+    return PROGRAMS.get(other, f"`{other}`"), one
+
+
+def speed(results: Reader) -> str:
     """Report the engine against the published pipeline and CTranslate2, model by model."""
-    result = load("end_to_end")
+    result = results.load("end_to_end")
     rows = [
         _arm(f"{model}, {workload}", arm, case, of_model["facts"][arm])
         for model, of_model in result["cases"].items()
@@ -70,11 +131,11 @@ def _arm(title: str, arm: str, case: dict[str, Any], facts: dict[str, Any]) -> d
         with_spread(ratios[arm]) if arm in ratios else ""
         for ratios in (case["speedup_vs_reference"], case["speedup_vs_ctranslate2"])
     )
-    of_arm = [one for name, one in case["agreement"].items() if name.startswith(f"{arm}_vs_")]
     same = difference = ""
-    if of_arm:
-        same = percent(of_arm[0]["identical_sequences"])
-        difference = f"{of_arm[0]['mean_abs_delta']:.1e}, {of_arm[0]['max_abs_delta']:.1e}"
+    if arm in case["speedup_vs_reference"]:
+        _, agreement = _agreement(case, arm)
+        same = percent(agreement["identical_sequences"])
+        difference = f"{agreement['mean_abs_delta']:.1e}, {agreement['max_abs_delta']:.1e}"
     return {
         "model, workload": title,
         "program": PROGRAMS.get(arm, f"quals_fast {arm}"),
@@ -87,9 +148,9 @@ def _arm(title: str, arm: str, case: dict[str, Any], facts: dict[str, Any]) -> d
     }
 
 
-def precision() -> str:
+def precision(results: Reader) -> str:
     """Report what each type of numbers costs and brings."""
-    result = load("precision")
+    result = results.load("precision")
     rows = [
         {
             "dtype": f"`{name}`",
@@ -106,22 +167,22 @@ def precision() -> str:
     return f'{table(rows)}\n\n{n} summaries; here `"auto"` is `"{result["auto"]}"`.'
 
 
-def ablation() -> str:
+def ablation(results: Reader) -> str:
     """Report what each optimisation brings."""
     rows = [
         {
-            "taken out": name,
+            "without": name,
             "what it does": one["what"],
             "predicted": f"{one['predicted']:.2f}",
             "times as slow without it": with_spread(one["measured"]),
         }
-        for name, one in load("ablation").items()
+        for name, one in results.load("ablation").items()
         if isinstance(one, dict) and "predicted" in one
     ]
     return table(rows)
 
 
-def parity() -> str:
+def parity(results: Reader) -> str:
     """Report the agreement with the reference on real summaries."""
     rows = [
         {
@@ -133,45 +194,62 @@ def parity() -> str:
             "max abs. difference of score": f"{one['max_abs_delta']:.1e}",
         }
         for rule in ("fairseq09", "hamming")
-        for one in [load(f"parity_{rule}")]
+        for one in [results.load(f"parity_{rule}")]
     ]
     return table(rows)
 
 
-def memory() -> str:
+def memory(results: Reader) -> str:
     """Report peak memory by rows."""
-    result = load("memory")
+    result = results.load("memory")
     peaks = [f"{peak:.0f} MiB at {rows} rows" for rows, peak in result["peak_mib"].items()]
     return f"Peak resident memory of `quals-fast score`: {', '.join(peaks)}."
 
 
-def scaling() -> str:
+def scaling(results: Reader) -> str:
     """Report time and memory by rows, with the plot over lengths and beams beside it."""
-    result = load("scaling")
+    result = results.load("scaling")
     rows = ", ".join(
         f"{1000 * seconds['median']:.0f} ms a pair and {result['peak_mib'][n]:.0f} MiB at most in "
         f"{int(n):,} rows"
         for n, seconds in result["seconds_per_pair"]["rows"].items()
     )
     return (
-        f"With {result['row_beams']} beams: {rows} (one run of each; the dearest pair costs "
-        f"{result['rows_dearest_over_cheapest']:.2f} times the cheapest).\n\n"
+        f"With {result['row_beams']} beams: {rows} (n = 1). The slowest of these takes "
+        f"{result['rows_dearest_over_cheapest']:.2f} times as long a pair as the fastest.\n\n"
         "![milliseconds a pair over document tokens, beams and rows](bench/results/scaling.svg)"
     )
 
 
-def claim() -> str:
-    """Report the test of "55 times as fast"."""
-    result, result_of_gpu = load("claim"), of_gpu("claim")
-    verdicts, rows = [result["verdict"]], _claimed(result)
-    if result_of_gpu is not None:
-        verdicts.append(f"{result_of_gpu['verdict']} ([details](bench/CLAIM_GPU.md))")
-        rows += _claimed(result_of_gpu, ", GPU")
-    strongest = "The strongest QAGS is batched, without double work and in half precision."
-    return "\n\n".join([*verdicts, table(rows), strongest])
+def claim(results: Reader) -> str:
+    """Report the test of "55 times as fast" on a CPU."""
+    result = results.load("claim")
+    strongest = "The strongest QAGS is batched, does no work twice and runs in half precision."
+    return "\n\n".join([verdict(result), table(_claimed(result)), strongest])
 
 
-def _claimed(result: dict[str, Any], place: str = "") -> list[dict[str, str]]:
+def claim_of_gpu(results: Reader) -> str:
+    """Report the test of "55 times as fast" on a GPU, where it was made."""
+    result = results.of_gpu("claim")
+    if result is None:
+        return ""
+    return (
+        f"{verdict(result)} ([details](bench/CLAIM_GPU.md))\n\n{table(_claimed(result, ', GPU'))}"
+    )
+
+
+def claim_short(results: Reader) -> str:
+    """Say in a paragraph what "55 times as fast" came to on a CPU."""
+    return verdict(results.load("claim"))
+
+
+def claim_short_of_gpu(results: Reader) -> str:
+    """Say the same of a GPU, where it was tried."""
+    result = results.of_gpu("claim")
+    return "" if result is None else verdict(result)
+
+
+def _claimed(result: Result, place: str = "") -> list[dict[str, str]]:
     return [
         {"times as fast": f"{size}, {workload}{place}"}
         | {title: with_spread(result[name][size][workload], 1) for name, title in CLAIMS.items()}
@@ -180,9 +258,9 @@ def _claimed(result: dict[str, Any], place: str = "") -> list[dict[str, str]]:
     ]
 
 
-def training_cost() -> str:
+def training_cost(results: Reader) -> str:
     """Report what scoring costs in a training."""
-    result = load("training_cost")
+    result = results.load("training_cost")
     rows = [
         {
             "trained model, workload": f"{result['policy']}, {workload}",

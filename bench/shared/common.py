@@ -7,7 +7,7 @@ import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -107,15 +107,19 @@ def result_name(name: str, device: str) -> str:
     return f"{name}_gpu" if is_gpu(device) else name
 
 
-def finish(name: str, result: dict[str, Any], device: str = "cpu") -> None:
+def finish(
+    name: str, result: Mapping[str, Any], device: str = "cpu", *, weights: Mapping[str, Any]
+) -> None:
     """Write a result to ``<name>.json``, or ``<name>_gpu.json``, and print it as the last line.
 
     Args:
         name: of the benchmark.
         result: what was measured; a longer benchmark may write after each of its cases.
         device: where it was measured.
+        weights: that it was measured with, as `bench.shared.weights` describes them; none where no
+            model was loaded.
     """
-    content = {"benchmark": name, **result, "machine": machine()}
+    content = {"benchmark": name, "weights": weights, **result, "machine": machine()}
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{result_name(name, device)}.json"
     # A benchmark may be stopped while it writes: what it wrote before must stay readable.

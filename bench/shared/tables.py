@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+QUOTABLE_ROUNDS = 3
+
 
 def table(rows: Sequence[Mapping[str, str]]) -> str:
     """Return a Markdown table of rows whose cells stand under their columns' names."""
     header = list(rows[0])
     lines = [header, ["---"] * len(header), *([row[name] for name in header] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def is_quotable(numbers: Mapping[str, float]) -> bool:
+    """Return whether enough rounds are behind a figure to quote it on its own."""
+    return numbers["n"] >= QUOTABLE_ROUNDS
 
 
 def with_spread(numbers: Mapping[str, float], digits: int = 2) -> str:

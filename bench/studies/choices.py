@@ -26,6 +26,7 @@ import numpy as np
 
 from bench.shared.common import ROOT, Pair, finish, load_pairs
 from bench.shared.options import command_line
+from bench.shared.weights import Weights, describe
 from bench.studies.model.passes import Row, load_rows
 from bench.studies.model.quality import PARTS, WINDOW, targets_of
 from bench.studies.model.settings import Passes, Variant
@@ -142,6 +143,7 @@ def main() -> None:
     changed = altered(load_pairs([a.pairs]), a.altered)
     rows = [Row(0, pair) for two in changed for pair in two]
     models: dict[str, Any] = {}
+    weights: Weights = {}
     first: dict[str, list[float]] = {}
     for name, folder in (one.split("=", 1) for one in a.models):
         passes, scorer = Passes(folder, "cpu", a.work), Variant().scorer(folder, "cpu")
@@ -150,6 +152,7 @@ def main() -> None:
         scores = passes.scores(_FAST, rows)
         twos = zip(scores[0::2], scores[1::2], strict=True)
         higher = [x > y for x, y in twos if not math.isnan(x + y)]
+        weights[name] = describe(folder)
         models[name] = {
             "signature": scorer.signature,
             "nats": nats(scorer, corpus),
@@ -164,7 +167,8 @@ def main() -> None:
             },
         }
         print(f"{name}: {json.dumps(models[name])}", flush=True)
-    finish(NAME, {"questions": len(corpus.questions), "data": a.dev.name, "models": models})
+    result = {"questions": len(corpus.questions), "data": a.dev.name, "models": models}
+    finish(NAME, result, weights=weights)
 
 
 def _mean_length(passes: Passes, sets: dict[str, list[Row]]) -> float:

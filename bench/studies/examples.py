@@ -16,6 +16,7 @@ from rich.progress import Progress
 
 from bench.shared.common import EXAMPLES, finish
 from bench.shared.options import command_line
+from bench.shared.weights import MODEL, weights_of
 from quals_fast.scorer import QualsScorer
 
 
@@ -43,8 +44,9 @@ def count(scorer: QualsScorer) -> dict[str, Any]:
 def main() -> None:
     """Count with the bundled model."""
     command_line(__doc__).parse_args()
-    scorer = QualsScorer.from_pretrained("qagen-mini", device="cpu")
-    finish("examples", {"signature": scorer.signature, **count(scorer)})
+    scorer = QualsScorer.from_pretrained(MODEL, device="cpu")
+    result = {"signature": scorer.signature, **count(scorer)}
+    finish("examples", result, weights=weights_of(MODEL))
 
 
 if __name__ == "__main__":

@@ -1,33 +1,84 @@
-"""Which slots of a sentence have decoded the same so far: each history is computed once."""
+"""Which slots have decoded the same so far: each distinct history is one row, computed once."""
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import numpy as np
 
 
-class Distinct(NamedTuple):
-    """The distinct histories of N slots, in order of parent and token.
+class Histories:
+    """The rows of a batch: one for each distinct history, none for what no longer searches.
 
-    Attributes:
-        parents: the history that each continues. Shape ``(R,)``.
-        token_ids: the token that it continues it with. Shape ``(R,)``.
-        of_slot: which of them a slot has. Shape ``(N,)``.
-    """
-
-    parents: np.ndarray
-    token_ids: np.ndarray
-    of_slot: np.ndarray
-
-
-def distinct_histories(parents: np.ndarray, token_ids: np.ndarray) -> Distinct:
-    """Find the distinct histories of a sentence's slots.
+    Slots with equal histories have equal distributions, and early on most slots are alike. A row's
+    number is also the place of its keys and values. A row keeps the place of the history that it
+    continues where it can, so that only histories which part, or fill a gap, have to be copied.
 
     Args:
-        parents: the history that each slot continues. Shape ``(N,)``.
-        token_ids: what it continues it with. Shape ``(N,)``.
+        batch_size: B.
+        num_beams: K.
+
+    Attributes:
+        row_of_slot: any row for slots that are not live. Shape ``(B, K)``.
+        sentence_of_row: Shape ``(R,)``.
     """
-    # One number for both sorts faster than pairs.
-    joined, of_slot = np.unique(parents << 32 | token_ids, return_inverse=True)
-    return Distinct(joined >> 32, joined & 0xFFFFFFFF, of_slot)
+
+    def __init__(self, batch_size: int, num_beams: int) -> None:
+        self.sentence_of_row: np.ndarray = np.arange(batch_size)
+        self.row_of_slot: np.ndarray = self.sentence_of_row[:, None].repeat(num_beams, 1)
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows, R."""
+        return len(self.sentence_of_row)
+
+    def move_on(
+        self, token_ids: np.ndarray, beam_idx: np.ndarray, live: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Replace the rows by those of the slots' next tokens.
+
+        Args:
+            token_ids: Shape ``(B, K)``.
+            beam_idx: the slot that each continues. Shape ``(B, K)``.
+            live: slots whose hypotheses still matter. Shape ``(B, K)``, bool.
+
+        Returns:
+            The new rows' tokens and the old rows that they continue. Shape ``(R,)`` each.
+        """
+        parents = np.take_along_axis(self.row_of_slot, beam_idx, 1)[live]
+        distinct, of_slot = distinct_histories(parents, token_ids[live])
+        place = _places(distinct >> 32)
+        distinct = distinct[place.argsort()]
+        self.row_of_slot = np.zeros_like(self.row_of_slot)
+        self.row_of_slot[live] = place[of_slot]
+        self.sentence_of_row = self.sentence_of_row[distinct >> 32]
+        return distinct & 0xFFFFFFFF, distinct >> 32
+
+
+def distinct_histories(parents: np.ndarray, token_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distinct pairs of parent and token, and which of them each of N slots has.
+
+    Args:
+        parents: the row that each slot continues. Shape ``(N,)``, int64.
+        token_ids: what it continues it with. Shape ``(N,)``, int64.
+
+    Returns:
+        ``parent << 32 | token``, ascending, ``(R,)``, since one number sorts faster than pairs; and
+        their indices, ``(N,)``.
+    """
+    return np.unique(parents << 32 | token_ids, return_inverse=True)
+
+
+def _places(parents: np.ndarray) -> np.ndarray:
+    """Return the place of each new row; places of R rows are 0 to R - 1.
+
+    The first child of a parent takes its place over. Nobody else reads from there, and a place
+    that a child takes over is never one that others read, so copies may be made all at once.
+
+    Args:
+        parents: the old place that each continues. Shape ``(R,)``.
+    """
+    place = np.full(len(parents), -1)
+    kept, first_child = np.unique(parents, return_index=True)
+    fits = kept < len(parents)
+    place[first_child[fits]] = kept[fits]
+    place[place < 0] = np.setdiff1d(np.arange(len(parents)), kept[fits], assume_unique=True)
+    return place

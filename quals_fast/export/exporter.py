@@ -172,7 +172,7 @@ def _write_graphs(bart: Bart, folder: Path, dtype: str) -> dict[str, str]:
 
 def _inputs(bart: Bart) -> dict[str, Any]:
     """Return an example of every input, all of whose varying sizes differ and exceed 1."""
-    batch, source, rows, places, nodes, pairs, length, real = 2, 7, 5, 3, 11, 4, 6, 17
+    batch, source, rows, places, past, pairs, length, real = 2, 7, 5, 3, 11, 4, 6, 17
     shape = bart.shape
     heads = shape.decoder_attention_heads
     size = shape.d_model // heads
@@ -180,8 +180,8 @@ def _inputs(bart: Bart) -> dict[str, Any]:
     def ids(*sizes: int) -> torch.Tensor:
         return torch.zeros(sizes, dtype=torch.int64)
 
-    def floats(count: int) -> list[torch.Tensor]:
-        sizes = batch, heads, count, size
+    def floats(first: int, length: int) -> list[torch.Tensor]:
+        sizes = first, heads, length, size
         return [torch.zeros(sizes, dtype=bart.dtype) for _ in range(2 * shape.decoder_layers)]
 
     return {
@@ -192,16 +192,16 @@ def _inputs(bart: Bart) -> dict[str, Any]:
         "target_ids": ids(rows),
         "row_of_place": ids(batch, places),
         "place_of_row": ids(rows),
-        "past_mask": ids(batch, places, nodes).bool(),
+        "is_past": ids(past).bool(),
         "source_mask": ids(batch, source).bool() | True,
         "decoder_input_ids": ids(batch, pairs, length),
         "token_rows": ids(real),
         "labels": ids(real),
-        "cross": floats(source),
-        "past": floats(nodes),
-        "source": ids(batch, nodes + 2),
-        "old": floats(nodes),
-        "new": [part[0].transpose(0, 1) for part in floats(rows)],
+        "cross": floats(batch, source),
+        "past": floats(rows, past),
+        "source": ids(rows + 2),
+        "old": floats(rows, past),
+        "new": [part[:, :, 0] for part in floats(rows, past)],
     }
 
 

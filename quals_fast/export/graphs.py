@@ -1,11 +1,12 @@
 """The graphs, as modules around the torch path's own network: what is traced is what it runs.
 
 All inputs may vary in batch, lengths and rows. Shapes: R rows (distinct histories) of B sentences,
-laid out as P places a sentence for attention; N nodes of a sentence's tree of histories.
+laid out as P places a sentence for attention to sources; T positions of what rows have decoded.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,7 +28,9 @@ def _bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
     Adding it is faster than choosing by the mask, of which the exporter would also make a test for
     rows that are masked altogether.
     """
-    lowest = torch.tensor(torch.finfo(dtype).min / 2, dtype=dtype)  # half, so that sums are finite
+    lowest = torch.full(
+        (), torch.finfo(dtype).min / 2, dtype=dtype
+    )  # half, so that sums are finite
     return torch.where(mask, torch.zeros((), dtype=dtype), lowest)
 
 
@@ -96,56 +99,54 @@ class Head(nn.Module):
         return self.logits(hidden).log_softmax(-1).gather(-1, targets[:, None])[:, 0]
 
 
-class TreeSlots:
-    """Rows that attend to their past in a tree; implements the attention of `models.slots.Slots`.
+class PastSlots:
+    """Rows and what each has decoded; implements the attention of `models.slots.Slots`.
+
+    A row attends to itself apart from its past, so its new key need not be stored first.
 
     Args:
         memory: of the B sources.
-        past_keys: of each layer's nodes. Shape ``(B, H, N, D)``.
-        past_values: likewise.
-        past_mask: which nodes are a place's past. Shape ``(B, P, N)``, bool.
+        past: keys and values of what the rows have decoded, layer by layer. Shape ``(R, H, T, D)``.
+        is_past: which positions they have decoded. Shape ``(T,)``, bool.
         row_of_place: Shape ``(B, P)``, int64.
         place_of_row: Shape ``(R,)``, int64, from 0 to B * P - 1.
+
+    Attributes:
+        new: keys and values of this step, layer by layer. Shape ``(R, H, D)``.
     """
 
     def __init__(
         self,
         memory: SourceMemory,
-        past_keys: list[Tensor],
-        past_values: list[Tensor],
-        past_mask: Tensor,
+        past: Sequence[Tensor],
+        is_past: Tensor,
         row_of_place: Tensor,
         place_of_row: Tensor,
     ) -> None:
-        self._memory, self._keys, self._values = memory, past_keys, past_values
+        self._memory, self._past = memory, past
         dtype = memory.keys[0].dtype
-        self._past_bias = _bias(past_mask[:, None], dtype)  # (B, 1, P, N)
+        self._past_bias = _bias(is_past, dtype)  # (T,)
         self._source_bias = _bias(memory.mask, dtype)  # (B, 1, 1, S)
         self._row_of_place, self._place_of_row = row_of_place, place_of_row
-        self.new: list[Tensor] = []  # keys and values of the rows ``(R, H, D)``, layer by layer
+        self.new: list[Tensor] = []
 
     def self_attention(self, layer: int, t: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attend to a row's past nodes and to itself: ``(R, H, D)`` each, to ``(R, H, D)``."""
+        """Attend to a row's past and to itself: ``(R, H, D)`` each, to ``(R, H, D)``."""
         self.new += [k, v]
-        q = q * q.shape[-1] ** -0.5
-        itself = self._to_places((q * k).sum(-1, keepdim=True))  # (B, H, P, 1)
-        past = self._to_places(q) @ self._keys[layer].transpose(2, 3)  # (B, H, P, N)
-        weights = torch.cat([past + self._past_bias, itself], -1).softmax(-1)
-        out = weights[..., :-1] @ self._values[layer] + weights[..., -1:] * self._to_places(v)
-        return self._to_rows(out)
+        q, k, v = (x[:, :, None] for x in (q * q.shape[-1] ** -0.5, k, v))  # (R, H, 1, D)
+        keys, values = self._past[2 * layer : 2 * layer + 2]
+        past = q @ keys.transpose(2, 3) + self._past_bias  # (R, H, 1, T)
+        itself = (q * k).sum(-1, keepdim=True)
+        weights = torch.cat([past, itself], -1).softmax(-1)
+        return (weights[..., :-1] @ values + weights[..., -1:] * v)[:, :, 0]
 
     def cross_attention(self, layer: int, q: Tensor) -> Tensor:
         """Attend with a sentence's rows as one query each to its source; ``(R, H, D)``."""
-        query = self._to_places(q * q.shape[-1] ** -0.5)
+        query = (q * q.shape[-1] ** -0.5)[self._row_of_place].transpose(1, 2)  # (B, H, P, D)
         scores = query @ self._memory.keys[layer].transpose(2, 3)  # (B, H, P, S)
         weights = (scores + self._source_bias).softmax(-1)
-        return self._to_rows(weights @ self._memory.values[layer])
-
-    def _to_places(self, rows: Tensor) -> Tensor:
-        return rows[self._row_of_place].transpose(1, 2)  # (B, H, P, ...)
-
-    def _to_rows(self, places: Tensor) -> Tensor:
-        return places.transpose(1, 2).flatten(0, 1)[self._place_of_row]
+        out = weights @ self._memory.values[layer]
+        return out.transpose(1, 2).flatten(0, 1)[self._place_of_row]
 
 
 def decode_step(bart: Bart, token_ids: Tensor, position: Tensor, slots: Any) -> Tensor:
@@ -182,31 +183,30 @@ class StepGraph(nn.Module):
         target_ids: Tensor,  # (R,)
         row_of_place: Tensor,  # (B, P)
         place_of_row: Tensor,  # (R,)
-        past_mask: Tensor,  # (B, P, N)
+        is_past: Tensor,  # (T,)
         source_mask: Tensor,  # (B, S)
         cross: list[Tensor],  # (B, H, S, D), keys and values layer by layer
-        past: list[Tensor],  # (B, H, N, D), likewise
+        past: list[Tensor],  # (R, H, T, D), likewise
     ) -> list[Tensor]:
         """Return candidates ``(R, k)``, the targets' log-probabilities, and new keys and values."""
         memory = SourceMemory(cross[::2], cross[1::2], source_mask[:, None, None])
-        slots = TreeSlots(memory, past[::2], past[1::2], past_mask, row_of_place, place_of_row)
+        slots = PastSlots(memory, past, is_past, row_of_place, place_of_row)
         x = decode_step(self.bart, token_ids, position, slots)
         return [*self.head.topk(x, self.traced_k, target_ids), *slots.new]
 
 
 class GrowGraph(nn.Module):
-    """Keys and values gathered anew, for what stays on a device that the host cannot write to."""
+    """`HostStore.move_on` for what stays on a device that the host cannot write to."""
 
     def forward(
         self,
-        source: Tensor,  # (B', N'): places among B * N old nodes, behind them R new ones
-        old: list[Tensor],  # (B, H, N, D), keys and values layer by layer
+        source: Tensor,  # (R',): the row that each of the next continues
+        old: list[Tensor],  # (R, H, T, D), keys and values layer by layer
         new: list[Tensor],  # (R, H, D), likewise
     ) -> list[Tensor]:
-        """Return what stands at these places, ``(B', H, N', D)`` each."""
+        """Return the next rows' keys and values, ``(R', H, T + 1, D)`` each."""
         pairs = zip(old, new, strict=True)
-        nodes = [torch.cat([nodes.transpose(1, 2).flatten(0, 1), rows]) for nodes, rows in pairs]
-        return [part[source].transpose(1, 2) for part in nodes]
+        return [torch.cat([past, one[:, :, None]], 2)[source] for past, one in pairs]
 
 
 class RescoreGraph(nn.Module):

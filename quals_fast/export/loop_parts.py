@@ -1,7 +1,6 @@
 """Parts of the search in the form that a loop of a graph needs: fixed shapes, no writing in place.
 
-Shapes: B sentences, K slots, R = B * K rows, G groups of n beams, C candidates a row, H heads, T
-positions that a slot may decode.
+Shapes: B sentences, K slots, G groups of n beams, C candidates a row.
 """
 
 from __future__ import annotations
@@ -10,61 +9,6 @@ import torch
 from torch import Tensor
 
 from quals_fast.ops import GroupChoice
-
-
-class LoopSlots:
-    """All K slots of B sentences; implements the attention of `models.slots.Slots`.
-
-    A loop carries the caches from step to step, so their shapes are fixed and slots that move take
-    their rows with them.
-
-    Args:
-        cross: keys and values of the sources, layer by layer. Shape ``(B, H, S, D)``.
-        source_mask: Shape ``(B, S)``, bool.
-        past: keys and values of the slots. Shape ``(R, H, T, D)``.
-        beam_idx: the slot that each slot goes on from. Shape ``(B, K)``.
-        t: position to decode, without dimensions.
-
-    Attributes:
-        caches: keys and values with position `t` in them.
-    """
-
-    def __init__(
-        self,
-        cross: list[Tensor],
-        source_mask: Tensor,
-        past: tuple[Tensor, ...],
-        beam_idx: Tensor,
-        t: Tensor,
-    ) -> None:
-        first = torch.arange(beam_idx.shape[0])[:, None] * beam_idx.shape[1]
-        rows = (first + beam_idx).flatten()
-        self.caches = [cache[rows] for cache in past]
-        self._cross, self._t = cross, t
-        self._is_past = torch.arange(past[0].shape[2]) <= t  # (T,)
-        self._is_source = source_mask[:, None, None]  # (B, 1, 1, S)
-
-    def self_attention(self, layer: int, t: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Store position `t` and attend to all up to it: ``(R, H, D)`` each, to ``(R, H, D)``."""
-        k, v = k[:, :, None], v[:, :, None]  # (R, H, 1, D)
-        at = self._t.expand_as(k)
-        keys, values = (
-            cache.scatter(2, at, new)
-            for cache, new in zip(self.caches[2 * layer : 2 * layer + 2], (k, v), strict=True)
-        )
-        self.caches[2 * layer : 2 * layer + 2] = keys, values
-        return _attend(q[:, :, None], keys, values, self._is_past)[:, :, 0]
-
-    def cross_attention(self, layer: int, q: Tensor) -> Tensor:
-        """Attend with a sentence's slots as one query each to its source."""
-        keys, values = self._cross[2 * layer : 2 * layer + 2]
-        query = q.view(keys.shape[0], -1, *q.shape[1:]).transpose(1, 2)  # (B, H, K, D)
-        return _attend(query, keys, values, self._is_source).transpose(1, 2).flatten(0, 1)
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    scores = q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)
-    return torch.where(mask, scores, -torch.inf).softmax(-1) @ v
 
 
 def group_select(

@@ -16,9 +16,10 @@ from torch._higher_order_ops import while_loop
 from quals_fast.config import DecodingConfig, ScoringConfig
 from quals_fast.decoding.rules import STATES, Hypotheses, SearchState
 from quals_fast.engine.selection import PairSelector, Summaries
-from quals_fast.export.graphs import EncoderGraph, RescoreGraph, decode_step
-from quals_fast.export.loop_parts import LoopSlots, contains, group_select
+from quals_fast.export.graphs import EncoderGraph, PastSlots, RescoreGraph, decode_step
+from quals_fast.export.loop_parts import contains, group_select
 from quals_fast.models.loading import TorchModel
+from quals_fast.models.memory import SourceMemory
 from quals_fast.ops import EAGER
 
 # By number.
@@ -168,6 +169,7 @@ class SingleGraph(nn.Module):
     def _search(self, cross: list[Tensor], source_mask: Tensor) -> Hypotheses:
         """Search the hypotheses of encoded summaries, in the rule's order."""
         c, batch = self._decoding, source_mask.shape[0]
+        memory = SourceMemory(cross[::2], cross[1::2], source_mask[:, None, None])
         state, t = self._new_state(batch), torch.zeros((), dtype=torch.int64)
         tokens = torch.full((batch, c.num_beams), self._conventions.decoder_start_token_id)
         beam_idx = torch.arange(c.num_beams).repeat(batch, 1)
@@ -175,9 +177,9 @@ class SingleGraph(nn.Module):
         past = tuple(torch.zeros(shape) for _ in cross)
         forced = self._conventions.forced_bos_token_id
         if forced is not None:
-            slots = LoopSlots(cross, source_mask, past, beam_idx, t)
-            state.force_start(self._decode(tokens, t, slots)[:, :, forced])
-            tokens, past, t = torch.full_like(tokens, forced), tuple(slots.caches), t + 1
+            logprobs, past = self._decode(memory, past, tokens, beam_idx, t)
+            state.force_start(logprobs[:, :, forced])
+            tokens, t = torch.full_like(tokens, forced), t + 1
         first = (t, t >= 0, tokens, beam_idx, *past, *state.tensors())
 
         def goes_on(t: Tensor, is_live: Tensor, *_: Tensor) -> Tensor:
@@ -190,9 +192,9 @@ class SingleGraph(nn.Module):
             state = self._new_state(tokens.shape[0])
             # A loop's body may not write to what it is given, as the state does.
             state.restore([x.clone() for x in of_state])
-            slots = LoopSlots(cross, source_mask, past, beam_idx, t)
-            tokens, beam_idx = self._choose(state, self._decode(tokens, t, slots), t)
-            return t + 1, ~state.all_done(), tokens, beam_idx, *slots.caches, *state.tensors()
+            logprobs, past = self._decode(memory, past, tokens, beam_idx, t)
+            tokens, beam_idx = self._choose(state, logprobs, t)
+            return t + 1, ~state.all_done(), tokens, beam_idx, *past, *state.tensors()
 
         state.restore(while_loop(goes_on, step, first)[4 + len(cross) :])
         return state.sorted(c.max_length + 1)
@@ -202,10 +204,38 @@ class SingleGraph(nn.Module):
         kernels = replace(EAGER, group_select=group_select)
         return kind(self._decoding, self._conventions, batch, torch.device("cpu"), kernels)
 
-    def _decode(self, tokens: Tensor, t: Tensor, slots: LoopSlots) -> Tensor:
-        """Return the log-probabilities of all tokens as the next of each slot, ``(B, K, V)``."""
+    def _decode(
+        self,
+        memory: SourceMemory,
+        past: tuple[Tensor, ...],
+        tokens: Tensor,
+        beam_idx: Tensor,
+        t: Tensor,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Decode a token of every slot. What a loop carries keeps its shape, so all slots are rows.
+
+        Args:
+            memory: of the B summaries.
+            past: keys and values of the slots, layer by layer. Shape ``(B * K, H, T, D)``.
+            tokens: Shape ``(B, K)``.
+            beam_idx: the slot that each goes on from. Shape ``(B, K)``.
+            t: position of the tokens, without dimensions.
+
+        Returns:
+            The log-probabilities of all tokens as the next, ``(B, K, V)``, and `past` of the slots
+            as they are now, with position `t` in it.
+        """
+        batch, num_beams = tokens.shape
+        rows = torch.arange(batch * num_beams)
+        parents = (torch.arange(batch)[:, None] * num_beams + beam_idx).flatten()
+        past = tuple(part[parents] for part in past)
+        is_past = torch.arange(past[0].shape[2]) < t
+        slots = PastSlots(memory, past, is_past, rows.view_as(tokens), rows)
         hidden = decode_step(self.rescorer.bart, tokens.flatten(), t[None], slots)
-        return self.rescorer.head.logits(hidden).log_softmax(-1).view(*tokens.shape, -1)
+        stored = zip(past, (new[:, :, None] for new in slots.new), strict=True)
+        past = tuple(part.scatter(2, t.expand_as(new), new) for part, new in stored)
+        logprobs = self.rescorer.head.logits(hidden).log_softmax(-1)
+        return logprobs.view(*tokens.shape, -1), past
 
     def _choose(self, state: SearchState, logprobs: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Let the groups choose among all tokens' log-probabilities ``(B, K, V)``."""

@@ -13,7 +13,7 @@ from typing import Any
 from quals_fast.models.checkpoint import CheckpointError, read_json, sha256
 
 MANIFEST = "quals_fast_onnx.json"
-FORMAT = 3  # of the folder: names, inputs and outputs of the graphs
+FORMAT = 4  # of the folder: names, inputs and outputs of the graphs
 WEIGHTS = "weights.bin"  # external data of all graphs, which share what they have in common
 LARGEST_SUMS = "largest_sums"  # graph of an int8 export, see `integers.largest_sums`
 DTYPES = ("float32", "float16", "int8")

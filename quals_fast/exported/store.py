@@ -1,101 +1,93 @@
-"""What the step graph reads at every step: keys and values of the sources and of decoded nodes.
+"""Keys and values of what rows have decoded, as the step graph reads them at every step.
 
-On a CPU they are arrays that the host writes new nodes into. On a GPU they stay where they are: a
-graph of their own gathers them, and the host sees neither.
+On a CPU they are arrays that the host writes into. On a GPU they stay where they are: a graph of
+their own gathers them, and the host does not see them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
 from quals_fast.exported.loading import OnnxModel
 
-_FIRST_CAPACITY = 64  # nodes of a sentence
-_CAPACITY_STEP = 128  # by which the room for them grows
+_POSITIONS_AT_ONCE = 16  # by which the room for them grows
 
 
 class Store(Protocol):
-    """Keys and values, layer by layer.
+    """Keys and values, layer by layer."""
 
-    Attributes:
-        tensors: ``cross_*`` ``(B, H, S, D)`` and ``past_*`` ``(B, H, N, D)``, as the step graph
-            takes them.
-        capacity: N, nodes that a sentence has room for.
-    """
+    def feeds(self, n_rows: int) -> dict[str, Any]:
+        """Return ``past_*`` ``(R, H, T, D)`` and ``is_past`` ``(T,)``, as the step graph asks."""
+        ...
 
-    tensors: dict[str, Any]
-    capacity: int
-
-    def append(
-        self, outputs: Mapping[str, Any], nodes: Sequence[int], counts: Sequence[int]
-    ) -> None:
-        """Add a step's rows to the nodes, sentence by sentence.
+    def move_on(self, outputs: Mapping[str, Any], parents: np.ndarray) -> None:
+        """Append what a step decoded, then let the next rows take over what they continue.
 
         Args:
-            outputs: of the step graph; ``new_*`` of the rows are ``(R, H, D)``.
-            nodes: that each sentence has.
-            counts: rows of each sentence, R in all.
+            outputs: of the step graph; ``new_*`` of its rows are ``(R, H, D)``.
+            parents: the row that each of the next continues. Shape ``(R',)``.
         """
         ...
 
-    def keep(self, kept: np.ndarray) -> None:
-        """Forget all sentences but those with these indices."""
-        ...
 
-
-def make_store(model: OnnxModel, memory: Mapping[str, Any], batch_size: int) -> Store:
-    """Return a store without nodes that suits the place where the graphs run.
+def make_store(model: OnnxModel, batch_size: int, num_beams: int) -> Store:
+    """Return an empty store that suits the place where the graphs run.
 
     Args:
         model: the loaded export.
-        memory: outputs of the encoder graph.
-        batch_size: B.
+        batch_size: B, rows of the first step.
+        num_beams: K; there are B * K rows at most.
     """
     shape, graph = model.shape, model.graphs["grow"]
     heads = shape.decoder_attention_heads
-    sizes = batch_size, heads, _FIRST_CAPACITY, shape.d_model // heads
-    past = {
-        name.replace("cross", "past"): np.zeros(sizes, graph.types["new_key_0"]) for name in memory
-    }
-    if graph.is_bound:
-        return BoundStore(model, dict(memory), past)
-    return HostStore({**memory, **past})
+    names = [name.removeprefix("new_") for name in graph.types if name.startswith("new_")]
+    rows = batch_size if graph.is_bound else batch_size * num_beams
+    positions = 1 if graph.is_bound else _POSITIONS_AT_ONCE
+    sizes = rows, heads, positions, shape.d_model // heads
+    past = {f"past_{name}": np.zeros(sizes, graph.types[f"new_{name}"]) for name in names}
+    return BoundStore(model, past) if graph.is_bound else HostStore(past)
 
 
 class HostStore:
-    """Arrays of the host.
+    """Arrays of the host, with room for more rows and positions than there are.
 
     Args:
-        tensors: sources and empty nodes.
+        past: zeros ``(B * K, H, T, D)`` by input of the step graph.
     """
 
-    def __init__(self, tensors: dict[str, np.ndarray]) -> None:
-        self.tensors, self.capacity = tensors, _FIRST_CAPACITY
+    def __init__(self, past: dict[str, np.ndarray]) -> None:
+        self._past, self._t = past, 0
 
-    def append(
-        self, outputs: Mapping[str, Any], nodes: Sequence[int], counts: Sequence[int]
-    ) -> None:
-        """Write the rows behind each sentence's nodes."""
-        past = {name: part for name, part in self.tensors.items() if name.startswith("past")}
-        capacity = _capacity(self.capacity, nodes, counts)
-        if capacity > self.capacity:
-            widen = (0, 0), (0, 0), (0, capacity - self.capacity), (0, 0)
-            past = {name: np.pad(part, widen) for name, part in past.items()}
-            self.tensors |= past
-            self.capacity = capacity
-        for name, part in past.items():
-            new, first = outputs[name.replace("past", "new")], 0
-            for b, (start, count) in enumerate(zip(nodes, counts, strict=True)):
-                part[b, :, start : start + count] = new[first : first + count].transpose(1, 0, 2)
-                first += count
+    def feeds(self, n_rows: int) -> dict[str, Any]:
+        """As in `Store`; arrays are views."""
+        (room,) = {part.shape[2] for part in self._past.values()}
+        past = {name: part[:n_rows] for name, part in self._past.items()}
+        return {**past, "is_past": np.arange(room) < self._t}
 
-    def keep(self, kept: np.ndarray) -> None:
-        """Forget all sentences but those with these indices."""
-        self.tensors = {name: part[kept] for name, part in self.tensors.items()}
+    def move_on(self, outputs: Mapping[str, Any], parents: np.ndarray) -> None:
+        """As in `Store`; a row that keeps its parent's place is not touched."""
+        moved = np.flatnonzero(parents != np.arange(len(parents)))
+        t = self._t
+        self._t += 1
+        for name, part in self._past.items():
+            new = outputs[name.replace("past", "new")]
+            if t == part.shape[2]:
+                part = _widened(part, len(new))
+                self._past[name] = part
+            part[: len(new), :, t] = new
+            decoded = part[:, :, : t + 1]
+            decoded[moved] = decoded[parents[moved]]
+
+
+def _widened(part: np.ndarray, n_rows: int) -> np.ndarray:
+    """Return an array with room for more positions; only so many of its rows are copied."""
+    rows, heads, room, size = part.shape
+    wider = np.zeros((rows, heads, room + _POSITIONS_AT_ONCE, size), part.dtype)
+    wider[:n_rows, :, :room] = part[:n_rows]
+    return wider
 
 
 class BoundStore:
@@ -103,47 +95,21 @@ class BoundStore:
 
     Args:
         model: the loaded export.
-        memory: the sources.
-        past: the empty nodes.
+        past: zeros ``(B, H, 1, D)`` by input of the step graph: a position that is no row's past,
+            since there has to be one. The first step takes them to the device.
     """
 
-    def __init__(
-        self, model: OnnxModel, memory: dict[str, Any], past: dict[str, np.ndarray]
-    ) -> None:
-        self._graph = model.graphs["grow"]
-        self._none = {name.replace("past", "new"): part[:, :, 0][:0] for name, part in past.items()}
-        self.tensors = {**memory, **past}  # the first step takes the nodes to the device
-        self.capacity = _FIRST_CAPACITY
+    def __init__(self, model: OnnxModel, past: dict[str, Any]) -> None:
+        self._graph, self._past, self._t = model.graphs["grow"], past, 0
 
-    def append(
-        self, outputs: Mapping[str, Any], nodes: Sequence[int], counts: Sequence[int]
-    ) -> None:
-        """Let the graph gather nodes and rows into tensors with room for both."""
-        batch, before = len(nodes), self.capacity
-        self.capacity = _capacity(before, nodes, counts)
-        source = np.zeros((batch, self.capacity), np.int64)
-        source[:, :before] = np.arange(batch * before).reshape(batch, before)
-        first_rows = accumulate(counts, initial=batch * before)
-        for b, (first, start, count) in enumerate(zip(first_rows, nodes, counts, strict=False)):
-            source[b, start : start + count] = np.arange(first, first + count)
-        self._gather("past", source, {name: outputs[name] for name in self._none})
+    def feeds(self, n_rows: int) -> dict[str, Any]:
+        """As in `Store`."""
+        return {**self._past, "is_past": np.arange(self._t + 1) > 0}
 
-    def keep(self, kept: np.ndarray) -> None:
-        """Forget all sentences but those with these indices."""
-        length = self.tensors["cross_key_0"].shape()[2]
-        for what, width in (("cross", length), ("past", self.capacity)):
-            self._gather(what, kept[:, None] * width + np.arange(width), self._none)
-
-    def _gather(self, what: str, source: np.ndarray, new: Mapping[str, Any]) -> None:
-        """Replace sources or nodes by what stands at these places of them and the new rows."""
-        names = {name: name.replace("new", what) for name in new}
-        old = {name.replace("new", "old"): self.tensors[kept] for name, kept in names.items()}
-        gathered = self._graph.run({**old, **new, "source": source})
-        for name, kept in names.items():
-            self.tensors[kept] = gathered[name.replace("new", "grown")]
-
-
-def _capacity(capacity: int, nodes: Sequence[int], counts: Sequence[int]) -> int:
-    """Return the room that the nodes need with so many more, if that is more than there is."""
-    needed = max(n + count for n, count in zip(nodes, counts, strict=True))
-    return capacity if needed <= capacity else -(-needed // _CAPACITY_STEP) * _CAPACITY_STEP
+    def move_on(self, outputs: Mapping[str, Any], parents: np.ndarray) -> None:
+        """As in `Store`."""
+        self._t += 1
+        old = {name.replace("past", "old"): part for name, part in self._past.items()}
+        new = {name: part for name, part in outputs.items() if name.startswith("new_")}
+        grown = self._graph.run({**old, **new, "source": parents})
+        self._past = {name.replace("grown", "past"): part for name, part in grown.items()}

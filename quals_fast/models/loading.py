@@ -98,7 +98,6 @@ def load_model(
     shape, conventions = read_checkpoint(folder)
     tokenizer = QATokenizer.from_folder(folder, conventions)
     network = _build(shape, conventions, read_weights(folder), folder)
-    paths = [*_weight_files(folder), *(folder / name for name in CHECKPOINT_FILES)]
     on_cpu = runs_on_cpu(device, kernels)
     if not on_cpu and precision.documents != precision.search:
         raise ValueError(f"`precision` {precision.name!r} is for the eager backend on a CPU")
@@ -116,7 +115,7 @@ def load_model(
         document_network = copy.deepcopy(network).to(device=device, dtype=precision.documents)
     return TorchModel(
         name=folder.resolve().name,
-        digest=_digest(paths),
+        digest=digest_of(folder),
         shape=shape,
         network=network.to(device=device, dtype=precision.search),
         document_network=document_network.to(device=device),
@@ -185,7 +184,13 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _digest(paths: list[Path]) -> str:
+def digest_of(folder: Path) -> str:
+    """Return the digest of a model's folder, as signatures have it.
+
+    Returns:
+        First 12 hexadecimal digits of the SHA-256 over weights, config and tokenizer.
+    """
+    paths = [*_weight_files(folder), *(folder / name for name in CHECKPOINT_FILES)]
     parts = [f"{path.name} {sha256(path)}" for path in paths if path.is_file()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 

@@ -7,8 +7,6 @@ values costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import accumulate
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -16,11 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quals_fast.decoding.histories import distinct_histories
+from quals_fast.decoding.histories import Histories
 from quals_fast.models.linear import padded_rows
 from quals_fast.models.memory import SourceMemory
 from quals_fast.ops import Kernels
 
+_ROWS_AT_ONCE = 64  # of attention, so that what it reads stays in the processor's cache
 _MIN_FUSED_POSITIONS = 24  # below these, PyTorch's attention takes longer than products and sums
 
 
@@ -146,11 +145,7 @@ class DenseSlots:
 
 
 class DistinctSlots:
-    """One row for each distinct history of a sentence; none for what no longer searches.
-
-    Slots with equal histories have equal distributions, and early on most slots are alike. Rows of
-    a sentence stand together. Each keeps the place in the cache that its history had, so that only
-    histories which part, or fill a gap, are copied.
+    """One row for each distinct history; none for what no longer searches.
 
     Args:
         memory: of the B sources.
@@ -160,20 +155,19 @@ class DistinctSlots:
 
     def __init__(self, memory: SourceMemory, num_beams: int, max_length: int) -> None:
         batch, heads, _, size = memory.shape
+        self._histories = Histories(batch, num_beams)
         # Positions before heads, so that what a row has decoded is one piece of memory.
-        self._keys, self._values = Stores.new((batch, num_beams, max_length, heads, size), memory)
+        self._stores = Stores.new((batch * num_beams, max_length, heads, size), memory)
         lengths = memory.mask.sum(-1).flatten().tolist()
         self._sources = [
             [(k[b : b + 1, :, :s], v[b : b + 1, :, :s]) for b, s in enumerate(lengths)]
             for k, v in zip(memory.keys, memory.values, strict=True)
         ]
-        self._counts = [1] * batch  # rows of each sentence
-        self._row: np.ndarray = np.arange(batch)[:, None].repeat(num_beams, 1)  # of each slot
 
     def arrange(
         self, token_ids: np.ndarray, beam_idx: np.ndarray, live: np.ndarray, t: int
     ) -> Tensor:
-        """Find the distinct histories, give each a row and a place in the cache.
+        """Give each distinct history a row.
 
         Args:
             token_ids: Shape ``(B, K)``.
@@ -185,70 +179,59 @@ class DistinctSlots:
             The rows' tokens. Shape ``(R',)``; behind the R rows that are asked for some fill up to
             a size.
         """
-        if t == 0:
-            return _filled_up(torch.from_numpy(token_ids[:, 0].copy()))
-        parent = np.take_along_axis(self._row, beam_idx, 1)
-        before = [0, *accumulate(self._counts)]
-        tokens: list[np.ndarray] = []
-        row = np.zeros(beam_idx.shape, np.int64)  # what is not live reads some row, unused
-        first = 0
-        for b, mine in enumerate(live):
-            distinct = distinct_histories(parent[b, mine] - before[b], token_ids[b, mine])
-            place = _places(distinct.parents)
-            self._copy(b, distinct.parents, place, t)
-            self._counts[b] = len(place)
-            row[b, mine] = first + place[distinct.of_slot]
-            tokens.append(distinct.token_ids[np.argsort(place)])
-            first += len(place)
-        self._row = row
-        return _filled_up(torch.from_numpy(np.concatenate(tokens)))
+        tokens = token_ids[:, 0]
+        if t > 0:
+            tokens, parents = self._histories.move_on(token_ids, beam_idx, live)
+            self._copy(parents, t)
+        of = self._histories.sentence_of_row
+        self._rows_of = [_as_slice(np.flatnonzero(of == b)) for b in range(len(token_ids))]
+        # Rows that nobody reads, for few sizes: see `padded_rows`.
+        return F.pad(torch.tensor(tokens), (0, padded_rows(len(tokens)) - len(tokens)))
 
     def self_attention(self, layer: int, t: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store position `t` and attend to all up to it: all are ``(R', H, D)``."""
+        count = self._histories.n_rows
+        keys, values = (part[layer][:count, : t + 1] for part in self._stores)
+        keys[:, t], values[:, t] = k[:count], v[:count]
         out = torch.zeros_like(q)
-        for b, rows in self._rows():
-            query = q[rows]
-            keys = self._keys[layer][b, : len(query), : t + 1]
-            values = self._values[layer][b, : len(query), : t + 1]
-            keys[:, t], values[:, t] = k[rows], v[rows]
-            out[rows] = _attend(query, keys, values)
+        for first in range(0, count, _ROWS_AT_ONCE):
+            some = slice(first, min(first + _ROWS_AT_ONCE, count))
+            out[some] = _attend(q[some], keys[some], values[some])
         return out
 
     def cross_attention(self, layer: int, q: Tensor) -> Tensor:
         """Attend with a sentence's rows as one query each to its source."""
         out = torch.zeros_like(q)
-        for b, rows in self._rows():
+        for rows, source in zip(self._rows_of, self._sources[layer], strict=True):
             query = q[rows].transpose(0, 1)[None]
-            attended = F.scaled_dot_product_attention(query, *self._sources[layer][b])
-            out[rows] = attended[0].transpose(0, 1)
+            if query.shape[2]:
+                out[rows] = F.scaled_dot_product_attention(query, *source)[0].transpose(0, 1)
         return out
 
     def trim(self, rows: Tensor) -> Tensor:
         """Drop what fills up: ``(R', ...)`` to ``(R, ...)``."""
-        return rows[: sum(self._counts)]
-
-    def _rows(self) -> list[tuple[int, slice]]:
-        """Return the sentences that have rows, and where these stand."""
-        ends = zip(accumulate(self._counts), self._counts, strict=True)
-        return [(b, slice(end - count, end)) for b, (end, count) in enumerate(ends) if count]
+        return rows[: self._histories.n_rows]
 
     def spread(self, rows: Tensor) -> np.ndarray:
         """Give each slot its row's values: ``(R, ...)`` to ``(B, K, ...)``."""
-        spread: np.ndarray = rows.numpy()[self._row]
+        spread: np.ndarray = rows.numpy()[self._histories.row_of_slot]
         return spread
 
-    def _copy(self, b: int, parent: np.ndarray, place: np.ndarray, t: int) -> None:
-        moved = np.flatnonzero(parent != place)
+    def _copy(self, parents: np.ndarray, t: int) -> None:
+        """Copy what rows that do not keep their parent's place have decoded before `t`."""
+        moved = np.flatnonzero(parents != np.arange(len(parents)))
         if len(moved):
-            source, target = torch.from_numpy(parent[moved]), torch.from_numpy(place[moved])
-            for store in (*self._keys, *self._values):
-                rows = store[b, :, :t].flatten(1)  # a view
+            source, target = torch.from_numpy(parents[moved]), torch.from_numpy(moved)
+            for store in (*self._stores.keys, *self._stores.values):
+                rows = store[:, :t].flatten(1)  # a view
                 rows.index_copy_(0, target, rows.index_select(0, source))
 
 
-def _filled_up(token_ids: Tensor) -> Tensor:
-    """Add rows that nobody reads, for few sizes: see `padded_rows`."""
-    return F.pad(token_ids, (0, padded_rows(len(token_ids)) - len(token_ids)))
+def _as_slice(rows: np.ndarray) -> slice | Tensor:
+    """Return ascending indices as a slice, which copies nothing, where they are without gaps."""
+    if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return torch.from_numpy(rows)
 
 
 def _attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -258,19 +241,3 @@ def _attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         return (scores.softmax(1)[..., None] * values).sum(1)
     keys, values = keys.transpose(1, 2), values.transpose(1, 2)
     return F.scaled_dot_product_attention(query[:, :, None], keys, values)[:, :, 0]
-
-
-def _places(parent: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Return the place of each new row; places of N rows are 0 to N - 1.
-
-    The first child of a parent takes its place over. Nobody else reads from there, and a place
-    that a child takes over is never one that others read, so copies may be made all at once.
-    """
-    count = len(parent)
-    place = np.full(count, -1)
-    taken = np.zeros(count, bool)
-    for row, old in enumerate(parent):
-        if old < count and not taken[old]:
-            place[row], taken[old] = old, True
-    place[place < 0] = np.flatnonzero(~taken)
-    return place

@@ -59,35 +59,41 @@ def result_of(**cases):
         "device": "some CPU",
         "versions": machine["versions"],
         "commits": ["abc"],
+        "weights": {"qagen-mini": {"digest": "0123456789ab"}},
         "machine": machine,
     }
 
 
 @pytest.mark.parametrize(
-    ("fast", "said"),
+    ("fast", "times", "said"),
     [
-        ([0.1], "60.0 times; 55 holds everywhere."),
-        ([0.3], "20.0 times; 55 is not reached."),
-        ([0.1, 0.1, 0.3], "60.0 times; 55 is reached for short, but not in every round."),
+        ([0.1], "60.0", "it reaches 55 in every round."),
+        ([0.3], "20.0", "it does not reach 55."),
+        ([0.1, 0.1, 0.3], "60.0", "it reaches 55 for short, but not in every round."),
     ],
 )
-def test_verdict_follows_the_figures(fast, said):
+def test_verdict_follows_the_figures(fast, times, said):
     rounds = [round_of(SECONDS | {"quals_fast": seconds}) for seconds in fast]
     text = verdict(result_of(short=case_of(*rounds)))
     assert text.startswith(
-        f"On some CPU (medians, n = {len(fast)}): QUALS as published against QAGS as shipped"
+        f"On some CPU (medians, n = {len(fast)}): QUALS as published is 3.0 times as fast as QAGS"
     )
-    assert f"quals_fast against QAGS as shipped: {said}" in text.replace("qagen-mini, ", "")
-    assert "compares: 3.0 times; 55 is not reached." in text
+    expected = f"quals_fast is {times} times as fast as QAGS as shipped; {said}"
+    assert expected in text.replace("qagen-mini, ", "")
+    assert "the comparison in the article; it does not reach 55." in text
 
 
 def test_verdict_names_the_cases_that_reach_it():
     slow = case_of(round_of(SECONDS | {"quals_fast": 0.3}))
     text = verdict(result_of(short=slow, long=case_of()))
     assert (
-        "20.0 to 60.0 times; 55 holds, in every round, for qagen-mini, long (n = 1) only." in text
-    )
-    assert "13.3 to 40.0 times; 55 is not reached (nearest: qagen-mini, long)." in text
+        "quals_fast is 20.0 to 60.0 times as fast as QAGS as shipped; it reaches 55 in every round "
+        "only for qagen-mini, long (n = 1)."
+    ) in text
+    assert (
+        "quals_fast is 13.3 to 40.0 times as fast as the strongest QAGS; it does not reach 55 "
+        "(closest: qagen-mini, long)."
+    ) in text
 
 
 def test_figures_are_formed_within_a_round():
@@ -124,6 +130,10 @@ def test_rounds_of_two_runs_are_put_together():
     assert len(old["cases"]["qagen-mini"]["short"]["rounds"]) == 1
     with pytest.raises(ValueError, match="only be added to a result with the same device, but it"):
         figures.check_same_setup(old, new | {"device": "another"})
+    others = {"qagen-mini": {"digest": "ba9876543210"}, "bart-base": {"digest": "1"}}
+    with pytest.raises(ValueError, match=r"same weights, but its qagen-mini is .*leave --add out"):
+        figures.check_same_setup(old, new | {"weights": others})
+    figures.check_same_setup(old, new | {"weights": others | old["weights"]})
 
 
 def test_added_rounds_take_other_rows():
@@ -150,6 +160,7 @@ def test_page_takes_the_ratio_apart(tmp_path):
     assert "make it 1.5 times as fast; 40.0 to 80.0 times are left." in text
     assert "agreement of both" in text
     assert "All weights are trained ones" in text
+    assert text.endswith("Weights: `qagen-mini@0123456789ab`.\n")
     assert "QAGS has random weights" in text
     plot(result, tmp_path / "plot.svg")
     drawn = (tmp_path / "plot.svg").read_text()

@@ -88,9 +88,18 @@ def result(gain):
 @pytest.mark.parametrize(
     ("gain", "said"),
     [
-        (0.2, "in QAGS, came out: ConSeq with QUALS is above MLE (+0.200 [+0.200, +0.200]) and"),
-        (0.0, "did not come out: ConSeq with QUALS is not to be told from MLE (+0.000 [+0.000"),
-        (-0.2, "did not come out: ConSeq with QUALS is below MLE (-0.200 [-0.200, -0.200]) and"),
+        (
+            0.2,
+            "in QAGS, came out: ConSeq with QUALS scores above MLE (+0.200 [+0.200, +0.200]) and",
+        ),
+        (
+            0.0,
+            "did not come out: ConSeq with QUALS does not differ measurably from MLE (+0.000 [",
+        ),
+        (
+            -0.2,
+            "did not come out: ConSeq with QUALS scores below MLE (-0.200 [-0.200, -0.200]) and",
+        ),
     ],
 )
 def test_verdict_follows_the_figures(gain, said):

@@ -203,8 +203,8 @@ def test_only_files_with_gpu_tests_are_collected():
 
 def test_a_gpus_result_replaces_no_cpus(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(common, "RESULTS", tmp_path / "new" / "results")
-    common.finish("speed", {"n": 1})
-    common.finish("speed", {"n": 2}, "cuda:0")
+    common.finish("speed", {"n": 1}, weights={})
+    common.finish("speed", {"n": 2}, "cuda:0", weights={})
     found = {path.name: json.loads(path.read_text()) for path in common.RESULTS.iterdir()}
     assert {name: one["n"] for name, one in found.items()} == {"speed.json": 1, "speed_gpu.json": 2}
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == found["speed_gpu.json"]
@@ -308,6 +308,7 @@ def test_the_claims_page_of_a_gpu():
         "rows_a_round": 1,
         "device": "some GPU",
         "commits": ["abc"],
+        "weights": {},
         "machine": machine,
     }
     text = page(result, "agreement", "claim_gpu")

@@ -103,7 +103,7 @@ def test_a_folder_of_another_version(folder, number):
     rewrite_manifest(folder, format=number, quals_fast="7.0")
     refused(
         folder,
-        f"exported in format {number} by quals_fast '7.0', but this version reads format 3; export",
+        f"exported in format {number} by quals_fast '7.0', but this version reads format 4; export",
     )
 
 

@@ -16,6 +16,7 @@ from transformers import BartConfig, BartForConditionalGeneration
 from bench.recipes.qags_training.packing import ANSWERING, GENERATION
 from bench.recipes.qags_training.question_generation import encode, token_losses
 from bench.shared.common import finish
+from bench.shared.weights import qags_weights
 from quals_fast.batching import pad
 from quals_fast.models.checkpoint import Conventions, read_checkpoint
 from quals_fast.models.loading import model_folder
@@ -86,7 +87,7 @@ def evaluate(data: Path, *, questions: int | None, round_trips: int, threads: in
         answerer,
         windows[:round_trips],
     )
-    finish(RESULT, result)
+    finish(RESULT, result, weights=qags_weights())
 
 
 def _find(answerer: QuestionAnswerer, asks: Sequence[Ask]) -> list[Span]:

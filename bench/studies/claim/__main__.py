@@ -29,7 +29,7 @@ from bench.shared.common import RESULTS, finish, is_gpu, machine, result_name
 from bench.shared.options import EVERY_MODEL, command_line, fill_in
 from bench.shared.workloads import WORKLOADS, load_workload
 from bench.studies.claim.agreement import agreement
-from bench.studies.claim.arms import TRAINED
+from bench.studies.claim.arms import TRAINED, weights_of_arms
 from bench.studies.claim.figures import add_cases, check_same_setup, summarise
 from bench.studies.claim.measuring import OPTIONAL, run_sizes
 from bench.studies.claim.page import page, plot, verdict
@@ -108,6 +108,7 @@ def main() -> None:
         "rows_a_round": arguments.rows,
         "device": about["gpu"] or f"{about['cpu']}, {about['threads']} threads",
         "versions": about["versions"],
+        "weights": weights_of_arms([*(last["cases"] if arguments.add else {}), *arguments.models]),
         "cases": last["cases"] if arguments.add else {},
         "commits": last["commits"] if arguments.add else [],
     }
@@ -125,7 +126,7 @@ def main() -> None:
 
     def save(cases: dict[str, Any]) -> None:
         content["cases"] = add_cases(before, cases)
-        finish("claim", result(), arguments.device)
+        finish("claim", result(), arguments.device, weights=content["weights"])
 
     run_sizes(arguments, before, save)
     write_page({**result(), "machine": about}, name)

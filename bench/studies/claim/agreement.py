@@ -19,6 +19,7 @@ from rich.progress import track
 from bench.shared.common import RESULTS, Pair, finish, load_pairs
 from bench.shared.options import command_line
 from bench.shared.tables import interval, table
+from bench.shared.weights import MODEL, listed, qags_weights, weights_of
 from quals_fast import QualsScorer
 from quals_fast.evaluation import agreement as agree
 from quals_fast.qags import QagsScorer
@@ -80,8 +81,8 @@ def agreement() -> str:
     questions = ", ".join(f"{one['questions']:.1f}" for one in result["sets"].values())
     return (
         f"{table(rows)}\n\n"
-        "With 95 % bootstrap intervals; bundled small models, QUALS and QAGS in "
-        f"{' and '.join(_types(result))}. QAGS asks {questions} questions a summary here. "
+        f"With 95 % bootstrap intervals; QUALS and QAGS in {' and '.join(_types(result))}, with "
+        f"{listed(result['weights'])}. QAGS asks {questions} questions a summary here. "
         "Published, with large models: QAGS 0.545 (CNN/DM) and 0.175 (XSum), Pearson with people."
     )
 
@@ -102,7 +103,7 @@ def main() -> None:
         path.name.split(".")[0]: measure(load_pairs([path], arguments.rows), path.name)
         for path in arguments.labels
     }
-    finish(RESULT, {"sets": sets})
+    finish(RESULT, {"sets": sets}, weights=weights_of(MODEL) | qags_weights())
 
 
 if __name__ == "__main__":

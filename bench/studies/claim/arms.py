@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from bench.shared.arms import EngineArm, Kept, ReferenceArm
 from bench.shared.common import Pair
 from bench.shared.flops import count_flops, flops_at_width
 from bench.shared.options import TINY
+from bench.shared.weights import RANDOM, Weights, qags_weights, weights_of
 from quals_fast.engine.filtering import keep_pairs
 from quals_fast.engine.gpu import GpuEngine
 from quals_fast.qags import GivenAnswers, NetworkFiles, QagsScorer, Replay
@@ -215,6 +216,13 @@ def networks(size: str, width: int | None = None) -> tuple[NetworkFiles, Network
         replace(generation, name=f"random {size}", config=bart, weights=None),
         replace(answering, name=f"random {size}", config=bert, weights=None),
     )
+
+
+def weights_of_arms(sizes: Iterable[str]) -> Weights:
+    """Describe the weights behind the arms of some sizes, bundled QAGS's of every one."""
+    of_quals = weights_of(*sizes)
+    random = {f"QAGS {size}": {"recipe": RANDOM} for size in of_quals if size != TRAINED}
+    return of_quals | qags_weights() | random
 
 
 def replayed_flops(

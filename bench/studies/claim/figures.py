@@ -125,7 +125,7 @@ def summarise(cases: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_same_setup(old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Refuse to put rounds of different inputs, machines or versions together.
+    """Refuse to put rounds of different inputs, machines, versions or weights together.
 
     Raises:
         ValueError: something differs.
@@ -135,6 +135,12 @@ def check_same_setup(old: dict[str, Any], new: dict[str, Any]) -> None:
             raise ValueError(
                 f"rounds can only be added to a result with the same {what}, but it has "
                 f"{old.get(what)} and this run {new[what]}; leave --add out to begin anew"
+            )
+    for name, described in new["weights"].items():
+        if old.get("weights", {}).get(name, described) != described:
+            raise ValueError(
+                f"rounds can only be added to a result with the same weights, but its {name} is "
+                f"{old['weights'][name]} and this run's {described}; leave --add out to begin anew"
             )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from bench.shared.common import spread
 from bench.shared.plots import figure
 from bench.shared.tables import table, where, with_spread
+from bench.shared.weights import listed
 from bench.studies.claim import figures
 from bench.studies.claim.arms import DESCRIPTIONS, STAGES
 from bench.studies.claim.figures import RATIOS, STRONGEST, each_case, ratios
@@ -59,25 +60,26 @@ COLOURS = {
     "rescoring": "#f7b267",
     "all_in_one": "#d9480f",
 }
-TITLES = {
-    "published_vs_qags_as_shipped": "QUALS as published against QAGS as shipped, which is what the "
-    "article compares",
-    "speedup_vs_qags_as_shipped": "quals_fast against QAGS as shipped",
-    "speedup_vs_qags_batched": "quals_fast against the strongest QAGS",
+SENTENCES = {
+    "published_vs_qags_as_shipped": "QUALS as published is {} times as fast as QAGS as shipped, "
+    "which is the comparison in the article",
+    "speedup_vs_qags_as_shipped": "quals_fast is {} times as fast as QAGS as shipped",
+    "speedup_vs_qags_batched": "quals_fast is {} times as fast as the strongest QAGS",
 }
 
 
 def verdict(result: dict[str, Any]) -> str:
     """Say in plain words whether 55 times holds, and against what."""
     lines = []
-    for name, title in TITLES.items():
+    for name, sentence in SENTENCES.items():
         of_cases = {
             f"{size}, {workload}": spread(ratios(case, *RATIOS[name]))
             for size, workload, case in each_case(result["cases"])
         }
         medians = {case: one["median"] for case, one in of_cases.items()}
         reached = [f"{c} (n = {one['n']})" for c, one in of_cases.items() if one["low"] >= CLAIMED]
-        lines.append(f"{title}: {span(list(medians.values()))} times; {_holds(reached, medians)}.")
+        times = span(list(medians.values()))
+        lines.append(f"{sentence.format(times)}; {_holds(reached, medians)}.")
     counts = [len(case["rounds"]) for _, _, case in each_case(result["cases"])]
     few, many = min(counts), max(counts)
     rounds = f"{few}" if few == many else f"{few} to {many}"
@@ -86,14 +88,14 @@ def verdict(result: dict[str, Any]) -> str:
 
 def _holds(reached: list[str], medians: dict[str, float]) -> str:
     if len(reached) == len(medians):
-        return f"{CLAIMED:.0f} holds everywhere"
+        return f"it reaches {CLAIMED:.0f} in every round"
     if reached:
-        return f"{CLAIMED:.0f} holds, in every round, for {' and '.join(reached)} only"
+        return f"it reaches {CLAIMED:.0f} in every round only for {' and '.join(reached)}"
     most = max(medians, key=lambda case: medians[case])
     if medians[most] >= CLAIMED:
-        return f"{CLAIMED:.0f} is reached for {most}, but not in every round"
-    nearest = f" (nearest: {most})" if len(medians) > 1 else ""
-    return f"{CLAIMED:.0f} is not reached{nearest}"
+        return f"it reaches {CLAIMED:.0f} for {most}, but not in every round"
+    closest = f" (closest: {most})" if len(medians) > 1 else ""
+    return f"it does not reach {CLAIMED:.0f}{closest}"
 
 
 def span(values: Sequence[float]) -> str:
@@ -113,8 +115,9 @@ def page(result: dict[str, Any], agreement: str, name: str = "claim") -> str:
     parts = [
         '# Is it "55 times as fast"?',
         "Written by `python -m bench.claim` from its measurements; do not edit.",
-        "The authors of QUALS report that it takes a 55th of the time of QAGS, the metric before "
-        "it. Here both run on the same texts and the same machine, and the ratio is taken apart.",
+        "The authors of QUALS report that it is 55 times as fast as QAGS, the metric that preceded "
+        "it. Here both run on the same texts and the same machine, and the ratio is broken down "
+        "into its causes.",
         f"**Verdict.** {verdict(result)}",
         _conditions(result),
         f"![seconds a summary, by arm and stage]({name}.svg)",
@@ -124,8 +127,9 @@ def page(result: dict[str, Any], agreement: str, name: str = "claim") -> str:
     for size, workload, case in each_case(result["cases"]):
         parts += [f"## {size}, {workload}", _sizes(case), _arms(case), _decomposition(case)]
     parts += ["## What the scores are worth", agreement, "## Machine", where(result)]
+    parts.append(f"Weights: {listed(result['weights'])}.")
     if len(result["commits"]) > 1:
-        parts.append(f"Rounds of several runs, at commits {', '.join(result['commits'])}.")
+        parts.append(f"The rounds are of several runs, at commits {', '.join(result['commits'])}.")
     return "\n\n".join(parts) + "\n"
 
 
@@ -154,16 +158,16 @@ def _conditions(result: dict[str, Any]) -> str:
     gain = [figures.factor(case, "qags_as_shipped", STRONGEST) for case in cases.values()]
     rest = [figures.factor(case, STRONGEST, "quals_fast") for case in cases.values()]
     lines.append(
-        f"- **What one compares with.** Batching and half precision, which QAGS can have as well, "
-        f"make it {span(gain)} times as fast; {span(rest)} times are left."
+        f"- **The baseline.** Batching and half precision, which QAGS can use too, make it "
+        f"{span(gain)} times as fast; {span(rest)} times are left."
     )
     if not result["machine"]["gpu"]:
         lines.append(
-            "- **The processor.** The published programs run large models on a GPU. Neither was "
-            "measured here, and the engine's kernels and graphs, which need a GPU, are in no "
-            "figure; `python -m bench.claim --quick --device cuda` measures them where one is. "
-            "On a CPU the engine's float32 products are of another library than those of the other "
-            "arms (see below); on Intel's processors the ratio may be smaller."
+            "- **The processor.** The published programs run large models on a GPU. This page is "
+            "about a CPU, so the engine's GPU kernels and graphs are not in its figures; "
+            "`python -m bench.claim --quick --device cuda` measures them. On a CPU, the engine's "
+            "float32 products use another library than the other arms' (see below); on Intel "
+            "processors the ratio may be smaller."
         )
     return "\n".join(lines)
 
@@ -174,25 +178,25 @@ def _how(result: dict[str, Any]) -> str:
     others = (
         ""
         if result["machine"]["gpu"]
-        else "; the next round has other texts, so that the spread is one of texts as well"
+        else "; the next round has other texts, so the spread is that of texts as well"
     )
     return (
-        f"{arms}\n\nTexts: {result['data']}. The arms take turns: a round lets each score the "
+        f"{arms}\n\nTexts: {result['data']}. The arms take turns: in a round, each scores the "
         f"same texts once, in a process of its own{others}. Loading and a first row are not "
-        "counted. QAGS runs with its shipped setting (beam 5, which gives 5 questions an answer "
-        "and 50 in all). A ratio is formed within a round; tables give the median, with lowest and "
+        "timed. QAGS runs with its shipped setting (beam 5, which gives 5 questions an answer "
+        "and 50 in all). Ratios are formed within a round; tables give the median, lowest and "
         "highest of the n rounds. FLOPs are those that an arm executes on the first row, padding "
-        "included (bench/shared/flops.py). Peak memory is that of an arm over all rounds, empty "
-        "where it is not known.\n\n"
-        "QAGS batched is what an expert gets from Hugging Face's modules: all answers of all "
+        "included (bench/shared/flops.py). Peak memory is that of an arm over all rounds; the "
+        "cell is empty where it is not known.\n\n"
+        "Batched QAGS is what an expert gets from Hugging Face's modules: all answers of all "
         "summaries in one beam search that shares the source's keys and values, questions and "
         "windows that occur twice computed once, windows batched by length in the size that is "
         "fastest on this kind of machine, SDPA attention, and bfloat16 or float16 where that is "
         "faster. Not tried: compiled graphs, 8-bit weights, ONNX Runtime. The engine screens its "
-        "vocabulary in 8 bits; the arms in float32 show what it does without. Their products are "
-        "not all of one library: the engine's are oneDNN's, those of Hugging Face's modules the "
-        "ones that torch takes, MKL's in float32, which on other processors than Intel's are "
-        "slower (row oneDNN products of bench.ablation). This is in the engine's step below; in "
+        "vocabulary in 8 bits; the arms in float32 show its speed without that. Not all arms use "
+        "the same library for matrix products: the engine uses oneDNN, Hugging Face's modules what "
+        "torch chooses, which in float32 is MKL and slower on processors that are not Intel's "
+        "(row oneDNN products of bench.ablation). The engine's step below includes this; in "
         "bfloat16 all arms use oneDNN."
     )
 

@@ -33,6 +33,7 @@ import torch
 from bench.recipes.qags_training.loop import Recipe
 from bench.shared.common import EXAMPLES, RESULTS, ROOT, finish, load_pairs, machine, result_name
 from bench.shared.options import command_line
+from bench.shared.weights import weights_in
 from bench.studies.conseq_experiment.contrast import train_by_contrast
 from bench.studies.conseq_experiment.likelihood import train_by_likelihood
 from bench.studies.conseq_experiment.measures import GENERATE, Measures, write_summaries
@@ -73,7 +74,8 @@ def main() -> None:
                 measures.quals(summaries)
         return None
     device = written["result"]["device"]
-    finish(NAME, outcome(written, runs, measures), device)
+    result = outcome(written, runs, measures)
+    finish(NAME, result, device, weights=weights_in(result["signatures"]))
     return write_page(device)
 
 

@@ -76,8 +76,8 @@ def verdict(result: dict[str, Any]) -> str:
     of_mle = against["MLE"]
     return (
         f"The article's direction, QUALS-trained above both baselines in QAGS, "
-        f"{'came out' if came_out else 'did not come out'}: ConSeq with QUALS is {moved}. "
-        f"In QUALS, which it was trained for, it is {_moved(of_mle['QUALS'], 'MLE')}. "
+        f"{'came out' if came_out else 'did not come out'}: ConSeq with QUALS {moved}. "
+        f"In QUALS, which it was trained for, it {_moved(of_mle['QUALS'], 'MLE')}. "
         f"Against MLE, the share of trigrams copied from the document changed by "
         f"{interval(of_mle['copied trigrams'], 3, signed=True)}, the length by "
         f"{interval(of_mle['words'], 1, signed=True)} words."
@@ -93,14 +93,14 @@ def _written_on(result: dict[str, Any]) -> str | None:
 
 
 def _moved(difference: dict[str, float], other: str) -> str:
-    """Say how something stands to another by their difference."""
+    """Say how something compares with another, by their difference."""
     if difference["low"] > 0:
-        where_to = "above"
+        compares = "scores above"
     elif difference["high"] < 0:
-        where_to = "below"
+        compares = "scores below"
     else:
-        where_to = "not to be told from"
-    return f"{where_to} {other} ({interval(difference, 3, signed=True)})"
+        compares = "does not differ measurably from"
+    return f"{compares} {other} ({interval(difference, 3, signed=True)})"
 
 
 def _table(title: str, rows: dict[str, Any], *, signed: bool = False) -> str:

@@ -21,6 +21,7 @@ import torch
 
 from bench.shared.common import RESULTS, ROOT, finish
 from bench.shared.options import command_line
+from bench.shared.weights import weights_of
 from bench.studies import examples
 from bench.studies.model.page import page, plot
 from bench.studies.model.passes import load_rows
@@ -38,7 +39,7 @@ def main() -> None:
     if not a.page:
         sets = {path.name.split(".")[0]: load_rows(path, a.rows) for path in a.labels}
         passes = Passes(a.model, a.device, a.work)
-        default = Variant()
+        default, weights = Variant(), weights_of(a.model)
         scorer = default.scorer(a.model, a.device)
         finish(
             MODEL,
@@ -57,6 +58,7 @@ def main() -> None:
                 },
             },
             a.device,
+            weights=weights,
         )
         if a.settings:
             positions = scorer.engine.model.conventions.max_source_tokens
@@ -71,7 +73,7 @@ def main() -> None:
                 "cost_rows": len(few),
                 "cost": cost(compared, a.model, a.device, few, a.rounds),
             }
-            finish(SETTINGS, result, a.device)
+            finish(SETTINGS, result, a.device, weights=weights)
     write_page()
 
 

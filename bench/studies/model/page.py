@@ -87,7 +87,7 @@ def _generation(result: dict[str, Any]) -> str:
         {
             "summaries of": name,
             "n": str(one["summaries"]),
-            "answers that stand in the summary": percent(one["answers_in_summary"], 1),
+            "answers that occur in the summary": percent(one["answers_in_summary"], 1),
             "distinct pairs": f"{one['distinct_pairs']:.1f}",
             "distinct answers": f"{one['distinct_answers']:.1f}",
             "pairs kept (`max_pairs` 10)": f"{one['kept_pairs']:.1f}",
@@ -100,8 +100,8 @@ def _generation(result: dict[str, Any]) -> str:
         for trip in [one["round_trip"]]
     ]
     return (
-        "What is generated from a summary. Round trip: the kept questions are put to the "
-        "extractive network of bench/qags_models with the summary as text; answers agree from a "
+        "What is generated from a summary. Round trip: the extractive network of "
+        "bench/qags_models answers the kept questions from the summary; answers agree from a "
         f"word F1 of one half.\n\n{table(rows)}"
     )
 
