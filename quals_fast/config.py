@@ -154,12 +154,12 @@ class Preset:
 
 PRESETS = {
     "published": Preset(
-        decoding=DecodingConfig(), scoring=ScoringConfig(), about="the article's settings"
+        decoding=DecodingConfig(), scoring=ScoringConfig(), about="the settings of the QUALS paper"
     ),
     "fast": Preset(
         decoding=DecodingConfig(num_beams=30, num_beam_groups=30),
         scoring=ScoringConfig(),
-        about="half the beams",
+        about="30 beams instead of 60",
     ),
 }
 

@@ -20,19 +20,31 @@ from quals_fast.processes import bound_spinning
 def app() -> None:
     """Score the factual consistency of summaries with QUALS.
 
-    INPUT is a file (JSON lines, a JSON array, CSV; gzip too) with a document and a summary a row; -
-    is standard input. A score near 0 means that the document supports the summary's facts; clearly
-    negative, that it does not.
+    QUALS generates questions and answers from a summary and compares how likely they are given the
+    summary and given the document. A score near 0 means that the document supports the summary; a
+    clearly negative score means that it does not.
+
+    INPUT is a file with one document and one summary per row: JSON lines, a JSON array or CSV,
+    optionally compressed with gzip. Use - to read standard input.
 
     \b
-    quals-fast score pairs.jsonl                  a table
-    quals-fast score pairs.jsonl -o scores.jsonl  one line a row
-    quals-fast explain pairs.jsonl --html why.html
-    quals-fast evaluate labelled.jsonl --label label
-    quals-fast score pairs.jsonl --metric qags    the baseline
-    quals-fast export qagen-mini exported/ --dtype int8
-    quals-fast conseq pairs.jsonl --summariser model/ -o trained/
-    quals-fast train-qagen --train squad.json --init facebook/bart-large -o qagen-large
+    Print a table of scores:
+      quals-fast score pairs.jsonl
+    Write one JSON object per row:
+      quals-fast score pairs.jsonl -o scores.jsonl
+    See which questions and tokens lowered a score:
+      quals-fast explain pairs.jsonl --html why.html
+    Compare scores with human judgements in the field "label":
+      quals-fast evaluate labelled.jsonl --label label
+    Score with QAGS, the baseline:
+      quals-fast score pairs.jsonl --metric qags
+    Export a model to ONNX and score with the export:
+      quals-fast export qagen-mini exported/ --dtype int8
+      quals-fast score pairs.jsonl --model exported/
+    Train a summariser with QUALS:
+      quals-fast conseq pairs.jsonl --summariser model/ -o trained/
+    Train a model of your own for QUALS:
+      quals-fast train-qagen --train squad.json --init facebook/bart-large -o qagen-large
     """  # noqa: D301 - click must get the character that the backslash stands for
 
 

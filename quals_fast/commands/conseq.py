@@ -1,4 +1,4 @@
-"""`quals-fast conseq`: train a summariser on what QUALS makes of its samples."""
+"""`quals-fast conseq`: train a summariser on samples that QUALS has scored."""
 
 from __future__ import annotations
 
@@ -22,49 +22,70 @@ C = ConSeqConfig()
 
 TRAINING_OPTIONS = (
     click.option("--summariser", required=True, metavar="FOLDER",
-                 help="Sequence-to-sequence model that has learnt the summaries by likelihood."),
+                 help="Model to train: a local sequence-to-sequence model in Hugging Face format, "
+                      "already fine-tuned on the summaries."),
     click.option("-o", "--output", required=True, metavar="FOLDER",
-                 help="For samples, scores, pairs and the trained model; a run that was stopped "
-                      "goes on from there."),
+                 help="Folder for samples, scores, training pairs and the trained model. Run the "
+                      "same command again to resume an interrupted run."),
     click.option("--by", type=click.Choice(get_args(By)), default=C.by,
-                 help="What judges the samples; rouge is the baseline."),
+                 help="Metric that scores samples and summaries. rouge is the baseline."),
     click.option("--samples", "num_samples", type=int, default=C.num_samples,
-                 help="Of each document."),
-    click.option("--top-k", type=int, default=C.top_k, help="Tokens that a sample draws from."),
-    click.option("--sample-min-length", type=int, default=C.min_length, help="Tokens."),
-    click.option("--sample-max-length", type=int, default=C.max_length, help="Tokens."),
+                 help="Summaries to sample for each document."),
+    click.option("--top-k", type=int, default=C.top_k,
+                 help="Sample each token from the k most likely ones."),
+    click.option("--sample-min-length", type=int, default=C.min_length,
+                 help="Minimum length of a sample, in tokens."),
+    click.option("--sample-max-length", type=int, default=C.max_length,
+                 help="Maximum length of a sample, in tokens."),
     click.option("--positive-fraction", type=float, default=C.positive_fraction,
-                 help="Documents with the best summaries to learn from."),
+                 help="Share of documents, those with the best-scoring summaries, to learn from. A "
+                      "document is used if it is in this share and in --negative-fraction's."),
     click.option("--negative-fraction", type=float, default=C.negative_fraction,
-                 help="Documents with the worst samples to learn from."),
-    click.option("--learning-rate", type=float, default=C.learning_rate, help="Of Adam."),
-    click.option("--epochs", type=int, default=C.epochs, help="Over the chosen documents."),
-    click.option("--batch-size", type=int, default=C.batch_size, help="Documents at once."),
-    click.option("--label-smoothing", type=float, default=C.label_smoothing, help="Of the loss."),
+                 help="Share of documents, those with the worst-scoring samples, to learn from."),
+    click.option("--learning-rate", type=float, default=C.learning_rate,
+                 help="Initial learning rate of Adam; it falls linearly to 0."),
+    click.option("--epochs", type=int, default=C.epochs,
+                 help="Passes over the documents that were chosen."),
+    click.option("--batch-size", type=int, default=C.batch_size,
+                 help="Documents per training step, and per batch when sampling."),
+    click.option("--label-smoothing", type=float, default=C.label_smoothing,
+                 help="Label smoothing of the loss, from 0 to below 1."),
     click.option("--max-source-tokens", type=int, default=C.max_source_tokens,
-                 help="Of a document."),
-    click.option("--seed", type=int, default=C.seed, help="Of samples and training."),
+                 help="Truncate documents to this many tokens for the summariser."),
+    click.option("--seed", type=int, default=C.seed, help="Random seed for sampling and training."),
 )  # fmt: skip
 
 
 @click.command(cls=GroupedCommand)
 @with_groups({"Input": INPUT_OPTIONS, "Training": (*TRAINING_OPTIONS, QUIET), **SCORER_OPTIONS})
 def conseq(summariser: str, output: str, **options: Any) -> None:
-    """Train a summariser with ConSeq on the documents and summaries of INPUT.
+    """Train a summariser with ConSeq.
 
-    Draws samples, scores them and the summaries, keeps the documents with a good summary and a bad
-    sample, and trains: likelier summaries, unlikelier samples. --device is for both models; the
-    options from --model on are the scorer's.
-    """
+    INPUT holds documents with reference summaries. ConSeq samples summaries from the summariser,
+    scores samples and references, and keeps the documents with a good reference and a bad sample.
+    Then it trains the summariser to make these references more likely and these samples less
+    likely.
+
+    The options under Model and Search configure the scorer; --device sets the device of both
+    models.
+
+    \b
+    Train with QUALS:
+      quals-fast conseq pairs.jsonl --summariser bart-xsum/ -o trained/
+    Train with ROUGE, the baseline, on the same samples:
+      quals-fast conseq pairs.jsonl --summariser bart-xsum/ -o trained/ --by rouge
+
+    Exit codes: 0 if the model was trained, 2 if the command cannot run as given.
+    """  # noqa: D301 - click must get the character that the backslash stands for
     from quals_fast.pages.display import count, progress_bar
 
-    message = 'conseq needs the extra train: pip install ".[train]" in the checkout'
+    message = 'conseq needs accelerate and transformers: pip install ".[train]" in the checkout'
     require("accelerate", "transformers", message=message)
     from transformers.utils.logging import disable_progress_bar
 
     from quals_fast.training.conseq.pipeline import run_conseq
 
-    disable_progress_bar()  # of loading; it would run through ours
+    disable_progress_bar()  # loading has a bar of its own, which would disturb ours
     with (
         usage_errors(InputError, ValueError, OSError, BackendUnavailableError),
         progress_bar(hidden=options["quiet"]) as progress,
@@ -94,8 +115,8 @@ def conseq(summariser: str, output: str, **options: Any) -> None:
         )
     if not options["quiet"]:
         click.echo(
-            f"wrote {trained.model}: trained on {trained.n_chosen} of {trained.n_documents} "
-            f"documents, of which {trained.n_judged} had scores; "
+            f"wrote {trained.model}; trained on {trained.n_chosen} of {trained.n_documents} "
+            f"documents ({trained.n_judged} had scores); "
             f"skipped {count(n_skipped, 'unusable row')}",
             err=True,
         )

@@ -18,13 +18,15 @@ from quals_fast.commands.running import finish, require, results_file, scoring_j
 
 OUTPUT_OPTIONS = (
     click.option("-o", "--output", metavar="FILE",
-                 help="Write one JSON object to FILE; - is standard output."),
-    click.option("--label", default="label",
-                 help="Key or column of the human judgement, a number."),
+                 help="Also write the result to FILE as one JSON object. - writes it to standard "
+                      "output instead of the table."),
+    click.option("--label", default="label", metavar="NAME",
+                 help="JSON key or CSV column of the human judgement: a number, higher for more "
+                      "consistent."),
     click.option("--positive-from", type=float, default=1.0,
-                 help="For the AUC, labels from this value up count as consistent."),
+                 help="For AUC, summaries with this label or a higher one count as consistent."),
     click.option("--resamples", type=click.IntRange(1), default=1000,
-                 help="Bootstrap resamples behind each interval."),
+                 help="Number of bootstrap resamples for each confidence interval."),
     QUIET,
 )  # fmt: skip
 
@@ -36,18 +38,31 @@ def evaluate(
 ) -> None:
     """Compare scores with human judgements.
 
-    Pearson, Spearman, Kendall and AUC with 95 % intervals, beside those of ROUGE between summary
-    and document, which any measure of consistency should beat.
-    """
+    Prints Pearson, Spearman and Kendall correlations and AUC, each with a 95 % confidence interval.
+    The same statistics are shown for ROUGE between summary and document, which any measure of
+    consistency should beat.
+
+    \b
+    Judgements from 0 to 1 in the field "label":
+      quals-fast evaluate labelled.jsonl
+    Judgements from 1 to 5, of which 4 and 5 count as consistent:
+      quals-fast evaluate labelled.csv --label rating --positive-from 4 -o agreement.json
+
+    Exit codes: 0 if every row was processed, 1 if at least one row has status error, 2 if the
+    command cannot run as given.
+    """  # noqa: D301 - click must get the character that the backslash stands for
     from quals_fast.evaluation import Labels, compare
     from quals_fast.pages.display import show
     from quals_fast.pages.tables import Tally, agreement_table
 
     if output is not None and output.lower().endswith(".csv"):
         raise click.UsageError(
-            f"-o is for one JSON object, but got the name {output}; use one that ends in .json"
+            f"-o writes a JSON object, but got the file name {output}; use one that ends in .json"
         )
-    message = 'evaluate needs the extra evaluate: pip install ".[evaluate]" in the checkout'
+    message = (
+        "evaluate needs SciPy, scikit-learn and rouge-score: "
+        'pip install ".[evaluate]" in the checkout'
+    )
     require("scipy", "sklearn", "rouge_score", message=message)
     tally, labels = Tally(0), Labels(label)
     with (

@@ -16,11 +16,14 @@ from quals_fast.commands.options import (
 from quals_fast.commands.running import finish, require, results_file, scoring_job
 
 OUTPUT_OPTIONS = (
-    click.option("--html", metavar="FILE", help="Write one HTML page for all rows."),
-    click.option("--id", "ids", multiple=True,
-                 help="Explain only the row with this id; may be repeated."),
-    click.option("--top", type=click.IntRange(1),
-                 help="Print this many of the worst pairs of a row; by default all."),
+    click.option("--html", metavar="FILE",
+                 help="Write one HTML page with all rows to FILE, instead of printing them; - "
+                      "writes it to standard output."),
+    click.option("--id", "ids", multiple=True, metavar="ID",
+                 help="Explain only the row with this id; repeat for more rows. A row without an "
+                      "id goes by its line number."),
+    click.option("--top", type=click.IntRange(1), metavar="N",
+                 help="Print only the N worst question-answer pairs of each row. By default, all."),
     QUIET,
 )  # fmt: skip
 
@@ -28,11 +31,21 @@ OUTPUT_OPTIONS = (
 @click.command(cls=GroupedCommand)
 @with_groups({"Input": INPUT_OPTIONS, "Output": OUTPUT_OPTIONS, **SCORER_OPTIONS})
 def explain(html: str | None, ids: tuple[str, ...], top: int | None, **options: Any) -> None:
-    """Show why: each row's pairs, worst first, token by token.
+    """Show which questions and tokens lower a score.
 
-    Each token is shown with its log-probabilities given the summary and given the document. A large
-    drop marks what the document does not support.
-    """
+    For each row, the question-answer pairs are listed from worst to best. Each token has its
+    log-probability given the summary and given the document, in nats. A large drop between the two
+    points to something that the document does not support.
+
+    \b
+    Explain all rows in an HTML page:
+      quals-fast explain pairs.jsonl --html why.html
+    Print the three worst pairs of one row:
+      quals-fast explain pairs.jsonl --id 17 --top 3
+
+    Exit codes: 0 if every row was processed, 1 if at least one row has status error, 2 if the
+    command cannot run as given.
+    """  # noqa: D301 - click must get the character that the backslash stands for
     from quals_fast.pages.display import show, signature_line
     from quals_fast.pages.explain import ExplainedRow, render_html, render_terminal
     from quals_fast.pages.tables import Tally

@@ -18,23 +18,34 @@ from quals_fast.errors import BackendUnavailableError
     "--dtype",
     type=click.Choice(["float32", "float16", "int8"]),
     default="float32",
-    help="int8: the search stays exact but for a screen of the vocabulary.",
+    help="Precision of the graphs. int8 reads and rescores documents in 8-bit integers; the search "
+    "stays in float32, with 8-bit integers only to preselect the next tokens.",
 )
 @click.option(
     "--single-file",
     is_flag=True,
-    help="Write all of the score as one graph, the file OUT, in float32 and with the settings "
-    "below, for any program with ONNX Runtime: token ids in, scores and kept pairs out. The "
-    "model's tokenizer must be WordPiece.",
+    help="Write the file OUT: one float32 graph that computes the whole score, with the settings "
+    "below built in. Any program with ONNX Runtime can run it; it takes token ids and returns "
+    "scores and kept question-answer pairs. The model must have a WordPiece tokenizer.",
 )
 @with_options(*SETTING_OPTIONS)
 def export(model: str, output: str, dtype: str, single_file: bool, **options: Any) -> None:
-    """Write MODEL as ONNX graphs to the new folder OUT, and check them on real texts.
+    """Export a model to ONNX and check the export.
 
-    MODEL is the bundled model's name or a local folder. What is written is scored with --model OUT,
-    by ONNX Runtime and without PyTorch. Exit code: 1 when the graphs differ from the model by more
-    than their type explains, 2 on wrong usage.
-    """
+    MODEL is a bundled model's name or a local folder. OUT is a new folder for the ONNX graphs.
+    After the export, the graphs are compared with the model on real texts. Then score with
+    --model OUT, which needs ONNX Runtime but not PyTorch.
+
+    \b
+    Export to a folder and score with it:
+      quals-fast export qagen-mini exported/ --dtype int8
+      quals-fast score pairs.jsonl --model exported/
+    Export the whole score as one graph, with other settings:
+      quals-fast export qagen-mini quals.onnx --single-file --preset fast
+
+    Exit codes: 0 if the export succeeded, 1 if the graphs differ from the model by more than their
+    type explains, 2 if the command cannot run as given.
+    """  # noqa: D301 - click must get the character that the backslash stands for
     require("torch", message="exporting needs PyTorch: pip install 'quals-fast[onnx]'")
     from quals_fast.export.exporter import ExportParityError
 
@@ -51,12 +62,14 @@ def _export_folder(model: str, output: str, dtype: str, options: dict[str, Any])
     from quals_fast.export.exporter import export as export_folder
 
     for option in options_given(options):
-        raise ValueError(f"`{option}` is for --single-file; without it, give it to score")
+        raise ValueError(
+            f"`{option}` needs --single-file; without it, pass {option} to quals-fast score"
+        )
     parity = export_folder(model, output, dtype=dtype)
     return (
-        f"wrote {output} ({dtype}); log-probabilities differ by {parity['max_abs_delta']:.1e} at "
-        f"most and {parity['mean_abs_delta']:.1e} on average, and "
-        f"{100 * parity['identical_sequences']:.0f} % of the sequences are the same"
+        f"wrote {output} ({dtype}); compared with the model, log-probabilities differ by at most "
+        f"{parity['max_abs_delta']:.1e} ({parity['mean_abs_delta']:.1e} on average), and "
+        f"{100 * parity['identical_sequences']:.0f} % of the sequences are identical"
     )
 
 
@@ -65,10 +78,10 @@ def _export_single_file(model: str, output: str, dtype: str, options: dict[str, 
     from quals_fast.export.single_file import export_single_file
 
     if dtype != "float32":
-        raise ValueError(f"`--single-file` is for --dtype float32, but got {dtype}")
+        raise ValueError(f"`--single-file` needs --dtype float32, but got {dtype}")
     parity = export_single_file(model, output, **score_settings(options))
     return (
-        f"wrote {output}; {100 * parity['identical_pairs']:.0f} % of {parity['pairs']} pairs are "
-        f"the model's, and log-probabilities and scores differ by {parity['max_abs_delta']:.1e} at "
-        "most"
+        f"wrote {output}; compared with the model, {100 * parity['identical_pairs']:.0f} % of "
+        f"{parity['pairs']} pairs are identical, and log-probabilities and scores differ by at "
+        f"most {parity['max_abs_delta']:.1e}"
     )

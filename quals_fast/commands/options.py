@@ -1,4 +1,4 @@
-"""Options that several commands share, and help that lists them under headings."""
+"""Options that several commands share, listed under headings by --help."""
 
 from __future__ import annotations
 
@@ -19,19 +19,23 @@ INPUT_OPTIONS = (
         "file_format",
         type=click.Choice(["auto", "jsonl", "csv"]),
         default="auto",
-        help="Input format. csv: columns separated by commas, semicolons or tabs; jsonl: one "
-        "object a line, or one JSON array; auto: by name and content.",
+        help="Input format. jsonl: one JSON object per line, or a JSON array. csv: a header, and "
+        "columns separated by commas, semicolons or tabs. auto: detect by file name and content.",
     ),
-    click.option("--encoding", default="utf-8", help="Input encoding."),
-    click.option("--document-field", default="document", help="Key or column of the document."),
-    click.option("--summary-field", default="summary", help="Key or column of the summary."),
-    click.option("--fail-fast", is_flag=True, help="Stop at the first row with status error."),
-)
-QUIET = click.option("--quiet", is_flag=True, help="Show no progress bar and no closing line.")
+    click.option("--encoding", default="utf-8", help="Input encoding, such as utf-8 or latin-1."),
+    click.option("--document-field", default="document", metavar="NAME",
+                 help="JSON key or CSV column of the document."),
+    click.option("--summary-field", default="summary", metavar="NAME",
+                 help="JSON key or CSV column of the summary."),
+    click.option("--fail-fast", is_flag=True,
+                 help="Stop at the first row with status error. By default, the job continues with "
+                      "the other rows."),
+)  # fmt: skip
+QUIET = click.option("--quiet", is_flag=True, help="Hide the progress bar and the summary line.")
 
 
 def _take_preset(context: click.Context, _: click.Parameter, name: str) -> str:
-    """Let the options that are not given default to a preset's."""
+    """Make the preset's settings the defaults of the options below."""
     chosen = PRESETS[name]
     settings = asdict(chosen.decoding) | asdict(chosen.scoring)
     context.default_map = settings | dict(context.default_map or {})
@@ -41,66 +45,76 @@ def _take_preset(context: click.Context, _: click.Parameter, name: str) -> str:
 SETTING_OPTIONS = (
     click.option("--preset", type=click.Choice(list(PRESETS)), default="published", is_eager=True,
                  callback=_take_preset,
-                 help="Defaults for the settings below; what you set yourself wins. " + "; ".join(
-                     f"{name}: {chosen.about}" for name, chosen in PRESETS.items()) + "."),
-    click.option("--rule", default=D.rule,
-                 help="Search rule: fairseq09 (as published) or hamming (simpler, faster)."),
+                 help="Defaults for the options below; options you set yourself win. " + " ".join(
+                     f"{name}: {chosen.about}." for name, chosen in PRESETS.items())),
+    click.option("--rule", default=D.rule, metavar="[fairseq09|hamming]",
+                 help="Search rule. fairseq09: as in the published program. hamming: as in the "
+                      "diverse beam search paper; faster, and finds other questions."),
     click.option("--num-beams", type=int, default=D.num_beams,
-                 help="Question-answer sequences to search for each summary."),
+                 help="Beams: question-answer sequences generated from each summary."),
     click.option("--num-beam-groups", type=int, default=D.num_beam_groups,
-                 help="Groups of beams that avoid one another's tokens; must divide --num-beams."),
+                 help="Groups of beams that avoid each other's tokens; must divide --num-beams."),
     click.option("--diversity-penalty", type=float, default=D.diversity_penalty,
-                 help="Nats that a token costs for each earlier group that chose it."),
+                 help="Penalty on a token, in nats, for each earlier group that chose it."),
     click.option("--length-penalty", type=float, default=D.length_penalty,
-                 help="Exponent of the length by which a sequence's score is divided."),
+                 help="A sequence's score is its log-probability divided by its length to the "
+                      "power of this number."),
     click.option("--min-length", type=int, default=D.min_length,
-                 help="Fewest tokens of a sequence before it may end."),
+                 help="Minimum length of a sequence in tokens, not counting the end token."),
     click.option("--max-length", type=int, default=D.max_length,
-                 help="Most tokens of a sequence before it must end."),
-    click.option("--summary-logprob", default=S.summary_logprob,
-                 help="Log-probabilities given the summary: the model's own (model), or with the "
-                      "diversity penalty, as published (search)."),
-    click.option("--max-pairs", default=str(S.max_pairs),
-                 help="Stop selecting pairs at this number, once each answer has had its turn; or "
-                      "all."),
+                 help="Maximum length of a sequence in tokens, not counting the end token."),
+    click.option("--summary-logprob", default=S.summary_logprob, metavar="[model|search]",
+                 help="Log-probabilities given the summary. model: the model's own. search: with "
+                      "the diversity penalty included, as in the published program."),
+    click.option("--max-pairs", default=str(S.max_pairs), metavar="[N|all]",
+                 help="Stop selecting question-answer pairs once there are this many. Each answer "
+                      "gets at least one turn, so there may be more."),
     click.option("--no-pairs-score", type=float, default=None,
-                 help="Score for a summary without pairs; by default it has no score."),
+                 help="Score for a summary that yields no question-answer pairs. By default, it "
+                      "has no score."),
 )  # fmt: skip
 MODEL_OPTIONS = (
     click.option("--model", default="qagen-mini",
-                 help="The bundled model's name, or a local folder."),
-    click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ..."),
+                 help="Model that asks the questions: a bundled model's name or a local folder."),
+    click.option("--device", default="auto",
+                 help="Device: cpu, cuda, cuda:1, ... auto: a GPU if there is one."),
     click.option("--dtype", default="auto",
-                 help="Precision: float32, mixed (CPU), bfloat16 or float16 (GPU), or int8 for a "
-                      "model exported so. auto: the fastest that agrees with float32."),
-    click.option("--backend", default="auto",
-                 help="eager, triton (GPU), or onnx (a folder written by export). auto: the "
-                      "fastest available."),
+                 help="Precision: float32, mixed (CPU only), bfloat16 or float16 (GPU only). auto: "
+                      "the fastest that agrees with float32. An exported model has the precision "
+                      "that it was exported with."),
+    click.option("--backend", default="auto", metavar="[auto|eager|triton|onnx]",
+                 help="eager: plain PyTorch. triton: GPU kernels. onnx: a folder written by "
+                      "quals-fast export. auto: onnx for such a folder, otherwise triton on a GPU "
+                      "and eager on a CPU."),
     click.option("--max-batch-tokens", type=int, default=None,
-                 help="Tokens to process at once; sets peak memory."),
+                 help="Tokens to process at once. Lower it to save memory. By default, 32768 on a "
+                      "CPU and 327680 on a GPU."),
     click.option("--threads", type=int, default=None,
-                 help="CPU threads; by default one for each core that this process may use."),
+                 help="CPU threads. By default, one per core that this process may use."),
 )  # fmt: skip
 METRIC = click.option(
     "--metric", type=click.Choice(["quals", "qags"]), default="quals",
-    help="qags: the baseline that QUALS is compared with. Three networks ask and answer "
-         "questions; the score, 0 to 1, is how far summary and document agree on the answers. "
-         "It takes the options under QAGS, --device, --dtype and --max-batch-tokens.",
+    help="Metric. qags is the baseline that QUALS is compared with: three networks ask and answer "
+         "questions, and the score, from 0 to 1, says how well the answers found in the summary "
+         "and in the document agree. With qags, only the options under QAGS apply, and --device, "
+         "--dtype and --max-batch-tokens (by default, 2048 on a CPU and 131072 on a GPU).",
 )  # fmt: skip
 QAGS_OPTIONS = (
     click.option("--qags-models", default=None, metavar="FOLDER",
-                 help="Folder with the Hugging Face folders question_generation and "
-                      "question_answering; by default bench/qags_models of the checkout in which "
+                 help="Folder that holds the Hugging Face models question_generation and "
+                      "question_answering. By default, bench/qags_models in the checkout in which "
                       "you run this."),
     click.option("--qags-arm", type=click.Choice(["batched", "as_shipped"]), default="batched",
-                 help="as_shipped: one answer at a time in float32, as published; batched: the "
-                      "same scores, faster."),
+                 help="How QAGS runs. as_shipped: one answer at a time in float32, as published. "
+                      "batched: the same scores, faster."),
     click.option("--qags-setting", type=click.Choice(["shipped", "paper"]), default="shipped",
-                 help="Beams of its search: 5 (shipped, the published script) or 10 (paper)."),
+                 help="Beams for generating questions. shipped: 5, as in the published script. "
+                      "paper: 10."),
     click.option("--qags-filter", is_flag=True,
-                 help="Drop questions that the summary does not answer as expected."),
+                 help="Drop questions that get a different answer from the summary than the one "
+                      "they were generated for."),
     click.option("--seed", type=int, default=0,
-                 help="Random seed for choosing the answers to ask about."),
+                 help="Random seed for drawing the answers to ask about."),
 )  # fmt: skip
 # The options of a scorer, by the heading under which --help lists them.
 SCORER_OPTIONS = {"Model": MODEL_OPTIONS, "Search": SETTING_OPTIONS}
@@ -109,7 +123,7 @@ METRIC_OPTIONS = {
     "Search": SETTING_OPTIONS,
     "QAGS": QAGS_OPTIONS,
 }  # fmt: skip
-# Options that say nothing to the other metric.
+# Options that mean nothing to the other metric.
 ONLY_QAGS = ("qags_models", "qags_arm", "qags_setting", "qags_filter", "seed")
 ONLY_QUALS = (
     "model", "backend", "threads", "preset", *DecodingConfig.__slots__, *ScoringConfig.__slots__,

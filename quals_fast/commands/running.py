@@ -1,4 +1,4 @@
-"""How a command runs: what its options ask for, the job over INPUT, and how it ends."""
+"""How a command runs: the scorer that its options ask for, the job over INPUT, and its end."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def scoring_job(
         options: of the command.
         ids: score only the rows with these.
         check: raises on a row that makes the job pointless.
-        prints: each row goes to standard output as it comes, and would break a bar beside it.
+        prints: whether each row is printed to standard output at once; then a terminal shows no
+            progress bar, which these lines would break.
     """
     from quals_fast.pages.display import progress_bar
 
@@ -65,7 +66,7 @@ def job_input(
     ids: tuple[str, ...] = (),
     check: Callable[[InputRow], None] | None = None,
 ) -> JobInput:
-    """Return the rows of INPUT, read as the options ask for."""
+    """Return the rows of INPUT, read as the options say."""
     names = ("file_format", "encoding", "document_field", "summary_field")
     reading = {name: options[name] for name in names}
     return JobInput(path=options["input"], ids=ids, check=check, **reading)
@@ -79,14 +80,14 @@ def results_file(
 
 
 def finish(tally: Tally, options: dict[str, Any]) -> None:
-    """Say what was done, and end with the exit code of the job."""
+    """Print the summary line and exit with the job's exit code."""
     if not options["quiet"]:
         click.echo(tally.closing_line(), err=True)
     sys.exit(1 if tally.statuses["error"] else 0)
 
 
 def require(*modules: str, message: str) -> None:
-    """End the command with a message, before it does any work, where a module is not installed."""
+    """End the command with a message, before any work, if a module is not installed."""
     if any(find_spec(module) is None for module in modules):
         raise UsageFailure(message)
 
@@ -124,14 +125,14 @@ def score_settings(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def options_given(names: Iterable[str]) -> list[str]:
-    """Return the options among these parameters that stand on the command line."""
+    """Return the options among these parameters that were given on the command line."""
     source = click.get_current_context().get_parameter_source
     on_line = click.core.ParameterSource.COMMANDLINE
     return [f"--{name.replace('_', '-')}" for name in names if source(name) is on_line]
 
 
 def _scorer(options: dict[str, Any]) -> Scorer:
-    """Load the scorer of the metric that is asked for."""
+    """Load the scorer of the chosen metric."""
     metric = options.get("metric", "quals")  # explain has no other
     if "metric" in options:
         _refuse_options_of_the_other(metric)
@@ -152,9 +153,9 @@ def _qags_scorer(options: dict[str, Any]) -> Scorer:
 
 
 def _refuse_options_of_the_other(metric: str) -> None:
-    """Refuse what was asked for and would have no effect."""
+    """Refuse options that would have no effect."""
     other = "quals" if metric == "qags" else "qags"
     for option in options_given(ONLY_QUALS if metric == "qags" else ONLY_QAGS):
         raise ValueError(
-            f"`{option}` is for --metric {other}, but got --metric {metric}; leave one of them out"
+            f"`{option}` needs --metric {other}, but got --metric {metric}; leave one of them out"
         )

@@ -18,12 +18,13 @@ from quals_fast.jobs.files import RowWriter
 
 OUTPUT_OPTIONS = (
     click.option("-o", "--output", metavar="FILE",
-                 help="Write JSON lines to FILE, CSV if it ends in .csv; - is standard output. "
-                      "Without it, print a table."),
-    click.option("--pairs", "include_pairs", is_flag=True, help="Add all pairs to each JSON line."),
-    click.option("--rows", type=click.IntRange(1),
-                 help="Print a table of this many lowest-scoring rows, also beside -o FILE; "
-                      "without -o, by default 100."),
+                 help="Write one JSON object per row to FILE, or CSV if it ends in .csv; - writes "
+                      "JSON lines to standard output. Without -o, a table is printed."),
+    click.option("--pairs", "include_pairs", is_flag=True,
+                 help="Include the question-answer pairs of each row in the JSON output."),
+    click.option("--rows", type=click.IntRange(1), metavar="N",
+                 help="Print a table of the N lowest-scoring rows, also with -o FILE. By default, "
+                      "100 rows without -o and no table with it."),
     QUIET,
 )  # fmt: skip
 
@@ -31,10 +32,19 @@ OUTPUT_OPTIONS = (
 @click.command(cls=GroupedCommand)
 @with_groups({"Input": INPUT_OPTIONS, "Output": OUTPUT_OPTIONS, **METRIC_OPTIONS})
 def score(output: str | None, include_pairs: bool, rows: int | None, **options: Any) -> None:
-    """Score each summary of INPUT against its document.
+    """Score each summary in INPUT against its document.
 
-    Exit code: 0 when all rows were handled, 1 when at least one has status error, 2 on wrong usage.
-    """
+    \b
+    Print a table:
+      quals-fast score pairs.jsonl
+    Write JSON lines, and print the ten lowest-scoring rows:
+      quals-fast score pairs.jsonl -o scores.jsonl --rows 10
+    Read CSV columns with other names from standard input:
+      cat pairs.csv | quals-fast score - --document-field article --summary-field highlights
+
+    Exit codes: 0 if every row was processed, 1 if at least one row has status error, 2 if the
+    command cannot run as given.
+    """  # noqa: D301 - click must get the character that the backslash stands for
     from quals_fast.pages.display import show
     from quals_fast.pages.tables import Tally, score_table
 

@@ -1,4 +1,4 @@
-"""The program's standard streams: what standard output does not take ends it with exit code 2."""
+"""The standard streams: a failure to write standard output ends the program with exit code 2."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import click
 
 
 class UsageFailure(click.ClickException):
-    """What the caller can mend: one line on standard error, exit code 2."""
+    """A problem that the caller can fix: one line on standard error, exit code 2."""
 
     exit_code = 2
 
 
 class _StandardOutput(io.FileIO):
-    """Descriptor 1 with errors that say what failed; after the first it takes all in silence."""
+    """Descriptor 1: the first failure raises and says what failed; later writes are dropped."""
 
     def __init__(self, *, is_open: bool) -> None:
         super().__init__(1, "wb", closefd=False)
@@ -32,7 +32,7 @@ class _StandardOutput(io.FileIO):
             if self._is_open:
                 return super().write(data)
             problem = "it is closed"
-        except BrokenPipeError:  # the reader has what it wants, as in `| head`
+        except BrokenPipeError:  # the reader has stopped, as in `| head`
             raise
         except OSError as error:
             problem = str(error.strerror)
@@ -41,7 +41,7 @@ class _StandardOutput(io.FileIO):
 
 
 class _StandardError(io.FileIO):
-    """Descriptor 2; what it does not take is lost, since nobody would see the message either."""
+    """Descriptor 2: what cannot be written is dropped, since nobody would see a message."""
 
     def __init__(self) -> None:
         super().__init__(2, "wb", closefd=False)
@@ -55,9 +55,9 @@ class _StandardError(io.FileIO):
 
 @contextmanager
 def guarded_output() -> Iterator[None]:
-    """Let errors of standard output end the program with one line, also those of the last flush.
+    """End the program with one line if standard output fails, even in the last flush.
 
-    Standard error may be closed or full: results and exit code stay what they are.
+    Standard error may be closed or full: results and exit code do not change.
     """
     _hold_descriptors()
     encoding = sys.stderr.encoding if sys.stderr else "utf-8"
@@ -81,7 +81,7 @@ def guarded_output() -> Iterator[None]:
 
 
 def _hold_descriptors() -> None:
-    """Open closed standard streams to nowhere, or the next file would get their numbers."""
+    """Point closed standard streams to os.devnull; else the next file would get their numbers."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)

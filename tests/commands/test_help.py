@@ -62,7 +62,7 @@ def test_help():
         result = CliRunner().invoke(app, [option])
         assert result.exit_code == 0
         # Each example has a line of its own.
-        assert re.search(r"^  quals-fast score pairs.jsonl -o scores", result.stdout, re.MULTILINE)
+        assert re.search(r"^ +quals-fast score pairs.jsonl -o scores", result.stdout, re.MULTILINE)
         assert all(name in result.stdout for name in ("score", "explain", "evaluate"))
 
 

@@ -355,7 +355,7 @@ def test_the_command(folder, qagen_folder, tmp_path):
     ]  # fmt: skip
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert "of 4 documents, of which 4 had scores; skipped 1 unusable row" in result.stderr
+    assert "of 4 documents (4 had scores); skipped 1 unusable row" in result.stderr
     assert (tmp_path / "out" / "model_quals" / "model.safetensors").is_file()
     failed = CliRunner().invoke(app, [*arguments, "--fail-fast"])
     assert failed.exit_code == 2 and "line 5" in failed.stderr
