@@ -6,7 +6,7 @@ Shape letters used in every docstring and comment:
     Q question-answer pairs    S source length    T target length
     V vocabulary    L layers    H attention heads    D size of one head    C candidates
 
-The public names are loaded on first use, so ``import quals_fast`` costs nothing.
+Public names are loaded on first use, so ``import quals_fast`` takes no time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for."""
+    """Import a public name on first use."""
     if name not in _HOME:
         raise AttributeError(f"module 'quals_fast' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

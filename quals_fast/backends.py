@@ -1,6 +1,6 @@
-"""Which engine runs: a model loaded for a backend.
+"""Load a model with the engine that runs it.
 
-Nothing of torch is imported for an exported model, which needs none.
+For an exported model, torch is not imported.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def load(
     cache_bytes: int,
     graph_bytes: int | None,
 ) -> Engine:
-    """Load a model for the backend that runs; arguments as for `QualsScorer.from_pretrained`.
+    """Load a model; arguments as for `QualsScorer.from_pretrained`.
 
     Raises:
         CheckpointError: the folder cannot be used; the message says what is missing.
@@ -45,15 +45,15 @@ def load(
     if backend == "onnx" or (backend == "auto" and is_exported(Path(model))):
         if cache_bytes:
             raise ValueError(
-                f"`cache_bytes` must be 0 for the onnx backend, but got {cache_bytes}; encoded "
-                "documents are kept by the eager and triton backends only"
+                f"`cache_bytes` must be 0 with the onnx backend, but got {cache_bytes}; only the "
+                "eager and triton backends keep encoded documents"
             )
         exported = load_onnx(model, device=device, dtype=dtype, threads=threads)
         return OnnxEngine(exported, **budget)
     if is_exported(Path(model)):
         raise BackendUnavailableError(
-            f"{model} holds exported graphs, which backend {backend!r} does not run; use "
-            "backend='onnx', or give the folder of the model that was exported"
+            f"{model} holds exported ONNX graphs, which backend {backend!r} cannot run; use "
+            "backend='onnx', or give the folder of the original model"
         )
     _require_torch()
     from quals_fast.engine.cpu import CpuEngine
@@ -76,9 +76,9 @@ def load(
 
 
 def _require_torch() -> None:
-    """Raise with advice where PyTorch is not installed, as in the slim install."""
+    """Raise with advice if PyTorch is not installed, as in the slim install."""
     if find_spec("torch") is None:
         raise ModuleNotFoundError(
-            "this backend needs PyTorch: pip install quals-fast without --no-deps, or give the "
-            "folder that quals-fast export has written to --model (backend 'onnx')"
+            "this backend needs PyTorch: pip install quals-fast without --no-deps, or use a model "
+            "that was written by quals-fast export (backend 'onnx')"
         )

@@ -1,4 +1,4 @@
-"""Batches of texts of like length, under a budget of tokens."""
+"""Batches of texts of similar length, within a token budget."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def batches(lengths: Sequence[int], max_batch_tokens: int) -> list[list[int]]:
         max_batch_tokens: the budget; an item above it gets a batch of its own.
 
     Returns:
-        Lists of indices into `lengths`, the longest items first, so that a batch which does not
-        fit into memory fails at once.
+        Lists of indices into `lengths`, longest items first, so that a batch that does not fit
+        into memory fails at once.
     """
     groups: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -41,7 +41,7 @@ def run_batches(
 ) -> Iterator[tuple[int, T]]:
     """Run batch by batch and yield each item's index with its result.
 
-    Where the memory does not suffice, the budget is halved and the batch is tried again.
+    If memory runs out, the budget is halved and the batch is tried again.
 
     Args:
         lengths: as for `batches`.
@@ -61,12 +61,12 @@ def run_batches(
                 raise
             if len(batch) == 1:
                 raise MemoryError(
-                    f"a text that counts {lengths[batch[0]]} tokens with its beams does not fit "
-                    "into memory even alone; use fewer `num_beams` or a shorter `max_length`"
+                    f"a single text of {lengths[batch[0]]} tokens (beams included) does not fit "
+                    "into memory; use fewer `num_beams` or a shorter `max_length`"
                 ) from error
             budget = len(batch) * lengths[batch[0]] // 2
             logging.getLogger("quals_fast").warning(
-                "out of memory: going on with batches of %d tokens", budget
+                "out of memory: continuing with batches of %d tokens", budget
             )
             rest = sorted([*batch, *(i for group in waiting for i in group)])
             regrouped = batches([lengths[i] for i in rest], budget)
@@ -74,16 +74,16 @@ def run_batches(
         else:
             yield from zip(batch, results, strict=True)
             continue
-        torch = sys.modules.get("torch")  # without it there is no cache of its to empty
+        torch = sys.modules.get("torch")  # if it is not loaded, there is no cache to empty
         if torch is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()  # outside `except`, whose traceback holds the tensors
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Tell by type or, where CUDA's libraries and the CPU have none of their own, by words.
+    """Return whether an error means that memory ran out.
 
-    What an error was raised from counts too: a CUDA graph that is left because memory ran out fails
-    with an error of its own.
+    Errors of CUDA's libraries and of the CPU have no type for it, so their words decide. The causes
+    of an error count too: a CUDA graph that is abandoned for lack of memory raises another error.
     """
     words = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "Failed to allocate memory")
     while error is not None:
@@ -94,7 +94,7 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 def size_from(count: int) -> int:
-    """Return the least of 2**k and 3 * 2**k that is no less, so that few sizes occur."""
+    """Round up to the next 2**k or 3 * 2**k, so that few sizes occur."""
     power: int = 1 << (count - 1).bit_length()
     return power * 3 // 4 if 2 < count <= power * 3 // 4 else power
 
@@ -106,14 +106,14 @@ def pad(
     multiple_of: int = 1,
     at_most: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Pad sequences at the end; return ids ``(B, S)`` and True where a token stands.
+    """Pad sequences at the end; return ids ``(B, S)`` and a mask that is True for tokens.
 
     Args:
         sequences: of any lengths.
         value: padding.
         device: where the tensors go.
-        multiple_of: S is one.
-        at_most: S all the same; no sequence is longer.
+        multiple_of: S is a multiple of this.
+        at_most: upper bound of S that overrules `multiple_of`; no sequence is longer.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Settings of the search and of the score: frozen, validated when they are made."""
+"""Settings of the search and of the score: frozen, and validated on creation."""
 
 from __future__ import annotations
 
@@ -40,26 +40,28 @@ def check_number(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodingConfig:
-    """How question-answer pairs are generated from a summary: diverse beam search.
+    """Settings of the diverse beam search that generates question-answer pairs from a summary.
 
-    The defaults are the published ones.
+    The defaults are the published settings: 60 beams, 60 groups, penalty 0.5 (arXiv 2105.04623,
+    amazon-science/fact-check-summarization).
 
     Args:
-        rule: ``"fairseq09"``, the search of the published program, or ``"hamming"``, that of the
-            diverse-beam paper and of Hugging Face up to 4.56. They find different pairs.
-        num_beams: hypotheses a summary.
-        num_beam_groups: groups that penalise one another; must divide `num_beams`.
-        diversity_penalty: taken off a token's log-probability for each use in earlier groups, nats.
-        length_penalty: a hypothesis scores its summed log-probability / length ** length_penalty;
-            from -10 to 10.
-        min_length: tokens before EOS may end a hypothesis.
-        max_length: tokens after which EOS is forced.
+        rule: The search rule. ``"fairseq09"`` is the search of the published program, ``"hamming"``
+            that of the diverse beam search paper and of Hugging Face transformers up to 4.56. The
+            two find different pairs.
+        num_beams: Number of hypotheses for each summary.
+        num_beam_groups: Number of groups that the beams are split into. Groups avoid the tokens
+            that earlier groups chose. Must divide `num_beams`.
+        diversity_penalty: Penalty in nats, subtracted from a token's log-probability for each use
+            by an earlier group.
+        length_penalty: Exponent from -10 to 10. A hypothesis scores its summed log-probability
+            divided by ``length ** length_penalty``.
+        min_length: Minimum number of tokens before EOS.
+        max_length: Maximum number of tokens before EOS.
 
     Raises:
-        ValueError: a value out of range, or groups that do not divide beams.
-        TypeError: a value of the wrong type.
-
-    Source: arXiv 2105.04623; amazon-science/fact-check-summarization (60 beams, 60 groups, 0.5).
+        ValueError: If a value is out of range, or `num_beam_groups` does not divide `num_beams`.
+        TypeError: If a value has the wrong type.
     """
 
     rule: Rule = "fairseq09"
@@ -97,12 +99,12 @@ class DecodingConfig:
 
     @property
     def min_vocab_size(self) -> int:
-        """Usable tokens that a model must have for every group to find its candidates."""
+        """Number of usable tokens that a model needs for every group to find its candidates."""
         return 2 * self.group_size + 2
 
     @property
     def max_candidates(self) -> int:
-        """Likeliest tokens of a row that are enough: no penalty can lift another above so many.
+        """Number of top tokens per row that the search needs: it can never choose any other.
 
         Source: docs/semantics.md 1.1, shortcut.
         """
@@ -111,18 +113,20 @@ class DecodingConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoringConfig:
-    """How a summary's score is made from its question-answer pairs.
+    """Settings that turn question-answer pairs into a score.
 
     Args:
-        summary_logprob: ``"model"``, the model's log-probabilities given the summary, or
-            ``"search"``, the search's scores with the diversity penalty in them, as published.
-        max_pairs: selection stops at the end of the round in which this many pairs are reached;
-            None takes all distinct ones.
-        no_pairs_score: score of a summary of which no pair is left; None gives NaN.
+        summary_logprob: Which log-probabilities given the summary to use: ``"model"``, the model's
+            own, or ``"search"``, the search scores, which include the diversity penalty, as in the
+            published program.
+        max_pairs: Stop selecting pairs at the end of the round in which this number is reached. In
+            a round, each distinct answer gets a turn, so there may be more pairs. None selects all
+            distinct pairs.
+        no_pairs_score: Score of a summary that yields no pairs. None gives NaN.
 
     Raises:
-        ValueError: a value out of range.
-        TypeError: a value of the wrong type.
+        ValueError: If a value is out of range.
+        TypeError: If a value has the wrong type.
     """
 
     summary_logprob: SummaryLogprob = "model"
@@ -139,12 +143,12 @@ class ScoringConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
-    """Settings under a name.
+    """Named settings.
 
     Attributes:
-        decoding: settings of the search.
-        scoring: settings of the score.
-        about: how they differ from the others, in a few words.
+        decoding: Settings of the search.
+        scoring: Settings of the score.
+        about: What distinguishes them, in a few words.
     """
 
     decoding: DecodingConfig
@@ -165,10 +169,10 @@ PRESETS = {
 
 
 def settings_of(name: str) -> Preset:
-    """Return the settings of a name in `PRESETS`.
+    """Return the settings of a preset in `PRESETS`.
 
     Raises:
-        ValueError: there is no such name.
+        ValueError: If there is no such preset.
     """
     check_choice("preset", name, tuple(PRESETS))
     return PRESETS[name]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 
 class BackendUnavailableError(RuntimeError):
-    """An explicitly chosen backend or device cannot run; nothing falls back silently."""
+    """A chosen backend, device or precision is not available; nothing falls back silently."""
 
 
 class InputError(ValueError):
-    """A file that cannot be read or written at all; single bad rows do not raise."""
+    """A file cannot be read or written at all. Single bad rows do not raise."""

@@ -1,6 +1,6 @@
-"""Agreement of a score with human judgements, with intervals, and ROUGE as the floor to beat.
+"""Agreement of a score with human judgements, with intervals, and ROUGE as the baseline to beat.
 
-Needs the extra ``evaluate``, which is imported when a function is called.
+Needs the extra ``evaluate``, whose packages are imported when a function is called.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ class Agreement:
     """How well a score agrees with human labels.
 
     Attributes:
-        name: what was scored with, such as ``QUALS``.
-        n: rows used.
-        n_missing: rows left out because their score is NaN.
+        name: name of the metric, such as ``QUALS``.
+        n: number of rows used.
+        n_missing: number of rows left out because their score is NaN.
         pearson: linear correlation.
         spearman: rank correlation, ties sharing their mean rank.
         kendall: tau-b.
-        auc: probability that a positive row outscores a negative one, a tie counting one half.
-        undefined: of a statistic that is NaN, why.
+        auc: probability that a positive row outscores a negative one; a tie counts one half.
+        undefined: for each statistic that is NaN, the reason.
     """
 
     name: str
@@ -92,20 +92,20 @@ def agreement(
     """Compare scores with human labels of the same rows.
 
     Args:
-        name: what was scored with, for display.
+        name: name of the metric, for display.
         scores: higher is better, finite. NaN is a missing score, and its row is left out.
         labels: higher is better, finite.
         positive_from: for the AUC, a row is positive if its label is at least this.
         n_resamples: draws of the rows, with replacement, behind each interval. Draws in which a
             statistic is undefined, such as those with one class only, are left out of it.
-        seed: of the draws, which are the same for all four statistics.
+        seed: random seed of the draws, which are the same for all four statistics.
 
     Returns:
         Four statistics with intervals; NaN where undefined (constant scores or labels, one class).
 
     Raises:
-        ValueError: lengths differ, a value is of no use, fewer than three rows have a score, or
-            `n_resamples` is below 1.
+        ValueError: lengths differ, a value is not a finite number, fewer than three rows have a
+            score, or `n_resamples` is below 1.
         TypeError: `scores` or `labels` is not a list or vector.
         ModuleNotFoundError: the extra ``evaluate`` is not installed.
     """
@@ -115,7 +115,8 @@ def agreement(
     )
     if len(scores) != len(labels):
         raise ValueError(
-            f"`scores` and `labels` must be of one length, but got {len(scores)} and {len(labels)}"
+            "`scores` and `labels` must have the same length, but got "
+            f"{len(scores)} and {len(labels)}"
         )
     if n_resamples < 1:
         raise ValueError(f"`n_resamples` must be at least 1, but got {n_resamples}")
@@ -137,8 +138,8 @@ def agreement(
     if len(rows) < _MIN_ROWS:
         raise ValueError(
             f"agreement needs at least {_MIN_ROWS} rows with a score, but got {len(rows)} "
-            f"({n_missing} more are NaN); give more rows, or set `no_pairs_score` "
-            "if their summaries have no pairs"
+            f"({n_missing} more are NaN); add rows, or set `no_pairs_score` if summaries have no "
+            "pairs"
         )
     estimates = _estimates(rows, positive_from, n_resamples, seed)
     undefined = {
@@ -163,12 +164,13 @@ class LabelledRow:
         """Take the label from a row of a file.
 
         Raises:
-            InputError: the row has no such field, or no finite number stands there.
+            InputError: the row has no such field, or it is not a finite number.
         """
         if label_field not in row.fields:
             fields = ", ".join(map(repr, row.fields))
             raise InputError(
-                f"line {row.line}: no label {label_field!r}, but {fields}; name it with --label"
+                f"line {row.line}: expected a label {label_field!r}, but got {fields}; name it "
+                "with --label"
             )
         value = row.fields[label_field]
         try:
@@ -177,7 +179,7 @@ class LabelledRow:
             raise InputError(
                 f"line {row.line}: the label {label_field!r} must be a number, but got {value!r}"
             ) from None
-        except OverflowError:  # an integer of some hundred digits
+        except OverflowError:  # an integer of hundreds of digits
             label = math.inf
         if not math.isfinite(label):
             raise InputError(
@@ -218,7 +220,7 @@ def compare(
 ) -> list[Agreement]:
     """Return the agreement of a score with the labels, then that of ROUGE on the same rows.
 
-    These are the rows with a score; the others are counted as missing for it.
+    Only rows with a score are used; the others are counted as missing.
 
     Args:
         rows: with score and label.
@@ -242,13 +244,14 @@ def compare(
 
 
 def rouge_floor(documents: Sequence[str], summaries: Sequence[str]) -> dict[str, list[float]]:
-    """Return ROUGE of each summary against its document: what a score of consistency must beat.
+    """Return ROUGE of each summary against its document: the baseline for a consistency score.
 
-    Precision is the share of the summary's n-grams that stand in the document; for ROUGE-L, the
+    Precision is the share of the summary's n-grams that occur in the document; for ROUGE-L, the
     share of its words in the longest common subsequence. Words are stemmed.
 
     Returns:
-        ``ROUGE-1 precision``, ``ROUGE-1 F1``, and so on for 2 and L: one number in 0..1 a pair.
+        ``ROUGE-1 precision``, ``ROUGE-1 F1``, and so on for 2 and L: one number from 0 to 1 for
+        each pair.
 
     Raises:
         ValueError: lengths differ.
@@ -280,7 +283,7 @@ def mean_interval(values: Sequence[float], *, n_resamples: int = 1000, seed: int
     Args:
         values: finite.
         n_resamples: draws of the values, with replacement.
-        seed: of the draws, which leave numpy's global state alone.
+        seed: random seed of the draws; numpy's global state is not used.
     """
     import numpy as np
 
@@ -294,7 +297,7 @@ def mean_interval(values: Sequence[float], *, n_resamples: int = 1000, seed: int
 
 
 def _reasons(rows: list[tuple[float, float]], positive_from: float) -> dict[str, str]:
-    """Return of each statistic why it would be undefined."""
+    """Return the reason why each statistic is undefined, if it is."""
     scores, labels = (sorted(set(column)) for column in zip(*rows, strict=True))
     reasons: dict[str, str] = {}
     for what, values in (("scores", scores), ("labels", labels)):
@@ -308,8 +311,8 @@ def _reasons(rows: list[tuple[float, float]], positive_from: float) -> dict[str,
             else f"below {positive_from:g}"
         )
         reasons["auc"] = (
-            f"all labels are {side}, so there is one class only; choose where the positive ones "
-            "begin with --positive-from (`positive_from`)"
+            f"all labels are {side}, so there is only one class; set the lowest positive label "
+            "with --positive-from (`positive_from`)"
         )
     return reasons
 
@@ -331,7 +334,7 @@ def _estimates(
     x, y = np.array(rows).T
     statistics = partial(_statistics, positive_from=positive_from)
     with warnings.catch_warnings():
-        # Degenerate draws warn one by one, and the interval that scipy makes of them is not used.
+        # Each degenerate draw would warn, and scipy's own interval is not used.
         warnings.simplefilter("ignore")
         values = statistics(x, y)
         # Percentiles, not BCa: they stay within the statistic's range and can leave out undefined
@@ -360,7 +363,7 @@ def _statistics(x: Floats, y: Floats, *, positive_from: float, axis: int = -1) -
     x_ranks, y_ranks = rankdata(x, axis=axis), rankdata(y, axis=axis)
     n = x.shape[axis]
     flat = zip(x.reshape(-1, n), y.reshape(-1, n), strict=True)
-    # The exact p-value that small samples get by default is slow and not wanted.
+    # By default small samples get an exact p-value, which is slow and not needed.
     taus = [kendalltau(a, b, method="asymptotic").statistic for a, b in flat]
     aucs = [
         roc_auc_score(positive, a) if 0 < positive.sum() < n else math.nan

@@ -1,6 +1,6 @@
-"""The operations of the engine, and which implementation of each runs.
+"""The engine's operations, and which implementation of each one runs.
 
-Sole importer of `quals_fast_kernels`.
+This is the only module that imports `quals_fast_kernels`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ TRITON_CAPABILITY = (7, 0)  # the least that Triton compiles for
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
-    """One implementation of each operation; their contracts stand with the eager references."""
+    """One implementation of each operation; the eager references define what each one does."""
 
     name: str
     lm_head_topk: Callable[..., tuple[Tensor, Tensor]]
@@ -86,7 +86,7 @@ EAGER = Kernels(
     store_finished.store_finished_ref,
 )
 
-TRITON = Kernels(  # to be called where `resolve_backend` says so
+TRITON = Kernels(  # call them only if `resolve_backend` returns them
     "triton",
     lm_head_topk.lm_head_topk_triton,
     group_select.group_select_triton,
@@ -101,7 +101,7 @@ TRITON = Kernels(  # to be called where `resolve_backend` says so
 
 
 def resolve_backend(backend: str, device: torch.device) -> Kernels:
-    """Return the kernels that run; ``"auto"`` takes Triton's on a GPU and the eager ones elsewhere.
+    """Return the kernels to run; ``"auto"`` means Triton on a GPU and eager kernels elsewhere.
 
     Raises:
         ValueError: an unknown name.
@@ -113,7 +113,7 @@ def resolve_backend(backend: str, device: torch.device) -> Kernels:
         )
     if backend == "onnx":
         raise BackendUnavailableError(
-            "backend 'onnx' runs exported graphs and needs no kernels; load its folder with "
+            "backend 'onnx' runs exported graphs and has no kernels; load an exported folder with "
             "QualsScorer.from_pretrained(folder, backend='onnx')"
         )
     if backend == "eager" or (backend == "auto" and device.type != "cuda"):
@@ -122,8 +122,8 @@ def resolve_backend(backend: str, device: torch.device) -> Kernels:
     if problem is None:
         return TRITON
     if backend == "triton":
-        raise BackendUnavailableError(f"{problem}; use backend='eager', or 'auto'")
-    logging.getLogger("quals_fast").warning("%s; going on with the eager kernels", problem)
+        raise BackendUnavailableError(f"{problem}; use backend='eager' or 'auto'")
+    logging.getLogger("quals_fast").warning("%s; continuing with the eager kernels", problem)
     return EAGER
 
 

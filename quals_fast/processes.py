@@ -1,4 +1,4 @@
-"""What this process may use: the cores, threads after a fork; which threads capture CUDA graphs."""
+"""What this process may use: CPU cores, threads after a fork, CUDA graphs in a thread."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class _Thread(threading.local):
     """What a thread may do.
 
     Attributes:
-        captures_graphs: whether it may capture CUDA graphs. Meanwhile random numbers on that GPU
-            are an error in all other threads, so a thread beside a training may not.
+        captures_graphs: whether it may capture CUDA graphs. During a capture, random numbers on
+            that GPU are an error in all other threads, so a thread beside a training may not.
     """
 
     captures_graphs = True
@@ -34,7 +34,7 @@ this_thread = _Thread()
 
 
 class ForkSafeLock:
-    """A reentrant lock that is free in a forked process, where who held it is gone."""
+    """A reentrant lock that is free in a forked process, where its holder does not exist."""
 
     _all: ClassVar[weakref.WeakSet[ForkSafeLock]] = weakref.WeakSet()
 
@@ -43,7 +43,7 @@ class ForkSafeLock:
         self._all.add(self)
 
     def renew(self) -> None:
-        """Forget who holds it."""
+        """Replace the lock by a free one."""
         self._lock = threading.RLock()
 
     def __enter__(self) -> None:
@@ -59,14 +59,14 @@ def _after_fork() -> None:
         lock.renew()
 
 
-if hasattr(os, "register_at_fork"):  # Windows forks nothing
+if hasattr(os, "register_at_fork"):  # Windows has no fork
     os.register_at_fork(after_in_child=_after_fork)
 
 
 def bound_spinning() -> None:
-    """Let OpenMP's threads spin for a short while only, before it is loaded and reads this.
+    """Limit how long OpenMP's idle threads spin. Call this before OpenMP is loaded.
 
-    For programs of their own: a library must not change its host's environment.
+    For programs only: a library must not change its host's environment.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = SPINS
@@ -76,8 +76,8 @@ def limit_threads(threads: int | None) -> None:
     """Set PyTorch's threads when a model is loaded.
 
     Args:
-        threads: how many; None leaves PyTorch's own number, but no more than `cpu_limit` where
-            neither OMP_NUM_THREADS nor MKL_NUM_THREADS says so.
+        threads: how many; None leaves PyTorch's own number, but at most `cpu_limit`, unless
+            OMP_NUM_THREADS or MKL_NUM_THREADS is set.
     """
     import torch
 
@@ -91,36 +91,36 @@ def limit_threads(threads: int | None) -> None:
 
 
 def survive_fork(device: str) -> None:
-    """Compute in one thread in a process that was forked after a model was loaded.
+    """In a process that was forked after a model was loaded, compute in one thread.
 
-    The threads of OpenMP are not there in such a process, and it would wait for them forever.
+    OpenMP's threads do not exist in such a process, and it would wait for them forever.
 
     Args:
         device: of the model, ``"cpu"`` or ``"cuda"``.
 
     Raises:
-        RuntimeError: a GPU that was used before the fork cannot be used behind it.
+        RuntimeError: a GPU that was used before the fork cannot be used after it.
     """
     import torch
 
     if device == "cuda" and torch.cuda._is_in_bad_fork():
         raise RuntimeError(
-            "a scorer on a GPU cannot score in a forked process; load it in that process, and "
-            "start the process with 'spawn', as multiprocessing.get_context('spawn') does"
+            "a scorer on a GPU cannot score in a forked process; start the process with 'spawn', "
+            "as with multiprocessing.get_context('spawn'), and load the scorer there"
         )
     if _state["is_forked"] and torch.get_num_threads() > 1:
         torch.set_num_threads(1)
         _LOG.warning(
-            "process %d was forked after a model was loaded, so it scores with one thread; to use "
-            "more, start processes with 'spawn' or 'forkserver'",
+            "process %d was forked after a model was loaded, so it scores with one thread; for "
+            "more threads, start processes with 'spawn' or 'forkserver'",
             os.getpid(),
         )
 
 
 def cpu_limit() -> int | None:
-    """Return how many cores this process may use, if they are fewer than the machine has.
+    """Return the number of cores that this process may use; None if it is all of the machine's.
 
-    Affinity counts, and the CPU quota of the container (cgroups 1 and 2), rounded up.
+    CPU affinity counts, and the container's CPU quota (cgroups v1 and v2), rounded up.
     """
     all_cores = os.cpu_count() or 1
     limits = [all_cores]
@@ -134,7 +134,7 @@ def _quotas() -> list[float]:
     """Return the CPU quotas of this process' control groups, in cores."""
     try:
         lines = _GROUPS_OF_PROCESS.read_text("ascii").splitlines()
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         return []
     quotas: list[float | None] = []
     for line in lines:
@@ -151,7 +151,7 @@ def _quotas() -> list[float]:
 
 
 def _parents(root: Path, path: str) -> list[Path]:
-    """Return a group and those around it; in a container the path may be the host's."""
+    """Return a group and its parents; in a container the path may be the host's."""
     own = root / path.lstrip("/")
     return [own, *(parent for parent in own.parents if parent.is_relative_to(root))]
 

@@ -1,4 +1,4 @@
-"""What a scorer returns: hypotheses, question-answer pairs, summaries' scores, the whole result."""
+"""What a scorer returns: hypotheses, question-answer pairs, scores, and the result as a whole."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ Status = Literal["ok", "no_pairs", "empty_summary", "empty_document", "unknown_t
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hypothesis:
-    """One sequence that the search found.
+    """A token sequence that the search found.
 
     Attributes:
-        token_ids: ``question SEP answer EOS``, when it is well formed; length T.
-        logprobs: the model's log-probability of each token given the summary, nats; length T.
-        search_logprobs: the same with the diversity penalty taken off, and 0 for an EOS that rule
+        token_ids: ``question SEP answer EOS`` if it is well formed; length T.
+        logprobs: Log-probability of each token given the summary, in nats; length T.
+        search_logprobs: The same minus the diversity penalty, and 0 for an EOS that rule
             ``hamming`` forced; length T.
-        search_sum: sum of `search_logprobs` as the search adds it up.
-        search_score: `search_sum` / T ** length_penalty, as the original programs report it.
+        search_sum: Sum of `search_logprobs` as the search accumulates it.
+        search_score: ``search_sum / T ** length_penalty``, as the original programs report it.
     """
 
     token_ids: tuple[int, ...]
@@ -34,16 +34,16 @@ class Hypothesis:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QAPair:
-    """A question-answer pair that was kept, with what each text makes of it.
+    """A question-answer pair with its log-probabilities given the summary and the document.
 
     Attributes:
-        question: decoded text of the question.
-        answer: decoded text of the answer.
+        question: Text of the question.
+        answer: Text of the answer.
         token_ids: ``question SEP answer EOS``; length T.
-        tokens: `token_ids` as they are read, for display; length T.
-        summary_logprobs: log-probability of each token given the summary, nats; length T. With
-            ``summary_logprob="search"`` the diversity penalty is in them.
-        document_logprobs: log-probability of each token given the document, nats; length T.
+        tokens: `token_ids` as readable text, for display; length T.
+        summary_logprobs: Log-probability of each token given the summary, in nats; length T. With
+            ``summary_logprob="search"``, they include the diversity penalty.
+        document_logprobs: Log-probability of each token given the document, in nats; length T.
     """
 
     question: str
@@ -55,12 +55,12 @@ class QAPair:
 
     @property
     def score(self) -> float:
-        """Mean log-probability given the document less that given the summary, nats a token."""
+        """Mean log-probability given the document minus given the summary, in nats per token."""
         n = len(self.token_ids)
         return math.fsum(self.document_logprobs) / n - math.fsum(self.summary_logprobs) / n
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a dictionary that json can write."""
+        """Return a dictionary for JSON."""
         return {
             "question": self.question,
             "answer": self.answer,
@@ -79,13 +79,16 @@ class SummaryScore:
     Attributes:
         status: ``ok``, ``no_pairs``, ``empty_summary``, ``empty_document``, ``unknown_text`` (more
             than half of a text's tokens are unknown to the model) or ``error``.
-        score: QUALS, nats a token: near 0, the document supports the summary; clearly negative, it
-            does not. NaN where `status` is not ``ok`` (but see `ScoringConfig.no_pairs_score`).
-        pairs: the kept pairs, in the order of selection.
-        n_hypotheses: sequences that the search returned, before the filter.
-        truncated_tokens: source tokens of summary and document that the model did not see.
-        unknown_tokens: tokens of both whole texts that stand for what the vocabulary lacks.
-        message: what was wrong and what to do, where `status` is ``unknown_text`` or ``error``.
+        score: QUALS, in nats per token. Near 0, the document supports the summary; clearly
+            negative, it does not. NaN unless `status` is ``ok`` (but see
+            `ScoringConfig.no_pairs_score`).
+        pairs: The question-answer pairs that were kept, in order of selection.
+        n_hypotheses: Number of sequences that the search returned, before filtering.
+        truncated_tokens: Number of tokens that were cut off summary and document.
+        unknown_tokens: Number of tokens in summary and document that the model's vocabulary
+            lacks, also counting what was cut off.
+        message: What is wrong and what to do about it, if `status` is ``unknown_text`` or
+            ``error``.
     """
 
     status: Status
@@ -107,9 +110,9 @@ class SummaryScore:
         truncated_tokens: int,
         unknown_tokens: int = 0,
     ) -> SummaryScore:
-        """Take the mean of the pairs' scores, or `no_pairs_score` (None: NaN) without pairs.
+        """Average the pairs' scores; without pairs, take `no_pairs_score` (None: NaN).
 
-        Fewer hypotheses than beams, or a NaN mean, are an error of the model.
+        Fewer hypotheses than beams, or a NaN mean, become status ``error``.
         """
         if pairs:
             score = math.fsum(pair.score for pair in pairs) / len(pairs)
@@ -119,8 +122,8 @@ class SummaryScore:
         if n_hypotheses < num_beams or (pairs and math.isnan(score)):
             return cls(
                 status="error",
-                message="the model gives NaN log-probabilities, as float16 may where numbers "
-                "overflow; use dtype='float32'",
+                message="the model's log-probabilities are NaN, as can happen in float16 when "
+                "numbers overflow; use dtype='float32'",
             )
         return cls(
             status="ok" if pairs else "no_pairs",
@@ -133,11 +136,11 @@ class SummaryScore:
 
     @property
     def worst_pair(self) -> QAPair | None:
-        """The pair that the document supports least, or None without pairs."""
+        """The pair with the lowest score, or None without pairs."""
         return min(self.pairs, key=lambda pair: pair.score, default=None)
 
     def to_dict(self, *, include_pairs: bool = True) -> dict[str, Any]:
-        """Return a dictionary that json can write; a NaN score becomes None."""
+        """Return a dictionary for JSON; a NaN score becomes None."""
         return row_to_dict(self, include_pairs=include_pairs)
 
 
@@ -156,47 +159,47 @@ class ScoredPair(Protocol):
 
     @property
     def score(self) -> float:
-        """The higher, the better the document supports it."""
+        """The higher, the better the document supports the pair."""
         ...
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a dictionary that json can write."""
+        """Return a dictionary for JSON."""
         ...
 
 
 class RowScore(Protocol):
-    """The score of one summary by any metric, as commands and files take it."""
+    """The score of one summary by any metric, as commands and files handle it."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def status(self) -> str:
-        """``ok``, ``error``, or what else became of the row."""
+        """``ok``, ``error``, or another outcome."""
         ...
 
     @property
     def score(self) -> float:
-        """NaN where there is none."""
+        """The score; NaN if there is none."""
         ...
 
     @property
     def pairs(self) -> Sequence[ScoredPair]:
-        """What the score is the mean of."""
+        """The pairs whose mean is the score."""
         ...
 
     @property
     def truncated_tokens(self) -> int:
-        """Tokens that the model did not see."""
+        """Number of tokens that were cut off."""
         ...
 
     @property
     def unknown_tokens(self) -> int:
-        """Tokens that stand for what the vocabulary lacks."""
+        """Number of tokens that the vocabulary lacks."""
         ...
 
     @property
     def message(self) -> str | None:
-        """What was wrong, where `status` is ``error`` or ``unknown_text``."""
+        """What is wrong, if `status` is ``error`` or ``unknown_text``."""
         ...
 
     @property
@@ -205,12 +208,12 @@ class RowScore(Protocol):
         ...
 
     def to_dict(self, *, include_pairs: bool = True) -> dict[str, Any]:
-        """Return a dictionary that json can write."""
+        """Return a dictionary for JSON."""
         ...
 
 
 def row_to_dict(row: RowScore, *, include_pairs: bool) -> dict[str, Any]:
-    """Return a row of any metric as a dictionary that json can write; a NaN score becomes None."""
+    """Return a row of any metric as a dictionary for JSON; a NaN score becomes None."""
     content: dict[str, Any] = {
         "score": None if math.isnan(row.score) else row.score,
         "status": row.status,
@@ -238,11 +241,14 @@ Row: TypeAlias = SummaryScore | tuple[SummaryScore, ...]
 
 @dataclass(frozen=True, slots=True)
 class QualsResult(Sequence[Row]):
-    """Scores in the order and the shape in which the summaries were given.
+    """The scores of a call, in the order and nesting of its summaries.
+
+    It is a sequence: ``result[0]`` is the first row.
 
     Attributes:
-        rows: one `SummaryScore` a summary; a tuple of them where a list of summaries was given.
-        signature: everything that the scores depend on, in one line.
+        rows: One `SummaryScore` per summary, or a tuple of them for a list of summaries.
+        signature: One line with everything that the scores depend on: settings, model, precision,
+            backend and version.
     """
 
     rows: tuple[Row, ...]
@@ -250,18 +256,18 @@ class QualsResult(Sequence[Row]):
 
     @property
     def scores(self) -> list[Any]:
-        """QUALS of each summary, a float, or a list of them where the summaries were a list."""
+        """The score of each summary: a float, or a list of floats for a list of summaries."""
         return [
             [one.score for one in row] if isinstance(row, tuple) else row.score for row in self.rows
         ]
 
     def flat(self) -> Iterator[SummaryScore]:
-        """Yield the score of every summary, nested or not."""
+        """Yield the `SummaryScore` of every summary, whether nested or not."""
         for row in self.rows:
             yield from row if isinstance(row, tuple) else (row,)
 
     def to_dict(self, *, include_pairs: bool = True) -> dict[str, Any]:
-        """Return a dictionary that json can write."""
+        """Return a dictionary for JSON."""
         return {
             "signature": self.signature,
             "rows": [
@@ -281,14 +287,14 @@ class QualsResult(Sequence[Row]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheStats:
-    """What a cache of encoded documents has done so far.
+    """Statistics of a cache of encoded documents.
 
     Attributes:
-        hits: documents that were found; several summaries of one document in a batch ask once.
-        misses: documents that had to be encoded.
-        n_documents: documents held now.
-        n_bytes: bytes held now.
-        max_bytes: the bound.
+        hits: How many documents were found. Summaries that share a document in a batch count once.
+        misses: How many documents had to be encoded.
+        n_documents: How many documents the cache holds.
+        n_bytes: How many bytes it holds.
+        max_bytes: How many bytes it may hold.
     """
 
     hits: int

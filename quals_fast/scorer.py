@@ -1,4 +1,4 @@
-"""The story of the program: generate, filter, rescore, aggregate."""
+"""QUALS from end to end: generate, filter, rescore, aggregate."""
 
 from __future__ import annotations
 
@@ -35,19 +35,21 @@ from quals_fast.validation import (
 class QualsScorer:
     """Score summaries against their documents with QUALS (arXiv 2105.04623).
 
+    Create a scorer with `from_pretrained`, which loads a model.
+
+    You can score inside a training step: scoring neither depends on nor changes the state of
+    random number generators, autograd and autocast. Several threads may share a scorer; they
+    compute one at a time. A scorer from `from_pretrained` can be pickled: it stores the arguments
+    that it was loaded with, and unpickling loads the model again. A deep copy is the scorer itself.
+
     Args:
-        engine: a loaded model and the way to compute it; `from_pretrained` makes one.
-        decoding: settings of the search.
-        scoring: settings of the score.
+        engine: A loaded model with the code that runs it. `from_pretrained` creates one.
+        decoding: Settings of the search. By default, the published settings.
+        scoring: Settings of the score. By default, the published settings.
 
     Raises:
-        ValueError: the settings and the model do not fit together.
-        TypeError: a model's name in place of an engine.
-
-    Scoring leaves random numbers, autograd and autocast as they are, and takes nothing from them:
-    it may be done inside a training step. Of several threads that use one scorer, one at a time
-    computes; the others wait. One of `from_pretrained` can be pickled, by the arguments that it was
-    loaded with; its deep copy is itself.
+        ValueError: If the settings do not fit the model.
+        TypeError: If `engine` is the name of a model. Use `from_pretrained` instead.
 
     Examples:
         >>> from quals_fast import QualsScorer
@@ -67,8 +69,8 @@ class QualsScorer:
     ) -> None:
         if isinstance(engine, str | Path):
             raise TypeError(
-                f"`engine` must be a loaded one, but got the name {str(engine)!r}; use "
-                "QualsScorer.from_pretrained to load a model"
+                f"`engine` must be a loaded engine, but got the name {str(engine)!r}; use "
+                "QualsScorer.from_pretrained to load a model by name"
             )
         self.engine = engine
         self.decoding = decoding or DecodingConfig()
@@ -78,7 +80,7 @@ class QualsScorer:
 
     @property
     def cache_stats(self) -> CacheStats | None:
-        """Hits and misses of the cache of encoded documents, and its size; None without one."""
+        """Statistics of the cache of encoded documents, or None without a cache."""
         return self.engine.cache_stats
 
     def __deepcopy__(self, memo: dict[int, Any]) -> QualsScorer:
@@ -87,8 +89,8 @@ class QualsScorer:
     def __reduce__(self) -> tuple[Any, ...]:
         if self._origin is None:
             raise TypeError(
-                "only a scorer of QualsScorer.from_pretrained can be pickled, since it is loaded "
-                "again on the other side; make this one with it"
+                "only a scorer from QualsScorer.from_pretrained can be pickled, since unpickling "
+                "loads the model again; create this scorer with from_pretrained"
             )
         return _load_again, (self._origin, self.signature)
 
@@ -120,41 +122,52 @@ class QualsScorer:
         graph_bytes: int | None = None,
         threads: int | None = None,
     ) -> QualsScorer:
-        """Load a model: the bundled one by name, or a local Hugging Face folder.
+        """Load a model: a bundled model by name, or a local folder in Hugging Face format.
+
+        Nothing is downloaded.
 
         Args:
-            model: ``"qagen-mini"``, or a folder with a BART checkpoint in safetensors whose config
-                names a ``sep_token_id``. Nothing is downloaded.
-            device: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
-            dtype: ``"float32"``, ``"mixed"`` (CPU only: float32 search, LM head screened with
-                8-bit integers, documents in bfloat16), or, on a GPU only, ``"bfloat16"`` or
-                ``"float16"``. ``"auto"`` takes on a CPU the fastest that keeps the rank
-                correlation with float32 at 0.99 or more, on a GPU float16, as published.
-            backend: ``"eager"``, ``"triton"``, ``"onnx"`` for a folder that `quals-fast export` has
-                written, or ``"auto"``: ONNX for such a folder, else Triton on a GPU and eager
-                elsewhere.
-            preset: ``"published"``, or ``"fast"`` with 30 beams, not 60; what both are worth is in
-                bench/MODEL.md.
-            decoding: settings of the search; those of the preset by default.
-            scoring: settings of the score; those of the preset by default.
-            max_batch_tokens: tokens that the network holds at once; it sets peak memory. By default
-                32,768 on a CPU and 327,680 on a GPU.
-            cache_bytes: room for encoded documents that later calls will ask for again, as epochs
-                of a training do; 0 keeps none. The least recently used go first, so what is gone
-                through again and again must fit as a whole. Not for the ONNX backend.
-            graph_bytes: GPU memory that CUDA graphs may hold between calls; by default a quarter of
-                the GPU's, 0 for no graphs. Give less where the card is shared with a model in
-                training.
-            threads: CPU threads; by default one for each core that this process may use, by its
-                affinity and its container's CPU quota, for PyTorch also by OMP_NUM_THREADS.
-                PyTorch's are the whole process's, ONNX Runtime's this scorer's. A process that is
-                forked after loading scores with one PyTorch thread.
+            model: ``"qagen-mini"``, or a folder. The folder holds a BART checkpoint with
+                safetensors weights and a ``sep_token_id`` in its config, or a model written by
+                ``quals-fast export``.
+            device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ..., or ``"auto"``: a GPU if there is one.
+            dtype: Precision: ``"float32"``, ``"mixed"`` (CPU only), or ``"bfloat16"`` or
+                ``"float16"`` (GPU only). ``"mixed"`` searches in float32, preselects tokens with
+                8-bit integers and reads documents in bfloat16. ``"auto"`` is float16 on a GPU, as
+                published; on a CPU, it is the fastest precision that keeps the rank correlation
+                with float32 at 0.99 or more. An exported model has the precision that it was
+                exported with.
+            backend: ``"eager"`` (plain PyTorch), ``"triton"`` (GPU kernels), ``"onnx"`` (a folder
+                written by ``quals-fast export``), or ``"auto"``: ONNX for such a folder, otherwise
+                Triton on a GPU and eager on a CPU.
+            preset: ``"published"``, or ``"fast"`` with 30 beams instead of 60. bench/MODEL.md
+                compares the two.
+            decoding: Settings of the search. By default, those of the preset.
+            scoring: Settings of the score. By default, those of the preset.
+            max_batch_tokens: Number of tokens to process at once. Lower it to save memory. By
+                default, 32,768 on a CPU and 327,680 on a GPU.
+            cache_bytes: Memory, in bytes, for encoded documents that later calls need again, as
+                in the epochs of a training run. 0 keeps none. When the cache is full, the least
+                recently used document is dropped, so a set of documents that you go through
+                repeatedly must fit as a whole. Must be 0 with the ONNX backend.
+            graph_bytes: GPU memory, in bytes, that CUDA graphs may hold between calls. By default,
+                a quarter of the GPU's memory; 0 disables CUDA graphs. Give less if the GPU is
+                shared with a model in training.
+            threads: Number of CPU threads. By default, one per core that this process may use,
+                according to its CPU affinity, its container's CPU quota and, for PyTorch,
+                ``OMP_NUM_THREADS``. PyTorch's threads are set for the whole process, ONNX
+                Runtime's for this scorer only. A process that was forked after loading scores
+                with one PyTorch thread.
+
+        Returns:
+            A scorer.
 
         Raises:
-            CheckpointError: the folder cannot be used; the message says what is missing.
-            BackendUnavailableError: the backend or the device is not to be had.
-            ValueError: an unknown name, or settings that do not fit the model.
-            ModuleNotFoundError: PyTorch, or ONNX Runtime, is not installed and needed.
+            CheckpointError: If the folder cannot be used. The message says what is missing.
+            BackendUnavailableError: If the backend, device or precision is not available.
+            ValueError: If a name is unknown, a number is out of range, or the settings do not fit
+                the model.
+            ModuleNotFoundError: If PyTorch or ONNX Runtime is needed but not installed.
         """
         chosen = settings_of(preset)
         settings: dict[str, Any] = {
@@ -182,21 +195,22 @@ class QualsScorer:
         *,
         on_progress: Callable[[int], None] | None = None,
     ) -> QualsResult:
-        """Score each summary against its document, under inference mode.
+        """Score each summary against its document.
 
         Args:
-            documents: texts.
-            summaries: one text a document, or one list of texts a document.
-            on_progress: called with the number of summaries that were just searched (CPU) or scored
-                (GPU).
+            documents: One text per row.
+            summaries: One summary per document, or one list of summaries per document.
+            on_progress: Called from time to time with the number of summaries processed since the
+                last call: searched (CPU) or scored (GPU).
 
         Returns:
-            Scores in the order and shape of `summaries`. A pair that cannot be scored has a status
-            that says so and does not touch the others.
+            Scores in the order and nesting of `summaries`. If a summary cannot be scored, its
+            `status` says why; the others are not affected.
 
         Raises:
-            ValueError: the two lists differ in length.
-            TypeError: an argument is not a list or vector (array, series, column).
+            ValueError: If the two lists differ in length.
+            TypeError: If an argument is not a list or another one-dimensional container (array,
+                series, column).
         """
         given = check_texts("documents", documents)
         entries = check_texts("summaries", summaries)
@@ -214,10 +228,19 @@ class QualsScorer:
         return QualsResult(nested_like(nested, rows), self.signature)
 
     def generate(self, summaries: Sequence[str]) -> list[list[Hypothesis]]:
-        """Generate question-answer sequences from each summary, in the rule's order.
+        """Generate question-answer sequences from each summary.
+
+        This is the first step of scoring, before sequences are filtered.
+
+        Args:
+            summaries: Texts.
+
+        Returns:
+            For each summary, its hypotheses in the order of the search rule.
 
         Raises:
-            ValueError: a summary is empty or not valid text; the message gives its index.
+            ValueError: If a summary is empty or not valid text. The message gives its index.
+            TypeError: If `summaries` is not a list.
         """
         sources = self.engine.model.tokenizer.encode(require_texts("summaries", summaries))
         with self.engine.inference():
@@ -227,15 +250,20 @@ class QualsScorer:
     def rescore(
         self, documents: Sequence[str], token_ids: Sequence[Sequence[Sequence[int]]]
     ) -> list[list[TokenLogprobs]]:
-        """Return the log-probabilities, nats, of given targets of each document.
+        """Compute log-probabilities of given token sequences, given their documents.
 
         Args:
-            documents: texts.
-            token_ids: for each document a list of targets, ``question SEP answer EOS`` each.
+            documents: Texts.
+            token_ids: For each document, a list of targets. A target is a list of token ids,
+                ``question SEP answer EOS``.
+
+        Returns:
+            For each document and target, the log-probability of every token, in nats.
 
         Raises:
-            ValueError: lengths differ, a text or target is empty, a target is too long or has an
-                id out of range.
+            ValueError: If the lists differ in length, a text or target is empty, or a target is
+                too long or has an id out of range.
+            TypeError: If an argument is not nested lists of the right type.
         """
         model = self.engine.model
         texts, shape = require_texts("documents", documents), model.shape
@@ -247,7 +275,7 @@ class QualsScorer:
     def _score(
         self, texts: list[tuple[str, str]], on_progress: Callable[[int], None]
     ) -> list[SummaryScore]:
-        """Score document and summary of each pair, if their tokens say enough for that."""
+        """Score each pair whose tokens suffice for a score."""
         pairs = self._encode(texts)
         checked = [check_tokens(*pair) for pair in pairs]
         good = [pair for pair, problem in zip(pairs, checked, strict=True) if problem is None]
@@ -266,7 +294,7 @@ class QualsScorer:
         return [TextPair(by_text[document], by_text[summary]) for document, summary in texts]
 
     def _aggregate(self, pair: TextPair, scored: Scored) -> SummaryScore:
-        """Take the mean over pairs of the mean difference over tokens."""
+        """Average each pair's token differences, then the pairs."""
         with_penalties = self.scoring.summary_logprob == "search"
         readable_tokens = self.engine.model.tokenizer.readable_tokens
         pairs = tuple(
@@ -293,11 +321,11 @@ class QualsScorer:
 
 
 def _load_again(origin: dict[str, Any], signature: str) -> QualsScorer:
-    """Unpickle a scorer: load it as it was loaded before."""
+    """Unpickle a scorer: load it again with the same arguments."""
     scorer = QualsScorer.from_pretrained(**origin)
     if scorer.signature != signature:
         raise RuntimeError(
-            f"the scorer was pickled as {signature}, but loads here as {scorer.signature}; their "
-            "scores are not comparable, so make a new one with QualsScorer.from_pretrained"
+            f"the scorer was pickled as {signature}, but loads here as {scorer.signature}; scores "
+            "of the two are not comparable: create a new one with QualsScorer.from_pretrained"
         )
     return scorer

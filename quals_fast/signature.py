@@ -1,4 +1,4 @@
-"""One line that says everything a score depends on, so that it can be cited and compared."""
+"""One line with everything that a score depends on, so that scores can be cited and compared."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def signature(
         scoring: settings of the score.
         model: name of the checkpoint.
         digest: short hash of its weights, config and tokenizer.
-        dtype: what the network computes in.
-        backend: what ran.
+        dtype: precision of the network.
+        backend: backend that ran.
         kernels: names of the compiled kernels that ran.
     """
     d, s = decoding, scoring
@@ -51,7 +51,7 @@ def signature(
 
 
 def escaped(name: str) -> str:
-    """Return a folder's name as a signature can hold it: ``|``, line breaks and the like as %7C."""
+    """Percent-encode what a signature cannot hold in a folder's name: ``|``, line breaks, ..."""
     return "".join(
         quote(c, safe="", errors="surrogatepass") if c in "|%" or not c.isprintable() else c
         for c in name

@@ -1,4 +1,4 @@
-"""What a text must be before it is scored."""
+"""Checks of texts, tokens and lists before scoring."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class TokenCounts(Protocol):
 
     @property
     def n_tokens(self) -> int:
-        """Tokens of the whole text, without special ones."""
+        """Tokens of the whole text, without special tokens."""
         ...
 
     @property
     def truncated_tokens(self) -> int:
-        """Tokens that the model does not see."""
+        """Tokens that are cut off."""
         ...
 
     @property
     def unknown_tokens(self) -> int:
-        """Tokens that stand for what the vocabulary lacks."""
+        """Tokens that the vocabulary lacks."""
         ...
 
 
@@ -45,7 +45,7 @@ def check_pair(document: object, summary: object) -> SummaryScore | None:
 
 
 def check_tokens(document: TokenCounts, summary: TokenCounts) -> SummaryScore | None:
-    """Return the score of a pair whose tokens say too little to be scored, or None."""
+    """Return the score of a pair whose tokens do not suffice for a score, or None."""
     empty = _empty(summary.n_tokens == 0, document.n_tokens == 0)
     if empty is not None:
         return empty
@@ -61,7 +61,7 @@ def check_tokens(document: TokenCounts, summary: TokenCounts) -> SummaryScore | 
         truncated_tokens=summary.truncated_tokens + document.truncated_tokens,
         unknown_tokens=summary.unknown_tokens + document.unknown_tokens,
         message="more than half of the tokens are unknown to the model: "
-        f"{', '.join(unknown)}; use a model whose vocabulary has the text's script",
+        f"{', '.join(unknown)}; use a model whose vocabulary covers the text's script",
     )
 
 
@@ -72,7 +72,7 @@ def _empty(summary: bool, document: bool) -> SummaryScore | None:
 
 
 def is_invisible(text: str) -> bool:
-    """Return whether a text shows nothing: white space, zero-width or control characters only."""
+    """Return whether a text has only white space, zero-width and control characters."""
     return _INVISIBLE.fullmatch(text) is not None
 
 
@@ -81,20 +81,20 @@ def text_problem(name: str, text: object) -> str | None:
     if not isinstance(text, str):
         return (
             f"`{name}` must be a string, but got {type(text).__name__}; convert it to text, or "
-            "give an empty string where there is none"
+            "use an empty string if there is none"
         )
     if "\0" in text:
         return (
-            f"`{name}` must be text, but holds a NUL character at position {text.index(chr(0))}; "
-            "remove it, or check that the file is not binary"
+            f"`{name}` must be text, but has a NUL character at position {text.index(chr(0))}; "
+            "remove it, and check that the file is not binary"
         )
     try:
         text.encode()
     except UnicodeEncodeError as error:
         code = ord(text[error.start])
         return (
-            f"`{name}` must be valid Unicode, but holds the lone surrogate U+{code:04X} at "
-            f"position {error.start}; repair the program that wrote it, or remove the character"
+            f"`{name}` must be valid Unicode, but has the lone surrogate U+{code:04X} at "
+            f"position {error.start}; fix the program that wrote it, or remove the character"
         )
     return None
 
@@ -102,8 +102,8 @@ def text_problem(name: str, text: object) -> str | None:
 def as_list(values: object) -> Sequence[Any] | None:
     """Return a list or tuple as it is, a vector as a list, and None for anything else.
 
-    Vectors are arrays of numpy, series of pandas and polars, arrays of pyarrow, columns of
-    datasets. A frame is none: it has several columns.
+    Vectors are numpy and pyarrow arrays, pandas and polars series, and columns of datasets. A data
+    frame is not a vector, since it has several columns.
     """
     if isinstance(values, list | tuple):
         return values
@@ -124,7 +124,7 @@ def check_texts(name: str, texts: object) -> Sequence[object]:
         TypeError: it is something else, such as one string.
     """
     advice = (
-        "; put a single text into a list, take one column of a frame, and use list() on an iterator"
+        "; put a single text in a list, select one column of a frame, or call list() on an iterator"
     )
     return check_list(name, texts, "strings", advice)
 
@@ -142,7 +142,7 @@ def check_list(name: str, values: object, of: str, advice: str = "") -> Sequence
 
 
 def check_same_length(name: str, values: Sequence[object], documents: Sequence[object]) -> None:
-    """Check that there is one entry a document.
+    """Check that there is one entry per document.
 
     Raises:
         ValueError: there is not.
@@ -159,7 +159,7 @@ def require_texts(name: str, texts: object) -> list[str]:
 
     Raises:
         ValueError: one is empty or not valid text; the message gives its index.
-        TypeError: it is no list.
+        TypeError: it is not a list.
     """
     valid: list[str] = []
     for index, text in enumerate(check_texts(name, texts)):
@@ -186,12 +186,12 @@ def check_token_ids(token_ids: object, longest: int, vocab_size: int) -> list[li
             name = f"token_ids[{i}][{j}]"
             ids = check_list(name, entry, "integers")
             if not all(type(token) is int for token in ids):
-                raise TypeError(f"`{name}` must hold integers, but got {ids!r:.60}")
+                raise TypeError(f"`{name}` must be a list of integers, but got {ids!r:.60}")
             if not 0 < len(ids) <= longest or not all(0 <= token < vocab_size for token in ids):
                 raise ValueError(
-                    f"`{name}` must hold 1 to {longest} ids from 0 to {vocab_size - 1}, but got "
-                    f"{len(ids)} from {min(ids, default=0)} to {max(ids, default=0)}; take them "
-                    "from the same model's hypotheses"
+                    f"`{name}` must have 1 to {longest} ids from 0 to {vocab_size - 1}, but got "
+                    f"{len(ids)} from {min(ids, default=0)} to {max(ids, default=0)}; use token "
+                    "ids of the same model's hypotheses"
                 )
             checked[-1].append(ids)
     return checked

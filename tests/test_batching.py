@@ -67,14 +67,14 @@ def test_out_of_memory_halves_the_budget_and_goes_on(error, caplog):
     assert found == {i: 10 * i for i in range(8)}
     assert seen[0] == 40  # the first try
     assert seen.count(40) == 1
-    assert "out of memory: going on with batches of 20 tokens" in caplog.text
+    assert "out of memory: continuing with batches of 20 tokens" in caplog.text
 
 
 def test_what_does_not_fit_even_alone_is_an_error_that_says_so():
     def run(batch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with pytest.raises(MemoryError, match=r"counts 7 tokens .* use fewer `num_beams`"):
+    with pytest.raises(MemoryError, match=r"of 7 tokens .* use fewer `num_beams`"):
         list(run_batches([7, 3], 7, run))
 
 

@@ -206,7 +206,7 @@ def test_numpy_columns_are_welcome() -> None:
 
 
 def test_lengths_differ() -> None:
-    with pytest.raises(ValueError, match=r"`scores` and `labels` .* one length, but got 3 and 2"):
+    with pytest.raises(ValueError, match=r"`scores` and `labels` .* same length, but got 3 and 2"):
         agreement("x", [1, 2, 3], [1, 2])
 
 
@@ -226,7 +226,7 @@ def test_a_bad_score_is_named(score: float) -> None:
 
 def test_too_few_rows() -> None:
     with pytest.raises(
-        ValueError, match=r"at least 3 rows with a score, but got 2 \(1 more .* give more rows"
+        ValueError, match=r"at least 3 rows with a score, but got 2 \(1 more .* add rows"
     ):
         agreement("x", [1, 2, math.nan], [0, 1, 1])
 
@@ -365,8 +365,8 @@ def test_rouge_is_compared_on_the_rows_that_have_a_score() -> None:
     ("scores", "labels", "undefined"),
     [
         ([0.1, 0.2, 0.3], [0.0, 1.0, 1.0], {}),
-        ([0.1, 0.2, 0.3], [4, 5, 3], {"auc": "all labels are 1 or more, so there is one class"}),
-        ([0.1, 0.2, 0.3], [0.1, 0.2, 0.9], {"auc": "all labels are below 1, so there is one"}),
+        ([0.1, 0.2, 0.3], [4, 5, 3], {"auc": "all labels are 1 or more"}),
+        ([0.1, 0.2, 0.3], [0.1, 0.2, 0.9], {"auc": "all labels are below 1"}),
         (
             [0.5, 0.5, 0.5],
             [0, 1, 1],

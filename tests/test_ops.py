@@ -31,7 +31,7 @@ def test_triton_is_not_installed(monkeypatch, caplog):
         resolve_backend("triton", GPU)
     with caplog.at_level(logging.WARNING, "quals_fast"):
         assert resolve_backend("auto", GPU) is EAGER
-    assert "going on with the eager kernels" in caplog.text
+    assert "continuing with the eager kernels" in caplog.text
 
 
 @pytest.mark.parametrize("version", ["3.5.1", "3.10.0", "4.0", "2"])
@@ -52,7 +52,7 @@ def test_a_gpu_that_triton_does_not_compile_for(monkeypatch, caplog):
         resolve_backend("triton", GPU)
     with caplog.at_level(logging.WARNING, "quals_fast"):
         assert resolve_backend("auto", GPU) is EAGER
-    assert "this one has 6.1; going on with the eager kernels" in caplog.text
+    assert "this one has 6.1; continuing with the eager kernels" in caplog.text
 
 
 def test_triton_on_a_cpu(monkeypatch):

@@ -61,7 +61,7 @@ def test_without_pairs():
 def test_nan_is_an_error_and_not_a_score(broken):
     assert broken.status == "error"
     assert math.isnan(broken.score)
-    assert "NaN log-probabilities" in broken.message
+    assert "log-probabilities are NaN" in broken.message
 
 
 def test_to_dict_has_no_nan():

@@ -151,7 +151,7 @@ BAD = [
     ("queen", "  ", "empty_summary", None),
     (None, "queen", "error", "`document` must be a string, but got NoneType"),
     ("queen", 7, "error", "`summary` must be a string, but got int"),
-    ("a\0b", "queen", "error", "`document` must be text, but holds a NUL character at position 1"),
+    ("a\0b", "queen", "error", "`document` must be text, but has a NUL character at position 1"),
     ("queen", "an\ud800ne", "error", "lone surrogate U\\+D800 at position 2"),
 ]
 
@@ -190,7 +190,7 @@ def test_a_text_that_is_mostly_unknown_has_no_score_and_says_so(scorer):
     assert sum(seen) == 4
     assert (row.status, row.unknown_tokens, row.pairs) == ("unknown_text", 5, ())
     assert math.isnan(row.score)
-    advice = "; use a model whose vocabulary has the text's script"
+    advice = "; use a model whose vocabulary covers the text's script"
     assert row.message == (
         f"more than half of the tokens are unknown to the model: 4 of 6 in the summary{advice}"
     )
@@ -222,7 +222,7 @@ def test_wrong_arguments_are_refused(scorer):
         scorer.generate(["queen", " "])
     with pytest.raises(ValueError, match="`documents` and `token_ids` must have the same length"):
         scorer.rescore(["queen"], [])
-    with pytest.raises(ValueError, match=r"`token_ids\[0\]\[1\]` must hold 1 to 64 ids from 0 to"):
+    with pytest.raises(ValueError, match=r"`token_ids\[0\]\[1\]` must have 1 to 64 ids from 0 to"):
         scorer.rescore(["queen"], [[[5, 4], []]])
     with pytest.raises(ValueError, match=r"but got 1 from -1 to -1"):
         scorer.rescore(["queen"], [[[-1]]])
@@ -439,7 +439,7 @@ def test_a_scorer_is_pickled_by_what_it_was_loaded_from(scorer, folder):
     assert len(pickle.dumps(scorer)) < 5000
     assert copy.deepcopy(scorer) is scorer
     with pytest.raises(
-        TypeError, match=r"only a scorer of QualsScorer\.from_pretrained can be pick"
+        TypeError, match=r"only a scorer from QualsScorer\.from_pretrained can be pick"
     ):
         pickle.dumps(QualsScorer(scorer.engine))
 

@@ -32,12 +32,12 @@ PROBLEMS = [
     ),
     pytest.param(
         "a\ud800b",
-        "`summary` must be valid Unicode … lone surrogate U+D800 at position 1; repair",
+        "`summary` must be valid Unicode … lone surrogate U+D800 at position 1; fix",
         id="high-surrogate",
     ),
     pytest.param(
         "\udcff",
-        "`summary` must be valid Unicode … lone surrogate U+DCFF at position 0; repair",
+        "`summary` must be valid Unicode … lone surrogate U+DCFF at position 0; fix",
         id="low-surrogate",
     ),
 ]
@@ -176,7 +176,7 @@ def test_equal_lengths_pass():
         ),
         pytest.param([" \n"], r"`summaries\[0\]` must not be empty or blank", id="blank"),
         pytest.param(["a", "b", 3], r"`summaries\[2\]` must be a string, but got int", id="type"),
-        pytest.param(["\0"], r"`summaries\[0\]` must be text, but holds a NUL", id="nul"),
+        pytest.param(["\0"], r"`summaries\[0\]` must be text, but has a NUL", id="nul"),
         pytest.param(["\udfff"], r"`summaries\[0\]` .*surrogate U\+DFFF", id="surrogate"),
     ],
 )

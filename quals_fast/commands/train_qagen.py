@@ -17,7 +17,7 @@ T = {one.name: one.default for one in fields(TrainingSettings)}
 
 DATA_OPTIONS = (
     click.option("--train", multiple=True, required=True, metavar="FILE",
-                 help="Training questions: SQuAD-format .json, or .jsonl with one context per line; "
+                 help="Training questions: SQuAD-format .json, or .jsonl with a context per line; "
                       "may be gzipped. Repeat for more files."),
     click.option("--dev", default=None, metavar="FILE",
                  help="Questions to evaluate on, in the same formats. By default, none."),

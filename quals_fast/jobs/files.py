@@ -1,6 +1,6 @@
-"""Rows of documents and summaries read from files, and results written line by line.
+"""Read rows of documents and summaries from files, and write results line by line.
 
-A row that cannot be read keeps its place, with a message; only a file that makes no sense at all
+A row that cannot be read keeps its place and gets a message; only a file that cannot be used at all
 raises.
 """
 
@@ -35,17 +35,17 @@ def read_rows(
     """Read rows one by one.
 
     Args:
-        path: a file, ``-`` for standard input; what is packed by gzip is unpacked.
+        path: a file, or ``-`` for standard input; gzip is decompressed.
         file_format: ``jsonl`` for JSON lines, a JSON array, or objects over several lines; ``csv``
-            for columns separated by commas, semicolons or tabs; ``auto`` takes CSV for names in
-            ``.csv`` and ``.tsv`` and for texts that begin with a header, else JSON.
+            for columns separated by commas, semicolons or tabs; ``auto`` for CSV if the name ends
+            in ``.csv`` or ``.tsv`` or the text begins with a header, otherwise JSON.
         encoding: of the text.
         document_field: key or column of the document.
         summary_field: key or column of the summary.
 
     Raises:
-        InputError: the file cannot be opened or decoded, is of a kind that is not read, or its
-            header lacks a column.
+        InputError: the file cannot be opened or decoded, is of an unsupported kind, or its header
+            lacks a column.
     """
     fields = (document_field, summary_field)
     name = "standard input" if path == "-" else path
@@ -60,25 +60,25 @@ def read_rows(
                 )
             )
             parse = parse_csv if is_csv else parse_json
-            # JSON lines end at a line feed only; a reader of CSV wants all line ends as they are.
+            # JSON lines end at a line feed only; the CSV reader needs line ends as they are.
             file = as_text(binary, name, encoding, newline="" if is_csv else "\n")
             yield from parse(file, name, encoding, fields)
     except UnicodeError as error:  # encodings that surrogateescape cannot carry
-        raise InputError(f"{name} is not {encoding}: {error}; pass its --encoding") from error
+        raise InputError(f"{name} is not {encoding}: {error}; give its --encoding") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(
-            f"{name} is not a whole gzip file: {error}; check it with gzip -t, or drop .gz from "
-            "the name of a file that is not compressed"
+            f"{name} is not a complete gzip file: {error}; check it with gzip -t, or remove .gz "
+            "from its name if it is not compressed"
         ) from error
     except OSError as error:
         raise InputError(f"cannot read {name}: {error.strerror or error}") from error
 
 
 class OutputFile:
-    """An open text file for results, or standard output, which stays open at the end.
+    """A text file for results, or standard output, which is not closed at the end.
 
     Args:
-        file: written and flushed at once, so that a stopped job keeps what it has.
+        file: open file; each write is flushed, so that a stopped job keeps its results.
         name: for messages.
     """
 
@@ -87,7 +87,7 @@ class OutputFile:
         self._name = name
 
     def write(self, text: str) -> int:
-        """Write a text; raise `InputError` where that fails."""
+        """Write a text; raise `InputError` if that fails."""
         with self._named_errors():
             written = self._file.write(text)
             self._file.flush()
@@ -105,7 +105,7 @@ class OutputFile:
     def _named_errors(self) -> Iterator[None]:
         try:
             yield
-        except BrokenPipeError:  # the reader has what it wants, as in `| head`
+        except BrokenPipeError:  # the reader has stopped, as in `| head`
             raise
         except OSError as error:  # the disk is full
             raise InputError(f"cannot write {self._name}: {error.strerror}") from error
@@ -168,14 +168,15 @@ def open_output(path: str, *, input_path: str | None = None) -> OutputFile:
     """
     if path.endswith(".gz"):
         raise InputError(
-            f"results are written as plain text, but got the name {path}; leave out .gz, and "
+            f"results are written uncompressed, but got the file name {path}; leave out .gz, and "
             "compress the file afterwards"
         )
     if input_path is not None:
         both = Path(path), Path(input_path)
         if all(one.is_file() for one in both) and both[0].samefile(both[1]):
             raise InputError(
-                f"the output must be another file than INPUT, but both are {path}; give a new name"
+                f"the output must not be the same file as INPUT, but both are {path}; choose "
+                "another name"
             )
     # backslashreplace: a lone surrogate in an id comes out as its JSON escape.
     if path == "-":

@@ -1,4 +1,4 @@
-"""Open what is read: a file or standard input, packed or not, as text."""
+"""Open input as text: a file or standard input, compressed or not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from quals_fast.errors import InputError
 
 _GZIP = b"\x1f\x8b"
-_UNPACK = "unpack it first"
+_UNPACK = "decompress it first"
 _SAVE = "save it as CSV or JSON lines"
 # How files begin that are not text.
 _REFUSED = {
@@ -25,18 +25,18 @@ _REFUSED = {
     b"PK\x03\x04": ("an Excel workbook or another zip archive", f"{_SAVE}, or {_UNPACK}"),
     b"\xd0\xcf\x11\xe0": ("an old Excel workbook", _SAVE),
     b"ARROW1": ("an Arrow file", _SAVE),
-    b"\x28\xb5\x2f\xfd": ("packed with zstd", _UNPACK),
-    b"\xfd7zXZ": ("packed with xz", _UNPACK),
-    b"BZh": ("packed with bzip2", _UNPACK),
+    b"\x28\xb5\x2f\xfd": ("compressed with zstd", _UNPACK),
+    b"\xfd7zXZ": ("compressed with xz", _UNPACK),
+    b"BZh": ("compressed with bzip2", _UNPACK),
 }
 
 
 @contextmanager
 def open_binary(path: str, name: str) -> Iterator[Any]:
-    """Open a file that can be peeked into, or standard input for ``-``; gzip is unpacked.
+    """Open a file that can be peeked into, or standard input for ``-``; gzip is decompressed.
 
     Raises:
-        InputError: it is of a kind that is not read, or standard input is closed.
+        InputError: the file is of an unsupported kind, or standard input is closed.
         OSError: it cannot be opened.
     """
     # A GzipFile does not close the file that it reads; this does.
@@ -46,21 +46,20 @@ def open_binary(path: str, name: str) -> Iterator[Any]:
         start = file.peek(8)
         for beginning, (kind, advice) in _REFUSED.items():
             if start.startswith(beginning):
-                raise InputError(f"{name} is {kind}, which is not read; {advice}")
+                raise InputError(f"{name} is {kind}, which is not supported; {advice}")
         yield file
 
 
 def as_text(file: Any, name: str, encoding: str, newline: str) -> TextIO:
-    """Decode a file; bytes that cannot be become lone surrogates, so only their own row is lost.
+    """Decode a file; invalid bytes become lone surrogates, so that only their own row is lost.
 
     Raises:
-        InputError: there is no such encoding, or the file looks like UTF-16 and the encoding is
-            another.
+        InputError: the encoding is unknown, or the file looks like UTF-16 and the encoding is not.
     """
     known = known_encoding(encoding)
     likely = _utf16_variant(file.peek(4))
     if likely is not None and not known.startswith(("utf-16", "utf-32")):
-        raise InputError(f"{name} looks like UTF-16, not {encoding}; pass --encoding {likely}")
+        raise InputError(f"{name} looks like UTF-16, not {encoding}; use --encoding {likely}")
     if known == "utf-8":
         encoding = "utf-8-sig"
     return io.TextIOWrapper(file, encoding=encoding, errors="surrogateescape", newline=newline)
@@ -77,8 +76,8 @@ def known_encoding(encoding: str) -> str:
         return codecs.lookup(encoding).name
     except (LookupError, ValueError):
         raise InputError(
-            f"`--encoding` must be one that Python knows, such as utf-8, utf-16, latin-1 or "
-            f"cp1252, but got {encoding!r}"
+            f"`--encoding` must be an encoding that Python knows, such as utf-8, utf-16, latin-1 "
+            f"or cp1252, but got {encoding!r}"
         ) from None
 
 
@@ -86,9 +85,9 @@ def _standard_input() -> Any:
     if sys.stdin is None:
         raise InputError("cannot read standard input: it is closed")
     try:
-        # Apart from sys.stdin, whose lock a thread that waits for input would hold at exit.
+        # Not sys.stdin itself, whose lock a thread waiting for input would still hold at exit.
         return open(sys.stdin.fileno(), "rb", closefd=False)
-    except io.UnsupportedOperation:  # a stand-in without a file behind it
+    except io.UnsupportedOperation:  # a stand-in that is not a real file
         return io.BufferedReader(sys.stdin.buffer)
 
 

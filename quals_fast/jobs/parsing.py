@@ -1,4 +1,4 @@
-"""Rows of text: JSON lines, JSON arrays and objects over several lines, separated columns."""
+"""Parse rows: JSON lines, JSON arrays, JSON objects over several lines, and CSV."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class InputRow:
 
     Attributes:
         line: number of its first line, from 1.
-        id: the row's own, else its line number.
+        id: the row's own id, or its line number.
         fields: all its fields.
-        document: what stands in the document's field; None where `problem` is set.
-        summary: what stands in the summary's field; None where `problem` is set.
+        document: content of the document field; None if `problem` is set.
+        summary: content of the summary field; None if `problem` is set.
         problem: why the row could not be read, or None.
     """
 
@@ -72,7 +72,7 @@ def parse_json(
         if isinstance(error, json.JSONDecodeError):
             place = f"line {error.lineno}, column {error.colno}"
             message = f"{name} is not valid JSON: {error.msg} at {place}"
-        raise InputError(f"{message}; repair it, or write one object a line") from error
+        raise InputError(f"{message}; fix it, or write one object per line") from error
     line = 1
     for at, (start, end, content) in zip([0, *(v[0] for v in values)], values, strict=False):
         line += text.count("\n", at, start)
@@ -90,7 +90,7 @@ def _up_to_text(file: TextIO) -> list[str]:
 
 
 def _goes_on(line: str) -> bool:
-    """Return whether a line begins a JSON object and breaks off where another line may follow."""
+    """Return whether a line starts a JSON object that continues on the next line."""
     try:
         json.loads(line)
     except json.JSONDecodeError as error:
@@ -153,7 +153,7 @@ def _jsonl_row(line: int, text: str, encoding: str, fields: tuple[str, str]) -> 
     content: Any = {}
     if problem is None:
         try:
-            content = json.loads(text.rstrip("\r\n"))  # else its end is column 1 of the next line
+            content = json.loads(text.rstrip("\r\n"))  # else an error at the end is in column 1
         except json.JSONDecodeError as error:
             problem = f"invalid JSON: {error.msg} at column {error.colno}; {_expected(fields)}"
         except RecursionError:
@@ -171,7 +171,7 @@ def _json_row(line: int, content: Any, fields: tuple[str, str], problem: str | N
 
 
 def _expected(fields: tuple[str, str]) -> str:
-    return f'expected one object a line, such as {{"{fields[0]}": "...", "{fields[1]}": "..."}}'
+    return f'expected one object per line, such as {{"{fields[0]}": "...", "{fields[1]}": "..."}}'
 
 
 _JSON_NAMES = {
@@ -185,7 +185,7 @@ _JSON_NAMES = {
 
 
 def _usable_id(row_id: Any, line: int) -> Any:
-    """Return a row's id, or its line number where it has none that JSON can write."""
+    """Return a row's id, or its line number if it has none that JSON can hold."""
     try:
         json.dumps(row_id, allow_nan=False)
     except (ValueError, RecursionError):
@@ -196,7 +196,7 @@ def _usable_id(row_id: Any, line: int) -> Any:
 def parse_csv(
     file: TextIO, name: str, encoding: str, fields: tuple[str, str]
 ) -> Iterator[InputRow]:
-    """Yield a row for each line of columns that commas, semicolons or tabs separate.
+    """Yield a row for each line of columns separated by commas, semicolons or tabs.
 
     Raises:
         InputError: the header lacks a column.
@@ -204,7 +204,7 @@ def parse_csv(
     csv.field_size_limit(2**31 - 1)  # the default refuses documents over 128 KiB
     before = _up_to_text(file)
     delimiter = _delimiter(before[-1] if before else "", fields)
-    # strict: else an open quote swallows the rest unnoticed.
+    # strict: otherwise an open quote would swallow the rest unnoticed.
     reader = csv.reader(chain(before, file), delimiter=delimiter, strict=True)
     try:
         header = next((cells for cells in reader if cells), [])
@@ -213,14 +213,15 @@ def parse_csv(
     missing = [field for field in fields if field not in header]
     if missing:
         raise InputError(
-            f"{name} has no column {missing[0]!r}, but {', '.join(map(repr, header)) or 'none'}; "
-            "name the right ones with --document-field and --summary-field"
+            f"{name} must have a column {missing[0]!r}, but has "
+            f"{', '.join(map(repr, header)) or 'none'}; name the right columns with "
+            "--document-field and --summary-field"
         )
     twice = [field for field in (*fields, "id") if header.count(field) > 1]
     if twice:
         raise InputError(
-            f"{name} must have one column {twice[0]!r}, but has {header.count(twice[0])}; "
-            "rename all but one"
+            f"{name} must have one column {twice[0]!r}, but has {header.count(twice[0])}; rename "
+            "the others"
         )
     while True:
         line = reader.line_num + 1
@@ -236,15 +237,15 @@ def parse_csv(
         problem: str | None = _undecoded("".join(cells), encoding)
         if len(cells) != len(header):
             problem = (
-                f"expected {len(header)} cells as in the header, but got {len(cells)}; put quotes "
-                f"around a cell that holds a {_DELIMITERS[delimiter]} or a line break"
+                f"expected {len(header)} cells as in the header, but got {len(cells)}; quote cells "
+                f"that contain a {_DELIMITERS[delimiter]} or a line break"
             )
         content = dict(zip(header, cells, strict=False))
         yield _row(line, content.get("id") or line, content, fields, problem)
 
 
 def _delimiter(header: str, fields: tuple[str, str]) -> str:
-    """Return what separates the columns: with it the header has the fields, or most columns."""
+    """Return the delimiter with which the header has the fields, or else the most columns."""
     cells = {delimiter: _cells(header, delimiter) for delimiter in _DELIMITERS}
     return max(cells, key=lambda d: (set(fields) <= set(cells[d]), len(cells[d])))
 
@@ -258,8 +259,8 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 def _csv_problem(error: csv.Error) -> str:
     return (
-        f"invalid CSV: {error}; put quotes around a cell that holds a quote, a separator or a "
-        "line break, double each quote inside it, and close it"
+        f"invalid CSV: {error}; quote cells that contain a quote, a separator or a line break, and "
+        "double each quote inside them"
     )
 
 
@@ -270,7 +271,7 @@ def _row(
     if problem is None and missing:
         problem = (
             f"expected a key {missing[0]!r}, but got {', '.join(map(repr, content)) or 'none'}; "
-            "name the right ones with --document-field and --summary-field"
+            "name the right keys with --document-field and --summary-field"
         )
     if problem is not None:
         return InputRow(line=line, id=row_id, fields=content, problem=problem)
@@ -279,11 +280,11 @@ def _row(
 
 
 def _undecoded(text: str, encoding: str) -> str | None:
-    """Return the problem of a text with bytes that did not decode, or None."""
+    """Return the problem of a text with bytes that could not be decoded, or None."""
     found = _UNDECODED.search(text)
     if found is None:
         return None
     return (
-        f"expected {encoding}, but got the byte 0x{ord(found[0]) - 0xDC00:02X}; pass the file's "
-        "--encoding, for example latin-1, or repair this row"
+        f"expected {encoding}, but got the byte 0x{ord(found[0]) - 0xDC00:02X}; give the file's "
+        "--encoding, for example latin-1, or fix this row"
     )

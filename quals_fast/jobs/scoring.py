@@ -1,4 +1,4 @@
-"""A job: rows scored in windows, in order, each with its result whatever happens to the others."""
+"""A job: score rows in windows, in order; a bad row does not affect the others."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from quals_fast.jobs.parsing import InputRow
 from quals_fast.results import RowScore, RowScores, SummaryScore
 from quals_fast.validation import check_pair
 
-MAX_WINDOW_ROWS = 64  # scored together: enough to batch by length, little to lose
-MAX_WAIT_SECONDS = 0.2  # of a window's first row for more, where rows come from a pipe
+MAX_WINDOW_ROWS = 64  # scored together: enough to batch by length, few to lose
+MAX_WAIT_SECONDS = 0.2  # for which a window waits for more rows from a pipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobInput:
-    """The rows of a file that a job is about; each iteration reads the file anew.
+    """The rows of a job's file; each iteration reads the file again.
 
     Attributes:
         path: as for `read_rows`, like the next four.
@@ -31,7 +31,7 @@ class JobInput:
         encoding: of the text.
         document_field: key or column of the document.
         summary_field: key or column of the summary.
-        ids: of the only rows to take; empty for all.
+        ids: take only the rows with these ids; empty for all rows.
         check: raises `InputError` on a row that makes the job pointless.
     """
 
@@ -66,21 +66,22 @@ class JobInput:
         if missing:
             name = "standard input" if self.path == "-" else self.path
             raise InputError(
-                f"no row of {name} has the id {' or '.join(missing)}; a row without an id goes by "
-                "its line number"
+                f"no row of {name} has the id {' or '.join(missing)}; for a row without an id, "
+                "give its line number"
             )
 
     def survey(self) -> int | None:
-        """Read all rows and count them, which costs little and finds a bad file before the work.
+        """Read and count all rows, which is cheap and finds a bad file before the work.
 
         Returns:
-            None where rows can be read only once: standard input, or a pipe as of bash's <(...).
+            None if rows can be read only once: from standard input, or from a pipe such as bash's
+            <(...).
         """
         return None if self.is_stream else sum(1 for _ in self)
 
     @property
     def is_stream(self) -> bool:
-        """Whether rows come only once, and perhaps slowly."""
+        """Whether rows can be read only once, and may arrive slowly."""
         path = Path(self.path)
         return self.path == "-" or path.is_fifo() or path.is_char_device()
 
@@ -114,10 +115,10 @@ def score_rows(
     """Score rows in windows, in order; a bad row gets status ``error`` and a message.
 
     Args:
-        scorer: scores the good ones.
-        rows: as from `read_rows`; those of a stream do not wait until a window is full.
-        fail_fast: stop after the first row with status ``error``; an empty text is none.
-        on_progress: called with the number of rows that were just dealt with.
+        scorer: scores the good rows.
+        rows: as from `read_rows`; rows of a stream do not wait until a window is full.
+        fail_fast: stop after the first row with status ``error``; empty texts do not count.
+        on_progress: called with the number of rows that were just processed.
     """
     is_stream = isinstance(rows, JobInput) and rows.is_stream
     for window in _windows_of_stream(rows) if is_stream else _windows(rows):
@@ -145,7 +146,7 @@ def _windows(rows: Iterable[InputRow]) -> Iterator[list[InputRow]]:
 
 
 def _windows_of_stream(rows: Iterable[InputRow]) -> Iterator[list[InputRow]]:
-    """Yield what has come `MAX_WAIT_SECONDS` after a first row, read by a thread of its own.
+    """Yield the rows that arrive within `MAX_WAIT_SECONDS` of a first one; a thread reads them.
 
     The first windows are small, so that the first results do not wait for 64 rows to be scored.
     """
@@ -155,7 +156,7 @@ def _windows_of_stream(rows: Iterable[InputRow]) -> Iterator[list[InputRow]]:
         try:
             for row in rows:
                 ready.put(row)
-        except BaseException as error:  # raised where the rows are wanted
+        except BaseException as error:  # raised again by the consumer
             ready.put(error)
         else:
             ready.put(None)
@@ -184,10 +185,10 @@ def _windows_of_stream(rows: Iterable[InputRow]) -> Iterator[list[InputRow]]:
 
 
 def usable_rows(rows: Iterable[InputRow], *, fail_fast: bool = False) -> tuple[list[InputRow], int]:
-    """Return the rows that can be scored, and how many can not.
+    """Return the rows that can be scored, and the number of those that cannot.
 
     Raises:
-        InputError: one can not, and `fail_fast` asks for that.
+        InputError: a row cannot be scored, and `fail_fast` is set.
     """
     good, n_bad = [], 0
     for row in rows:
@@ -208,7 +209,7 @@ def _problem(row: InputRow) -> SummaryScore | None:
 
 
 def _at_line(row: InputRow, result: RowScore) -> RowScore:
-    """Say in the message, if there is one, which line it is about."""
+    """Name the line in the message, if there is one."""
     if result.message is None:
         return result
     return replace(result, message=f"line {row.line}: {result.message}")

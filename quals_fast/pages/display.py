@@ -1,4 +1,4 @@
-"""What the command's outputs share: thresholds, marks, printable texts, the terminal."""
+"""What the pages and tables share: thresholds, marks, printable texts, the terminal."""
 
 from __future__ import annotations
 
@@ -16,49 +16,49 @@ from rich.progress import (
 )
 from rich.text import Text
 
-# Nats a token: of a score, or of a token's log-probability given the document less that given the
-# summary.
+# Thresholds in nats: for a score, and for a token's log-probability given the document minus that
+# given the summary.
 DROP = -0.5
 LARGE_DROP = -2.0
 
 MARKS = ("", "!", "!!")  # by level
 
-# Escape sequences would command the terminal, and lone surrogates cannot be written as UTF-8.
+# Escape sequences would control the terminal, and lone surrogates cannot be encoded in UTF-8.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def level(drop: float) -> int:
-    """Return 0 for no drop to speak of, 1 for a drop, 2 for a large one."""
+    """Return 0 for no or a small drop, 1 for a drop, 2 for a large drop."""
     return (drop <= DROP) + (drop <= LARGE_DROP)
 
 
 def printable(text: str) -> str:
-    """Replace what must not reach a terminal or a UTF-8 file."""
+    """Replace characters that must not reach a terminal or a UTF-8 file."""
     return _UNPRINTABLE.sub("\ufffd", text)
 
 
 def count(n: int, noun: str, plural: str | None = None) -> str:
-    """Write a number of things."""
+    """Return a number with its noun, such as ``2 rows``."""
     return f"{n} {noun if n == 1 else plural or noun + 's'}"
 
 
 def signature_line(signature: str) -> Text:
-    """Return a signature in one line at any width, so that it can be copied and searched for."""
+    """Return a signature on one line at any width, so that it can be copied and searched."""
     return Text(printable(signature), no_wrap=True, overflow="ignore")
 
 
 def show(renderable: RenderableType) -> None:
     """Print on standard output."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may know fewer characters than we do
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal's encoding may lack characters
         sys.stdout.reconfigure(errors="backslashreplace")
-    # Without a terminal there is no width to go by, and 80 columns would break every question.
+    # Without a terminal the width is unknown, and 80 columns would break every question.
     console = Console(width=None if sys.stdout.isatty() else 120)
-    # Neither cropped nor, outside of a group, wrapped: the signature must stay in one line.
+    # Neither cropped nor, outside of a group, wrapped: the signature must stay on one line.
     console.print(Group(renderable), crop=False)
 
 
 def progress_bar(*, hidden: bool) -> Progress:
-    """Return a bar on standard error; without a terminal there is none."""
+    """Return a progress bar on standard error; it is hidden without a terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -67,6 +67,6 @@ def progress_bar(*, hidden: bool) -> Progress:
         console=Console(stderr=True),
         transient=True,
         disable=hidden or not sys.stderr.isatty(),
-        redirect_stdout=False,  # else results go to standard error
+        redirect_stdout=False,  # otherwise results would go to standard error
         redirect_stderr=False,
     )

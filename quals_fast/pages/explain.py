@@ -1,4 +1,4 @@
-"""Show why a summary got its score: its pairs, worst first, token by token, as text or a page."""
+"""Show why a summary got its score: its pairs, worst first, token by token, as text or HTML."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from quals_fast.jobs.parsing import InputRow
 from quals_fast.pages.display import DROP, LARGE_DROP, MARKS, count, level, printable
 from quals_fast.results import QAPair, Status, SummaryScore
 
-# The page draws bars up to this surprise, nats, and marks those that go beyond.
+# The page draws bars up to this many nats and marks those that are longer.
 BAR_CAP = 8.0
 
 _STYLES = ("", "yellow", "bold red")  # by level
 
 _MEANINGS: dict[Status, str] = {
     "ok": "",
-    "no_pairs": "no generated question had its answer in the summary, so nothing can be compared",
+    "no_pairs": "no generated question has its answer in the summary, so nothing can be compared",
     "empty_summary": "the summary is empty, so no question can be generated from it",
     "empty_document": "the document is empty, so there is nothing to compare the summary with",
-    "unknown_text": "the model cannot read this text, so a score would mean nothing",
+    "unknown_text": "the model cannot read this text, so a score would be meaningless",
     "error": "this row could not be scored",
 }
 
@@ -40,7 +40,7 @@ class ExplainedRow:
     """A scored summary with its texts.
 
     Attributes:
-        id: what the reader knows it by.
+        id: id of the row, as shown to the reader.
         summary: its text.
         document: the text that it was scored against.
         result: its score, with pairs.
@@ -53,7 +53,7 @@ class ExplainedRow:
 
     @classmethod
     def of(cls, row: InputRow, result: SummaryScore) -> ExplainedRow:
-        """Take the texts from a row of a file, where they may be missing."""
+        """Take the texts from a row of a file, which may lack them."""
         return cls(
             id=str(row.id),
             summary=str(row.summary or ""),
@@ -63,17 +63,17 @@ class ExplainedRow:
 
     @property
     def score(self) -> float:
-        """QUALS, nats a token; NaN without one."""
+        """QUALS in nats per token; NaN if there is none."""
         return self.result.score
 
     @property
     def in_words(self) -> str:
-        """What the status means, with the message of an error; empty if all is well."""
+        """What the status means, with the message of an error; empty if the status is ok."""
         words = _MEANINGS[self.result.status]
         if self.result.message is not None:
             words = f"{words}: {self.result.message}" if words else self.result.message
         if self.result.status != "ok" and not math.isnan(self.score):
-            words += "; the score is the one set for such summaries"
+            words += "; the score shown is the no_pairs_score that was set"
         return words
 
 
@@ -92,7 +92,7 @@ def render_terminal(row: ExplainedRow, *, max_pairs: int | None = None) -> Rende
     result = row.result
     facts = [f"score {_number(row.score)}", result.status, count(len(result.pairs), "pair")]
     if result.truncated_tokens:
-        facts.append(f"{count(result.truncated_tokens, 'source token')} cut off")
+        facts.append(f"{count(result.truncated_tokens, 'token')} cut off")
     if result.unknown_tokens:
         facts.append(count(result.unknown_tokens, "unknown token"))
     parts: list[RenderableType] = [
@@ -115,11 +115,11 @@ def render_terminal(row: ExplainedRow, *, max_pairs: int | None = None) -> Rende
 
 
 def render_html(rows: Sequence[ExplainedRow], signature: str) -> str:
-    """Return a page that needs no network and no script, worst row first.
+    """Return an HTML page without scripts or network access, worst row first.
 
     Args:
-        rows: what to show.
-        signature: of the result that the scores came from; printed at the bottom.
+        rows: rows to show.
+        signature: signature of the scores; shown at the bottom.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -144,7 +144,7 @@ def render_html(rows: Sequence[ExplainedRow], signature: str) -> str:
         rows=_worst_first(rows),
         signature=signature,
         n_scored=sum(not math.isnan(row.score) for row in rows),
-        # A page of good summaries must not stretch its worst one into a bad one.
+        # On a page of good summaries, the worst one must not look bad.
         longest_score_bar=max(-LARGE_DROP, -min(finite, default=0.0)),
         drop=DROP,
         large_drop=LARGE_DROP,
@@ -173,7 +173,7 @@ def _columns(pair: QAPair) -> Iterator[_Column]:
 
 @dataclass(frozen=True, slots=True)
 class _TokenTable:
-    """The tokens of a pair, one a column, in as many lines as the console's width asks for."""
+    """The tokens of a pair, one per column, wrapped at the console's width."""
 
     pair: QAPair
 
@@ -222,14 +222,14 @@ def _worst_first(scored: Sequence[_S]) -> list[_S]:
 
 
 def _surprise(logprob: float) -> str:
-    """Write a bar's height as short as CSS allows; what is beyond the cap is only marked there."""
+    """Return a bar's height, as short as CSS allows; beyond the cap, bars are only marked."""
     if math.isnan(logprob):
         return "0"
     return f"{min(max(-logprob, 0.0), BAR_CAP + 1):.2f}".strip("0").rstrip(".") or "0"
 
 
 def _share(score: float, longest: float) -> str:
-    """Write a score bar's length, percent."""
+    """Return the length of a score's bar, in percent."""
     return "0" if math.isnan(score) else f"{100 * min(max(-score / longest, 0.0), 1.0):.0f}"
 
 

@@ -1,4 +1,4 @@
-"""What the command line shows of a job: a table of rows, one of agreement, a closing line."""
+"""What a job prints: a table of rows, a table of agreement, a summary line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from quals_fast.results import RowScore
 
 
 class _Entry(NamedTuple):
-    """A row of the table; the heap drops the highest score first, then the latest row."""
+    """A row of the table; the heap drops the highest score first, and of equal ones the latest."""
 
     badness: float
     earliness: int
@@ -32,10 +32,10 @@ class _Entry(NamedTuple):
 
 
 class Tally:
-    """Counts of a job, and its lowest rows; memory does not grow with the job.
+    """Counts of a job and its lowest-scoring rows; memory does not grow with the job.
 
     Args:
-        max_rows: rows to remember.
+        max_rows: number of rows to keep for the table.
     """
 
     def __init__(self, max_rows: int) -> None:
@@ -91,7 +91,7 @@ class Tally:
             heapq.heappop(self._lowest)
 
     def rows(self) -> list[_Entry]:
-        """Return the remembered rows: in input order if they are all, else the lowest first."""
+        """Return the kept rows: in input order if all were kept, else the lowest first."""
         if self.total <= self.max_rows:
             return sorted(self._lowest, key=lambda entry: -entry.earliness)
         return sorted(self._lowest, reverse=True)
@@ -118,7 +118,7 @@ class Tally:
 
 
 def score_table(tally: Tally, signature: str) -> Group:
-    """Return the table of a job's rows with the question that each row fails at, and signature."""
+    """Return a table of rows, each with its worst question, and the signature."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, options in (
         ("id", {"overflow": "fold"}),
@@ -140,18 +140,18 @@ def score_table(tally: Tally, signature: str) -> Group:
         )
     if tally.total > tally.max_rows:
         lowest = "lowest" if tally.max_rows == 1 else f"{tally.max_rows} lowest"
-        table.caption = f"the {lowest} of {tally.total} rows; -o writes all"
+        table.caption = f"the {lowest} of {tally.total} rows; use -o to write all of them"
     return Group(table, signature_line(signature))
 
 
 def agreement_table(agreements: list[Agreement], signature: str) -> Group:
     """Return correlations and AUC of each measure, with 95 % intervals, and the signature.
 
-    The intervals stand below the values, so that 80 columns hold every digit.
+    Intervals are printed below the values, so that every digit fits in 80 columns.
 
     Args:
         agreements: as from `evaluation.compare`: the metric first, then others on the same rows.
-        signature: of the metric.
+        signature: signature of the metric.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
@@ -161,20 +161,20 @@ def agreement_table(agreements: list[Agreement], signature: str) -> Group:
         table.add_row(one.name, *(_estimate(getattr(one, name)) for name in STATISTICS))
     own = agreements[0]
     lines = [f"n = {own.n}" + (f", {own.n_missing} more without a score" if own.n_missing else "")]
-    lines[0] += "; in brackets: bootstrap 95 % intervals"
+    lines[0] += "; 95 % bootstrap intervals in brackets"
     return Group(table, *map(Text, [*lines, *_reasons(agreements)]), signature_line(signature))
 
 
 def _reasons(agreements: list[Agreement]) -> Iterator[str]:
-    """Say why figures are missing, once where it is the same for all measures."""
+    """Say why figures are missing, only once if the reason is the same for all measures."""
     missing: dict[str, dict[str, list[str]]] = {}  # reason, measure, statistics
     for one in agreements:
         for name, reason in one.undefined.items():
             missing.setdefault(reason, {}).setdefault(one.name, []).append(STATISTICS[name])
     for reason, measures in missing.items():
         statistics = ", ".join(next(iter(measures.values())))
-        of = "" if len(measures) == len(agreements) else f" of {', '.join(measures)}"
-        yield f"no {statistics}{of}: {reason}"
+        whose = "" if len(measures) == len(agreements) else f" for {', '.join(measures)}"
+        yield f"no {statistics}{whose}: {reason}"
 
 
 def _text(content: str) -> Text:

@@ -51,13 +51,13 @@ def test_bad_rows_get_a_status_and_the_others_are_scored(run, expected):
 BAD_ROWS = [
     pytest.param('{"document": "d"', "line 7: invalid JSON: ", id="invalid-json"),
     pytest.param("", "line 7: the line is blank", id="blank"),
-    pytest.param("\udce9", "line 7: expected utf-8, but got the byte 0xE9; pass the", id="latin-1"),
+    pytest.param("\udce9", "line 7: expected utf-8, but got the byte 0xE9; ", id="latin-1"),
     pytest.param(
-        row("n", summary="a\0b"), "line 7: `summary` must be text, but holds a NUL", id="nul"
+        row("n", summary="a\0b"), "line 7: `summary` must be text, but has a NUL", id="nul"
     ),
     pytest.param(
         row("\ud800", document="\udfff"),
-        "line 7: `document` must be valid Unicode, but holds the lone surrogate U+DFFF",
+        "line 7: `document` must be valid Unicode, but has the lone surrogate U+DFFF",
         id="lone-surrogate",
     ),
     pytest.param(
@@ -320,9 +320,14 @@ def test_no_gpu(run):
         ("evaluate", "none.csv.gz", None, "cannot read none.csv.gz: No such file or directory"),
         ("score", ".", None, "cannot read .: Is a directory"),
         ("score", "in.jsonl", "{}".encode("utf-16"), "in.jsonl looks like UTF-16, not utf-8"),
-        ("score", "in.csv", b"a,b\n", "in.csv has no column 'document', but 'a', 'b'; name the"),
-        ("score", "in.csv", b"", "in.csv has no column 'document', but none; name the right ones"),
-        ("explain", "in.jsonl.gz", b"{}", "in.jsonl.gz is not a whole gzip file: Not a gzipped"),
+        (
+            "score",
+            "in.csv",
+            b"a,b\n",
+            "in.csv must have a column 'document', but has 'a', 'b'",
+        ),
+        ("score", "in.csv", b"", "in.csv must have a column 'document', but has none; name"),
+        ("explain", "in.jsonl.gz", b"{}", "in.jsonl.gz is not a complete gzip file: Not a gzipped"),
     ],
     ids=["score", "explain", "evaluate", "folder", "utf-16", "columns", "empty-csv", "gzip"],
 )
@@ -338,7 +343,7 @@ def test_standard_input_that_breaks_off(run):
     result = run("score", "-", "--encoding", "utf-16", stdin=stdin)
     assert_usage_error(result, "standard input is not utf-16: ")
     result = run("score", "-", "--format", "csv", stdin=b"a,b\n")
-    assert_usage_error(result, "standard input has no column 'document'")
+    assert_usage_error(result, "standard input must have a column 'document'")
 
 
 @pytest.mark.parametrize(

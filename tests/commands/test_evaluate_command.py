@@ -28,7 +28,7 @@ def test_evaluate(run, expected):
     assert lines[0] == "Pearson Spearman Kendall AUC".split()
     assert lines[1][0] == "QUALS"
     assert lines[3][:2] == ["ROUGE-1", "precision"]
-    assert "\nn = 5, 1 more without a score; in brackets: " in result.stdout
+    assert "\nn = 5, 1 more without a score; 95 % " in result.stdout
     assert result.stdout.splitlines()[-1] == expected.signature
     assert len(result.stderr.splitlines()) == 1
 
@@ -53,7 +53,7 @@ def test_evaluate_says_why_a_figure_is_missing(run):
     pytest.importorskip("scipy", reason="evaluate needs the extra")
     write("in.jsonl", [one | {"label": 2 + i} for i, one in enumerate(LABELLED)])
     result = run("evaluate", "in.jsonl", "-o", "out.json", *FEW)
-    reason = "all labels are 1 or more, so there is one class only"
+    reason = "all labels are 1 or more, so there is only one class"
     assert f"\nno AUC: {reason}" in result.stdout
     for one in json.loads(Path("out.json").read_text())["agreement"]:
         assert one["auc"]["value"] is None
@@ -101,7 +101,7 @@ def test_evaluate_leaves_bad_rows_out(run):
         pytest.param(
             1,
             "human",
-            "line 1: no label 'human', but 'id', 'document', 'summary', 'label' … --label",
+            "line 1: expected a label 'human', but got 'id' … 'label' … --label",
             id="key",
         ),
     ],

@@ -156,7 +156,7 @@ def test_only_the_lowest_rows_are_shown(run):
     result = run("score", "in.jsonl", "--rows", "2", "-o", "out.jsonl")
     lines = result.stdout.splitlines()
     assert [line.split()[0] for line in lines[1:3]] == ["b", "c"]
-    assert lines[3].strip() == "the 2 lowest of 4 rows; -o writes all"
+    assert lines[3].strip() == "the 2 lowest of 4 rows; use -o to write all of them"
     assert len(Path("out.jsonl").read_text().splitlines()) == 4
 
 

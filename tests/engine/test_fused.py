@@ -445,7 +445,7 @@ def test_a_batch_that_does_not_fit_is_halved(folder, monkeypatch, caplog):
 
     monkeypatch.setattr(module.FusedPass, "_search", small_only)
     check_equal(staged, fused)
-    assert "out of memory: going on with batches of" in caplog.text
+    assert "out of memory: continuing with batches of" in caplog.text
 
 
 def test_other_failures_are_raised_as_they_are(folder, monkeypatch):

@@ -205,7 +205,7 @@ def test_empty_batches_cost_nothing(scorer, monkeypatch):
 
 
 def test_ids_out_of_range(scorer):
-    with pytest.raises(ValueError, match="must hold 1 to 64 ids from 0 to "):
+    with pytest.raises(ValueError, match="must have 1 to 64 ids from 0 to "):
         scorer.rescore([TEXT], [[[9999, 4]]])
     encoder = scorer.engine.model.graphs["encoder"]
     with pytest.raises(RuntimeError, match=r"ONNX Runtime failed: .*out of"):

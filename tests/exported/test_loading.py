@@ -69,7 +69,7 @@ def test_integers_are_summed_the_slow_way_where_they_would_overflow(exported, is
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("cache_bytes", 1, "must be 0 for the onnx backend … got 1 … eager and triton"),
+        ("cache_bytes", 1, "must be 0 with the onnx backend … got 1 … eager and triton"),
         ("cache_bytes", -1, "must be at least 0, but got -1"),
         ("graph_bytes", -1, "must be at least 0, but got -1"),
         ("max_batch_tokens", 0, "must be at least 1, but got 0"),
@@ -86,7 +86,9 @@ def test_arguments_that_it_does_not_take(exported, name, value, message):
 
 @pytest.mark.parametrize("backend", ["eager", "triton"])
 def test_backends_that_do_not_run_exports(exported, backend):
-    message = f"holds exported graphs, which backend '{backend}' does not run; use backend='onnx'"
+    message = (
+        f"holds exported ONNX graphs, which backend '{backend}' cannot run; use backend='onnx'"
+    )
     with pytest.raises(BackendUnavailableError, match=message):
         QualsScorer.from_pretrained(exported["float32"][0], backend=backend)
 

@@ -23,9 +23,9 @@ pytestmark = [  # a file that stays open fails
 
 GOOD = {"document": "Löwe, a document", "summary": "a “summary”"}
 # What messages end with; … as in `says`.
-EXPECTED = 'expected one object a line … {"document": "...", "summary": "..."}'
+EXPECTED = 'expected one object per line … {"document": "...", "summary": "..."}'
 ENCODING = " … --encoding"
-QUOTES = " … put quotes around a cell"
+QUOTES = " … quote cells"
 NAMES = " … --document-field … --summary-field"
 
 
@@ -213,9 +213,9 @@ def test_gzip_under_any_name_and_on_standard_input(read, feed, name):
         (b"PK\x03\x04\x14", "an Excel workbook or another zip archive … save it as CSV"),
         (bytes.fromhex("d0cf11e0a1b11ae1"), "an old Excel workbook … save it as CSV"),
         (b"ARROW1\0\0", "an Arrow file"),
-        (bytes.fromhex("28b52ffd04"), "packed with zstd … unpack it"),
-        (b"\xfd7zXZ\0", "packed with xz"),
-        (b"BZh91AY&SY", "packed with bzip2"),
+        (bytes.fromhex("28b52ffd04"), "compressed with zstd … decompress it"),
+        (b"\xfd7zXZ\0", "compressed with xz"),
+        (b"BZh91AY&SY", "compressed with bzip2"),
     ],
 )
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows.xlsx", "rows.parquet"])
@@ -277,7 +277,7 @@ def test_unknown_encoding(read, name):
 )
 def test_utf16_without_its_encoding(read, name, given, written, needed):
     content = jsonl(GOOD) if name == "rows.jsonl" else CSV_GOOD
-    message = f"rows.{name[5:]} looks like UTF-16, not {given}; pass --encoding {needed}"
+    message = f"rows.{name[5:]} looks like UTF-16, not {given} … --encoding {needed}"
     fails(read, content.encode(written), name, message, encoding=given)
 
 
@@ -291,7 +291,7 @@ def test_utf16_without_its_encoding(read, name, given, written, needed):
 )
 def test_encoding_that_does_not_fit_at_all(read, content, encoding, message):
     fails(read, content, "rows.jsonl", message, encoding=encoding)
-    fails(read, content, "rows.jsonl", "; pass its --encoding", encoding=encoding)
+    fails(read, content, "rows.jsonl", "; give its --encoding", encoding=encoding)
 
 
 PACKED = gzip.compress(jsonl(*[GOOD | {"id": i} for i in range(3000)]).encode())
@@ -307,27 +307,27 @@ PACKED = gzip.compress(jsonl(*[GOOD | {"id": i} for i in range(3000)]).encode())
     ],
 )
 def test_damaged_gzip(read, content, what):
-    message = f"rows.jsonl.gz is not a whole gzip file: … {what} … gzip -t … drop .gz"
+    message = f"rows.jsonl.gz is not a complete gzip file: … {what} … gzip -t … .gz"
     fails(read, content, "rows.jsonl.gz", message)
 
 
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        pytest.param("", "has no column 'document', but none" + NAMES, id="empty-file"),
+        pytest.param("", "must have a column 'document', but has none" + NAMES, id="empty-file"),
         pytest.param(
             "document,text\n",
-            "has no column 'summary', but 'document', 'text'" + NAMES,
+            "must have a column 'summary', but has 'document', 'text'" + NAMES,
             id="missing-column",
         ),
         pytest.param(
             "document, summary\n",
-            "has no column 'summary', but 'document', ' summary'" + NAMES,
+            "must have a column 'summary', but has 'document', ' summary'" + NAMES,
             id="space-in-the-name",
         ),
         pytest.param(
             "text;summary\n",
-            "has no column 'document', but 'text', 'summary'" + NAMES,
+            "must have a column 'document', but has 'text', 'summary'" + NAMES,
             id="semicolons",
         ),
         pytest.param(
@@ -350,7 +350,7 @@ def test_csv_header(read, header, message):
 
 
 def test_standard_input_has_a_name(feed):
-    with pytest.raises(InputError, match=r"^standard input has no column 'document'"):
+    with pytest.raises(InputError, match=r"^standard input must have a column 'document'"):
         feed(b"a,b\n", file_format="csv")
 
 
@@ -504,7 +504,7 @@ def test_one_field_for_both(read):
 BAD_CSV_ROWS = [
     pytest.param(
         "7,d",
-        "expected 3 cells … but got 2; put quotes around a cell that holds a comma",
+        "expected 3 cells … but got 2; quote cells … comma",
         1,
         id="too-few-cells",
     ),
@@ -665,7 +665,7 @@ def test_standard_output_is_utf8_whatever_the_terminal(monkeypatch):
         ("", "cannot write : No such file or directory"),
         (
             "{}/out.jsonl.gz",
-            "plain text, but got … {}/out.jsonl.gz; leave out .gz",
+            "uncompressed, but got … {}/out.jsonl.gz; leave out .gz",
         ),
     ],
     ids=["no-folder", "folder", "empty-name", "gz"],

@@ -133,7 +133,7 @@ def test_the_two_pairs_score_as_in_the_paper() -> None:
 
 def test_terminal_header_says_id_score_status_pairs_and_truncation() -> None:
     header = terminal(make_row(SUPPORTED, UNSUPPORTED, truncated_tokens=12)).splitlines()[0]
-    assert header == "tamar   score -1.334   ok   2 pairs   12 source tokens cut off"
+    assert header == "tamar   score -1.334   ok   2 pairs   12 tokens cut off"
     assert terminal(make_row(SUPPORTED)).splitlines()[0] == "tamar   score -0.054   ok   1 pair"
 
 
@@ -211,7 +211,7 @@ def test_max_pairs_keeps_the_worst_and_says_so() -> None:
 @pytest.mark.parametrize(
     ("status", "message", "words"),
     [
-        ("no_pairs", None, "no generated question had its answer in the summary"),
+        ("no_pairs", None, "no generated question has its answer in the summary"),
         ("empty_summary", None, "the summary is empty"),
         ("empty_document", None, "the document is empty"),
         ("unknown_text", "more than half", "the model cannot read this text"),
@@ -233,8 +233,8 @@ def test_a_score_that_was_set_for_no_pairs_is_told_from_a_measured_one() -> None
     row = make_row(status="no_pairs", score=-5.0)
     header, reason, *_ = terminal(row, 200).splitlines()
     assert "score -5.000" in header
-    assert reason.endswith("; the score is the one set for such summaries")
-    assert "the score is the one set for such summaries." in render_html([row], SIGNATURE)
+    assert reason.endswith("no_pairs_score that was set")
+    assert "no_pairs_score that was set." in render_html([row], SIGNATURE)
 
 
 def test_page_lists_rows_and_pairs_worst_first() -> None:

@@ -134,9 +134,9 @@ def test_the_lowest_rows_when_there_are_more():
         ["2", "!", "-0.700", "ok"],
         ["4", "!", "-0.700", "ok"],
     ]
-    assert lines[-2:] == ["the 5 lowest of 7 rows; -o writes all", SIGNATURE]
+    assert lines[-2:] == ["the 5 lowest of 7 rows; use -o to write all of them", SIGNATURE]
     lines = printed(score_table(tally_of(*results, max_rows=1), SIGNATURE))
-    assert lines[-2:] == ["the lowest of 7 rows; -o writes all", SIGNATURE]
+    assert lines[-2:] == ["the lowest of 7 rows; use -o to write all of them", SIGNATURE]
 
 
 def test_exactly_as_many_rows_as_are_shown():
@@ -211,9 +211,9 @@ def test_agreement():
         "[0.25, 0.75] [0.25, 0.75] [0.25, 0.75]",
         "ROUGE-1 F1 - - - 0.500",
         "[0.25, 0.75]",
-        "n = 12, 3 more without a score; in brackets: bootstrap 95 % intervals",
-        "no AUC of QUALS: one class",
-        "no Pearson, Spearman, Kendall of ROUGE-1 F1: all scores are 1",
+        "n = 12, 3 more without a score; 95 % bootstrap intervals in brackets",
+        "no AUC for QUALS: one class",
+        "no Pearson, Spearman, Kendall for ROUGE-1 F1: all scores are 1",
         SIGNATURE,
     ]
 
