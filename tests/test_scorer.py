@@ -274,7 +274,7 @@ def test_a_forced_first_token_and_a_vocabulary_too_small_are_checked_before_any_
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_refused(folder):
     with pytest.raises(
-        BackendUnavailableError, match="'cuda' was asked for, but torch sees 0 GPUs"
+        BackendUnavailableError, match="'cuda' is not available: PyTorch sees 0 GPUs"
     ):
         QualsScorer.from_pretrained(folder, device="cuda")
 

@@ -1,4 +1,4 @@
-"""What a checkpoint's config says: sizes, special tokens and conventions, checked."""
+"""Read and check a checkpoint's config: sizes, special tokens and conventions."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from quals_fast.models.shape import ACTIVATION_NAMES, BartShape
 
 AnswerMatch = Literal["ids", "text"]
 
-# Beside the weights; those that are there.
+# Files beside the weights, as far as they exist.
 CHECKPOINT_FILES = (
     "config.json", "generation_config.json", "tokenizer.json", "vocab.json", "merges.txt",
 )  # fmt: skip
 
 
 class CheckpointError(ValueError):
-    """A model folder that cannot be used; the message says what is missing and what to do."""
+    """A model folder cannot be used; the message says what is missing and what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conventions:
-    """A question-answer generator's conventions, each read from its config and never guessed.
+    """A question-answer generator's conventions, all read from its config and never guessed.
 
     Attributes:
         vocab_size: V.
@@ -33,14 +33,14 @@ class Conventions:
             for fairseq checkpoints.
         eos_token_id: last token of sources and targets.
         pad_token_id: never generated.
-        sep_token_id: stands between question and answer.
+        sep_token_id: separates question and answer.
         decoder_start_token_id: first input of the decoder.
         forced_bos_token_id: the token that every target starts with, or None.
-        masked_token_ids: tokens outside the vocabulary that the model was trained with (fairseq's
-            has no ``<mask>``): no probability at all.
+        masked_token_ids: ids that are not in the vocabulary that the model was trained with (such
+            as ``<mask>`` for fairseq's); they get no probability.
         max_source_tokens: sources are cut to this length, special tokens included.
-        answer_match: how an answer is looked up in the summary, ``"ids"`` or ``"text"``; None takes
-            ids for WordPiece and text for byte-level BPE.
+        answer_match: how an answer is looked up in the summary, by ``"ids"`` or ``"text"``; None
+            means ids for WordPiece and text for byte-level BPE.
     """
 
     vocab_size: int
@@ -67,16 +67,16 @@ def read_checkpoint(folder: Path) -> tuple[BartShape, Conventions]:
     family = config.get("model_type")
     if family != "bart":
         raise CheckpointError(
-            f"{folder}: model family {family!r} is not supported (yet); expected `model_type` "
-            "'bart'"
+            f"{folder}: expected a model with `model_type` 'bart', but got {family!r}; other "
+            "families are not supported yet"
         )
     return check_config(folder, config)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return what ``config.json`` says, and ``generation_config.json`` where it says nothing.
+    """Read ``config.json``, and ``generation_config.json`` for keys that the former lacks.
 
-    transformers 5 moves forced_bos_token_id and the like there.
+    transformers 5 moves forced_bos_token_id and similar keys there.
 
     Raises:
         CheckpointError: a file is missing or cannot be read.
@@ -95,7 +95,7 @@ def verify_checksums(folder: Path, advice: str) -> None:
         advice: what to do about a file that is missing or damaged.
 
     Raises:
-        CheckpointError: there is one, or no such list.
+        CheckpointError: a file is missing or damaged, or there is no such list.
     """
     sums = folder / "SHA256SUMS"
     lines = sums.read_text("ascii", errors="replace").splitlines() if sums.is_file() else []
@@ -114,7 +114,7 @@ def verify_checksums(folder: Path, advice: str) -> None:
 
 
 def check_config(folder: Path, config: dict[str, Any]) -> tuple[BartShape, Conventions]:
-    """Check a BART's config, of which the folder is named in messages.
+    """Check the config of a BART; `folder` is only for messages.
 
     Raises:
         CheckpointError: it cannot be used.
@@ -133,7 +133,9 @@ def check_config(folder: Path, config: dict[str, Any]) -> tuple[BartShape, Conve
     for part in ("encoder", "decoder"):
         heads = getattr(shape, f"{part}_attention_heads")
         if shape.d_model % heads:
-            reader.fail(f"`d_model` {shape.d_model} is not divisible by {heads} {part} heads")
+            reader.fail(
+                f"`d_model` must be divisible by the {heads} {part} heads, but is {shape.d_model}"
+            )
     if config.get("normalize_before") or config.get("tie_word_embeddings") is False:
         reader.fail("`normalize_before` and untied word embeddings are not supported")
     return shape, _read_conventions(reader, shape)
@@ -143,9 +145,9 @@ def _read_conventions(reader: _Reader, shape: BartShape) -> Conventions:
     last = shape.vocab_size - 1
     if reader.config.get("sep_token_id") is None:
         reader.fail(
-            "no `sep_token_id`, so this is not a question-answer generator, or its config does not "
-            'say which token stands between question and answer; add "sep_token_id" to config.json '
-            "(the published model's is 50259)"
+            "no `sep_token_id`, so either this is not a question-answer generator, or its config "
+            'does not say which token separates question and answer; add "sep_token_id" to '
+            "config.json (the published model has 50259)"
         )
     source_bos = reader.boolean("source_bos", True)
     eos = reader.integer("eos_token_id", 0, last)
@@ -181,7 +183,7 @@ def _read_conventions(reader: _Reader, shape: BartShape) -> Conventions:
         same += ["pad_token_id"] * (token == conventions.pad_token_id)
         same += ["masked_token_ids"] * (token in masked)
         if same:
-            reader.fail(f"`{name}` {token} must be a token of its own, but is in `{same[0]}` too")
+            reader.fail(f"`{name}` {token} must be used for nothing else, but is `{same[0]}` too")
     return conventions
 
 
@@ -214,7 +216,7 @@ def check_fits(shape: BartShape, conventions: Conventions, config: DecodingConfi
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """Typed look-ups in a config, with errors that name file, key, expectation and value."""
+    """Typed access to a config; errors name file, key, expected and actual value."""
 
     folder: Path
     config: dict[str, Any]
@@ -257,27 +259,27 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         refuse_adapter(path.parent)
         raise CheckpointError(
-            f"{path.parent} has no {path.name}, so it is no model folder; save a model there with "
-            "transformers' save_pretrained()"
+            f"{path.parent} has no {path.name}, so it is not a model folder; save a model there "
+            "with transformers' save_pretrained()"
         ) from None
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:  # no UTF-8, or no JSON
-        raise CheckpointError(f"{path} is not valid JSON: {error}; fetch it again") from error
+    except ValueError as error:  # not UTF-8, or not JSON
+        raise CheckpointError(f"{path} is not valid JSON: {error}; download it again") from error
     if not isinstance(content, dict):
         raise CheckpointError(
-            f"{path} must hold a JSON object, but holds a {type(content).__name__}"
+            f"{path} must contain a JSON object, but contains a {type(content).__name__}"
         )
     return content
 
 
 def refuse_adapter(folder: Path) -> None:
-    """Raise `CheckpointError` for a folder that lacks a model's files since it is an adapter's."""
+    """Raise `CheckpointError` if a folder holds an adapter and not a whole model."""
     if not (folder / "adapter_config.json").is_file():
         return
     about = read_json(folder / "adapter_config.json")
     raise CheckpointError(
-        f"{folder} holds a {about.get('peft_type', 'PEFT')} adapter of "
+        f"{folder} holds a {about.get('peft_type', 'PEFT')} adapter for "
         f"{about.get('base_model_name_or_path')!r}, not a whole model; merge the two with peft's "
-        "merge_and_unload(), save the result with save_pretrained(), and give that folder"
+        "merge_and_unload(), save the result with save_pretrained(), and use that folder"
     )

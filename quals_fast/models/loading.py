@@ -43,11 +43,11 @@ class TorchModel(Model):
 
     Attributes:
         network: reads summaries and searches, in evaluation mode.
-        document_network: the network that reads documents and rescores: the same, or a copy in a
-            shorter type.
+        document_network: reads documents and rescores: the same network, or a copy in a shorter
+            type.
         head: the LM head of both.
-        precision: what is computed in which type.
-        kernels: what computes.
+        precision: which part computes in which type.
+        kernels: implementation of the operations.
     """
 
     network: Bart
@@ -85,12 +85,12 @@ def load_model(
     Args:
         model: ``"qagen-mini"``, or a folder.
         device: where the weights go.
-        precision: what is computed in which type.
-        kernels: what computes.
+        precision: which part computes in which type.
+        kernels: implementation of the operations.
 
     Raises:
-        CheckpointError: no such model, a file missing, damaged or of the wrong shape, or a family
-            that is not supported.
+        CheckpointError: there is no such model, a file is missing, damaged or of the wrong shape,
+            or the model family is not supported.
     """
     folder = model_folder(model)
     if folder.parent == ASSETS:
@@ -100,7 +100,7 @@ def load_model(
     network = _build(shape, conventions, read_weights(folder), folder)
     on_cpu = runs_on_cpu(device, kernels)
     if not on_cpu and precision.documents != precision.search:
-        raise ValueError(f"`precision` {precision.name!r} is for the eager backend on a CPU")
+        raise ValueError(f"`precision` {precision.name!r} needs the eager backend on a CPU")
     head: LMHead
     bias = network.final_logits_bias.to(device)  # float32, before the network changes its type
     if on_cpu:
@@ -128,12 +128,12 @@ def load_model(
 
 
 def runs_on_cpu(device: torch.device, kernels: Kernels) -> bool:
-    """Return whether a CPU's own operations run; interpreted kernels stand for a GPU's."""
+    """Return whether the CPU engine runs; interpreted Triton kernels count as a GPU."""
     return device.type == "cpu" and kernels is EAGER
 
 
 def model_folder(model: str | Path) -> Path:
-    """Return the folder of a bundled model's name, or the local folder that is named.
+    """Return the folder of a bundled model, or the local folder itself.
 
     Raises:
         CheckpointError: there is no such folder.
@@ -144,16 +144,16 @@ def model_folder(model: str | Path) -> Path:
     if not folder.is_dir():
         raise CheckpointError(
             f"model {str(model)!r} is neither bundled ({', '.join(BUNDLED)}) nor a local folder; "
-            "nothing is downloaded: fetch the checkpoint first and give its folder"
+            "nothing is downloaded: download the model first and give its folder"
         )
     return folder
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Read a folder's weights by name, dequantised, the embedding once for all that share it.
+    """Read a folder's weights by name, dequantised; tied embeddings are returned once.
 
     Raises:
-        CheckpointError: there are none, or a file cannot be read.
+        CheckpointError: there are no weights, or a file cannot be read.
     """
     weights: dict[str, Tensor] = {}
     for path in _weight_files(folder):
@@ -166,8 +166,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
                 )
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
-                f"{path} is not a readable safetensors file: {error}; it may be cut off, or a Git "
-                "LFS pointer: fetch it again"
+                f"{path} is not a readable safetensors file: {error}; it may be incomplete, or a "
+                "Git LFS pointer: download it again"
             ) from error
     try:
         weights = dequantize(weights)
@@ -178,8 +178,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             shared = weights.setdefault(_SHARED, weights[name])
             if not torch.equal(weights.pop(name), shared):
                 raise CheckpointError(
-                    f"{folder}: {name} must equal {_SHARED}, but differs; a model whose LM head is "
-                    "not its embedding is not supported (yet)"
+                    f"{folder}: {name} must equal {_SHARED}, but differs; models with untied "
+                    "embeddings are not supported yet"
                 )
     return weights
 
@@ -205,18 +205,18 @@ def _weight_files(folder: Path) -> list[Path]:
         if not isinstance(shards, dict) or not all(isinstance(n, str) for n in shards.values()):
             raise CheckpointError(
                 f"{index} must have a `weight_map` from tensors to files, but got "
-                f"{type(shards).__name__}; fetch it again"
+                f"{type(shards).__name__}; download it again"
             )
         names = sorted(set(shards.values()))
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise CheckpointError(
-                f"{index} names {missing[0]}, which is not in the folder; fetch it too"
+                f"{index} names {missing[0]}, which is not in the folder; download it too"
             )
         return [folder / name for name in names]
     refuse_adapter(folder)
     pickled = (
-        " pytorch_model.bin is not read, since a pickle can run code;"
+        " pytorch_model.bin is not loaded, since a pickle can run code;"
         if (folder / "pytorch_model.bin").is_file()
         else ""
     )
@@ -229,7 +229,7 @@ def _weight_files(folder: Path) -> list[Path]:
 def _build(
     shape: BartShape, conventions: Conventions, weights: dict[str, Tensor], folder: Path
 ) -> Bart:
-    """Check every tensor against the network's own, then put it there."""
+    """Check every tensor against the network, then load it."""
     bias = weights.pop("final_logits_bias", torch.zeros(shape.vocab_size)).float().flatten()
     with torch.device("meta"):
         bart = Bart(shape)
@@ -240,32 +240,35 @@ def _build(
     missing = sorted(expected.keys() - weights.keys())
     unknown = sorted(weights.keys() - expected.keys())
     if missing or unknown:
-        what = f"lacks {missing[0]}" if missing else f"holds {unknown[0]}, which BART has not"
+        what = f"lacks {missing[0]}" if missing else f"has {unknown[0]}, which BART does not have"
         count = len(missing or unknown)
         raise CheckpointError(
-            f"{folder}: the weights must belong to config.json, but model.safetensors {what} "
-            f"({count} such {'tensor' if count == 1 else 'tensors'}); take both from one checkpoint"
+            f"{folder}: the weights must match config.json, but model.safetensors {what} "
+            f"({count} such {'tensor' if count == 1 else 'tensors'}); use weights and config of "
+            "the same checkpoint"
         )
     for name, tensor in weights.items():
         if tensor.shape != expected[name].shape:
             raise CheckpointError(
-                f"{folder}: {name} must have shape {tuple(expected[name].shape)} by config.json, "
-                f"but has {tuple(tensor.shape)}; take weights and config from one checkpoint"
+                f"{folder}: {name} must have shape {tuple(expected[name].shape)} according to "
+                f"config.json, but has {tuple(tensor.shape)}; use weights and config of the same "
+                "checkpoint"
             )
         if name != "final_logits_bias" and not bool(tensor.isfinite().all()):
             raise CheckpointError(
-                f"{folder}: {name} must be finite, but holds NaN or infinity; fetch the file again"
+                f"{folder}: {name} must be finite, but contains NaN or infinity; download the file "
+                "again"
             )
     bart.load_state_dict({name: t.float() for name, t in weights.items()}, assign=True)
     return bart.eval().requires_grad_(False)
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device that is meant; ``"auto"`` takes a GPU if there is one.
+    """Return the named device; ``"auto"`` is a GPU if there is one.
 
     Raises:
-        ValueError: no such kind of device.
-        BackendUnavailableError: a GPU was asked for and there is none.
+        ValueError: there is no such kind of device.
+        BackendUnavailableError: the GPU does not exist.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -275,7 +278,7 @@ def resolve_device(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise BackendUnavailableError(
-            f"device {name!r} was asked for, but torch sees {torch.cuda.device_count()} GPUs; use "
+            f"device {name!r} is not available: PyTorch sees {torch.cuda.device_count()} GPUs; use "
             "device='cpu'"
         )
     return device

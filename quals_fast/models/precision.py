@@ -1,4 +1,4 @@
-"""Types of the numbers that the network computes with, and which of them a device takes."""
+"""Number types that the network computes in, and which of them a device supports."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import torch
 from quals_fast.models.integers import has_fast_int8
 from quals_fast.ops import EAGER, BackendUnavailableError, Kernels
 
-HALF_PRECISION_CAPABILITY = (7, 0)  # compute capability; before, float16 may take 64 times as long
+HALF_PRECISION_CAPABILITY = (7, 0)  # compute capability; below it, float16 may take 64x as long
 
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """What each part of the network computes in.
+    """The number type of each part of the network.
 
     Attributes:
         name: as in `dtype=`.
-        search: of the layers that read summaries and search.
-        documents: of the layers that read documents and rescore, where no decision hangs on it.
-        integers: screen the LM head's tokens with 8-bit integers.
+        search: type of the layers that read summaries and search.
+        documents: type of the layers that read documents and rescore, which take no decisions.
+        integers: whether 8-bit integers preselect tokens in the LM head.
     """
 
     name: str
@@ -38,19 +38,19 @@ PRECISIONS = {
 
 
 def resolve_precision(name: str, device: torch.device, kernels: Kernels = EAGER) -> Precision:
-    """Return the precision that is meant.
+    """Return the named precision.
 
     ``"auto"`` on a CPU is the fastest one that keeps the rank correlation with float32 at 0.99 or
     more on real texts (`python -m bench.precision`): ``"mixed"`` where the processor has the
     instructions for it, else ``"float32"``. On a GPU it is ``"float16"``, as published, and
     ``"float32"`` where the GPU is older than its matrix units for half precision.
 
-    The 16-bit types are for GPUs. On a CPU they are slower than ``"mixed"``, float16 also than
-    float32, and with them the model asks other questions.
+    The 16-bit types are for GPUs. On a CPU, they are slower than ``"mixed"`` (float16 even slower
+    than float32), and with them the model asks other questions.
 
     Raises:
-        ValueError: an unknown name.
-        BackendUnavailableError: the type is not for this device.
+        ValueError: the name is unknown.
+        BackendUnavailableError: the device does not support the type.
     """
     if name != "auto" and name not in PRECISIONS:
         expected = ", ".join(["auto", *PRECISIONS])
@@ -59,8 +59,8 @@ def resolve_precision(name: str, device: torch.device, kernels: Kernels = EAGER)
         return _on_gpu(name, device)
     if name in ("bfloat16", "float16"):
         raise BackendUnavailableError(
-            f"dtype {name!r} is for GPUs, but the device is {str(device)!r}; use dtype='auto', "
-            "which takes 'mixed' or 'float32' on a CPU"
+            f"dtype {name!r} needs a GPU, but the device is {str(device)!r}; use dtype='auto', "
+            "which is 'mixed' or 'float32' on a CPU"
         )
     fast = torch.cpu._is_avx512_bf16_supported() and has_fast_int8() and kernels is EAGER
     if name == "mixed" and not fast:
@@ -77,11 +77,11 @@ def _on_gpu(name: str, device: torch.device) -> Precision:
         name = "float16" if capability >= HALF_PRECISION_CAPABILITY else "float32"
     if name == "mixed":
         raise BackendUnavailableError(
-            "dtype 'mixed' is for CPUs; use dtype='float16' or 'bfloat16' on a GPU"
+            "dtype 'mixed' needs a CPU; use dtype='float16' or 'bfloat16' on a GPU"
         )
     if name == "bfloat16" and capability < (8, 0):
         raise BackendUnavailableError(
-            f"dtype 'bfloat16' is not to be had on {torch.cuda.get_device_name(device)}; use "
+            f"dtype 'bfloat16' is not available on {torch.cuda.get_device_name(device)}; use "
             "dtype='float16' or 'float32'"
         )
     return PRECISIONS[name]

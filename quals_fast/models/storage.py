@@ -5,8 +5,8 @@
     column[j] = root of the mean square of weight[:, j],   scale = max |group / column| / 127
 
 A matrix ``name`` is stored as int8 under its own name, with ``name.scale`` and ``name.columns``
-beside it: a quarter of float32. Without the columns' scales the few large ones among the embeddings
-ruin the rest. Vectors and position tables stay float16.
+beside it: a quarter of float32's size. Without a scale for each column, the few large columns of
+the embeddings would ruin the others. Vectors and position tables are stored in float16.
 """
 
 from __future__ import annotations

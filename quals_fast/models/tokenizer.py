@@ -1,4 +1,4 @@
-"""Text to source ids and generated ids back to questions and answers."""
+"""From texts to source ids, and from generated ids to questions and answers."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _GPT2 = re.compile(r"(?<=\S)(?=[ \t\r\n])")
 
 
 class Source(NamedTuple):
-    """A text as the encoder takes it.
+    """A text as input of the encoder.
 
     Attributes:
         text: the whole text.
         input_ids: with special tokens, cut to the checkpoint's `max_source_tokens`.
         text_ids: all tokens of the text, uncut and without special tokens; an array, since a list
             would take ten times the memory.
-        truncated_tokens: tokens that were cut off.
-        unknown_tokens: tokens of the whole text that stand for what the vocabulary lacks.
+        truncated_tokens: number of tokens that were cut off.
+        unknown_tokens: number of tokens of the whole text that the vocabulary lacks.
     """
 
     text: str
@@ -56,8 +56,8 @@ class QATokenizer:
 
     Attributes:
         answer_match: whether answers are looked up by token ids or by text.
-        unknown_token_id: stands for whatever the vocabulary lacks; None if it lacks nothing, as
-            byte-level BPE does.
+        unknown_token_id: id of the unknown token; None if the vocabulary lacks nothing, as with
+            byte-level BPE.
     """
 
     def __init__(self, tokenizer: Tokenizer, conventions: Conventions) -> None:
@@ -84,8 +84,8 @@ class QATokenizer:
         size = max(tokenizer.get_vocab().values(), default=-1) + 1  # ids may have gaps
         if size > conventions.vocab_size:
             raise CheckpointError(
-                f"{folder}: the tokenizer has {size} tokens, but the model's vocabulary only "
-                f"{conventions.vocab_size}; the two do not belong together"
+                f"{folder}: the tokenizer has {size} tokens, but the model's vocabulary has only "
+                f"{conventions.vocab_size}; use the tokenizer that was saved with the model"
             )
         return cls(tokenizer, conventions)
 
@@ -94,10 +94,11 @@ class QATokenizer:
         return QATokenizer(self._tokenizer, conventions)
 
     def encode(self, texts: Sequence[str]) -> list[Source]:
-        """Tokenise texts, add special tokens, cut what does not fit and count it.
+        """Tokenise texts, add special tokens, and cut and count what does not fit.
 
         Long texts are tokenised piece by piece, which gives the same tokens in little memory. Only
-        texts without a word's end, and tokenizers that `safe_cut` does not know, go as a whole.
+        texts without the end of a word, and texts for tokenizers that `safe_cut` does not know, are
+        tokenised as a whole.
         """
         s = self._conventions
         start = [] if s.bos_token_id is None else [s.bos_token_id]
@@ -131,7 +132,7 @@ class QATokenizer:
         return text
 
     def readable_tokens(self, token_ids: tuple[int, ...]) -> tuple[str, ...]:
-        """Return each token as it is read: pieces that continue a word keep their ``##``."""
+        """Return each token as readable text; pieces that continue a word keep their ``##``."""
         named = {self._conventions.sep_token_id: "<sep>", self._conventions.eos_token_id: "<eos>"}
         return tuple(named.get(i) or self._one(i) for i in token_ids)
 
@@ -145,22 +146,22 @@ class QATokenizer:
 
 
 def unknown_token_id(tokenizer: Tokenizer) -> int | None:
-    """Return the id of a tokenizer's unknown token, or None if it never gives one."""
+    """Return the id of a tokenizer's unknown token, or None if it has none."""
     model = tokenizer.model
-    if isinstance(model, models.Unigram):  # does not say it in Python
+    if isinstance(model, models.Unigram):  # has no such attribute in Python
         unknown: int | None = json.loads(tokenizer.to_str())["model"]["unk_id"]
         return unknown
     return None if model.unk_token is None else model.token_to_id(model.unk_token)
 
 
 def safe_cut(tokenizer: Tokenizer) -> re.Pattern[str] | None:
-    """Return where a text can be cut so that its tokens are those of its pieces.
+    """Return a pattern of places where a text can be cut without changing its tokens.
 
-    That must hold whatever stands on either side. None for tokenizers of which it is not known.
+    This must hold whatever text is on either side. None for tokenizers where it is not known.
     """
     normalizer, splitter = tokenizer.normalizer, tokenizer.pre_tokenizer
     if not all(added.special for added in tokenizer.get_added_tokens_decoder().values()):
-        return None  # special tokens are not looked for in texts; others could be cut in two
+        return None  # texts are not searched for special tokens; other added tokens could be cut
     if isinstance(splitter, pre_tokenizers.BertPreTokenizer):
         if isinstance(normalizer, normalizers.BertNormalizer) and normalizer.handle_chinese_chars:
             return _BERT_CHINESE
@@ -176,7 +177,7 @@ def safe_cut(tokenizer: Tokenizer) -> re.Pattern[str] | None:
 
 
 def pieces_of(text: str, cut: re.Pattern[str] | None, size: int) -> Iterator[str]:
-    """Cut a text at the first place after `size` characters, and so on; None: nowhere."""
+    """Cut a text at the first place after every `size` characters; `cut` None: nowhere."""
     start = 0
     while cut is not None and (place := cut.search(text, start + size)):
         yield text[start : place.start()]
@@ -197,13 +198,13 @@ def read_tokenizer(folder: Path) -> Tokenizer:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises plain Exception
             raise CheckpointError(
-                f"{path} is not a tokenizer of the tokenizers library: {error}"
+                f"{path} cannot be read by the tokenizers library: {error}"
             ) from error
     elif vocab.is_file() and merges.is_file():
         try:
             tokenizer = Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
         except Exception as error:  # tokenizers raises plain Exception
-            raise CheckpointError(f"{vocab} and {merges.name} are no BPE: {error}") from error
+            raise CheckpointError(f"{vocab} and {merges.name} are not a BPE: {error}") from error
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
     else:

@@ -1,4 +1,4 @@
-"""QAGS, what QUALS is compared with: generate questions from a summary, answer them on both texts.
+"""QAGS, the baseline of QUALS: generate questions from a summary, answer them on both texts.
 
 Source: docs/semantics.md 2; arXiv 2004.04228, W4ngatang/qags.
 """

@@ -42,8 +42,8 @@ class Span(NamedTuple):
     """The span of a text that answers a question best.
 
     Attributes:
-        text: as it stands there; empty if the text has no token.
-        no_answer_margin: by how much an empty answer scores above it.
+        text: as in the text; empty if the text has no token.
+        no_answer_margin: score of an empty answer minus the score of this span.
     """
 
     text: str
@@ -51,7 +51,7 @@ class Span(NamedTuple):
 
 
 class _Feature(NamedTuple):
-    """A window with its question: what the network reads at once."""
+    """A window with its question: one input of the network."""
 
     ask: int
     input_ids: list[int]
@@ -61,14 +61,14 @@ class _Feature(NamedTuple):
 
 @dataclass(slots=True)
 class _BestSpan:
-    """The best of what the windows of a question say.
+    """The best span so far over the windows of a question.
 
     Attributes:
         no_answer: lowest score of an empty answer.
         score: highest score of a span.
         first: its first token in the text.
         last: its last.
-        is_nan: whether a window's scores are.
+        is_nan: whether a window's scores are NaN.
     """
 
     no_answer: float = float("inf")
@@ -111,22 +111,22 @@ class QuestionAnswerer:
         if cls is None or sep is None:
             raise CheckpointError(
                 f"{files.name}: the tokenizer must have the tokens [CLS] and [SEP], but lacks one; "
-                "give a BERT with its own tokenizer"
+                "use a BERT with its own tokenizer"
             )
         self._cls, self._sep, self._pad = cls, sep, self.bert.config.pad_token_id or 0
         self._unknown = unknown_token_id(self._tokenizer)
 
     def count_unknown(self, texts: Sequence[str]) -> int:
-        """Return how many tokens of texts stand for what the vocabulary lacks."""
+        """Return how many tokens of the texts the vocabulary lacks."""
         encodings, unknown = self._encode(texts), self._unknown
         return sum(token == unknown for text in texts for token in encodings[text].ids)
 
     def leaves_room(self, question: str) -> bool:
-        """Return whether a window that holds a question whole has room for a passage."""
+        """Return whether a window with the whole question has room for a passage."""
         return self._has_room(self._count_tokens(question))
 
     def cut_tokens(self, question: str) -> int:
-        """Return how many tokens of a question are cut off, as those behind the 64th are.
+        """Return how many tokens of a question are cut off, those beyond the 64th.
 
         Raises:
             ValueError: it leaves no room for a passage.

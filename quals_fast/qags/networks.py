@@ -79,7 +79,7 @@ class NetworkFiles:
         if self.config.get("model_type") != family:
             raise CheckpointError(
                 f"{self.name}: `model_type` must be {family!r}, but is "
-                f"{self.config.get('model_type')!r}; give a model of that family"
+                f"{self.config.get('model_type')!r}; use a model of that family"
             )
         architecture = _architecture(family)
         with torch.random.fork_rng(devices=[]):
@@ -89,8 +89,8 @@ class NetworkFiles:
             except Exception as error:  # transformers' own have no common class
                 reason = " ".join(str(error).split())
                 raise CheckpointError(
-                    f"{self.name}: transformers cannot build the network of config.json "
-                    f"({type(error).__name__}: {reason}); take the config that was saved with the "
+                    f"{self.name}: transformers cannot build the network in config.json "
+                    f"({type(error).__name__}: {reason}); use the config that was saved with the "
                     "weights"
                 ) from error
         if self.weights is not None:
@@ -105,23 +105,25 @@ class NetworkFiles:
                 weights[name] = tensor.reshape(shapes[name]).float()
             elif name in shapes:
                 raise CheckpointError(
-                    f"{self.name}: {name} must have shape {tuple(shapes[name])} by config.json, "
-                    f"but has {tuple(tensor.shape)}; take weights and config from one checkpoint"
+                    f"{self.name}: {name} must have shape {tuple(shapes[name])} according to "
+                    f"config.json, but has {tuple(tensor.shape)}; use weights and config of the "
+                    "same checkpoint"
                 )
             if not bool(tensor.isfinite().all()):
                 raise CheckpointError(
-                    f"{self.name}: {name} must be finite, but holds NaN or infinity; fetch the "
-                    "file again"
+                    f"{self.name}: {name} must be finite, but contains NaN or infinity; download "
+                    "the file again"
                 )
-        # What is tied to a tensor that is there, or made by the module itself, may be missing.
+        # Tensors that are tied to others, or made by the module itself, may be missing.
         tied = {"lm_head.weight", "final_logits_bias"} | {
             f"model.{part}.embed_tokens.weight" for part in ("encoder", "decoder")
         }
         missing = sorted(shapes.keys() - weights.keys() - tied)
         if missing:
             raise CheckpointError(
-                f"{self.name}: the weights must belong to config.json, but lack {missing[0]} "
-                f"({len(missing)} such); take both from one checkpoint that was trained for this"
+                f"{self.name}: the weights must match config.json, but lack {missing[0]} "
+                f"({len(missing)} such); use weights and config of one checkpoint that was trained "
+                "for this task"
             )
         network.load_state_dict(weights, strict=False)
         network.tie_weights()  # type: ignore[operator]
@@ -138,15 +140,16 @@ class NetworkFiles:
                 path, lowercase=bool(self.config.get("do_lower_case", True))
             )
         except Exception as error:  # tokenizers raises plain Exception
-            raise CheckpointError(f"{path} is not a tokenizer that can be read: {error}") from error
+            raise CheckpointError(f"{path} cannot be read as a tokenizer: {error}") from error
         tokenizer.no_truncation()
         tokenizer.no_padding()
         tokenizer.encode_special_tokens = True  # a "[SEP]" in a text is text
         size = max(tokenizer.get_vocab().values(), default=-1) + 1
         if size > int(self.config.get("vocab_size", 0)):
             raise CheckpointError(
-                f"{self.name}: the tokenizer has {size} tokens, but the model's vocabulary only "
-                f"{self.config.get('vocab_size')}; the two do not belong together"
+                f"{self.name}: the tokenizer has {size} tokens, but the model's vocabulary has "
+                f"only {self.config.get('vocab_size')}; use the tokenizer that was saved with the "
+                "model"
             )
         return tokenizer
 
@@ -198,13 +201,13 @@ def _models_folder(models: str | Path | None) -> Path:
     if folder is None:
         raise CheckpointError(
             f"QAGS's models are not part of the installed package, and there is no {_IN_CHECKOUT} "
-            f"in {Path.cwd()}; run this in the checkout, or give a folder with {GENERATION} and "
-            f"{ANSWERING} in it (--qags-models)"
+            f"in {Path.cwd()}; run this in the checkout, or give a folder that contains "
+            f"{GENERATION} and {ANSWERING} (--qags-models)"
         )
     for name in (GENERATION, ANSWERING):
         if not (folder / name).is_dir():
             raise CheckpointError(
-                f"{folder} must hold the folders {GENERATION} and {ANSWERING}, but {name} is "
-                "missing; put a model there as transformers' save_pretrained() writes it"
+                f"{folder} must contain the folders {GENERATION} and {ANSWERING}, but {name} is "
+                "missing; save a model there with transformers' save_pretrained()"
             )
     return folder

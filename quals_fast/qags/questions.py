@@ -18,7 +18,7 @@ from quals_fast.qags.results import StageWork
 
 SettingName = Literal["shipped", "paper"]
 
-# What a batch's budget reckons for each beam, in tokens: a question and its logits.
+# Tokens that a batch's budget counts for each beam: a question and its logits.
 _TOKENS_PER_BEAM = 24
 
 
@@ -27,9 +27,9 @@ class SearchSetting:
     """Named settings of question generation.
 
     Attributes:
-        num_beams: hypotheses that are followed.
-        n_best: questions that are asked for.
-        min_tokens: before EOS; the most are the source's tokens + 1.
+        num_beams: number of beams.
+        n_best: number of questions asked for.
+        min_tokens: minimum number of tokens before EOS; the maximum is the source's tokens + 1.
     """
 
     num_beams: int
@@ -68,12 +68,12 @@ class Job(NamedTuple):
 
 
 class Generated(NamedTuple):
-    """What came of a job.
+    """The result of a job.
 
     Attributes:
         questions: likeliest first.
         steps: tokens that the search decoded.
-        truncated_tokens: tokens of the summary that the model did not see.
+        truncated_tokens: tokens of the summary that were cut off.
     """
 
     questions: list[Question]
@@ -90,7 +90,7 @@ class _Source(NamedTuple):
 class QuestionGenerator:
     """BART that reads a passage with an answer and writes questions.
 
-    Its config says how: ``sep_token_id`` stands between the two; ``qg_source`` is
+    Its config says how: ``sep_token_id`` separates the two; ``qg_source`` is
     ``passage_sep_answer`` (the default) or ``answer_sep_passage``; the other keys are those of a
     question-answer generator (`quals_fast.models.checkpoint.Conventions`).
 
@@ -114,8 +114,8 @@ class QuestionGenerator:
     ) -> None:
         if files.config.get("sep_token_id") is None:
             raise CheckpointError(
-                f"{files.name}: no `sep_token_id` in config.json, so it does not say which token "
-                "stands between passage and answer; add the one that the generator was trained with"
+                f"{files.name}: config.json has no `sep_token_id`, the token between passage and "
+                "answer; add the one that the generator was trained with"
             )
         self.layout = files.config.get("qg_source", "passage_sep_answer")
         if self.layout not in ("passage_sep_answer", "answer_sep_passage"):
@@ -143,7 +143,7 @@ class QuestionGenerator:
                 runs them one by one through Hugging Face's `generate`, as the published program.
 
         Yields:
-            Each job's index with what came of it, None if the network gives NaN.
+            Each job's index with its result; None if the network gives NaN.
         """
         sources = [self._source(job) for job in jobs]
         if max_batch_tokens is None:
@@ -184,7 +184,7 @@ class QuestionGenerator:
 
         s, setting = self.settings, self.setting
         least, most = source.limits
-        # Else a checkpoint's own settings, such as those for summaries, fill what is left open.
+        # Otherwise a checkpoint's own settings, such as those for summaries, would fill the gaps.
         self.bart.generation_config = GenerationConfig()
         config = GenerationConfig(
             num_beams=setting.num_beams,

@@ -1,4 +1,4 @@
-"""What QAGS returns: questions with both answers, a summary's score, and what it cost."""
+"""What QAGS returns: questions with both answers, scores, and the work of each stage."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class QagsPair:
 
     Attributes:
         question: its text.
-        answer: what the summary answers; empty where it has no answer.
-        document_answer: what the document answers.
+        answer: answer from the summary; empty if there is none.
+        document_answer: answer from the document; empty if there is none.
         expected_answer: the candidate that the question was generated for.
         logprob: mean log-probability of the question's tokens, nats; NaN in a replay.
         score: F1 of the two answers' words, 0 to 1.
@@ -50,7 +50,7 @@ class QagsPair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replay:
-    """What a run did to one summary, so that random weights can be given the same work.
+    """What a run did for one summary, so that random weights can be made to do the same work.
 
     Attributes:
         answers: the drawn candidates, repetitions included.
@@ -73,12 +73,12 @@ class QagsScore:
             `status` is not ``ok``.
         pairs: the questions that were asked, likeliest first.
         n_generated: questions that were generated, before the filter.
-        truncated_tokens: tokens of the summary that the generator did not see, and of questions
-            that question answering did not see.
-        unknown_tokens: tokens of both texts that stand for what question answering's vocabulary
-            lacks. They change no score: answers are compared as they stand in the texts.
+        truncated_tokens: tokens that were cut off the summary for question generation, and off
+            questions for question answering.
+        unknown_tokens: tokens of both texts that question answering's vocabulary lacks. They do
+            not change the comparison: answers are compared as they occur in the texts.
         replay: what the run did.
-        message: what was wrong and what to do, where `status` is ``error``.
+        message: what is wrong and what to do about it, if `status` is ``error``.
     """
 
     status: QagsStatus
@@ -102,16 +102,16 @@ class QagsScore:
 
 @dataclass(slots=True)
 class StageWork:
-    """What a stage cost.
+    """The work of a stage.
 
     Attributes:
         seconds: wall-clock time.
-        sequences: that went through the network's encoder; summaries, in answer extraction.
-        tokens: of these sequences.
-        computed_tokens: the same with padding.
-        decoded_tokens: that went through the decoder, all beams counted.
-        attended_tokens: sum over the decoded tokens of the source tokens, with padding, that each
-            attends to.
+        sequences: sequences that went through the encoder (in answer extraction: summaries).
+        tokens: tokens of these sequences.
+        computed_tokens: the same, padding included.
+        decoded_tokens: tokens that went through the decoder, over all beams.
+        attended_tokens: sum, over the decoded tokens, of the source tokens that each attends to,
+            padding included.
     """
 
     seconds: float = 0.0
@@ -142,9 +142,9 @@ class QagsResult(Sequence[QagsScore]):
     """Scores in the order in which the summaries were given.
 
     Attributes:
-        rows: one a summary.
+        rows: one per summary.
         signature: everything that the scores depend on, in one line.
-        work: what each stage cost.
+        work: the work of each stage.
     """
 
     rows: tuple[QagsScore, ...]

@@ -48,24 +48,24 @@ class QagsScorer:
         generation: files of the question generator.
         answering: files of the question-answering network.
         extractor: finds answer candidates; by default spaCy.
-        arm: ``"batched"`` does what an expert would for speed; ``"as_shipped"`` does as the
-            published program: questions for one answer at a time, nothing shared, whole windows.
-            In float32 both give the same scores.
-        setting: ``"shipped"`` (beam 5, and so 5 questions an answer) or ``"paper"`` (beam 10, 10
-            questions an answer).
+        arm: ``"batched"`` is optimised for speed; ``"as_shipped"`` does as the published program:
+            questions for one answer at a time, nothing shared, windows padded to full length. In
+            float32 both give the same scores.
+        setting: ``"shipped"`` (beam 5, and so 5 questions per answer) or ``"paper"`` (beam 10, 10
+            questions per answer).
         device: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
         dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"``: float16 in the batched
             arm on a GPU, else float32.
-        seed: of the draw of candidates.
-        answer_filter: ask only questions to which the summary gives the expected answer.
-        max_batch_tokens: tokens that a network holds at once in the batched arm; it sets peak
-            memory. None takes 2,048 on a CPU and 131,072 on a GPU.
+        seed: random seed for drawing answer candidates.
+        answer_filter: keep only questions to which the summary gives the expected answer.
+        max_batch_tokens: number of tokens to process at once in the batched arm; sets peak memory.
+            None means 2,048 on a CPU and 131,072 on a GPU.
 
     Raises:
         CheckpointError: a model cannot be used.
-        ModuleNotFoundError: transformers, or spaCy or its model, is not installed.
-        BackendUnavailableError: there is no such device.
-        ValueError: an unknown name.
+        ModuleNotFoundError: transformers, spaCy or a spaCy model is not installed.
+        BackendUnavailableError: the device does not exist.
+        ValueError: a name is unknown.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class QagsScorer:
         _check_choice("dtype", dtype, ("auto", *_DTYPES))
         if arm == "as_shipped" and (dtype not in ("auto", "float32") or max_batch_tokens):
             raise ValueError(
-                "arm 'as_shipped' computes in float32 with the published batches, but got "
+                "arm 'as_shipped' computes in float32 with the published batch size, but got "
                 f"dtype={dtype!r}, max_batch_tokens={max_batch_tokens}; leave them out"
             )
         if max_batch_tokens is not None and max_batch_tokens < 1:
@@ -145,24 +145,24 @@ class QagsScorer:
         """Load both networks.
 
         Args:
-            models: a folder with the folders ``question_generation`` (BART family) and
-                ``question_answering`` (BERT family, trained on SQuAD 2.0) in it; by default the
-                small ones under ``bench/qags_models`` of the checkout, also if that is only the
-                working folder of an installed package. Nothing is downloaded.
-            extractor: as in the constructor, like the rest.
-            arm: see there.
-            setting: see there.
-            device: see there.
-            dtype: see there.
-            seed: see there.
-            answer_filter: see there.
-            max_batch_tokens: see there.
+            models: a folder that contains the folders ``question_generation`` (BART family) and
+                ``question_answering`` (BERT family, trained on SQuAD 2.0). By default, the small
+                ones under ``bench/qags_models`` in the checkout, which is this package's or the
+                working directory. Nothing is downloaded.
+            extractor: as for the class, like all the following.
+            arm: see the class.
+            setting: see the class.
+            device: see the class.
+            dtype: see the class.
+            seed: see the class.
+            answer_filter: see the class.
+            max_batch_tokens: see the class.
 
         Raises:
             CheckpointError: a folder cannot be used; the message says what is missing.
-            ModuleNotFoundError: as the constructor.
-            BackendUnavailableError: as the constructor.
-            ValueError: as the constructor.
+            ModuleNotFoundError: as for the class.
+            BackendUnavailableError: as for the class.
+            ValueError: as for the class.
         """
         generation, answering = read_both_networks(models)
         return cls(
@@ -195,19 +195,19 @@ class QagsScorer:
 
         Args:
             documents: texts.
-            summaries: one text a document.
-            replay: `QagsScore.replay` of each row of another run. Its candidates are taken, as
-                many tokens are generated, and then its questions are asked, so that networks with
-                random weights do the work of a real run. The scores mean nothing.
+            summaries: one text per document.
+            replay: `QagsScore.replay` of each row of another run. Its candidates are used, the
+                same number of tokens is generated, and then its questions are asked, so that
+                networks with random weights do the work of a real run. The scores are meaningless.
             on_progress: called with the number of summaries whose questions were just generated,
                 or that have none.
 
         Returns:
-            Scores in order. A pair that cannot be scored has a status that says so and does not
-            touch the others.
+            Scores in order. If a pair cannot be scored, its `status` says why; the others are not
+            affected.
 
         Raises:
-            ValueError: the lists differ in length, or given candidates lack a summary.
+            ValueError: the lists differ in length, or the given candidates lack a summary.
             TypeError: an argument is not a list.
         """
         texts = check_texts("documents", documents)

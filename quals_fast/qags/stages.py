@@ -1,4 +1,4 @@
-"""QAGS's stages, each over many pairs at once: what is done before answers are compared."""
+"""QAGS's stages before answers are compared; each one processes many pairs at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from quals_fast.qags.questions import Generated, Job, QuestionGenerator
 from quals_fast.qags.results import QagsPair, QagsScore, Replay, StageWork
 from quals_fast.qags.squad import token_f1
 
-_NAN = "gives NaN, as float16 may where numbers overflow; use dtype='float32'"
+_NAN = "returned NaN, as can happen in float16 when numbers overflow; use dtype='float32'"
 
 
 @dataclass(slots=True)

@@ -1,9 +1,9 @@
-"""Read the weights of QAGS's networks: a Hugging Face folder, one in 4 or 8 bits, or an adapter.
+"""Read the weights of QAGS's networks: a Hugging Face folder, possibly quantised, or an adapter.
 
 A folder may hold float weights as transformers saves them; int8 weights as
-`quals_fast.models.storage` stores them, with matrices in 4 bits beside them (`quantize_nibbles`);
-or ``adapter.safetensors``, a low-rank change of another model whose name and checksum stand in
-config.json. What the folder's ``SHA256SUMS`` lists is verified.
+`quals_fast.models.storage` stores them, possibly with some matrices in 4 bits (`quantize_nibbles`);
+or ``adapter.safetensors``, a low-rank change of another model, which config.json names with its
+checksum. The files that the folder's ``SHA256SUMS`` lists are verified.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def read_qags_weights(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], 
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder")
     if (folder / "SHA256SUMS").is_file():
-        verify_checksums(folder, "fetch it again")
+        verify_checksums(folder, "download it again")
     config = read_config(folder)
     if "adapter" in config or (folder / ADAPTER).is_file():
         return _read_adapter(folder, config)
@@ -57,8 +57,8 @@ def read_qags_weights(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], 
 def quantize_nibbles(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return a matrix in 4 bits, and a float16 scale for every 32 columns of a row.
 
-    A group's number of greatest magnitude becomes level -8, so all 16 levels are of use; byte j
-    holds column 2j in its low half.
+    The largest number of a group by magnitude becomes level -8, so that all 16 levels are used;
+    byte j holds column 2j in its low half.
     """
     groups = weight.float().unflatten(1, (-1, _GROUP_COLUMNS))
     extreme = groups.gather(2, groups.abs().argmax(2, keepdim=True))
@@ -84,7 +84,7 @@ def _dequantize(folder: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
             actual = "none" if scale is None else f"one of shape {tuple(scale.shape)}"
             raise CheckpointError(
                 f"{folder}: {name} is stored in 4 bits, so {name}{_SCALE} must have a number for "
-                f"every {_GROUP_COLUMNS} columns, but there is {actual}; fetch the weights again"
+                f"every {_GROUP_COLUMNS} columns, but there is {actual}; download the weights again"
             )
         weights[name] = dequantize_nibbles(nibbles, scale)
     return weights
@@ -99,7 +99,7 @@ def _read_adapter(
         isinstance(about.get(name), kind) for name, kind in fields.items()
     ):
         raise CheckpointError(
-            f"{folder / 'config.json'}: `adapter` must give {', '.join(fields)}, but got {about!r}"
+            f"{folder / 'config.json'}: `adapter` must have {', '.join(fields)}, but got {about!r}"
         )
     base = model_folder(about["base"] if about["base"] in BUNDLED else folder / about["base"])
     weights_file = base / "model.safetensors"
@@ -107,8 +107,8 @@ def _read_adapter(
     if actual != about["base_sha256"]:
         raise CheckpointError(
             f"{folder} adapts {about['base']} with SHA-256 {about['base_sha256'][:12]}..., but "
-            f"{weights_file} has {actual[:12]}; the base has changed: train the adapter again (see "
-            "its README.md)"
+            f"{weights_file} has {actual[:12]}; the base model has changed: train the adapter "
+            "again (see its README.md)"
         )
     base_config, weights, tokenizer = read_qags_weights(base)
     low = _read_tensors(folder / ADAPTER)
@@ -130,14 +130,15 @@ def _read_adapter(
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise CheckpointError(f"{path.parent} has no {path.name}; fetch it again")
+        raise CheckpointError(f"{path.parent} has no {path.name}; download it again")
     try:
         with safe_open(path, framework="pt") as stored:
             names = stored.keys()
             return {name: stored.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path} is not a readable safetensors file: {error}; it may be cut off: fetch it again"
+            f"{path} is not a readable safetensors file: {error}; it may be incomplete: "
+            "download it again"
         ) from error
 
 

@@ -96,12 +96,12 @@ def test_evaluate(run):
     ("arguments", "message"),
     [
         (["--rule", "hamming"], "`--rule` … --metric quals, but got --metric qags"),
-        (["--model", "m"], "`--model` is for --metric quals"),
-        (["--max-pairs", "3"], "`--max-pairs` is for --metric quals"),
-        (["--metric", "quals", "--seed", "1"], "`--seed` is for --metric qags"),
-        (["--metric", "quals", "--qags-filter"], "`--qags-filter` is for --metric qags"),
+        (["--model", "m"], "`--model` needs --metric quals"),
+        (["--max-pairs", "3"], "`--max-pairs` needs --metric quals"),
+        (["--metric", "quals", "--seed", "1"], "`--seed` needs --metric qags"),
+        (["--metric", "quals", "--qags-filter"], "`--qags-filter` needs --metric qags"),
         (["--qags-arm", "as_shipped", "--dtype", "bfloat16"], "'as_shipped' computes in float32"),
-        (["--qags-models", "none"], "none must hold the folders question_generation and"),
+        (["--qags-models", "none"], "none must contain the folders question_generation and"),
     ],
 )
 def test_options_that_do_not_go_together(folder, tmp_path, monkeypatch, arguments, message):
@@ -120,7 +120,7 @@ def test_a_spacy_model_of_another_version_is_one_line(folder, tmp_path, monkeypa
     monkeypatch.setattr(spacy, "__version__", "2.0.0")
     write("in.jsonl", rows())
     arguments = ["score", "in.jsonl", "--metric", "qags", "--qags-models", str(folder)]
-    assert_usage_error(CliRunner().invoke(app, arguments), "and would find other candidates")
+    assert_usage_error(CliRunner().invoke(app, arguments), "would silently find other candidates")
 
 
 def test_no_spacy_is_one_line(folder, tmp_path, monkeypatch):

@@ -1,11 +1,11 @@
 """How the tests of model folders load a folder, damage it and look at what is said about it."""
 
 import json
-import re
 
 import pytest
 import tiny_models
 import torch
+from messages import says
 from safetensors.torch import load_file, save_file
 
 from quals_fast.models.checkpoint import CheckpointError
@@ -33,7 +33,7 @@ def change_weights(folder, change):
 
 
 def fails(folder, message, at_end=""):
-    with pytest.raises(CheckpointError, match=re.escape(message)) as raised:
+    with pytest.raises(CheckpointError, match=says(message)) as raised:
         load(folder)
     assert str(raised.value).endswith(at_end)
 

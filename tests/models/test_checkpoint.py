@@ -26,7 +26,7 @@ def test_a_good_folder(tiny_folder):
 def test_no_such_model(name):
     message = (
         f"model {name!r} is neither bundled (qagen-mini) nor a local folder; nothing is "
-        "downloaded: fetch the checkpoint first and give its folder"
+        "downloaded: download the model first and give its folder"
     )
     fails(name, message)
 
@@ -39,7 +39,7 @@ def test_a_file_is_no_folder(tiny_folder):
 
 def test_no_config(folder):
     (folder / "config.json").unlink()
-    advice = "so it is no model folder; save a model there with transformers' save_pretrained()"
+    advice = "so it is not a model folder; save a model there with transformers' save_pretrained()"
     fails(folder, f"{folder} has no config.json, ", advice)
 
 
@@ -47,12 +47,12 @@ def test_no_config(folder):
     ("content", "message", "at_end"),
     [
         pytest.param(
-            b"", "config.json is not valid JSON: Expecting value", "fetch it again", id=""
+            b"", "config.json is not valid JSON: Expecting value", "download it again", id=""
         ),
-        pytest.param(b"{", "is not valid JSON: Expecting property", "fetch it again", id="cut-off"),
-        pytest.param(b"\xff\xfe{", "is not valid JSON: 'utf-8'", "fetch it again", id="utf-16"),
-        pytest.param(b"[]", "must hold a JSON object, but holds a list", "", id="list"),
-        pytest.param(b"null", "must hold a JSON object, but holds a NoneType", "", id="null"),
+        pytest.param(b"{", "is not valid JSON: Expecting", "download it again", id="cut-off"),
+        pytest.param(b"\xff\xfe{", "is not valid JSON: 'utf-8'", "download it again", id="utf-16"),
+        pytest.param(b"[]", "must contain a JSON object, but contains a list", "", id="list"),
+        pytest.param(b"null", "must contain a JSON object, but contains a NoneType", "", id="null"),
     ],
 )
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
@@ -70,8 +70,7 @@ def test_config_is_a_folder(folder):
 @pytest.mark.parametrize("family", ["t5", "mbart", None, 3], ids=repr)
 def test_another_family(folder, family):
     change_json(folder / "config.json", model_type=family)
-    message = f"{folder}: model family {family!r} is not supported (yet); expected `model_type` "
-    fails(folder, message + "'bart'")
+    fails(folder, f"{folder}: expected a model with `model_type` 'bart', but got {family!r}")
 
 
 MISSING = [
@@ -103,8 +102,8 @@ def test_missing_token(folder, key):
 WRONG = [
     ("d_model", "16", "`d_model` must be an integer from 1 up, but got '16'"),
     ("d_model", 16.0, "`d_model` must be an integer from 1 up, but got 16.0"),
-    ("d_model", 15, "`d_model` 15 is not divisible by 2 encoder heads"),
-    ("decoder_attention_heads", 3, "`d_model` 16 is not divisible by 3 decoder heads"),
+    ("d_model", 15, "`d_model` must be divisible by the 2 encoder heads, but is 15"),
+    ("decoder_attention_heads", 3, "`d_model` must be divisible by the 3 decoder heads, but is 16"),
     ("encoder_layers", 0, "`encoder_layers` must be an integer from 1 up, but got 0"),
     ("decoder_layers", True, "`decoder_layers` must be an integer from 1 up, but got True"),
     ("scale_embedding", "no", "`scale_embedding` must be true or false, but got 'no'"),
@@ -171,12 +170,7 @@ def test_wrong_value(folder, key, value, message):
 
 def test_no_separator(folder):
     change_json(folder / "config.json", sep_token_id=None)
-    message = (
-        "config.json: no `sep_token_id`, so this is not a question-answer generator, or its config "
-        'does not say which token stands between question and answer; add "sep_token_id" to '
-        "config.json (the published model's is 50259)"
-    )
-    fails(folder, message)
+    fails(folder, "config.json: no `sep_token_id`")
 
 
 @pytest.mark.parametrize(
@@ -195,7 +189,7 @@ def test_no_separator(folder):
 )
 def test_tokens_with_a_part_in_targets_are_tokens_of_their_own(folder, changes, name, token, other):
     change_json(folder / "config.json", **changes)
-    fails(folder, f"`{name}` {token} must be a token of its own, but is in `{other}` too")
+    fails(folder, f"`{name}` {token} must be used for nothing else, but is `{other}` too")
 
 
 def test_generation_config_fills_gaps_and_never_overrides(folder):

@@ -40,11 +40,7 @@ def test_no_weights(folder):
 
 def test_only_a_pickle(folder):
     (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
-    message = (
-        f"{folder} has no weights: expected model.safetensors; pytorch_model.bin is not read, "
-        "since a pickle can run code; save the model with transformers' save_pretrained()"
-    )
-    fails(folder, message)
+    fails(folder, f"{folder} has no weights: … pytorch_model.bin … pickle … save_pretrained()")
 
 
 @pytest.mark.parametrize(
@@ -60,12 +56,11 @@ def test_only_a_pickle(folder):
 def test_damaged_weights(folder, damage):
     path = folder / WEIGHTS
     path.write_bytes(damage(path.read_bytes()))
-    advice = "; it may be cut off, or a Git LFS pointer: fetch it again"
+    advice = "; it may be incomplete, or a Git LFS pointer: download it again"
     fails(folder, f"{path} is not a readable safetensors file: ", advice)
 
 
-MISMATCH = "; take both from one checkpoint"
-SHAPE = "; take weights and config from one checkpoint"
+ADVICE = "; use weights and config of the same checkpoint"
 
 
 @pytest.mark.parametrize(
@@ -73,34 +68,32 @@ SHAPE = "; take weights and config from one checkpoint"
     [
         pytest.param(
             {"max_position_embeddings": 32},
-            "model.decoder.embed_positions.weight must have shape (34, 16) by config.json, but has "
-            "(66, 16)",
-            SHAPE,
+            "embed_positions.weight must have shape (34, 16) … config.json, but has (66, 16)",
+            ADVICE,
             id="positions",
         ),
         pytest.param(
             {"encoder_ffn_dim": 16},
-            "model.encoder.layers.0.fc1.bias must have shape (16,) by config.json, but has (32,)",
-            SHAPE,
+            "layers.0.fc1.bias must have shape (16,) according to config.json, but has (32,)",
+            ADVICE,
             id="feed-forward",
         ),
         pytest.param(
             {"vocab_size": 50},
-            f"must have shape (50, 16) by config.json, but has ({VOCAB}, 16)",
-            SHAPE,
+            f"must have shape (50, 16) according to config.json, but has ({VOCAB}, 16)",
+            ADVICE,
             id="vocabulary",
         ),
         pytest.param(
             {"encoder_layers": 3},
             "but model.safetensors lacks model.encoder.layers.2.fc1.bias (16 such tensors)",
-            MISMATCH,
+            ADVICE,
             id="too-few-layers",
         ),
         pytest.param(
             {"decoder_layers": 1},
-            "but model.safetensors holds model.decoder.layers.1.encoder_attn.k_proj.bias, which "
-            "BART has not (26 such tensors)",
-            MISMATCH,
+            "has model.decoder.layers.1.encoder_attn.k_proj.bias … 26 such tensors",
+            ADVICE,
             id="too-many-layers",
         ),
     ],
@@ -115,29 +108,27 @@ def test_weights_of_another_config(folder, changes, message, at_end):
     [
         pytest.param(
             lambda w: w.pop("model.decoder.layernorm_embedding.bias"),
-            "lacks model.decoder.layernorm_embedding.bias (1 such tensor)" + MISMATCH,
+            "lacks model.decoder.layernorm_embedding.bias (1 such tensor)" + ADVICE,
             id="missing",
         ),
         pytest.param(
             lambda w: w.pop("model.shared.weight"),
-            "lacks model.shared.weight (1 such tensor)" + MISMATCH,
+            "lacks model.shared.weight (1 such tensor)" + ADVICE,
             id="no-embeddings",
         ),
         pytest.param(
             lambda w: w.update(adapter=torch.ones(1)),
-            "holds adapter, which BART has not (1 such tensor)" + MISMATCH,
+            "model.safetensors has adapter, … (1 such tensor)" + ADVICE,
             id="unknown",
         ),
         pytest.param(
             lambda w: w.update(final_logits_bias=torch.zeros(1, VOCAB + 1)),
-            f"final_logits_bias must have shape ({VOCAB},) by config.json, but has ({VOCAB + 1},)"
-            + SHAPE,
+            f"final_logits_bias must have shape ({VOCAB},) … but has ({VOCAB + 1},)" + ADVICE,
             id="bias",
         ),
         pytest.param(
             lambda w: w.update({"model.shared.weight": w["model.shared.weight"].T.contiguous()}),
-            f"shared.weight must have shape ({VOCAB}, 16) by config.json, but has (16, {VOCAB})"
-            + SHAPE,
+            f"shared.weight must have shape ({VOCAB}, 16) … but has (16, {VOCAB})" + ADVICE,
             id="transposed",
         ),
         pytest.param(
@@ -193,7 +184,7 @@ def test_an_adapter_is_named_as_such(folder, missing):
     (folder / "adapter_config.json").write_text(json.dumps(ADAPTER))
     fails(
         folder,
-        f"{folder} holds a LORA adapter of 'facebook/bart-base', not a whole model; merge the two "
+        f"{folder} holds a LORA adapter for 'facebook/bart-base', not a whole model; merge the two "
         "with peft's merge_and_unload(), save the result",
     )
 
@@ -232,7 +223,7 @@ def test_missing_shard(shards):
     (shards / "model-00002-of-00002.safetensors").unlink()
     message = (
         f"{shards / INDEX} names model-00002-of-00002.safetensors, which is not in the folder; "
-        "fetch it too"
+        "download it too"
     )
     fails(shards, message)
 
@@ -241,8 +232,11 @@ def test_missing_shard(shards):
     ("content", "message"),
     [
         ("{", " is not valid JSON: "),
-        ("[]", " must hold a JSON object, but holds a list"),
-        ("{}", " must have a `weight_map` from tensors to files, but got NoneType; fetch it again"),
+        ("[]", " must contain a JSON object, but contains a list"),
+        (
+            "{}",
+            " must have a `weight_map` from tensors to files, but got NoneType; download it again",
+        ),
         ('{"weight_map": [1]}', " must have a `weight_map` from tensors to files, but got list"),
         ('{"weight_map": {"a": 1}}', " must have a `weight_map` from tensors to files"),
     ],
@@ -256,7 +250,7 @@ def test_broken_index(shards, content, message):
 def test_damaged_shard(shards):
     path = shards / "model-00002-of-00002.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
-    fails(shards, f"{path} is not a readable safetensors file: ", "fetch it again")
+    fails(shards, f"{path} is not a readable safetensors file: ", "download it again")
 
 
 # What the digest covers
@@ -368,7 +362,7 @@ def test_unknown_device(name):
 def test_no_gpu(name, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    message = f"device {name!r} was asked for, but torch sees 0 GPUs; use device='cpu'"
+    message = f"device {name!r} is not available: PyTorch sees 0 GPUs; use device='cpu'"
     with pytest.raises(RuntimeError, match=message):
         resolve_device(name)
     assert resolve_device("auto") == CPU
@@ -383,7 +377,7 @@ def test_dtypes():
 
 @pytest.mark.parametrize("name", ["bfloat16", "float16"])
 def test_half_precision_on_a_cpu(name):
-    message = f"dtype '{name}' is for GPUs, but the device is 'cpu'; use dtype='auto'"
+    message = f"dtype '{name}' needs a GPU, but the device is 'cpu'; use dtype='auto'"
     with pytest.raises(BackendUnavailableError, match=message):
         resolve_precision(name, CPU)
 
@@ -398,6 +392,6 @@ def test_half_precision_is_for_gpus_with_units_for_it(monkeypatch, capability, n
 def test_bfloat16_on_a_gpu_without_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
-    message = r"dtype 'bfloat16' is not to be had on Tesla T4; use dtype='float16' or 'float32'"
+    message = r"dtype 'bfloat16' is not available on Tesla T4; use dtype='float16' or 'float32'"
     with pytest.raises(RuntimeError, match=message):
         resolve_precision("bfloat16", torch.device("cuda"))

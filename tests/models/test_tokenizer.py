@@ -19,14 +19,14 @@ def test_no_tokenizer(folder):
 @pytest.mark.parametrize("content", ["", "{}", "[1]"], ids=["empty", "object", "list"])
 def test_broken_tokenizer(folder, content):
     (folder / "tokenizer.json").write_text(content)
-    fails(folder, f"{folder / 'tokenizer.json'} is not a tokenizer of the tokenizers library: ")
+    fails(folder, f"{folder / 'tokenizer.json'} cannot be read by the tokenizers library: ")
 
 
 def test_tokenizer_larger_than_the_vocabulary(folder):
     tiny_models.byte_level_tokenizer().save(str(folder / "tokenizer.json"))
     message = (
-        f"{folder}: the tokenizer has 262 tokens, but the model's vocabulary only {VOCAB}; the two "
-        "do not belong together"
+        f"{folder}: the tokenizer has 262 tokens, but the model's vocabulary has only {VOCAB}; "
+        "use the tokenizer that was saved with the model"
     )
     fails(folder, message)
 
@@ -64,7 +64,7 @@ def test_digest_of_vocab_and_merges(tmp_path):
 def test_broken_vocab_and_merges(tmp_path, name, content):
     folder = write_byte_level(tmp_path / "bpe")
     (folder / name).write_text(content)
-    fails(folder, f"{folder / 'vocab.json'} and merges.txt are no BPE: ")
+    fails(folder, f"{folder / 'vocab.json'} and merges.txt are not a BPE: ")
 
 
 def test_special_tokens_inside_a_text_are_text(folder):

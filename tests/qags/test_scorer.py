@@ -239,12 +239,12 @@ def test_nan_is_an_error_of_the_row(folder):
     scorer.question_answerer.bert.qa_outputs.bias.data[0] = math.nan
     row = scorer.score([DOCUMENT], [SUMMARIES[1]])[0]
     assert (row.status, row.pairs) == ("error", ())
-    assert "question-answering network gives NaN" in row.message
+    assert "question-answering network returned NaN" in row.message
     scorer = load(folder)
     scorer.question_generator.bart.final_logits_bias[0, 7] = math.nan
     row = scorer.score([DOCUMENT], [SUMMARIES[1]])[0]
     assert row.status == "error"
-    assert "question generator gives NaN" in row.message
+    assert "question generator returned NaN" in row.message
 
 
 def test_a_long_summary_is_cut_and_the_answer_is_not(own_folder):
@@ -405,7 +405,7 @@ def test_missing_models(tmp_path, own_folder, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError, match=r"no bench/qags_models in .*; run this in the check"):
         load(None)
-    with pytest.raises(CheckpointError, match="must hold the folders question_generation and"):
+    with pytest.raises(CheckpointError, match="must contain the folders question_generation and"):
         load(tmp_path)
     weights = own_folder / "question_answering" / "model.safetensors"
     weights.rename(weights.with_name("other"))
@@ -423,15 +423,19 @@ def test_an_installed_package_finds_the_models_of_the_checkout_it_runs_in(tmp_pa
 @pytest.mark.parametrize(
     ("part", "changes", "message"),
     [
-        ("generation", {"sep_token_id": None}, "no `sep_token_id` in config.json"),
+        ("generation", {"sep_token_id": None}, "config.json has no `sep_token_id`"),
         ("generation", {"qg_source": "other"}, "`qg_source` must be 'passage_sep_answer' or"),
         ("generation", {"model_type": "t5"}, "`model_type` must be 'bart', but is 't5'"),
         ("generation", {"vocab_size": 9}, r"must have shape|tokens, but the model's vocabulary"),
         ("answering", {"model_type": "roberta"}, "`model_type` must be 'bert', but is 'roberta'"),
-        ("answering", {"hidden_act": "x"}, "cannot build the network of config.json .KeyError: 'x"),
+        ("answering", {"hidden_act": "x"}, "cannot build the network in config.json .KeyError: 'x"),
         ("answering", {"hidden_size": "x"}, r"config\.json .*'hidden_size' expected int, got str"),
         ("answering", {"num_hidden_layers": 3}, r"lack bert\.encoder\.layer\.2\..* \(16 such\)"),
-        ("answering", {"intermediate_size": 8}, r"dense.bias must have shape \(8,\) by config"),
+        (
+            "answering",
+            {"intermediate_size": 8},
+            r"dense.bias must have shape \(8,\) according to config",
+        ),
     ],
 )
 def test_wrong_configs(own_folder, part, changes, message):
@@ -445,7 +449,7 @@ def test_nan_in_the_weights_is_refused(own_folder):
         weights["qa_outputs.bias"][0] = math.nan
 
     change_weights(own_folder / "question_answering", spoil)
-    with pytest.raises(CheckpointError, match=r"qa_outputs\.bias must be finite, but holds NaN"):
+    with pytest.raises(CheckpointError, match=r"qa_outputs\.bias must be finite, but contains NaN"):
         load(own_folder)
 
 
@@ -466,7 +470,7 @@ def test_a_tokenizer_as_vocab_txt(own_folder, result):
         ({"setting": "x"}, "`setting` must be one of shipped, paper, but got 'x'"),
         ({"dtype": "int8"}, "`dtype` must be one of auto, float32, bfloat16, float16, but got"),
         ({"arm": "as_shipped", "dtype": "bfloat16"}, "'as_shipped' computes in float32 with"),
-        ({"arm": "as_shipped", "max_batch_tokens": 9}, "published batches, but got"),
+        ({"arm": "as_shipped", "max_batch_tokens": 9}, "published batch size, but got"),
         ({"max_batch_tokens": 0}, "`max_batch_tokens` must be at least 1, but got 0"),
     ],
 )
@@ -478,7 +482,7 @@ def test_wrong_settings(folder, settings, message):
 def test_no_gpu(folder):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    with pytest.raises(BackendUnavailableError, match="torch sees 0 GPUs"):
+    with pytest.raises(BackendUnavailableError, match="PyTorch sees 0 GPUs"):
         load(folder, device="cuda")
 
 

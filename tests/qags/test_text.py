@@ -72,11 +72,11 @@ def test_given_candidates_from_a_file(tmp_path):
     WordAnswers({"é": ["a", "b"]}).save(path)
     given = GivenAnswers.from_file(path)
     assert (given.name, given.extract(["é"])) == ("words", [["a", "b"]])
-    with pytest.raises(ValueError, match="the summary 'other' must have answer candidates"):
+    with pytest.raises(ValueError, match="the summary 'other' must have an entry"):
         given.extract(["é", "other"])
     for content in (["a"], {"name": "words", "seconds": 0.1, "candidates": {"é": "ab"}}):
         path.write_text(json.dumps(content))
-        with pytest.raises(ValueError, match="must hold answer candidates with the keys"):
+        with pytest.raises(ValueError, match="must contain answer candidates with the keys"):
             GivenAnswers.from_file(path)
 
 

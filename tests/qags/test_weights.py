@@ -172,12 +172,12 @@ def test_wrong_checksum(packed):
 
 def test_listed_file_is_missing(packed):
     (packed / "vocab.txt").unlink()
-    fails(packed, "vocab.txt is missing; fetch it again")
+    fails(packed, "vocab.txt is missing; download it again")
 
 
 def test_a_damaged_list(packed):
     (packed / "SHA256SUMS").write_bytes(b"\xff\xfe\n")
-    fails(packed, "SHA256SUMS is missing or damaged; fetch it again")
+    fails(packed, "SHA256SUMS is missing or damaged; download it again")
 
 
 def test_nibbles_without_scale(packed):
@@ -193,12 +193,12 @@ def test_changed_base(adapter):
     weights = load_file(path)
     weights[f"{ADAPTED}.weight"] += 1
     save_file(weights, path)
-    fails(adapter, "the base has changed: train the adapter again")
+    fails(adapter, "the base model has changed: train the adapter again")
 
 
 def test_base_without_weights(adapter):
     (adapter / "../base" / WEIGHTS).unlink()
-    fails(adapter, "the base has changed: train the adapter again")
+    fails(adapter, "the base model has changed: train the adapter again")
 
 
 def test_missing_base(adapter):
@@ -210,7 +210,7 @@ def test_missing_base(adapter):
 
 def test_adapter_without_particulars(adapter):
     write_json(adapter / "config.json", adapter={"base": "../base"})
-    fails(adapter, "`adapter` must give base, base_sha256, scale")
+    fails(adapter, "`adapter` must have base, base_sha256, scale")
 
 
 def test_missing_adapter(adapter):
