@@ -1,7 +1,7 @@
-"""QUALS inside training (metric, reward, callback, ConSeq), and the training of its generator.
+"""QUALS inside training: metric, reward, callback, ConSeq; and training of its own model.
 
-Needs the extra ``train``. The public names are loaded on first use, so that each needs only its
-own host library.
+Needs the extra ``train``. Public names are loaded on first use, so that each one needs only the
+library that it works with.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for."""
+    """Import a public name on first use."""
     if name not in _HOME:
         raise AttributeError(f"module 'quals_fast.training' has no attribute {name!r}")
     try:

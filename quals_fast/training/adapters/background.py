@@ -1,4 +1,4 @@
-"""Scoring while the next training step goes on: in a thread, or in a process of its own."""
+"""Score while training continues: in a thread, or in a separate process."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ class _Score(Protocol):
 
 
 class BackgroundScorer:
-    """A queue in front of a scorer; what is handed in first is scored first, one call at a time.
+    """Score in the background, in the order of submission, one call at a time.
 
-    In a thread, which suits a scorer on a device that the training does not use; it shares Python's
-    interpreter with the training, and captures no CUDA graphs, since the training could draw no
-    random numbers meanwhile. `in_process` shares nothing. Use it as a context, or close it.
+    By default, scoring runs in a thread. This suits a scorer on a device that the training does not
+    use. The thread shares the Python interpreter with the training. It uses no CUDA graphs, since
+    the training could not draw random numbers on that GPU while one is captured. `in_process` runs
+    scoring in a separate process, which shares nothing with the training.
+
+    Use the scorer as a context manager, or call `close`.
 
     Args:
-        scorer: scores in the thread; call it nowhere else meanwhile.
+        scorer: Scorer to run in the thread. Do not call it elsewhere in the meantime.
 
     Examples:
         >>> from quals_fast import QualsScorer
@@ -47,15 +50,19 @@ class BackgroundScorer:
     def in_process(
         cls, model: str = "qagen-mini", *, threads: int | None = None, **settings: Any
     ) -> BackgroundScorer:
-        """Load a scorer in a new process and score there.
+        """Create a background scorer that loads and runs a model in a new process.
 
-        Loading begins at once; what goes wrong with it arrives with the first result. As with all
-        new processes, a script must have its own work under ``if __name__ == "__main__":``.
+        Loading begins at once; if it fails, the first result raises the error. As always with new
+        processes, a script must put its own work under ``if __name__ == "__main__":``.
 
         Args:
-            model: as for `QualsScorer.from_pretrained`.
-            threads: of the process, as for `QualsScorer.from_pretrained`.
-            settings: likewise of `QualsScorer.from_pretrained`, such as ``device="cuda:1"``.
+            model: As for `QualsScorer.from_pretrained`.
+            threads: Number of CPU threads of the process, as for `QualsScorer.from_pretrained`.
+            settings: Other arguments of `QualsScorer.from_pretrained`, such as
+                ``device="cuda:1"``.
+
+        Returns:
+            A background scorer.
         """
         made = cls.__new__(cls)
         made._executor = ProcessPoolExecutor(
@@ -71,19 +78,27 @@ class BackgroundScorer:
     def score_async(
         self, documents: Sequence[str], summaries: Sequence[str] | Sequence[Sequence[str]]
     ) -> Future[QualsResult]:
-        """Hand in what `QualsScorer.score` takes; its result, or its exception, comes later.
+        """Submit documents and summaries to be scored.
+
+        Args:
+            documents: As for `QualsScorer.score`.
+            summaries: As for `QualsScorer.score`.
 
         Returns:
-            A future whose ``result()`` waits for the scores and raises what scoring raised;
-            `BrokenProcessPool` where the process died.
+            A future. Its ``result()`` waits for the scores. It raises what scoring raised, or
+            `BrokenProcessPool` if the process died.
 
         Raises:
-            RuntimeError: the queue is closed.
+            RuntimeError: If the background scorer is closed.
         """
         return self._executor.submit(self._score, documents, summaries)
 
     def close(self, *, cancel: bool = False) -> None:
-        """Finish what was handed in, or drop what has not begun, and end thread or process."""
+        """Finish all submitted work and end the thread or process.
+
+        Args:
+            cancel: Drop work that has not begun.
+        """
         self._executor.shutdown(wait=True, cancel_futures=cancel)
 
     def __enter__(self) -> BackgroundScorer:
@@ -102,19 +117,19 @@ def _capture_no_graphs() -> None:
     this_thread.captures_graphs = False
 
 
-# Of a worker process, which is told only once what to load.
+# State of a worker process, which is told only once what to load.
 _settings: dict[str, Any] = {}
 _loaded: list[QualsScorer] = []
 
 
 def _begin(settings: dict[str, Any]) -> None:
-    """Prepare a worker process; nothing here may fail, or no message would arrive."""
+    """Prepare a worker process. Nothing here may fail, since the message would be lost."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller ends it
     _settings.update(settings)
 
 
 def _scorer_there() -> None:
-    """Load the scorer, if that is not done; an exception goes to whoever waits for the result."""
+    """Load the scorer on first use; an exception goes to whoever waits for the result."""
     if _loaded:
         return
     _loaded.append(QualsScorer.from_pretrained(**_settings))

@@ -21,32 +21,43 @@ _LOG = logging.getLogger("quals_fast.training")
 
 
 class QualsCallback(TrainerCallback):  # type: ignore[misc]
-    """Summarises documents at every evaluation, scores the summaries and logs `rows.summarise`.
+    """Callback of a Hugging Face Trainer that logs the QUALS of generated summaries.
 
-    The keys, ``eval_quals`` and so on, are also put among the evaluation's metrics, where
-    ``metric_for_best_model`` and callbacks that were added later find them. Several processes share
-    the documents; each must hold the whole model.
+    At every evaluation, the model in training summarises `documents`, and the summaries are scored.
+    The log gets the mean score ``eval_quals`` in nats per token, its 95 % interval
+    (``eval_quals_low``, ``eval_quals_high``), and the number of summaries with a score
+    (``eval_quals_scored``) and without one, by reason (``eval_quals_no_pairs``,
+    ``eval_quals_empty``, ``eval_quals_unknown``, ``eval_quals_error``). These values are also added
+    to the evaluation's metrics, where ``metric_for_best_model`` and callbacks that were added later
+    find them. Several processes share the documents; each must hold the whole model.
 
-    With a `BackgroundScorer` training goes on meanwhile. The scores are then logged, beside
-    ``eval_quals_step`` that says of which step they are, after the first step that finds them done,
-    or at the end, and are not among the metrics. Close it after training. One process only.
+    With a `BackgroundScorer`, training continues while summaries are scored. Scores are then logged
+    after the first step at which they are ready, or at the end of training, with
+    ``eval_quals_step``, the step that they belong to. They are not added to the metrics. This works
+    with one process only. Close the `BackgroundScorer` after training.
 
     Args:
-        trainer: the callback's own, for its logs: ``trainer.add_callback(QualsCallback(trainer,
-            documents))``.
-        documents: to summarise.
-        scorer: a scorer, the name or folder of a model, or a `BackgroundScorer`.
-        batch_size: documents summarised at once.
-        max_source_tokens: documents are cut to so many for the summariser.
-        generate: arguments of the model's `generate`.
-        n_resamples: of the interval.
-        on_error: ``"skip"`` leaves failing rows out, logs and counts them; ``"raise"`` raises.
-        prefix: of the keys.
+        trainer: The trainer that the callback is added to.
+        documents: Texts to summarise.
+        scorer: A scorer, the name or folder of a model, or a `BackgroundScorer`.
+        batch_size: Number of documents to summarise at once.
+        max_source_tokens: Truncate documents to this many tokens for the summariser. By default,
+            only tokenizer and model limit the length.
+        generate: Arguments for the model's ``generate``.
+        n_resamples: Number of bootstrap resamples for the interval.
+        on_error: ``"skip"`` leaves failing rows out of the mean, and logs and counts them;
+            ``"raise"`` raises the error.
+        prefix: Prefix of the keys.
 
     Raises:
-        ValueError: no documents, no tokenizer, `on_error` is neither, or a background with several
-            processes.
-        TypeError: `documents` is not a list or vector.
+        ValueError: If there are no documents, the trainer has no tokenizer, `on_error` is invalid,
+            or `scorer` is a `BackgroundScorer` and there are several processes.
+        TypeError: If `documents` is not a list or vector.
+
+    Example:
+        ```python
+        trainer.add_callback(QualsCallback(trainer, documents))
+        ```
     """
 
     def __init__(
@@ -66,12 +77,12 @@ class QualsCallback(TrainerCallback):  # type: ignore[misc]
         if not self._documents:
             raise ValueError("`documents` must not be empty; give the documents to summarise")
         if trainer.processing_class is None:
-            raise ValueError("`trainer` must have a tokenizer; give it one as processing_class=")
+            raise ValueError("`trainer` must have a tokenizer, but has none; set processing_class=")
         self._background = scorer if isinstance(scorer, BackgroundScorer) else None
         if self._background is not None and trainer.accelerator.num_processes > 1:
             raise ValueError(
-                "a `scorer` in the background is for one process, but got "
-                f"{trainer.accelerator.num_processes}; give a QualsScorer"
+                "a BackgroundScorer as `scorer` needs a single process, but got "
+                f"{trainer.accelerator.num_processes}; use a QualsScorer"
             )
         self.scorer = None if isinstance(scorer, BackgroundScorer) else as_scorer(scorer)
         self._trainer = trainer
@@ -110,11 +121,11 @@ class QualsCallback(TrainerCallback):  # type: ignore[misc]
         metrics.update(self._log(rows))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Log what the background has done."""
+        """Log scores that are ready."""
         self._collect(wait=False)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Wait for the background and log the rest."""
+        """Wait for the remaining scores and log them."""
         self._collect(wait=True)
 
     def _collect(self, *, wait: bool) -> None:
@@ -131,7 +142,7 @@ class QualsCallback(TrainerCallback):  # type: ignore[misc]
     def _log(self, rows: list[SummaryScore], **more: float) -> dict[str, float]:
         values = summarise(rows, n_resamples=self._n_resamples) | more
         logged = {f"{self._prefix}_{key}": value for key, value in values.items()}
-        self._trainer.log(dict(logged))  # it adds to what it is given
+        self._trainer.log(dict(logged))  # a copy, since log() adds keys
         return logged
 
 
@@ -143,25 +154,32 @@ def quals_compute_metrics(
     n_resamples: int = 1000,
     on_error: str = "skip",
 ) -> Callable[[EvalPrediction], dict[str, float]]:
-    """Return a `compute_metrics` for Seq2SeqTrainer, which needs ``predict_with_generate=True``.
+    """Create a ``compute_metrics`` function for Hugging Face's ``Seq2SeqTrainer``.
 
-    Every process that computes metrics scores all summaries.
+    The trainer needs ``predict_with_generate=True``. Every process that computes metrics scores
+    all summaries.
 
     Args:
-        tokenizer: of the summariser.
-        scorer: a scorer, or the name or folder of a model.
-        documents: of the evaluation set, in its order. None decodes them from the model's inputs,
-            which are cut to its length and need ``include_for_metrics=["inputs"]``.
-        n_resamples: of the interval.
-        on_error: ``"skip"`` leaves failing rows out, logs and counts them; ``"raise"`` raises.
+        tokenizer: Tokenizer of the summariser.
+        scorer: A scorer, or the name or folder of a model.
+        documents: Documents of the evaluation set, in its order. By default, they are decoded from
+            the model's inputs. These may be truncated, and need
+            ``include_for_metrics=["inputs"]``.
+        n_resamples: Number of bootstrap resamples for the interval.
+        on_error: ``"skip"`` leaves failing rows out of the mean, and logs and counts them;
+            ``"raise"`` raises the error.
 
     Returns:
-        A function to the values of `rows.summarise`. It raises ValueError where the documents are
-        not as many as the summaries or not to be had, or where it is given logits.
+        A function that returns the mean score ``quals`` in nats per token, its 95 % interval
+        (``quals_low``, ``quals_high``), and the number of summaries with a score
+        (``quals_scored``) and without one, by reason (``quals_no_pairs``, ``quals_empty``,
+        ``quals_unknown``, ``quals_error``). It raises `ValueError` if it gets logits instead of
+        token ids, if the documents are missing, or if their number differs from that of the
+        summaries.
 
     Raises:
-        TypeError: `documents` is not a list or vector.
-        ValueError: `on_error` is neither.
+        TypeError: If `documents` is not a list or vector.
+        ValueError: If `on_error` is invalid.
     """
     given = None if documents is None else check_texts("documents", documents)
     scores, mode = as_scorer(scorer), check_on_error(on_error)
@@ -170,7 +188,7 @@ def quals_compute_metrics(
         ids = np.asarray(ids)
         if not np.issubdtype(ids.dtype, np.integer):
             raise ValueError(
-                "quals_compute_metrics needs generated token ids, but got logits, of shape "
+                "quals_compute_metrics needs generated token ids, but got logits of shape "
                 f"{ids.shape}; set predict_with_generate=True in Seq2SeqTrainingArguments"
             )
         padded = np.where(ids < 0, tokenizer.pad_token_id, ids)  # the Trainer pads with -100
@@ -184,9 +202,9 @@ def quals_compute_metrics(
         if texts is None:
             if prediction.inputs is None:
                 raise ValueError(
-                    "quals_compute_metrics needs the documents, but got no `documents` and the "
-                    "Trainer passes no inputs; give documents=, or include_for_metrics=['inputs'] "
-                    "to Seq2SeqTrainingArguments"
+                    "quals_compute_metrics needs the documents, but `documents` was not given and "
+                    "the Trainer passes no inputs; give documents=, or set "
+                    "include_for_metrics=['inputs'] in Seq2SeqTrainingArguments"
                 )
             texts = decode(prediction.inputs)
         return summarise(score_each(scores, texts, summaries, mode), n_resamples=n_resamples)

@@ -1,4 +1,4 @@
-"""QUALS as a metric of torchmetrics."""
+"""QUALS as a torchmetrics metric."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ STATUSES: tuple[str, ...] = get_args(Status)
 
 
 class QualsMetric(Metric):  # type: ignore[misc]
-    """Mean QUALS of summaries, exact over batches and processes.
+    """Torchmetrics metric: the mean QUALS of summaries, exact across batches and processes.
 
-    The scorer is no part of `state_dict`, and does not move with `to()`. A pickled metric loads it
-    again.
+    The scorer is not part of ``state_dict`` and does not move with ``to()``. Unpickling a metric
+    loads the scorer again.
 
     Args:
-        scorer: a scorer, or the name or folder of a model.
-        on_error: ``"skip"`` leaves failing rows out of the mean, logs and counts them; ``"raise"``
-            raises.
-        kwargs: of `torchmetrics.Metric`.
+        scorer: A scorer, or the name or folder of a model.
+        on_error: ``"skip"`` leaves failing rows out of the mean, and logs and counts them;
+            ``"raise"`` raises the error.
+        kwargs: Arguments of ``torchmetrics.Metric``.
 
     Raises:
-        ValueError: `on_error` is neither.
+        ValueError: If `on_error` is invalid.
     """
 
     is_differentiable = False
@@ -57,12 +57,13 @@ class QualsMetric(Metric):  # type: ignore[misc]
         """Score summaries against their documents.
 
         Args:
-            preds: summaries, or one.
-            target: the documents, one for each, or one.
+            preds: A list of summaries, or a single summary.
+            target: The documents, one for each summary, or a single document.
 
         Raises:
-            ValueError: their numbers differ; or, if asked for, a row could not be scored.
-            TypeError: not texts.
+            ValueError: If the numbers of summaries and documents differ; with
+                ``on_error="raise"``, if a row cannot be scored.
+            TypeError: If an argument is neither a string nor a list.
         """
         summaries, documents = (
             [given] if isinstance(given, str) else check_texts(name, given)
@@ -76,9 +77,9 @@ class QualsMetric(Metric):  # type: ignore[misc]
         self.statuses += torch.tensor(counts, device=self.statuses.device)
 
     def compute(self) -> Tensor:
-        """Return the mean over the rows with a score, nats a token; NaN without any."""
+        """Return the mean over the rows with a score, in nats per token; NaN if there are none."""
         return self.total / self.count
 
     def status_counts(self) -> dict[str, int]:
-        """Return how many rows of this process had each status."""
+        """Return the number of this process's rows by status."""
         return dict(zip(STATUSES, self.statuses.tolist(), strict=True))

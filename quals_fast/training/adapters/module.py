@@ -1,4 +1,4 @@
-"""QUALS with the interface of Hugging Face's `evaluate`, which it does not need."""
+"""QUALS with the interface of Hugging Face's `evaluate`, which need not be installed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from quals_fast.validation import check_texts
 
 
 class QualsModule:
-    """Scores in one call, or of batches that were added.
+    """QUALS with the interface of a Hugging Face ``evaluate`` module.
+
+    Pass summaries and documents to `compute`, or add them in batches first. ``evaluate`` itself
+    need not be installed.
 
     Args:
-        scorer: a scorer, or the name or folder of a model.
-        on_error: ``"skip"`` gives a failing row NaN, logs and counts it; ``"raise"`` raises.
+        scorer: A scorer, or the name or folder of a model.
+        on_error: ``"skip"`` gives a failing row NaN, and logs and counts it; ``"raise"`` raises the
+            error.
 
     Raises:
-        ValueError: `on_error` is neither.
+        ValueError: If `on_error` is invalid.
     """
 
     name = "quals"
@@ -30,15 +34,24 @@ class QualsModule:
         self._documents: list[object] = []
 
     def add(self, *, prediction: str, reference: str) -> None:
-        """Add a summary and its document."""
+        """Add a summary and its document.
+
+        Args:
+            prediction: The summary.
+            reference: The document.
+        """
         self.add_batch(predictions=[prediction], references=[reference])
 
     def add_batch(self, *, predictions: Sequence[str], references: Sequence[str]) -> None:
         """Add summaries and their documents.
 
+        Args:
+            predictions: The summaries.
+            references: The documents, one for each summary.
+
         Raises:
-            ValueError: the lengths differ.
-            TypeError: an argument is not a list or vector.
+            ValueError: If the lists differ in length.
+            TypeError: If an argument is not a list or vector.
         """
         summaries = check_texts("predictions", predictions)
         documents = check_texts("references", references)
@@ -57,20 +70,23 @@ class QualsModule:
         references: Sequence[str] | None = None,
         n_resamples: int = 1000,
     ) -> dict[str, Any]:
-        """Score what is given and what was added before, and forget it.
+        """Score all summaries, those given here and those added before, and clear them.
 
         Args:
-            predictions: summaries.
-            references: their documents, one for each.
-            n_resamples: of the bootstrap.
+            predictions: Summaries.
+            references: Their documents, one for each summary.
+            n_resamples: Number of bootstrap resamples for the interval.
 
         Returns:
-            The mean with its 95 % interval and the counts of `rows.summarise`; ``scores``, one a
-            summary, NaN where there is none; ``statuses``; ``signature``.
+            A dictionary with the mean score ``quals`` in nats per token and its 95 % interval
+            (``quals_low``, ``quals_high``); the number of summaries with a score
+            (``quals_scored``) and without one, by reason (``quals_no_pairs``, ``quals_empty``,
+            ``quals_unknown``, ``quals_error``); ``scores``, one per summary, NaN if there is none;
+            ``statuses``; and ``signature``.
 
         Raises:
-            ValueError: lengths differ, or one of the two is missing; if asked for, a row could not
-                be scored.
+            ValueError: If the lists differ in length, or one of them is missing; with
+                ``on_error="raise"``, if a row cannot be scored.
         """
         self.add_batch(
             predictions=[] if predictions is None else predictions,

@@ -1,4 +1,4 @@
-"""QUALS as a reward of TRL's GRPOTrainer, and of all trainers with its convention."""
+"""QUALS as a reward for TRL's GRPOTrainer and trainers with the same convention."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from quals_fast.scorer import QualsScorer
 from quals_fast.training.adapters.rows import as_scorer, check_on_error, score_each
 from quals_fast.validation import check_list, check_same_length
 
-# What TRL hands to every reward function beside the columns of the data set.
+# What TRL passes to every reward function besides the columns of the data set.
 _OF_THE_HOST = {
     "completion_ids",
     "environments",
@@ -24,29 +24,34 @@ _OF_THE_HOST = {
 
 
 class UnscoredBatchWarning(UserWarning):
-    """No completion of a batch has a score; the policy learns nothing from it."""
+    """No completion of a batch has a score, so the policy learns nothing from it."""
 
 
 class QualsReward:
-    """Reward a completion with its QUALS against the document of its row.
+    """Reward function for TRL's ``GRPOTrainer``: the QUALS of a completion given its document.
 
-    Completions of one document share its encoding, and so do steps that come back to it as long as
-    the scorer's cache holds it.
+    Completions of the same document share its encoding. Later steps with that document reuse the
+    encoding as long as it is in the scorer's cache.
 
     Args:
-        scorer: a scorer, or the name or folder of a model.
-        document_column: column of the data set that holds the documents.
-        on_error: ``"skip"`` gives a failing row no reward, logs and counts it; ``"raise"`` raises.
-        missing_reward: of a completion without a score (no pairs, empty, failed). None tells TRL
-            that there is none: such a completion has no advantage and is in no mean.
-        max_unscored_batches: a batch in which no completion has a score is a warning; so many in a
-            row end the run, since nothing is learnt from them. None goes on whatever happens.
+        scorer: A scorer, or the name or folder of a model.
+        document_column: Column of the data set with the documents.
+        on_error: ``"skip"`` gives a failing row no reward, and logs and counts it; ``"raise"``
+            raises the error.
+        missing_reward: Reward of a completion without a score (no pairs, empty, failed). None tells
+            TRL that there is no reward: the completion gets no advantage and is left out of means.
+        max_unscored_batches: Stop the run after this many consecutive batches in which no
+            completion has a score, since nothing is learnt from them. Every such batch issues an
+            `UnscoredBatchWarning`. None never stops the run.
 
     Raises:
-        ValueError: `on_error` is neither, `missing_reward` is not finite, or `max_unscored_batches`
-            is below 1.
+        ValueError: If `on_error` is invalid, `missing_reward` is not finite, or
+            `max_unscored_batches` is below 1.
 
-    Example: ``GRPOTrainer(model, reward_funcs=[QualsReward(document_column="article")], ...)``
+    Example:
+        ```python
+        GRPOTrainer(model, reward_funcs=[QualsReward(document_column="article")], ...)
+        ```
     """
 
     def __init__(
@@ -64,7 +69,7 @@ class QualsReward:
             raise ValueError(
                 f"`max_unscored_batches` must be at least 1 or None, but got {max_unscored_batches}"
             )
-        self.__name__ = "quals"  # by which TRL logs it
+        self.__name__ = "quals"  # its name in TRL's logs
         self.scorer = as_scorer(scorer)
         self.document_column = document_column
         self.on_error = check_on_error(on_error)
@@ -75,26 +80,30 @@ class QualsReward:
     def __call__(
         self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
     ) -> list[float | None]:
-        """Return one reward a completion.
+        """Return the rewards of a batch.
 
         Args:
-            prompts: not looked at; the document is a column of its own.
-            completions: texts, or chats: lists of messages, of which the assistant's last counts.
-            columns: of the data set, one entry a completion, and what TRL adds.
+            prompts: Not used; documents come from their own column.
+            completions: Texts, or chats: lists of messages, of which the assistant's last one is
+                scored.
+            columns: Columns of the data set, with one entry per completion, and what TRL adds.
+
+        Returns:
+            One reward per completion, in nats per token.
 
         Raises:
-            ValueError: there is no such column, or the lengths differ; if asked for, a row could
-                not be scored.
-            TypeError: `completions` or the column is not a list.
-            RuntimeError: `max_unscored_batches` batches in a row have no score.
-            Exception: if asked for, whatever scoring raised.
+            ValueError: If the document column is missing or lengths differ; with
+                ``on_error="raise"``, if a row cannot be scored.
+            TypeError: If `completions` or the column is not a list.
+            RuntimeError: If `max_unscored_batches` consecutive batches have no score.
+            Exception: With ``on_error="raise"``, whatever scoring raised.
         """
         if self.document_column not in columns:
             present = ", ".join(repr(name) for name in sorted(columns.keys() - _OF_THE_HOST))
             raise ValueError(
                 f"QualsReward expected the documents in the column {self.document_column!r}, but "
-                f"the data set has {present or 'no column beside the prompt'}; name it with "
-                "document_column="
+                f"the data set has {present or 'no column besides the prompt'}; name the column "
+                "with document_column="
             )
         documents = check_list(self.document_column, columns[self.document_column], "strings")
         completions = check_list("completions", completions, "texts or chats")
@@ -115,7 +124,7 @@ class QualsReward:
         ]
 
     def _watch(self, rows: Sequence[SummaryScore]) -> None:
-        """Warn of a batch without any score, and raise when too many follow one another."""
+        """Warn of a batch without any score, and raise after too many in a row."""
         if not rows:
             return
         if not all(math.isnan(row.score) for row in rows):
@@ -125,17 +134,17 @@ class QualsReward:
         statuses = Counter(row.status for row in rows).most_common()
         problem = (
             f"QualsReward has no score for any of {len(rows)} completions "
-            f"({', '.join(f'{n} {status}' for status, n in statuses)}), "
-            f"batch {self._unscored_batches} in a row without any"
+            f"({', '.join(f'{n} {status}' for status, n in statuses)}); "
+            f"batches in a row without a score: {self._unscored_batches}"
         )
         first = next((row.message for row in rows if row.message is not None), None)
         if first is not None:
-            problem += f"; the first message: {first}"
+            problem += f"; first message: {first}"
         most = self.max_unscored_batches
         if most is not None and self._unscored_batches >= most:
             raise RuntimeError(
-                f"{problem}; look at the completions and the column {self.document_column!r}, or "
-                "set max_unscored_batches=None to go on without a reward"
+                f"{problem}; check the completions and the column {self.document_column!r}, or set "
+                "max_unscored_batches=None to continue without rewards"
             )
         warnings.warn(problem, UnscoredBatchWarning, stacklevel=3)
 
@@ -143,7 +152,7 @@ class QualsReward:
 def completion_text(completion: object) -> object:
     """Return the text of a completion: its own, or that of the assistant's last message.
 
-    What has neither shape is returned as it is, for the check of the row to name its type.
+    Anything else is returned as it is; the check of the row will name its type.
     """
     if not isinstance(completion, list | tuple):
         return completion
@@ -154,8 +163,8 @@ def completion_text(completion: object) -> object:
 
 
 def _content_text(content: object) -> object:
-    """Join the text blocks of a message, which newer chats have in the place of a string."""
-    if content is None:  # as of a message that only calls tools
+    """Join the text blocks of a message, which newer chats have instead of a string."""
+    if content is None:  # as in a message that only calls tools
         return ""
     if not isinstance(content, list | tuple):
         return content

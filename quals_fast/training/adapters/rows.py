@@ -15,7 +15,7 @@ from quals_fast.validation import check_same_length, check_texts
 
 OnError: TypeAlias = Literal["skip", "raise"]
 
-CACHE_BYTES = 512 * 2**20  # of the scorers that adapters load: some hundred long documents
+CACHE_BYTES = 512 * 2**20  # for scorers that adapters load: some hundred long documents
 
 _LOG = logging.getLogger("quals_fast.training")
 
@@ -44,9 +44,9 @@ def score_each(
     summaries: Sequence[object],
     on_error: OnError = "skip",
 ) -> list[SummaryScore]:
-    """Score rows; what goes wrong stays in its row.
+    """Score rows so that a bad row does not affect the others.
 
-    When a whole call fails, each row is scored alone, so that one bad row costs no other its score.
+    If a whole call fails, each row is scored alone.
 
     Args:
         scorer: scores them.
@@ -56,19 +56,19 @@ def score_each(
             ``"raise"`` raises.
 
     Raises:
-        ValueError: the lists differ in length; or, if asked for, a row could not be scored.
+        ValueError: the lists differ in length; with ``on_error="raise"``, a row cannot be scored.
         TypeError: an argument is not a list.
-        Exception: if asked for, whatever scoring raised.
+        Exception: with ``on_error="raise"``, whatever scoring raised.
     """
     documents = check_texts("documents", documents)
     summaries = check_texts("summaries", summaries)
     check_same_length("summaries", summaries, documents)
     try:
         rows = _score(scorer, documents, summaries)
-    except Exception:  # whatever it is, it must not end a run of many hours
+    except Exception:  # nothing must end a run of many hours
         if on_error == "raise":
             raise
-        _LOG.warning("scoring %d rows failed; scoring each alone", len(documents), exc_info=True)
+        _LOG.warning("scoring %d rows failed; scoring them singly", len(documents), exc_info=True)
         rows = [_score_alone(scorer, *pair) for pair in zip(documents, summaries, strict=True)]
     failed = [index for index, row in enumerate(rows) if row.status == "error"]
     if failed:
@@ -98,17 +98,18 @@ def _score_alone(scorer: QualsScorer, document: object, summary: object) -> Summ
 def summarise(
     rows: Sequence[SummaryScore], *, n_resamples: int = 1000, seed: int = 0
 ) -> dict[str, float]:
-    """Return what a log takes of a set of rows.
+    """Summarise scored rows for a log.
 
     Args:
-        rows: scored.
-        n_resamples: of the bootstrap.
-        seed: of the bootstrap.
+        rows: scored rows.
+        n_resamples: number of bootstrap resamples.
+        seed: random seed of the bootstrap.
 
     Returns:
-        ``quals``: the mean over rows with a score, nats a token; ``quals_low`` and ``quals_high``:
-        its 95 % interval; ``quals_scored``: how many these are; ``quals_no_pairs``,
-        ``quals_empty``, ``quals_unknown`` and ``quals_error``: how many are not.
+        ``quals``: the mean over rows with a score, in nats per token; ``quals_low`` and
+        ``quals_high``: its 95 % interval; ``quals_scored``: the number of rows with a score;
+        ``quals_no_pairs``, ``quals_empty``, ``quals_unknown`` and ``quals_error``: the number of
+        rows without one, by reason.
     """
     scores = [row.score for row in rows if not math.isnan(row.score)]
     estimate = mean_interval(scores, n_resamples=n_resamples, seed=seed)

@@ -1,4 +1,4 @@
-"""Summaries by a sequence-to-sequence model of transformers, with the training left as it is."""
+"""Generate summaries with a sequence-to-sequence model without disturbing its training."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ def generate_summaries(
 ) -> list[list[str]]:
     """Generate summaries of documents, without autograd and in evaluation mode.
 
-    The model's mode and the random numbers are afterwards what they were.
+    The model's mode and the state of the random number generators are restored afterwards.
 
     Args:
         model: a sequence-to-sequence model of transformers.
         tokenizer: its tokenizer.
         documents: texts.
-        batch_size: documents at once.
-        max_source_tokens: documents are cut to so many; None goes by tokenizer and model.
-        seed: of the random numbers, where ``do_sample=True``.
-        generate: of the model's `generate`.
+        batch_size: number of documents at once.
+        max_source_tokens: truncate documents to this many tokens; None means the limit of tokenizer
+            and model.
+        seed: random seed, for ``do_sample=True``.
+        generate: arguments of the model's ``generate``.
 
     Returns:
         For each document as many summaries as ``num_return_sequences`` says, by default one.
@@ -41,13 +42,13 @@ def generate_summaries(
     """
     if not model.config.is_encoder_decoder:
         raise ValueError(
-            f"`model` must be a sequence-to-sequence model, but got {type(model).__name__}; give "
-            "summaries of other models to QualsScorer.score or QualsReward"
+            f"`model` must be a sequence-to-sequence model, but got {type(model).__name__}; score "
+            "summaries of other models with QualsScorer.score or QualsReward"
         )
     longest = longest_text(model, tokenizer, max_source_tokens)
     device = next(model.parameters()).device
     summaries: list[list[str]] = []
-    # The device as default: else what tokenizer and generate make lands on the host program's.
+    # The device as default: otherwise new tensors would be on the host program's default device.
     with evaluating(model), own_random_numbers(device, seed), torch.no_grad(), device:
         for first in range(0, len(documents), batch_size):
             texts = list(documents[first : first + batch_size])
@@ -66,7 +67,7 @@ def generate_summaries(
 
 
 def longest_text(model: Any, tokenizer: Any, wanted: int | None = None) -> int:
-    """Return the tokens of a text that model and tokenizer can take, and that are wanted."""
+    """Return the smallest of the wanted length and the limits of model and tokenizer, in tokens."""
     positions = getattr(model.config, "max_position_embeddings", None)
     limits = (wanted, tokenizer.model_max_length, positions)
     return min(limit for limit in limits if limit is not None)
@@ -74,7 +75,7 @@ def longest_text(model: Any, tokenizer: Any, wanted: int | None = None) -> int:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model, and every part of it, into evaluation mode and back into the mode it was in."""
+    """Put a model into evaluation mode, and each of its modules back into its mode afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -86,7 +87,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def own_random_numbers(device: torch.device, seed: int) -> Iterator[None]:
-    """Draw torch's random numbers from a seed, and go on afterwards as if nothing was drawn."""
+    """Seed torch's random numbers, and restore their state afterwards."""
     is_gpu = device.type == "cuda"
     with torch.random.fork_rng([device] if is_gpu else []):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed all devices

@@ -12,32 +12,33 @@ By: TypeAlias = Literal["quals", "rouge"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConSeqConfig:
-    """How samples are drawn, judged and learnt from; the defaults are the published ones.
+    """Settings of a ConSeq run: how samples are drawn, scored and learnt from.
 
-    Batch size and seed are our own.
+    The defaults are the published settings (arXiv 2105.04623; docs/semantics.md 1.5); `batch_size`
+    and `seed` are this project's own choice.
 
     Args:
-        num_samples: summaries drawn of each document.
-        top_k: likeliest tokens that a sample draws from.
-        min_length: tokens of a sample, at least.
-        max_length: tokens of a sample, at most.
-        by: what judges: ``"quals"``, or ``"rouge"``, the baseline.
-        positive_fraction: of the documents, by score of the reference, from above.
-        negative_fraction: of the documents, by score of the worst sample, from below.
-        learning_rate: of Adam at the beginning; it falls linearly to 0.
-        epochs: over the chosen documents.
-        batch_size: documents a step, each with two summaries; samples are drawn of as many at once.
-        label_smoothing: of both parts of the loss.
-        max_source_tokens: documents are cut to so many for the summariser.
-        max_target_tokens: summaries to learn from likewise.
-        save_steps: steps from checkpoint to checkpoint.
-        seed: of samples and training.
+        num_samples: Number of summaries to sample for each document.
+        top_k: Sample each token from this many most likely ones.
+        min_length: Minimum length of a sample, in tokens.
+        max_length: Maximum length of a sample, in tokens.
+        by: Metric that scores the summaries: ``"quals"``, or ``"rouge"``, the baseline.
+        positive_fraction: Share of documents to choose, those whose references score highest. A
+            document is learnt from if it is in this share and in that of `negative_fraction`.
+        negative_fraction: Share of documents to choose, those whose worst samples score lowest.
+        learning_rate: Initial learning rate of Adam; it falls linearly to 0.
+        epochs: Number of passes over the chosen documents.
+        batch_size: Number of documents per step, each with two summaries, and per batch when
+            sampling.
+        label_smoothing: Label smoothing of both parts of the loss, from 0 to 0.999.
+        max_source_tokens: Truncate documents to this many tokens for the summariser.
+        max_target_tokens: Truncate the summaries to learn from to this many tokens.
+        save_steps: Number of steps between checkpoints.
+        seed: Random seed for sampling and training.
 
     Raises:
-        ValueError: a value out of range.
-        TypeError: a value of the wrong type.
-
-    Source: docs/semantics.md 1.5; arXiv 2105.04623.
+        ValueError: If a value is out of range.
+        TypeError: If a value has the wrong type.
     """
 
     num_samples: int = 6

@@ -1,4 +1,4 @@
-"""The last part of a ConSeq run: training on the chosen pairs, from the last whole checkpoint."""
+"""The last stage of a ConSeq run: train on the chosen pairs, from the last complete checkpoint."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def fit(
     model_digest: object,
     on_progress: OnProgress,
 ) -> float:
-    """Train on the pairs, from the last whole checkpoint if there is one; return the mean loss."""
+    """Train on the pairs, resuming from the last complete checkpoint; return the mean loss."""
     header = {
         "model": model_digest,
         "pairs": digest(pairs),
@@ -86,7 +86,7 @@ class _Progress(TrainerCallback):  # type: ignore[misc]
 
 
 def _last_checkpoint(folder: Path) -> str | None:
-    """Return the newest checkpoint that was written as a whole: its state is written last."""
+    """Return the newest complete checkpoint: one with its state, which is written last."""
     whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
     newest = max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
     return None if newest is None else str(newest)

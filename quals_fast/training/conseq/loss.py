@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-IGNORED = -100  # label of a position that is no token, as in transformers
+IGNORED = -100  # label of a position to ignore, as in transformers
 FLOOR = math.log(1e-20)  # of log(1 - p), as published
 
 
@@ -27,17 +27,23 @@ def conseq_loss(
     *,
     label_smoothing: float = 0.1,
 ) -> Tensor:
-    """Return the mean loss of a token of both sets, nats.
+    """Compute the ConSeq loss: make positive summaries likely and negative ones unlikely.
+
+    A positive token y costs ``-log p(y)``, a negative one ``-log(1 - p(y))``, both with label
+    smoothing.
 
     Args:
-        positive_logits: Shape ``(B, T, V)``.
-        positive_labels: Shape ``(B, T)``, int64; -100 where no token stands.
-        negative_logits: Shape ``(N, U, V)``.
-        negative_labels: Shape ``(N, U)``, likewise.
-        label_smoothing: e, from 0 to below 1.
+        positive_logits: Logits of the positive summaries. Shape ``(B, T, V)``.
+        positive_labels: Token ids, -100 for positions to ignore. Shape ``(B, T)``, int64.
+        negative_logits: Logits of the negative summaries. Shape ``(N, U, V)``.
+        negative_labels: Token ids, -100 for positions to ignore. Shape ``(N, U)``, int64.
+        label_smoothing: Label smoothing e, from 0 to below 1.
+
+    Returns:
+        The mean loss over all tokens of both sets, in nats; a scalar.
 
     Raises:
-        ValueError: `label_smoothing` is out of range, or there is no token in either set.
+        ValueError: If `label_smoothing` is out of range, or all labels are -100.
     """
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"`label_smoothing` must be from 0 to below 1, but got {label_smoothing}")
@@ -47,15 +53,15 @@ def conseq_loss(
     negative = _smoothed(log_not(kept).clamp(min=FLOOR), unwanted, label_smoothing)
     count = len(wanted) + len(unwanted)
     if count == 0:
-        raise ValueError("the labels must hold a token, but all are -100; leave such rows out")
+        raise ValueError("the labels must have a token, but all are -100; leave such rows out")
     return (positive + negative) / count
 
 
 def log_not(logits: Tensor) -> Tensor:
     """Return log(1 - p) of every token, exact where p is near 1; shapes ``(N, V)``.
 
-    Below one half, log1p(-p) is exact. Only the likeliest token can be above, and there 1 - p is
-    what the others have: their logsumexp less that of all, which cancels nothing.
+    For p up to one half, log1p(-p) is accurate. Only the likeliest token can have more; there,
+    1 - p is the probability of all other tokens: their logsumexp minus that of all tokens.
     """
     log_p = F.log_softmax(logits, -1)
     top = logits.argmax(-1, keepdim=True)
@@ -68,7 +74,7 @@ def log_not(logits: Tensor) -> Tensor:
 
 
 def _tokens(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Take the positions where tokens stand: logits ``(N, V)``, at least float32, and labels."""
+    """Select positions that are not ignored: logits ``(N, V)``, at least float32, and labels."""
     is_token = labels != IGNORED
     kept = logits[is_token]
     return kept if kept.dtype == torch.float64 else kept.float(), labels[is_token]

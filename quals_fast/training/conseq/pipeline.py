@@ -1,4 +1,4 @@
-"""ConSeq from end to end: sample, judge, choose, train; each step goes on where it was stopped."""
+"""ConSeq from end to end: sample, score, choose, train; each stage resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from quals_fast.training.conseq.selection import Chosen, Judged, choose, judge_b
 from quals_fast.training.conseq.stages import OnProgress, digest, run_stage, write_whole
 from quals_fast.validation import check_same_length, require_texts
 
-_Scores: TypeAlias = tuple[float | None, list[float | None]]  # of the reference, of the samples
+_Scores: TypeAlias = tuple[float | None, list[float | None]]  # of reference and samples
 
 _CHUNK_DOCUMENTS = 32  # between two writes
 _OF_SAMPLES = (
@@ -33,14 +33,14 @@ _OF_SAMPLES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConSeqResult:
-    """What a run came to.
+    """The outcome of a ConSeq run.
 
     Attributes:
-        model: folder of the trained summariser.
-        n_documents: that were sampled.
-        n_judged: with a score of the reference and of a sample.
-        n_chosen: that were learnt from.
-        loss: mean over the steps of training; NaN where a run before this one had ended it.
+        model: Folder of the trained summariser.
+        n_documents: Number of documents that were sampled.
+        n_judged: Number of documents whose reference and at least one sample have a score.
+        n_chosen: Number of documents that were learnt from.
+        loss: Mean loss over the training steps; NaN if an earlier run had finished the training.
     """
 
     model: Path
@@ -61,26 +61,35 @@ def run_conseq(
     device: str = "auto",
     on_progress: OnProgress = lambda stage, done, total: None,
 ) -> ConSeqResult:
-    """Train a summariser, which has learnt the references by likelihood, with ConSeq.
+    """Train a summariser with ConSeq.
 
-    The folder gets ``samples.jsonl``, and by what judges, so that both share the samples:
-    ``scores_quals.jsonl``, ``pairs_quals.jsonl``, ``checkpoints_quals`` and ``model_quals``. A
-    second call with the same arguments goes on where the first one was stopped. One process only.
+    ConSeq samples summaries from the summariser, scores samples and references, keeps the
+    documents with a good reference and a bad sample, and trains the summariser to make these
+    references more likely and these samples less likely. The summariser should already be
+    fine-tuned on the references.
+
+    A second call with the same arguments resumes an interrupted run. The output folder gets
+    ``samples.jsonl`` and, for ``by="quals"``, ``scores_quals.jsonl``, ``pairs_quals.jsonl``,
+    ``checkpoints_quals`` and ``model_quals``; with ``by="rouge"``, the names end in ``_rouge``, and
+    both share the samples. Runs in one process only.
 
     Args:
-        documents: texts.
-        references: a summary of each.
-        model: folder of a sequence-to-sequence model with its tokenizer.
-        output: folder for all results.
-        scorer: judges; not needed for ``by="rouge"``.
-        config: settings.
-        device: of the summariser: ``"auto"``, ``"cpu"`` or ``"cuda"``.
-        on_progress: called with what is done, how far and of how many.
+        documents: Texts.
+        references: One summary per document.
+        model: Folder of a sequence-to-sequence model with its tokenizer.
+        output: Folder for all results.
+        scorer: Scorer of the summaries; may be None with ``by="rouge"``.
+        config: Settings. By default, the published settings.
+        device: Device of the summariser: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        on_progress: Called with the name of the stage, the number of items done, and their total.
+
+    Returns:
+        The folder of the trained model, the number of documents used, and the mean loss.
 
     Raises:
-        ValueError: a text is empty or no text, the lists differ in length, the folder holds what
-            was made from something else, there is no scorer, or no document is left to learn from.
-        OSError: there is no model.
+        ValueError: If a text is empty or not valid, the lists differ in length, the folder belongs
+            to another run, the scorer is missing, or no document is left to learn from.
+        OSError: If the model does not exist.
     """
     config = config or ConSeqConfig()
     documents, references = (
@@ -93,8 +102,8 @@ def run_conseq(
     folder, place = Path(output), resolve_device(device)
     if place.index:
         raise ValueError(
-            f"`device` must be 'auto', 'cpu' or 'cuda', since the Trainer takes the first GPU that "
-            f"it sees, but got {device!r}; set CUDA_VISIBLE_DEVICES"
+            f"`device` must be 'auto', 'cpu' or 'cuda', since the Trainer uses the first visible "
+            f"GPU, but got {device!r}; choose a GPU with CUDA_VISIBLE_DEVICES"
         )
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
@@ -145,9 +154,9 @@ def run_conseq(
     n_judged = sum(one.is_usable for one in judged)
     if not chosen:
         raise ValueError(
-            f"no document is left to learn from: of {len(documents)}, {n_judged} have a score of "
-            "reference and samples, and none is among both fractions; give more documents, or "
-            "larger fractions"
+            f"no document is left to learn from: of {len(documents)}, {n_judged} have scores of "
+            "reference and samples, and none is in both fractions; use more documents or larger "
+            "fractions"
         )
     pairs = [(documents[c.row], references[c.row], samples[c.row][c.negative]) for c in chosen]
     _write_pairs(folder / f"pairs_{config.by}.jsonl", pairs, chosen, judged)
@@ -164,7 +173,7 @@ def run_conseq(
 def _sample(
     model: Any, tokenizer: Any, documents: list[str], first: int, config: ConSeqConfig
 ) -> list[list[str]]:
-    """Draw samples of a chunk; its seed is its own, so that it can be drawn again alone."""
+    """Draw the samples of a chunk; each chunk has its own seed and can be drawn again alone."""
     return generate_summaries(
         model,
         tokenizer,
@@ -228,7 +237,7 @@ def _number(value: float | None) -> float:
 
 
 def digest_of_folder(folder: Path) -> str:
-    """Name weights, config and tokenizer of a model's folder."""
+    """Return a short hash of a folder's weights, config and tokenizer."""
     hashed = hashlib.sha256()
     for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
         with path.open("rb") as file:

@@ -30,7 +30,7 @@ class Judged:
 
     @property
     def is_usable(self) -> bool:
-        """Whether the reference has a score, and a sample."""
+        """Whether the reference and at least one sample have a score."""
         return self.worst is not None and not math.isnan(self.reference)
 
 
@@ -46,13 +46,13 @@ def choose(
 ) -> list[Chosen]:
     """Choose documents whose reference is among the best and whose worst sample among the worst.
 
-    A document without a score of its reference or of any sample is never chosen. Equal scores at a
-    fraction's edge all belong to it.
+    A document without a score for its reference or for any sample is never chosen. Of equal scores
+    at the edge of a fraction, all belong to it.
 
     Args:
-        rows: one a document.
-        positive_fraction: share of documents, by score of the reference, from above.
-        negative_fraction: share of documents, by score of the worst sample, from below.
+        rows: one per document.
+        positive_fraction: share of documents, those with the highest-scoring references.
+        negative_fraction: share of documents, those with the lowest-scoring worst samples.
 
     Returns:
         In the order of `rows`.
@@ -83,7 +83,7 @@ def choose(
 
 
 def _edge(values: list[float], fraction: float) -> float:
-    """Return the largest of the lowest `fraction` of values, of one at least."""
+    """Return the largest of the lowest `fraction` of values (at least one value)."""
     # Rounded first: 0.3 * 10 is 3.0000000000000004 for some fractions and sizes.
     count = max(1, math.floor(round(fraction * len(values), 9)))
     return sorted(values)[count - 1]
@@ -92,8 +92,8 @@ def _edge(values: list[float], fraction: float) -> float:
 def judge_by_rouge(references: Sequence[str], samples: Sequence[Sequence[str]]) -> list[Judged]:
     """Score samples by the mean F1 of ROUGE-1, ROUGE-2 and ROUGE-L with their reference.
 
-    The baseline of docs/semantics.md 1.5. A reference has 1 with itself, so all belong to the best
-    and the negatives decide alone.
+    The baseline of docs/semantics.md 1.5. Every reference scores 1 with itself, so all are among
+    the best, and only the samples decide.
 
     Raises:
         ModuleNotFoundError: the extra ``train`` is not installed.

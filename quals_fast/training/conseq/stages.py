@@ -1,4 +1,4 @@
-"""Work in chunks with a file of JSON lines behind it, so that it goes on after an interruption."""
+"""Work in chunks that are saved to a JSON lines file, so that it resumes after an interruption."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
-OnProgress: TypeAlias = Callable[[str, int, int], None]  # what is done, how far, of how many
+OnProgress: TypeAlias = Callable[[str, int, int], None]  # stage, items done, items in all
 
 
 def run_stage(
@@ -21,20 +21,20 @@ def run_stage(
     chunk: int,
     on_progress: OnProgress,
 ) -> list[Any]:
-    """Return one result a row: those that the file has, then the rest, which are added to it.
+    """Return one result per row: those in the file, then the rest, which are added to it.
 
-    A chunk that was not written as a whole, as after kill -9, is done again as a whole.
+    A chunk that was not written completely, as after kill -9, is done again.
 
     Args:
-        path: of the file; it begins with the header.
-        header: all that the results depend on.
-        n_rows: of the whole.
+        path: the file; it begins with the header.
+        header: everything that the results depend on.
+        n_rows: number of rows in all.
         work: maps the indices of a chunk to their results, which json can write.
-        chunk: rows at once.
-        on_progress: called with the file's stem, the rows done and their number.
+        chunk: number of rows at once.
+        on_progress: called with the file's stem, the number of rows done, and `n_rows`.
 
     Raises:
-        ValueError: the file was made from something else.
+        ValueError: the file belongs to another run.
     """
     done, size = _read(path, header, n_rows, chunk)
     on_progress(path.stem, len(done), n_rows)
@@ -53,23 +53,23 @@ def run_stage(
 
 
 def check_header(path: Path, stored: object, header: dict[str, Any]) -> None:
-    """Check that what a file was made from is what would be put into it now.
+    """Check that a file belongs to this run.
 
     Raises:
-        ValueError: it is not; the message names the first difference.
+        ValueError: it does not; the message names the first difference.
     """
     if stored == header:
         return
     old = stored if isinstance(stored, dict) else {}
     key = next(key for key in [*header, *old] if header.get(key) != old.get(key))
     raise ValueError(
-        f"{path} was made with {key} {old.get(key)!r}, but now it is {header.get(key)!r}; give "
-        "another output folder, or delete the file to begin anew"
+        f"{path} was made with {key} {old.get(key)!r}, but now it is {header.get(key)!r}; use "
+        "another output folder, or delete the file to start over"
     )
 
 
 def _read(path: Path, header: dict[str, Any], n_rows: int, chunk: int) -> tuple[list[Any], int]:
-    """Return the results of whole chunks, and the bytes that they take with the header."""
+    """Return the results of complete chunks, and their size in bytes with the header."""
     lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
     if lines and not lines[-1].endswith(b"\n"):
         lines.pop()
@@ -87,12 +87,12 @@ def _line(value: Any) -> bytes:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there as a whole or not at all."""
+    """Write a file completely or not at all."""
     part = path.with_name(f"{path.name}.part")
     part.write_text(text, "utf-8")
     os.replace(part, path)
 
 
 def digest(value: object) -> str:
-    """Name a value that json can write by its content."""
+    """Return a short hash of a value that json can write."""
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Training on pairs of summaries, on Hugging Face's Seq2SeqTrainer."""
+"""Train on pairs of summaries with Hugging Face's Seq2SeqTrainer."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ from quals_fast.training.conseq.loss import IGNORED, conseq_loss
 
 
 class ConSeqTrainer(Seq2SeqTrainer):  # type: ignore[misc]
-    """Seq2SeqTrainer whose batches may hold ``negative_labels`` beside ``labels``.
+    """Hugging Face ``Seq2SeqTrainer`` with the ConSeq loss.
 
-    Such a batch has the contrastive loss, with the ``label_smoothing_factor`` of the arguments; the
-    source is encoded once for both summaries. A batch without them, as in evaluation, has the
-    host's own loss. Take `ConSeqCollator` and rows of `encode_rows`.
+    The loss of a batch with ``labels`` and ``negative_labels`` is `conseq_loss`, with the
+    ``label_smoothing_factor`` of the training arguments; the source is encoded once for both
+    summaries. A batch without ``negative_labels``, as in evaluation, gets the usual loss.
+
+    `run_conseq` uses this trainer. If you use it directly, make rows with
+    ``quals_fast.training.conseq.trainer.encode_rows`` and batches with ``ConSeqCollator`` from the
+    same module.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # A mean over the tokens of a batch: the host divides it by the batches accumulated.
+        # The loss is a mean over a batch's tokens: the Trainer divides by the accumulated batches.
         self.loss_is_scaled_for_ga = False
-        self.model_accepts_loss_kwargs = False  # else the host's loss would not be a mean
+        self.model_accepts_loss_kwargs = False  # else the usual loss would not be a mean
 
     def _set_signature_columns_if_needed(self) -> None:
-        """Keep the negatives, which the model's `forward` does not know."""
+        """Keep the negatives, which are not arguments of the model's `forward`."""
         super()._set_signature_columns_if_needed()
         if "negative_labels" not in self._signature_columns:
             self._signature_columns.append("negative_labels")
@@ -39,7 +43,7 @@ class ConSeqTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """Return the contrastive loss of a batch, with the positives' outputs if asked for."""
+        """Return the loss of a batch, optionally with the outputs for its positives."""
         if "negative_labels" not in inputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         network = self.accelerator.unwrap_model(model)
@@ -66,10 +70,10 @@ class ConSeqTrainer(Seq2SeqTrainer):  # type: ignore[misc]
 
 
 class ConSeqCollator:
-    """Pads rows of `encode_rows` to a batch.
+    """Pads rows from `encode_rows` to a batch.
 
     Args:
-        pad_token_id: of the summariser.
+        pad_token_id: padding token of the summariser.
     """
 
     def __init__(self, pad_token_id: int) -> None:
@@ -97,8 +101,8 @@ def encode_rows(
         documents: texts.
         positives: S+ of each document.
         negatives: S- of each document.
-        max_source_tokens: documents are cut to so many.
-        max_target_tokens: summaries likewise.
+        max_source_tokens: truncate documents to this many tokens.
+        max_target_tokens: truncate summaries to this many tokens.
 
     Returns:
         Rows with ``input_ids``, ``attention_mask``, ``labels`` and ``negative_labels``.

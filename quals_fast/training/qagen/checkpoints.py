@@ -1,4 +1,4 @@
-"""Checkpoints on disk: which are whole, and what to say when one cannot be written."""
+"""Checkpoints on disk: which ones are complete, and the error if one cannot be written."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _FILES = ("config.json", "tokenizer.json", "model.safetensors", *_TORCH_FILES)
 
 
 def last_whole(output: Path, report: Callable[[str], None]) -> Path | None:
-    """Return the last checkpoint that is whole; say of later ones what is wrong with them."""
+    """Return the last complete checkpoint; report what is wrong with later ones."""
     for folder in checkpoints(output):
         problem = problem_of(folder)
         if problem is None:
             return folder
-        report(f"{folder} is skipped, since it was written in part only: {problem}")
+        report(f"skipping {folder}, which is incomplete: {problem}")
     return None
 
 
@@ -45,18 +45,18 @@ def problem_of(folder: Path) -> str | None:
     try:
         json.loads(state.read_text("utf-8"))
     except ValueError:
-        return f"{state.name} breaks off"
+        return f"{state.name} is truncated"
     try:
         with safe_open(folder / "model.safetensors", framework="pt"):
             pass
     except (SafetensorError, OSError):
-        return "model.safetensors breaks off"
+        return "model.safetensors is truncated"
     draws = [path.name for path in folder.glob("rng_state*.pth")]
     if not draws:
         return "it has no rng_state.pth"
-    # torch writes zip files, whose directory stands at their end.
+    # torch writes zip files, whose directory is at the end.
     broken = (name for name in (*_TORCH_FILES, *draws) if not zipfile.is_zipfile(folder / name))
-    return next((f"{name} breaks off" for name in broken), None)
+    return next((f"{name} is truncated" for name in broken), None)
 
 
 @contextmanager
@@ -64,8 +64,8 @@ def writing(folder: Path, *, removes: bool) -> Iterator[None]:
     """Turn a failure to write a folder into a message that says what is left and what to do.
 
     Args:
-        folder: what is written.
-        removes: remove it then, so that no part of it stays.
+        folder: the folder that is written.
+        removes: whether to remove the folder after a failure, so that no part of it stays.
 
     Raises:
         TrainingError: it could not be written.
@@ -73,7 +73,7 @@ def writing(folder: Path, *, removes: bool) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        # torch says of a full disk only that its writer failed.
+        # For a full disk, torch only reports that its writer failed.
         words = ("PytorchStreamWriter", "inline_container", "unexpected pos")
         if isinstance(error, RuntimeError) and not any(word in str(error) for word in words):
             raise
@@ -81,8 +81,8 @@ def writing(folder: Path, *, removes: bool) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
         free = shutil.disk_usage(folder.parent).free / 2**20
         whole = [path for path in checkpoints(folder.parent) if problem_of(path) is None]
-        left = f"{whole[0]} is whole" if whole else "there is no earlier one"
+        left = f"the last complete one is {whole[0]}" if whole else "there is no earlier one"
         raise TrainingError(
             f"cannot write {folder}: {str(error).splitlines()[0]} ({free:.0f} MiB are free there); "
-            f"{left}: make room, and give the same command again to go on from it"
+            f"{left}: free some space, and run the same command again to resume"
         ) from error

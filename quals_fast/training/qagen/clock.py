@@ -1,4 +1,4 @@
-"""A run that ends by a given time: its schedule is brought forward where steps take too long."""
+"""A run with a time limit: its schedule is brought forward if steps take too long."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from quals_fast.training.qagen.settings import TrainingError
 
 
 class Clock(TrainerCallback):  # type: ignore[misc]
-    """Maps the time that has passed since training began to steps of the plan.
+    """Maps the time since training began to steps of the plan.
 
     Args:
-        minutes: from now on, in which training has to end.
+        minutes: time from now until training must end.
 
     Attributes:
         is_up: whether the run ended by the clock, before its last step.
@@ -29,23 +29,23 @@ class Clock(TrainerCallback):  # type: ignore[misc]
         self.is_up = False
 
     def in_time(self, planned: Callable[[int], float]) -> Callable[[int], float]:
-        """Return a schedule that warms up by steps and falls by steps or time, as comes first."""
+        """Return a schedule that warms up by steps and falls by steps or time, if that is ahead."""
         return lambda step: min(planned(step), planned(self._place(step)))
 
     def on_train_begin(
         self, args: Any, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Divide the time that is left among the steps that are left.
+        """Divide the remaining time among the remaining steps.
 
         Raises:
-            TrainingError: there is none.
+            TrainingError: no time is left.
         """
         self._began = time.monotonic()
         self._first, self._steps = state.global_step, state.max_steps
         if self._began >= self._end:
             raise TrainingError(
-                f"`minutes` must leave time to train after the data is read, but all of "
-                f"{self._minutes:g} have passed; give more, or fewer `examples`"
+                f"`minutes` must leave time to train after the data is read, but got "
+                f"{self._minutes:g}, which has passed; use more minutes or fewer `examples`"
             )
 
     def on_step_end(
@@ -58,6 +58,6 @@ class Clock(TrainerCallback):  # type: ignore[misc]
             control.should_evaluate = args.eval_strategy != "no"
 
     def _place(self, step: int) -> int:
-        """Return the step that the run should have come to by now, at least `step`."""
+        """Return the step that the run should have reached by now, at least `step`."""
         share = (time.monotonic() - self._began) / max(1e-9, self._end - self._began)
         return max(step, int(self._first + share * (self._steps - self._first)))

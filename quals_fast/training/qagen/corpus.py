@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 class Question:
     """A question, its answer's place in a passage, and all answers that count as right.
 
-    `start` is -1 where the answer does not stand in the passage.
+    `start` is -1 if the answer does not occur in the passage.
     """
 
     text: str
@@ -43,7 +43,7 @@ class Corpus:
         questions: on them.
         titles: numbers of an article's passages, by its title.
         title_of: each passage's title, if it has one.
-        counts: what was read and, by reason, what was left out.
+        counts: number of skipped entries and questions, by reason.
     """
 
     passages: list[str]
@@ -81,7 +81,7 @@ class Corpus:
         return replace(self, questions=random.Random(0).sample(self.questions, count))
 
     def summary(self) -> str:
-        """Say in a line what was read and what was left out."""
+        """Say in one line what was read and what was skipped."""
         counted = ", ".join(f"{n:,} {what}" for what, n in self.counts.items() if n)
         return f"{len(self.questions):,} questions on {len(self.passages):,} contexts" + (
             f"; {counted}" if counted else ""
@@ -89,7 +89,7 @@ class Corpus:
 
 
 class _Asked(NamedTuple):
-    """A question as it stands in a file; without an answer it is unanswerable."""
+    """A question as in a file; without an answer it is unanswerable."""
 
     text: str
     answers: list[str]
@@ -98,7 +98,7 @@ class _Asked(NamedTuple):
 
 
 class _Context(NamedTuple):
-    """A context as it stands in a file; `where` names it in messages."""
+    """A context as in a file; `where` names it in messages."""
 
     where: str
     source: str
@@ -115,22 +115,22 @@ def read_corpus(
     keep_absent: bool = False,
     skip_invalid: bool = False,
 ) -> Corpus:
-    """Read questions; what cannot be trained on is left out and counted.
+    """Read questions; those that cannot be trained on are skipped and counted.
 
-    That is: unanswerable questions (SQuAD 2), answers of more than 50 words, answers that stand
-    several times in their context with no say which is meant, and answers that do not stand there.
+    These are: unanswerable questions (SQuAD 2), answers of more than 50 words, answers that occur
+    several times in their context without a given place, and answers that do not occur there.
 
     Args:
         paths: ``.json`` in SQuAD's format (1.1 or 2.0) or ``.jsonl``, one context a line as
             ``{"context", "title"?, "source"?, "qas": [{"q", "a", "s"}]}`` or in MRQA's format;
-            ``.gz`` is unpacked.
-        seed: of the draw where a source has more questions than its cap.
-        caps: most questions of a source, by its name up to the first hyphen.
-        keep_absent: keep questions whose answer does not stand in the context.
-        skip_invalid: leave out what lacks a field, and count it.
+            ``.gz`` is decompressed.
+        seed: random seed of the draw if a source has more questions than its cap.
+        caps: maximum number of questions by source (its name up to the first hyphen).
+        keep_absent: keep questions whose answer does not occur in the context.
+        skip_invalid: skip and count entries that lack a field.
 
     Raises:
-        TrainingError: a file cannot be read, what lacks a field, or no question is left.
+        TrainingError: a file cannot be read, an entry lacks a field, or no question is left.
     """
     passages: list[str] = []
     title_of: list[str | None] = []
@@ -151,7 +151,7 @@ def read_corpus(
     for source, group in groups.items():
         cap = (caps or {}).get(source, len(group))
         if cap < len(group):
-            counts[f"over the cap of {source}"] += len(group) - cap
+            counts[f"skipped over the cap of {source}"] += len(group) - cap
             group = random.Random(f"{seed} {source}").sample(group, cap)
         questions += group
     corpus = Corpus(passages, questions, dict(titles), title_of, counts)
@@ -169,23 +169,23 @@ def _usable(
     start = None if asked.start is None else asked.start + len(raw) - len(raw.lstrip())
     place = _place(context, answer, start)
     if not answer:
-        reason = "without an answer left out"
+        reason = "skipped without an answer"
     elif len(answer.split()) > MAX_ANSWER_WORDS:
-        reason = f"answers of over {MAX_ANSWER_WORDS} words left out"
+        reason = f"skipped with answers of over {MAX_ANSWER_WORDS} words"
     elif asked.is_ambiguous:
-        reason = "answers of unknown place left out"
+        reason = "skipped with answers of unknown place"
     elif place < 0 and not keep_absent:
-        reason = "answers not in their context left out"
+        reason = "skipped with answers that are not in the context"
     else:
         if place < 0:
-            counts["answers not in their context kept"] += 1
+            counts["kept with answers that are not in the context"] += 1
         return Question(asked.text.strip(), answer, place, passage, tuple(asked.answers))
     counts[reason] += 1
     return None
 
 
 def _place(context: str, answer: str, start: int | None) -> int:
-    """Return where the answer stands, nearest to where it is said to; -1 if nowhere."""
+    """Return the answer's place nearest to the given one; -1 if it does not occur."""
     if start is None:
         return context.find(answer)
     near = max(start, 0)
@@ -197,7 +197,7 @@ def _place(context: str, answer: str, start: int | None) -> int:
 def _valid(
     paths: Sequence[Path], counts: Counter[str], skip_invalid: bool
 ) -> Iterator[tuple[_Context, list[_Asked]]]:
-    """Yield contexts with their questions; what lacks a field raises, or is counted."""
+    """Yield contexts with their questions; an entry that lacks a field raises, or is counted."""
 
     def checked(make: Any, *arguments: Any) -> Any:
         try:
@@ -205,9 +205,9 @@ def _valid(
         except _InvalidError as error:
             if not skip_invalid:
                 raise TrainingError(
-                    f"{error}; mend it, or leave out what is invalid with --skip-invalid"
+                    f"{error}; fix it, or skip invalid entries with --skip-invalid"
                 ) from None
-            counts["invalid entries left out"] += 1
+            counts["invalid entries skipped"] += 1
             return None
 
     for path in paths:
@@ -227,7 +227,7 @@ class _InvalidError(Exception):
 
 
 def _entries(path: Path) -> Iterator[tuple[str, Any, Any]]:
-    """Yield each context of a file: where it stands, what reads it, and its content."""
+    """Yield each context of a file: its place, the function that reads it, and its content."""
     name = path.name.lower().removesuffix(".gz")
     if name.endswith(".jsonl"):
         for number, line in enumerate(_read(path).split("\n"), 1):
@@ -241,8 +241,8 @@ def _entries(path: Path) -> Iterator[tuple[str, Any, Any]]:
         articles = content.get("data") if isinstance(content, dict) else None
         if not isinstance(articles, list):
             raise TrainingError(
-                f"{path} must be in SQuAD's format, an object with a list `data`; name JSON lines "
-                ".jsonl"
+                f"{path} must be in SQuAD's format, an object with a list `data`; if it is JSON "
+                "lines, rename it to .jsonl"
             )
         for number, article in enumerate(articles):
             where = f"{path}, data[{number}]"
@@ -262,7 +262,7 @@ def _read(path: Path) -> str:
             return gzip.decompress(path.read_bytes()).decode()
         return path.read_text("utf-8")
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise TrainingError(f"{path} is not a whole gzip file: {error}; fetch it again") from error
+        raise TrainingError(f"{path} is not a complete gzip file: {error}; get it again") from error
     except OSError as error:
         raise TrainingError(f"cannot read {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

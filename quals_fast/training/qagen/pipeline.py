@@ -36,7 +36,7 @@ from quals_fast.training.qagen.starting_point import load_starting_point, save_f
 from quals_fast.training.qagen.trainer import QagenTrainer
 
 RUN_FILE = "run.json"
-# What may change when a run goes on; all else has to be as it was.
+# Settings that may change when a run is resumed; all others must stay the same.
 _MAY_CHANGE = {"output", "dev", "epochs", "examples", "decay", "every", "keep", "patience",
                "dev_questions", "bf16", "cpu", "threads", "skip_invalid", "minutes",
                "workers"}  # fmt: skip
@@ -45,17 +45,18 @@ _LOGGING_STEPS = 50  # between lines
 
 
 def train(settings: TrainingSettings, report: Callable[[str], None] = print) -> dict[str, Any]:
-    """Train, or go on where the last whole checkpoint in `output` ends.
+    """Train, or resume from the last complete checkpoint in `output`.
 
     Args:
-        settings: of the run.
-        report: takes lines about data, progress and what was skipped.
+        settings: settings of the run.
+        report: called with lines about data, progress and skipped entries.
 
     Returns:
-        What ``run.json`` holds in the end: settings, counts, evaluations.
+        The final content of ``run.json``: settings, counts, evaluations.
 
     Raises:
-        TrainingError: the data cannot be used, the folder holds another run, or the disk is full.
+        TrainingError: the data cannot be used, the folder belongs to another run, or the disk is
+            full.
         CheckpointError: `init` cannot be used.
     """
     clock = None if settings.minutes is None else Clock(settings.minutes)
@@ -66,8 +67,8 @@ def train(settings: TrainingSettings, report: Callable[[str], None] = print) -> 
     arguments = _arguments(settings)
     if clock is not None and arguments.world_size > 1:
         raise TrainingError(
-            f"`minutes` is for one process, since clocks differ, but got {arguments.world_size}; "
-            "give `examples` instead"
+            f"`minutes` needs a single process, since clocks differ, but got "
+            f"{arguments.world_size}; use `examples` instead"
         )
     say = report if arguments.process_index == 0 else _silent
     run: dict[str, Any] = {"identity": _identity(settings, arguments.world_size)}
@@ -96,8 +97,8 @@ def train(settings: TrainingSettings, report: Callable[[str], None] = print) -> 
     arguments.lr_scheduler_kwargs = {"num_decay_steps": decay_steps, "decay_type": "linear"}
     flops = training_flops(start.network.config, plan.source_tokens, plan.target_tokens)
     say(
-        f"{examples.questions:,} questions on {len(examples):,} texts in {len(plan):,} batches, "
-        f"{steps:,} steps; "
+        f"{examples.questions:,} questions on {len(examples):,} texts, in {len(plan):,} batches "
+        f"and {steps:,} steps; "
         f"{plan.source_tokens / 1e6:.2f} M source and {plan.target_tokens / 1e6:.2f} M target "
         f"tokens, about {flops:.1e} FLOP"
     )
@@ -107,12 +108,12 @@ def train(settings: TrainingSettings, report: Callable[[str], None] = print) -> 
     if settings.patience is not None:
         trainer.add_callback(EarlyStoppingCallback(settings.patience))
     if resumed is not None:
-        say(f"going on from {resumed}")
+        say(f"resuming from {resumed}")
     trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
     if trainer.state.global_step < steps and settings.patience is not None:
         say(f"stopped early; the best checkpoint is {trainer.state.best_model_checkpoint}")
     if clock is not None and clock.is_up:
-        say(f"the time was up after {trainer.state.global_step:,} of {steps:,} steps")
+        say(f"time limit reached after {trainer.state.global_step:,} of {steps:,} steps")
     run |= {
         "questions": len(corpus.questions),
         "counts": dict(corpus.counts),
@@ -127,7 +128,7 @@ def train(settings: TrainingSettings, report: Callable[[str], None] = print) -> 
         with checkpoints.writing(settings.output / "model.safetensors", removes=False):
             save_folder(start, settings.output)
             _write_run(settings.output, run)
-    say(f"wrote {settings.output}; score with it: quals-fast score FILE --model {settings.output}")
+    say(f"wrote {settings.output}; to use it: quals-fast score FILE --model {settings.output}")
     return run
 
 
@@ -164,8 +165,8 @@ def _arguments(settings: TrainingSettings) -> Seq2SeqTrainingArguments:
         dataloader_num_workers=settings.workers,
         remove_unused_columns=False,
     )
-    # One process takes one GPU: DataParallel would split batches that are already of the right
-    # size. All of them work under torchrun.
+    # One process uses one GPU: DataParallel would split batches that already have the right size.
+    # Use torchrun for several GPUs.
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments
 
@@ -179,7 +180,7 @@ def _has_bf16(settings: TrainingSettings) -> bool:
 
 
 def _identity(settings: TrainingSettings, processes: int) -> dict[str, Any]:
-    """Return what must not change when a run goes on."""
+    """Return what must not change when a run is resumed."""
     identity: dict[str, Any] = {"processes": processes}
     for one in fields(settings):
         value = getattr(settings, one.name)
@@ -194,12 +195,13 @@ def _identity(settings: TrainingSettings, processes: int) -> dict[str, Any]:
 
 
 def _check_output(output: Path, identity: Mapping[str, Any]) -> None:
-    """Refuse a folder that holds something else than this run."""
+    """Refuse a folder that belongs to anything but this run."""
     path = output / RUN_FILE
     if not path.is_file():
         if output.is_dir() and any(output.iterdir()):
             raise TrainingError(
-                f"{output} is not empty, and holds no run; give --output a new folder"
+                f"{output} must be empty or the folder of a run, but is neither; choose a new "
+                "--output folder"
             )
         return
     if not checkpoints.checkpoints(output):
@@ -208,23 +210,23 @@ def _check_output(output: Path, identity: Mapping[str, Any]) -> None:
         before = dict(json.loads(path.read_text("utf-8"))["identity"])
     except (ValueError, KeyError, TypeError) as error:
         raise TrainingError(
-            f"{path} cannot be read ({error!r}), so it is not known which run this is; give "
-            "--output a new folder"
+            f"{path} cannot be read ({error!r}), so the run cannot be identified; choose a new "
+            "--output folder"
         ) from error
     now = json.loads(json.dumps(identity))
     for name in sorted(before.keys() - now.keys() - _MAY_CHANGE):
         if before[name] != _REMOVED.get(name):
             raise TrainingError(
-                f"{output} holds a run whose `{name}` is {before[name]!r}, a setting that this "
-                "version of quals-fast does not have; go on with the version that began the run, "
-                "or give --output a new folder"
+                f"{output} belongs to a run whose `{name}` is {before[name]!r}, a setting that "
+                "this version of quals-fast does not have; resume with the version that started "
+                "the run, or choose a new --output folder"
             )
     changed = [name for name in now if before.get(name) != now[name]]
     if changed:
         name = changed[0]
         raise TrainingError(
-            f"{output} holds a run whose `{name}` is {before.get(name)!r}, but got {now[name]!r}; "
-            "give the same to go on with it, or --output a new folder"
+            f"{output} belongs to a run whose `{name}` is {before.get(name)!r}, but got "
+            f"{now[name]!r}; use the same value to resume it, or choose a new --output folder"
         )
 
 
@@ -241,17 +243,17 @@ def _read(paths: tuple[Path, ...], settings: TrainingSettings, caps: Mapping[str
 def _counts(
     paths: tuple[Path, ...], corpus: Corpus, encoder: PairEncoder, settings: TrainingSettings
 ) -> str:
-    """Say what was read, and how much of it is too long."""
+    """Describe what was read, and how many contexts are too long."""
     long = encoder.count_long(corpus.passages)
-    place = "around the answer" if settings.long_contexts == "around" else "at their start"
-    cut = f"; {long:,} contexts beyond {encoder.room:,} tokens, of which a part {place} is shown"
+    part = "a part around the answer" if settings.long_contexts == "around" else "the start"
+    cut = f"; {long:,} contexts are longer than {encoder.room:,} tokens, so only {part} is shown"
     return f"{', '.join(path.name for path in paths)}: {corpus.summary()}{cut if long else ''}"
 
 
 def _dev(
     path: Path, settings: TrainingSettings, encoder: PairEncoder, say: Callable[[str], None]
 ) -> dict[str, Examples]:
-    """Return the questions to evaluate on, in each view that is trained."""
+    """Return the questions to evaluate on, in each view that is used for training."""
     corpus = _read((path,), settings, caps={})
     say(_counts((path,), corpus, encoder, settings))
     corpus = corpus.drawn(settings.dev_questions)
@@ -272,4 +274,4 @@ def _write_run(output: Path, run: Mapping[str, Any]) -> None:
 
 
 def _silent(_: str) -> None:
-    """Say nothing: the first process does."""
+    """Print nothing: the first process does."""

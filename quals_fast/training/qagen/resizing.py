@@ -1,4 +1,4 @@
-"""A checkpoint with more positions, or without the vocabulary that no text uses."""
+"""Resize a checkpoint: more positions, or a smaller vocabulary."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def used_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> set[int]:
     """Return the ids of the tokens that texts are made of.
 
     Raises:
-        TrainingError: the tokenizer is no WordPiece, whose tokens do not depend on each other.
+        TrainingError: the tokenizer is not a WordPiece; only its tokens are independent.
     """
     kind = type(tokenizer.model).__name__
     if kind != "WordPiece":
         raise TrainingError(
-            f"`prune` takes tokens out of a WordPiece vocabulary, but the tokenizer is a {kind}, "
-            "whose merges need them; leave it out"
+            f"`prune` needs a WordPiece vocabulary, but the tokenizer is a {kind}, whose merges "
+            "need all tokens; leave it out"
         )
     unique = list(dict.fromkeys(texts))
     used: set[int] = set()
@@ -43,17 +43,17 @@ def used_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> set[int]:
 def prune(
     tokenizer: Tokenizer, config: dict[str, Any], weights: dict[str, Tensor], used: set[int]
 ) -> Tokenizer:
-    """Take unused tokens out of config and weights; return the tokenizer without them.
+    """Remove unused tokens from config and weights; return the tokenizer without them.
 
     Texts of used tokens keep their tokens, under new ids in the old order: WordPiece takes the
-    longest piece that fits, and no longer one fitted before. Other words fall to shorter pieces, or
-    to UNK where they have a letter that no text had.
+    longest piece that fits, and no longer one fitted before. Other words are split into shorter
+    pieces, or become UNK if they have a letter that no text had.
 
     Args:
         tokenizer: a WordPiece.
         config: of the checkpoint; changed in place.
         weights: by Hugging Face's names; changed in place.
-        used: ids to keep; special tokens stay besides.
+        used: ids to keep, in addition to special tokens.
     """
     content = json.loads(tokenizer.to_str())
     vocabulary = content["model"]["vocab"]
@@ -75,18 +75,18 @@ def prune(
     }
     for token in content["added_tokens"]:
         token["id"] = new[token["id"]]
-    content["post_processor"] = None  # adds special tokens by their old ids; nothing here asks it
+    content["post_processor"] = None  # it adds special tokens by their old ids; not used here
     pruned = Tokenizer.from_str(json.dumps(content))
     pruned.encode_special_tokens = tokenizer.encode_special_tokens
     return pruned
 
 
 def take_tokens(weights: dict[str, Tensor], ids: Sequence[int]) -> None:
-    """Leave of the vocabulary what has these ids, in their order.
+    """Keep only the rows of the vocabulary with these ids, in their order.
 
     Args:
         weights: by Hugging Face's names; changed in place.
-        ids: of tokens; a separator that is new has no row yet, and gets none.
+        ids: token ids; a new separator has no row yet, and gets none.
     """
     for name, weight in weights.items():
         if name.endswith(_BY_TOKEN):
@@ -101,10 +101,10 @@ def add_positions(config: dict[str, Any], weights: dict[str, Tensor], positions:
     Args:
         config: of the checkpoint; changed in place, with the length of its sources.
         weights: by Hugging Face's names; changed in place.
-        positions: how many there shall be.
+        positions: the new number.
 
     Raises:
-        TrainingError: there are more already.
+        TrainingError: the model has more already.
     """
     there = config["max_position_embeddings"]
     if positions < there:

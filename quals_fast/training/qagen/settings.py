@@ -1,4 +1,4 @@
-"""Settings of a training run: frozen, validated when they are made; no torch in here."""
+"""Settings of a training run: frozen, and validated on creation. Does not import torch."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ Bf16 = Literal["auto", "on", "off"]
 
 
 class TrainingError(ValueError):
-    """A run that cannot begin or go on; the message says why and what to do."""
+    """A run cannot start or continue; the message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Views:
-    """Shares of the views in which questions are shown; together 1.
+    """Shares of the views in which questions are shown; they sum to 1.
 
     Args:
-        window: only the sentences around the answer, about as much as a summary has.
+        window: only the sentences around the answer, about as long as a summary.
         passage: the whole passage.
         distractors: the passage among others of its article, or else near it in the file, up to
             the model's positions.
-        answer_given: a window with the answer behind a separator as source, and the question alone
-            as target: the mode in which QAGS generates questions, which QUALS never uses.
+        answer_given: a window, a separator and the answer as source, and only the question as
+            target: the mode in which QAGS generates questions, which QUALS never uses.
 
     Raises:
-        ValueError: a share is negative, or they are not 1 together.
+        ValueError: a share is negative, or the shares do not sum to 1.
     """
 
     window: float = 0.65
@@ -40,8 +40,8 @@ class Views:
     def __post_init__(self) -> None:
         if not all(share >= 0 for share in self.shares) or not math.isclose(sum(self.shares), 1):
             raise ValueError(
-                f"the shares of the views must be 0 or more and 1 together, but got {self}, which "
-                f"is {sum(self.shares):g}; a view that is not named has none"
+                f"the shares of the views must be at least 0 and sum to 1, but got {self}, which "
+                f"sums to {sum(self.shares):g}; views that are not named have share 0"
             )
 
     @property
@@ -51,23 +51,23 @@ class Views:
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """Return what the views are called."""
+        """Return the names of the views."""
         return tuple(one.name for one in fields(cls))
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``window=0.6,passage=0.4``; what is not named has no share.
+        """Parse ``window=0.6,passage=0.4``; views that are not named have share 0.
 
         Raises:
-            ValueError: no such view, no number, or as for the class.
+            ValueError: a view is unknown, a share is not a number, or as for the class.
         """
         shares = dict.fromkeys(cls.names(), 0.0)
         for part in text.split(","):
             name, _, share = part.strip().partition("=")
             if name not in shares:
                 raise ValueError(
-                    f"views are {', '.join(shares)}, but got {part.strip()!r}; write them as "
-                    "window=0.6,passage=0.4"
+                    f"views must be among {', '.join(shares)}, but got {part.strip()!r}; write "
+                    "them as window=0.6,passage=0.4"
                 )
             try:
                 shares[name] = float(share)
@@ -83,62 +83,64 @@ class Views:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSettings:
-    """What a run is made of.
+    """Settings of a training run.
 
     Args:
         train: files of questions, SQuAD-format JSON or JSON lines.
-        output: folder for checkpoints and, in the end, the model.
-        init: a local BART folder, a bundled model's name, a name on the Hugging Face hub, or
-            ``minilm:FOLDER`` for a BART made of a BERT-family encoder.
-        dev: file of questions to evaluate on; None evaluates nothing.
-        decoder_layers: for ``minilm:``, the encoder layers that the decoder's start from.
-        sep_token: of an `init` that has no separator yet; by default an unused token of its
+        output: folder for checkpoints and the trained model.
+        init: model to start from: a local BART folder, a bundled model's name, a name on the
+            Hugging Face hub, or ``minilm:FOLDER`` for a BART built from a BERT-family encoder.
+        dev: file of questions to evaluate on; None means no evaluation.
+        decoder_layers: with ``minilm:``, the encoder layers that are copied into the decoder.
+        sep_token: separator for an `init` that has none; by default, an unused token of its
             vocabulary, or else a new one.
-        positions: of encoder and decoder, where `init` has fewer; new ones start as copies.
-        prune: leave out of a WordPiece vocabulary what no text of `train` uses.
+        positions: extend encoder and decoder to this many positions; new ones start as copies.
+        prune: remove tokens that no text of `train` uses from a WordPiece vocabulary.
         epochs: passes over the questions.
-        examples: questions to show, in place of `epochs`.
-        minutes: end training by then, counted from the start of the call and saving not included;
-            the rate falls in time, however many steps are done. None does all steps.
-        learning_rate: between warm-up and decay.
-        warmup_steps: over which the rate rises from 0.
-        decay: share of all steps, at the end, over which it falls to 0; with 0 it stays, so that
-            the run may be prolonged.
-        batch_tokens: budget of a batch; a target's token counts 2.5, because of the LM head.
-        accumulate: batches a step, on each device.
-        dropout: of states; attention and activations then have none, which on a CPU would cost as
-            much time as all else. None takes what `init` says of all three.
+        examples: number of questions to show, in place of `epochs`.
+        minutes: stop training after this many minutes from the start of the call, not counting the
+            saving of the model; the learning rate reaches 0 in time, whatever number of steps was
+            done. None means no time limit.
+        learning_rate: peak learning rate, between warm-up and decay.
+        warmup_steps: steps in which the learning rate rises from 0.
+        decay: share of all steps over which the learning rate falls to 0 at the end; with 0 it
+            stays at its peak, so that the run can be extended.
+        batch_tokens: maximum size of a batch; target tokens count 2.5 times, because of the LM
+            head.
+        accumulate: batches per step, on each device.
+        dropout: dropout of hidden states; attention and activations then have none, which on a CPU
+            would take as long as everything else. None means the values of `init` for all three.
         label_smoothing: share of each target's weight that is spread over the whole vocabulary.
-        views: in which questions are shown.
-        early_views: in place of `views` for the first `early_examples`.
-        early_examples: how many; short texts at first make a cheap start.
-        together: questions that may share one text, so that it is encoded once for all. Shares of
-            views are then shares of texts. A pass ends when three questions in ten are left, since
-            few of these share a text; they lead the next one.
+        views: shares of the views in which questions are shown.
+        early_views: views for the first `early_examples` questions, in place of `views`.
+        early_examples: number of these questions; short texts make the start cheap.
+        together: maximum number of questions that share a text, which is encoded once for all of
+            them. Shares of views are then shares of texts. A pass ends when three in ten questions
+            are left, since few of these share a text; they lead the next pass.
         renamed: share of texts in which some answers are renamed, in the text and its questions.
-        window_sentences: the most that a window shows.
-        window_words: beyond which a window takes no further sentence.
-        passage_words: to which longer passages are cut around the answer; None goes by the model's
-            positions, as passages with distractors do.
-        long_contexts: what is left of a source beyond the positions: a part ``"around"`` the
-            answer, or its ``"start"``.
-        absent_answers: questions whose answer does not stand in their context: ``"drop"`` or
-            ``"keep"``.
-        skip_invalid: leave out and count what lacks a field, instead of refusing the file.
-        caps: most questions of a source, by its name up to the first hyphen.
+        window_sentences: maximum number of sentences in a window.
+        window_words: a window takes no further sentence beyond this many words.
+        passage_words: cut longer passages to this many words around the answer; None means the
+            limit of the model's positions, as for passages with distractors.
+        long_contexts: which part of a source beyond the model's positions is kept: a part
+            ``"around"`` the answer, or its ``"start"``.
+        absent_answers: what to do with questions whose answer does not occur in the context:
+            ``"drop"`` or ``"keep"``.
+        skip_invalid: skip and count entries that lack a field, instead of refusing the file.
+        caps: maximum number of questions by source (its name up to the first hyphen).
         every: steps between checkpoints, and between evaluations.
-        keep: checkpoints to keep, besides the best one.
-        patience: evaluations without improvement after which the run stops; the best checkpoint is
-            then the result. None never stops early.
-        dev_questions: how many to evaluate on, drawn at random; None takes all.
-        seed: of order, views, dropout and draws.
-        bf16: ``"auto"`` takes it where the device has it.
-        cpu: train on the CPU even if there is a GPU.
-        threads: for torch; None leaves its own choice.
-        workers: processes that prepare batches; with 0 the training process does it between steps.
+        keep: number of checkpoints to keep, besides the best one.
+        patience: stop after this many evaluations without improvement and use the best checkpoint.
+            None never stops early.
+        dev_questions: number of questions to evaluate on, drawn at random; None means all.
+        seed: random seed for order, views, dropout and draws.
+        bf16: bfloat16 mixed precision; ``"auto"`` uses it if the device supports it.
+        cpu: train on the CPU even if a GPU is available.
+        threads: CPU threads of torch; None leaves torch's own choice.
+        workers: processes that prepare batches; with 0, the training process does it between steps.
 
     Raises:
-        ValueError: a value out of range.
+        ValueError: a value is out of range.
     """
 
     train: tuple[Path, ...]
@@ -199,7 +201,7 @@ class TrainingSettings:
         for name in ("decay", "dropout", "label_smoothing", "renamed"):
             share = getattr(self, name)
             if share is not None and not 0 <= share <= 1:
-                raise ValueError(f"`{name}` must be from 0 to 1, but got {share}")
+                raise ValueError(f"`{name}` must be between 0 and 1, but got {share}")
         choices = {"long_contexts": LongContexts, "absent_answers": AbsentAnswers, "bf16": Bf16}
         for name, kind in choices.items():
             if getattr(self, name) not in get_args(kind):
@@ -208,13 +210,13 @@ class TrainingSettings:
         if not self.train:
             raise ValueError("`train` must name at least one file")
         if (self.early_views is None) != (self.early_examples == 0):
-            raise ValueError("`early_views` and `early_examples` belong together; give both")
+            raise ValueError("`early_views` and `early_examples` go together; give both or none")
         if self.patience is not None and self.dev is None:
-            raise ValueError("`patience` needs `dev`, the questions to evaluate on")
+            raise ValueError("`patience` needs `dev`, questions to evaluate on")
         if any(cap < 1 for cap in self.caps.values()):
             raise ValueError(f"`caps` must be at least 1, but got {self.caps}")
 
     @property
     def window_extra(self) -> int:
-        """Neighbours that a window may show beside the answer's own sentence."""
+        """Sentences that a window may show besides the answer's own."""
         return self.window_sentences - 1

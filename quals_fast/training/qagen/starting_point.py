@@ -1,4 +1,4 @@
-"""What a run starts from: a BART's network, tokenizer and conventions; and how they are saved."""
+"""The starting point of a run: a BART's network, tokenizer and conventions; and saving them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from quals_fast.training.qagen.checkpoints import writing
 from quals_fast.training.qagen.network import BartForConditionalGeneration
 from quals_fast.training.qagen.settings import TrainingError, TrainingSettings
 
-# Tokens that no text has, in order of preference: the published model's, then WordPiece's.
+# Tokens that occur in no text, in order of preference: the published model's, then WordPiece's.
 _SEPARATORS = ("\u0120strutConnector", "[unused0]")
 _NEW_SEPARATOR = "<question-answer>"
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
@@ -52,26 +52,26 @@ class StartingPoint:
 def load_starting_point(
     settings: TrainingSettings, report: Callable[[str], None], texts: Iterable[str]
 ) -> StartingPoint:
-    """Load what `init` names; one that is no question-answer generator yet gets a separator.
+    """Load `init`; a model that is not a question-answer generator yet gets a separator.
 
-    Then its sources begin with BOS, as in pre-training, and its targets with the question: there is
-    no forced first token, as in the published model.
+    Its sources then begin with BOS, as in pre-training, and its targets with the question: as in
+    the published model, there is no forced first token.
 
     Args:
-        settings: of the run.
-        report: takes lines about what was chosen.
-        texts: with `prune`, those whose tokens are kept.
+        settings: settings of the run.
+        report: called with lines about what was chosen.
+        texts: with `prune`, the texts whose tokens are kept.
 
     Raises:
         CheckpointError: the folder is not of the BART family or cannot be used.
-        TrainingError: there is no such folder, or the separator asked for is no token of its own.
+        TrainingError: there is no such folder, or the wanted separator has another use.
     """
     folder = _folder(settings)
     config = read_config(folder)
     if config.get("model_type") != "bart":
         raise CheckpointError(
-            f"{folder}: training starts from a model of the BART family, with the `model_type` "
-            f"'bart', but this is {config.get('model_type')!r}; a BERT-family encoder is given as "
+            f"{folder}: expected a model with `model_type` 'bart', but got "
+            f"{config.get('model_type')!r}; for a BERT-family encoder, use "
             f"{warm_start.PREFIX}{folder}"
         )
     tokenizer = read_tokenizer(folder)
@@ -82,7 +82,7 @@ def load_starting_point(
         config |= _separator(config, tokenizer, settings.sep_token, report)
     elif settings.sep_token is not None:
         raise TrainingError(
-            f"`sep_token` is for a model without a separator, but {folder} has one, the token "
+            f"`sep_token` is for a model without a separator, but {folder} has one, "
             f"{tokenizer.id_to_token(config['sep_token_id'])!r}; leave it out"
         )
     tokenizer.encode_special_tokens = True
@@ -114,7 +114,7 @@ def save_folder(start: StartingPoint, folder: Path) -> None:
         "decoder_start_token_id": s.decoder_start_token_id,
         "forced_bos_token_id": s.forced_bos_token_id,
         "forced_eos_token_id": None,
-        "use_cache": True,  # the Trainer takes it away
+        "use_cache": True,  # the Trainer removes it
     }
     own = {
         "sep_token_id": s.sep_token_id,
@@ -143,8 +143,8 @@ def _folder(settings: TrainingSettings) -> Path:
         if init.count("/") != 1 or init.startswith((".", "/")):
             raise TrainingError(
                 f"`init` must be a local folder, a bundled model, a name on the Hugging Face hub "
-                f"such as facebook/bart-large, or {warm_start.PREFIX}FOLDER, but there is no "
-                f"{init!r}"
+                f"such as facebook/bart-large, or {warm_start.PREFIX}FOLDER, but {init!r} does not "
+                "exist"
             ) from None
     return _download(init)
 
@@ -157,15 +157,15 @@ def _download(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=[*CHECKPOINT_FILES, *_WEIGHTS]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise TrainingError(
-            f"{name} is no local folder, and cannot be fetched from the Hugging Face hub: "
-            f"{str(error).splitlines()[0]}; fetch it where there is a network, and give its folder"
+            f"{name} is not a local folder, and cannot be downloaded from the Hugging Face hub: "
+            f"{str(error).splitlines()[0]}; download it elsewhere, and give its folder"
         ) from error
 
 
 def _separator(
     config: dict[str, Any], tokenizer: Tokenizer, wanted: str | None, report: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Choose a separator, or add one to the tokenizer; return what becomes of the config."""
+    """Choose a separator, or add one to the tokenizer; return the changes of the config."""
     known = [token for token in _SEPARATORS if tokenizer.token_to_id(token) is not None]
     token = wanted or (known[0] if known else _NEW_SEPARATOR)
     is_added = tokenizer.token_to_id(token) is None
@@ -176,9 +176,9 @@ def _separator(
     taken = [name for name in sorted(special) if config.get(name) == number]
     if taken:
         raise TrainingError(
-            f"`sep_token` must be a token that nothing else uses, but {token!r} is `{taken[0]}`"
+            f"`sep_token` must have no other use, but {token!r} is `{taken[0]}`; choose another"
         )
-    how = "a new token" if is_added else "of its vocabulary"
+    how = "a new token" if is_added else "from its vocabulary"
     report(f"separator of question and answer: {token!r} (id {number}), {how}")
     return {
         "sep_token_id": number,
@@ -205,8 +205,8 @@ def _network(
     if wrong or loading["mismatched_keys"]:
         first = wrong[0] if wrong else sorted(loading["mismatched_keys"])[0][0]
         raise CheckpointError(
-            f"{folder}: the weights must belong to config.json, but do not at {first}; take both "
-            "from one checkpoint"
+            f"{folder}: the weights must match config.json, but {first} does not; use weights and "
+            "config of the same checkpoint"
         )
     if size > rows:
         network.resize_token_embeddings(size, mean_resizing=False)

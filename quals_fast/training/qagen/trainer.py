@@ -88,9 +88,9 @@ class QagenTrainer(Seq2SeqTrainer):  # type: ignore[misc]
 
     @torch.no_grad()
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Return nats a token and perplexity of question-answer pairs, and those of each view.
+        """Return nats per token and perplexity of question-answer pairs, and nats by view.
 
-        What is trained to generate pairs counts in ``eval_loss``; answers given do not.
+        ``eval_loss`` covers the views that generate pairs, not ``answer_given``.
         """
         self.model.eval()
         sums = {view: self._nats(examples) for view, examples in self._dev.items()}
@@ -107,7 +107,7 @@ class QagenTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         return metrics
 
     def _nats(self, examples: Examples) -> tuple[float, float]:
-        """Return the summed nats of all target tokens, and how many these are."""
+        """Return the summed nats of all target tokens, and their number."""
         pairs = {place: examples[place] for place in range(len(examples))}
         mine = group(pairs, _EVALUATION_TOKENS)[self.args.process_index :: self.args.world_size]
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
@@ -128,15 +128,15 @@ class QagenTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         if not all(bool(weight.isfinite().all()) for weight in self.model.parameters()):
             raise TrainingError(
                 f"the weights are no longer finite at step {self.state.global_step}, so they are "
-                "not saved; checkpoints before it are whole: begin anew with a lower "
-                "--learning-rate, or with --init one of them"
+                "not saved; earlier checkpoints are intact: start over with a lower "
+                "--learning-rate, or from one of them with --init"
             )
         with checkpoints.writing(folder, removes=self.args.should_save):
             super()._save_checkpoint(model, trial)
 
 
 class _Lines(TrainerCallback):  # type: ignore[misc]
-    """One line for each entry of the log."""
+    """Prints a line for each entry of the log."""
 
     def __init__(self, report: Callable[[str], None]) -> None:
         self._report = report
@@ -156,7 +156,7 @@ class _Lines(TrainerCallback):  # type: ignore[misc]
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        """Print what there is to print."""
+        """Print an entry."""
         logs = logs or {}
         if not state.is_world_process_zero:
             return
@@ -166,12 +166,12 @@ class _Lines(TrainerCallback):  # type: ignore[misc]
             self._last = (state.global_step, time.monotonic())
             pace = (self._last[1] - then) / max(1, state.global_step - before)
             self._report(
-                f"{stamp}: loss {logs['loss']:.3f}, rate {logs['learning_rate']:.1e}, "
-                f"{pace:.2f} s a step"
+                f"{stamp}: loss {logs['loss']:.3f}, learning rate {logs['learning_rate']:.1e}, "
+                f"{pace:.2f} s per step"
             )
         elif "eval_loss" in logs:
             views = [f"{v} {logs[k]:.4f}" for v in Views.names() if (k := f"eval_{v}_loss") in logs]
             self._report(
                 f"{stamp}: perplexity {logs['eval_perplexity']:.3f} on the questions of --dev "
-                f"(nats a token: {', '.join(views)})"
+                f"(nats per token: {', '.join(views)})"
             )

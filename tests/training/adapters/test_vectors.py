@@ -133,6 +133,6 @@ def test_logits_in_the_place_of_token_ids(scorer):
     logits = np.zeros((4, 5, 100), np.float32)
     for predictions in (logits, (logits, np.zeros(3))):
         with pytest.raises(
-            ValueError, match=r"but got logits, of shape \(4, 5, 100\); set predict_"
+            ValueError, match=r"but got logits of shape \(4, 5, 100\); set predict_"
         ):
             compute_metrics(EvalPrediction(predictions=predictions, label_ids=None))

@@ -93,7 +93,7 @@ def test_wrong_arguments_of_the_loss():
     with pytest.raises(ValueError, match="`label_smoothing` must be from 0 to below 1, but got 1"):
         conseq_loss(*batch(), label_smoothing=1.0)
     nothing = torch.full((1, 2), -100)
-    with pytest.raises(ValueError, match="the labels must hold a token, but all are -100"):
+    with pytest.raises(ValueError, match="the labels must have a token, but all are -100"):
         conseq_loss(torch.zeros(1, 2, 5), nothing, torch.zeros(1, 2, 5), nothing)
 
 
@@ -325,7 +325,7 @@ def test_what_cannot_be_run_is_refused(run, tmp_path, folder, scorer):
         run(tmp_path, scorer=None)
     with pytest.raises(ValueError, match=r"`documents\[1\]` must not be empty"):
         run(tmp_path, documents=["a", " "])
-    with pytest.raises(ValueError, match="no document is left to learn from: of 1, 0 have a score"):
+    with pytest.raises(ValueError, match="no document is left to learn from: of 1, 0 have scores"):
         run_conseq(
             ["the town"], ["?"], model=folder, output=tmp_path / "none", scorer=scorer,
             config=CONFIG, device="cpu",

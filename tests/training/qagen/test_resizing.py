@@ -80,7 +80,7 @@ def test_a_run_with_less_vocabulary_goes_on_and_scores(run, settings):
     lines, _ = run(prune=True, examples=6)
     assert any("tokens are left in the vocabulary" in line for line in lines)
     lines, found = run(prune=True, examples=12)
-    assert any("going on from" in line for line in lines)
+    assert any("resuming from" in line for line in lines)
     assert found["examples"] == 12
     scorer = QualsScorer.from_pretrained(settings.output, device="cpu", decoding=SMALL)
     result = scorer.score([BRIDGE], [RIVER])
@@ -91,7 +91,7 @@ def test_only_word_pieces_can_be_taken_out(settings, tmp_path):
     folder = tiny_models.write_checkpoint(
         tmp_path / "bpe", tiny_models.FAIRSEQ_LIKE, tiny_models.byte_level_tokenizer()
     )
-    with pytest.raises(TrainingError, match="`prune` takes tokens out of a WordPiece vocabulary"):
+    with pytest.raises(TrainingError, match="`prune` needs a WordPiece vocabulary"):
         load_starting_point(replace(settings, init=str(folder), prune=True), print, ["a"])
 
 

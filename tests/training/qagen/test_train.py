@@ -103,7 +103,7 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(whole_run, tmp_path):
     keep_up_to(2, whole_run.output, tmp_path / "again")
     lines = []
     train(replace(whole_run, output=tmp_path / "again"), lines.append)
-    assert any("going on from" in line and "checkpoint-2" in line for line in lines)
+    assert any("resuming from" in line and "checkpoint-2" in line for line in lines)
     assert same(whole_run.output, tmp_path / "again")
 
 
@@ -113,8 +113,8 @@ def test_a_half_written_checkpoint_is_skipped(whole_run, tmp_path, damage):
     damage(tmp_path / "again" / "checkpoint-4")
     lines = []
     train(replace(whole_run, output=tmp_path / "again"), lines.append)
-    assert any("checkpoint-4 is skipped, since it was written in part" in line for line in lines)
-    assert any("going on from" in line and "checkpoint-2" in line for line in lines)
+    assert any("checkpoint-4, which is incomplete" in line for line in lines)
+    assert any("resuming from" in line and "checkpoint-2" in line for line in lines)
     assert same(whole_run.output, tmp_path / "again")
 
 
@@ -128,7 +128,7 @@ def test_questions_that_share_texts_train_and_go_on(settings, tmp_path):
     assert any("36 questions on" in line for line in lines)
     keep_up_to(2, shared.output, tmp_path / "again")
     train(replace(shared, output=tmp_path / "again"), lines.append)
-    assert any("going on from" in line for line in lines)
+    assert any("resuming from" in line for line in lines)
     assert same(shared.output, tmp_path / "again")
 
 
@@ -162,7 +162,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(settings, whole_run, monkeypatch
             train(settings, lambda line: None)
     message = str(raised.value)
     assert re.search(r"cannot write .*checkpoint-4: .*No space left on device", message)
-    assert re.search(r"checkpoint-2 is whole: make room, and give the same command", message)
+    assert re.search(r"checkpoint-2: free some space, and run the same command", message)
     assert [path.name for path in checkpoints.checkpoints(settings.output)] == ["checkpoint-2"]
     train(settings, lambda line: None)
     assert same(whole_run.output, settings.output)
@@ -176,16 +176,16 @@ def test_other_errors_while_saving_are_not_called_a_full_disk(tmp_path):
 
 def test_a_folder_of_another_run_is_refused(run, settings, tmp_path):
     run()
-    with pytest.raises(TrainingError, match=r"holds a run whose `seed` is 0, but got 1; give the"):
+    with pytest.raises(TrainingError, match=r"belongs to a run whose `seed` is 0, but got 1;"):
         run(seed=1)
     run(every=3)  # may change
     (settings.output / "run.json").write_text("{")
-    with pytest.raises(TrainingError, match="so it is not known which run this is"):
+    with pytest.raises(TrainingError, match="so the run cannot be identified"):
         run()
     other = tmp_path / "full"
     other.mkdir()
     (other / "letter.txt").write_text("dear")
-    with pytest.raises(TrainingError, match="is not empty, and holds no run; give --output a new"):
+    with pytest.raises(TrainingError, match="must be empty or the folder of a run"):
         run(output=other)
 
 
@@ -203,7 +203,7 @@ def test_a_run_of_an_earlier_version_goes_on(whole_run, tmp_path):
     change_identity(tmp_path / "again", answer_weight=1.0, workers=3)
     lines = []
     train(replace(whole_run, output=tmp_path / "again"), lines.append)
-    assert any("going on from" in line and "checkpoint-2" in line for line in lines)
+    assert any("resuming from" in line and "checkpoint-2" in line for line in lines)
     assert same(whole_run.output, tmp_path / "again")
 
 
@@ -211,7 +211,7 @@ def test_a_run_of_an_earlier_version_goes_on(whole_run, tmp_path):
 def test_a_run_with_a_setting_that_is_gone_is_refused(whole_run, tmp_path, name, value):
     keep_up_to(2, whole_run.output, tmp_path / "again")
     change_identity(tmp_path / "again", **{name: value})
-    message = f"whose `{name}` is {value!r}, a setting .* go on with the version that began the run"
+    message = f"whose `{name}` is {value!r}, a setting .* resume with the version that started"
     with pytest.raises(TrainingError, match=message):
         train(replace(whole_run, output=tmp_path / "again"), lambda line: None)
 
@@ -221,11 +221,11 @@ def test_a_run_with_the_views_that_were_the_default_goes_on_with_these(whole_run
     keep_up_to(2, whole_run.output, tmp_path / "again")
     change_identity(tmp_path / "again", views=earlier)
     again = replace(whole_run, output=tmp_path / "again")
-    with pytest.raises(TrainingError, match=f"`views` is '{earlier}', but got .*; give the same"):
+    with pytest.raises(TrainingError, match=f"`views` is '{earlier}', but got "):
         train(again, lambda line: None)
     lines = []
     train(replace(again, views=Views.parse(earlier)), lines.append)
-    assert any("going on from" in line for line in lines)
+    assert any("resuming from" in line for line in lines)
 
 
 def test_a_folder_that_cannot_be_written_is_named(run, tmp_path):
@@ -298,8 +298,8 @@ def test_a_run_ends_in_time_with_the_rate_at_its_end(run, settings, monkeypatch)
     )
     assert found["steps"] == plain["steps"] == plain["steps_done"]
     assert 5 < found["steps_done"] < found["steps"] / 2
-    assert any("the time was up after" in line for line in lines)
-    rates = [float(re.search(r"rate (\S+),", line)[1]) for line in lines if ", rate" in line]
+    assert any("time limit reached after" in line for line in lines)
+    rates = [float(re.search(r"rate (\S+),", line)[1]) for line in lines if "learning rate" in line]
     assert sorted(rates, reverse=True) == rates
     assert rates[-1] < 0.3 * rates[0]
     last = checkpoints.checkpoints(settings.output.with_name("timed"))[0]
@@ -308,7 +308,9 @@ def test_a_run_ends_in_time_with_the_rate_at_its_end(run, settings, monkeypatch)
 
 def test_time_that_reading_takes_up_is_named(run, monkeypatch):
     monkeypatch.setattr(clock.time, "monotonic", Ticks(100.0))
-    with pytest.raises(TrainingError, match=r"`minutes` must leave time to train .* all of 1 have"):
+    with pytest.raises(
+        TrainingError, match=r"`minutes` must leave time .* but got 1, which has passed"
+    ):
         run(minutes=1.0)
 
 
@@ -316,7 +318,7 @@ def test_minutes_are_for_one_process(run, monkeypatch):
     monkeypatch.setattr(
         pipeline.Seq2SeqTrainingArguments, "world_size", property(lambda arguments: 2)
     )
-    with pytest.raises(TrainingError, match=r"`minutes` is for one process, .* but got 2"):
+    with pytest.raises(TrainingError, match=r"`minutes` needs a single process, .* but got 2"):
         run(minutes=1.0)
 
 
