@@ -1,9 +1,9 @@
-"""What each optimisation of the CPU path brings: each is taken out in turn, the others stay.
+"""What does each CPU optimisation bring? Each one is switched off in turn; the others stay on.
 
     python -m bench.ablation --data ../shared/data/docsum_pairs.jsonl.gz
 
-Times are of the bundled model on the `long` workload; a ratio is formed within a round. What was
-predicted before the code was written stands beside what was measured.
+Measures the bundled model on the `long` workload; ratios are computed within a round. The result
+also has what was predicted before the code was written.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Speed of the scorer against the reference on the bundled model; agreement first, then time.
+"""How fast is the scorer against the slow reference? Checks agreement first, then measures time.
 
     pytest bench/bench_score.py --benchmark-enable
 
-Inputs are the project's examples; the two programs run in turn. The ratio of each round, its median
-and spread, and the agreement go to bench/results/score.json.
+Both programs score the project's examples with the bundled model, in turn. The ratio of each round,
+its median and spread, and the agreement go to bench/results/score.json.
 """
 
 from __future__ import annotations

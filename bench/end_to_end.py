@@ -1,20 +1,22 @@
-"""The engine against the published pipeline and CTranslate2, from texts to scores.
+"""How fast is the engine from texts to scores, against the published pipeline and CTranslate2?
 
     python -m bench.end_to_end --quick
     python -m bench.end_to_end --data ../shared/data/docsum_pairs.jsonl.gz
 
-Each arm lives in a process of its own, so that its peak memory is its own; the arms take turns,
-round by round, on the same rows, and only one runs at a time. Loading and a first row apart warm
-them up; on a GPU the engine scores the rows twice, since it captures its graphs the second time.
-A ratio is formed within a round. Rounds stop when the case's share of `--limit` is spent; one is
-always run, and the result is written after each case. `--quick`: 10 rows (two published batches)
-of the bundled model, 5 of BART-base, up to 3 rounds, both workloads; under 8 minutes on 2 cores.
+Each arm runs in its own process, so that its peak memory can be measured. The arms take turns,
+round by round, on the same rows; only one runs at a time. They warm up by loading and scoring a
+separate row first; on a GPU the engine scores the rows twice, since it captures its graphs the
+second time. Ratios are computed within a round. Rounds stop when the case's share of `--limit` is
+spent; there is always at least one, and the result is written after each case. `--quick`: 10 rows
+(two published batches) of the bundled model, 5 of BART-base, up to 3 rounds, both workloads; under
+8 minutes on 2 cores.
 
-Agreement: the engine's scores in float32 against the reference's on the rows timed, and every other
-type of the engine against its float32 on more rows. On a GPU the reference computes in float16, as
-published, so the engine in float16 is compared with it too; `dtypes` says which types were
-compared. `identical_sequences` is the share of the kept pairs, as token ids, that both kept.
-CTranslate2 does less: see bench/shared/arms.py. Its speed is compared with the engine's whole job.
+Agreement: the engine's float32 scores are compared with the reference's on the timed rows, and
+every other type of the engine with its float32 scores on more rows. On a GPU the reference computes
+in float16, as published, so the engine in float16 is also compared with it; `dtypes` says which
+types were compared. `identical_sequences` is the share of the kept pairs, as token ids, that both
+kept. CTranslate2 does less work (see bench/shared/arms.py), but is compared with the engine's whole
+job.
 """
 
 from __future__ import annotations
@@ -229,16 +231,29 @@ def main() -> None:
     parser = command_line(__doc__, data=None, device="cpu")
     parser.add_argument("--quick", action="store_true", help="under 8 minutes on 2 cores")
     parser.add_argument(
-        "--models", nargs="+", choices=EVERY_MODEL, default=["qagen-mini", "bart-base"]
+        "--models",
+        nargs="+",
+        choices=EVERY_MODEL,
+        default=["qagen-mini", "bart-base"],
+        help="default: qagen-mini bart-base",
     )
-    parser.add_argument("--workloads", nargs="+", choices=[*WORKLOADS], default=[*WORKLOADS])
-    parser.add_argument("--rows", type=int, help="rows timed (quick: 10 or 5, else 10)")
-    parser.add_argument("--rounds", type=int, help="at most (quick: 3, else 5)")
-    parser.add_argument("--agreement-rows", type=int, help="(quick: 10, else 100)")
-    parser.add_argument("--limit", type=float, help="seconds (quick: 390, else 5400)")
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "auto"], help="of the engine")
     parser.add_argument(
-        "--no-ctranslate2", action="store_true", help="without that arm, as always on a GPU"
+        "--workloads", nargs="+", choices=[*WORKLOADS], default=[*WORKLOADS], help="both by default"
+    )
+    parser.add_argument("--rows", type=int, help="rows to time (quick: 10 or 5, else 10)")
+    parser.add_argument("--rounds", type=int, help="maximum number of rounds (quick: 3, else 5)")
+    parser.add_argument(
+        "--agreement-rows", type=int, help="rows to compare scores on (quick: 10, else 100)"
+    )
+    parser.add_argument("--limit", type=float, help="time limit in seconds (quick: 390, else 5400)")
+    parser.add_argument(
+        "--dtypes",
+        nargs="+",
+        default=["float32", "auto"],
+        help="types of the engine (default: float32 auto)",
+    )
+    parser.add_argument(
+        "--no-ctranslate2", action="store_true", help="leave out CTranslate2, as always on a GPU"
     )
     arguments = parser.parse_args()
     defaults = {"rows": 10, "rounds": 5, "agreement_rows": 100, "limit": 5400}

@@ -1,21 +1,21 @@
-r"""How fast could this machine do the work? FLOPs and bytes counted, rates measured.
+r"""How fast could this machine do the work? Counts FLOPs and bytes, and measures rates.
 
     python -m bench.floor --model qagen-mini --workload short --rows 4
 
-Counted is the least work that gives the scores, not what any program does: each text encoded once,
-its cross-attention keys and values projected once and shared by all beams and pairs. With width d,
-feed-forward width f, L layers, vocabulary V, source length S and 2 FLOPs a multiply-add:
+Counts the least work that gives the scores, whatever a program does: each text is encoded once, and
+its cross-attention keys and values are projected once and shared by all beams and pairs. With width
+d, feed-forward width f, L layers, vocabulary V, source length S and 2 FLOPs a multiply-add:
 
     encoder              L * S * (8 d^2 + 4 d f + 4 S d)     projections, feed-forward, attention
     cross keys, values   L * S * 4 d^2                       for every decoder layer
     decoder, one token   L * (12 d^2 + 4 d f + 4 t d + 4 S d)   at position t
     LM head, one token   2 d V
 
-The search decodes `num_beams` tokens at each of its steps (the first step one), rescoring every
-token of the kept pairs. Bytes are the weights, once a decoding step for all summaries together and
-once for each other stage, and the keys and values that attention reads. A stage takes at least the
-longer of FLOPs over the matmul rate and bytes over the copy rate; the floor is the stages' sum.
-Softmax, top-k, selection, tokenising and everything else count as nothing.
+The search decodes `num_beams` tokens at each step (one at the first), and rescoring every token of
+the kept pairs. Bytes are the weights, once per decoding step for all summaries together and once
+for every other stage, and the keys and values that attention reads. A stage takes at least FLOPs /
+matmul rate or bytes / copy rate, whichever is longer; the floor is the sum over stages. Softmax,
+top-k, selection, tokenisation and everything else are not counted.
 """
 
 from __future__ import annotations
@@ -176,7 +176,12 @@ def main() -> None:
     parser = command_line(
         __doc__, data=None, device="cpu", dtype="float32", model="qagen-mini", rows=16
     )
-    parser.add_argument("--workload", choices=sorted(WORKLOADS), default="long")
+    parser.add_argument(
+        "--workload",
+        choices=sorted(WORKLOADS),
+        default="long",
+        help="see python -m bench.workloads",
+    )
     arguments = parser.parse_args()
     pairs = load_workload(arguments.workload, arguments.data, arguments.rows)
     texts = texts_of(pairs)

@@ -1,10 +1,10 @@
-"""Disk space of both ways to install: the slim line of docs/onnx.md, and all with PyTorch.
+"""How much disk space do the two ways to install take: slim, as in docs/onnx.md, and with PyTorch?
 
     python -m bench.install_size
 
-Builds the wheel, runs the line behind ``<!-- bench:slim -->`` in a new virtual environment, and
-scores an example there with an int8 export, which shows that the line is enough. The full
-environment takes the same PyTorch as this one. Sizes include the environments themselves.
+Builds the wheel, runs the command after ``<!-- bench:slim -->`` in a new virtual environment, and
+scores an example there with an int8 export, which proves that the command suffices. The full
+environment has the same PyTorch as this one. Sizes include the environments themselves.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The time of one pair, scored alone: its distribution, and the share of the counted floor.
+"""How long does one pair take, scored alone? Its distribution, and its share of the floor.
 
     python -m bench.latency --device cuda [--model bart-large] [--data FILE]
 
 Texts are the `long` workload. All pairs are scored twice beforehand, since a GPU captures its
-graphs when a shape comes a second time; that is reported apart.
+graphs when a shape occurs for the second time; that time is reported separately.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def percentiles_ms(seconds: Sequence[float]) -> dict[str, float]:
 def main() -> None:
     """Measure and write bench/results/latency.json."""
     parser = command_line(__doc__, data=None, device="cpu", dtype="auto", model="bart-large")
-    parser.add_argument("--rows", type=int, default=20, help="different pairs")
-    parser.add_argument("--rounds", type=int, default=5, help="each pair is timed so many times")
+    parser.add_argument("--rows", type=int, default=20, help="number of different pairs")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each pair is timed")
     arguments = parser.parse_args()
     pairs = load_workload("long", arguments.data, arguments.rows)
     folder = folder_of(arguments.model)

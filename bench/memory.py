@@ -2,7 +2,7 @@
 
     python -m bench.memory --rows 100 500
 
-Each size runs in a process of its own, on the examples repeated with published settings.
+Each size runs in its own process, on repeated examples with the published settings.
 """
 
 from __future__ import annotations
@@ -56,8 +56,14 @@ def peak_mib(rows: int, settings: list[str]) -> float:
 def main() -> None:
     """Measure each size."""
     parser = command_line(__doc__)
-    parser.add_argument("--rows", type=int, nargs="+", default=[100, 500])
-    parser.add_argument("--model", default=MODEL, help="bundled, or a folder")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        nargs="+",
+        default=[100, 500],
+        help="rows of each job (default: 100 500)",
+    )
+    parser.add_argument("--model", default=MODEL, help="bundled model or folder")
     arguments, extra = parser.parse_known_args()
     settings = ["--model", arguments.model, *extra]
     peaks = {rows: peak_mib(rows, settings) for rows in track(arguments.rows)}

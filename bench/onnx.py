@@ -1,14 +1,13 @@
-"""Exported graphs against torch: speed, agreement, start-up time and memory of a process.
+"""How do exported graphs compare with torch? Speed, agreement, start-up time and memory.
 
     python -m bench.onnx --quick
     python -m bench.onnx --data ../shared/data/docsum_pairs.jsonl.gz --rows 10 --rounds 5
 
-The model is exported first, as every type, into the benchmarks' cache. Then torch's eager
-float32, the engine's own choice on this processor (`auto`) and the exports score the same rows
-in turn, each in a process of its own; a ratio is formed within a round, and agreement is held
-against eager float32 on more rows. Start-up is a process from its launch to the score of one short
-pair, as its user waits for it: interpreter, imports, model. `--quick`: under 6 minutes on 2 cores,
-the export included.
+First, the model is exported in every type into the benchmarks' cache. Then torch's eager float32,
+the engine's own choice on this processor (`auto`) and the exports score the same rows in turn, each
+in its own process. Ratios are computed within a round; agreement is measured against eager float32
+on more rows. Start-up is the time from the launch of a process to the score of one short pair:
+interpreter, imports, model. `--quick`: under 6 minutes on 2 cores, including the export.
 """
 
 from __future__ import annotations
@@ -182,12 +181,20 @@ def main() -> None:
     """Run all cases."""
     parser = command_line(__doc__, data=None)
     parser.add_argument("--quick", action="store_true", help="under 6 minutes on 2 cores")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=["qagen-mini"])
-    parser.add_argument("--workloads", nargs="+", choices=[*WORKLOADS], default=[*WORKLOADS])
-    parser.add_argument("--rows", type=int, help="rows timed (quick: 5, else 10)")
-    parser.add_argument("--rounds", type=int, help="at most (quick: 3, else 5)")
-    parser.add_argument("--agreement-rows", type=int, help="at most (quick: 40, else 100)")
-    parser.add_argument("--limit", type=float, help="seconds of scoring (quick: 200, else 3600)")
+    parser.add_argument(
+        "--models", nargs="+", choices=MODELS, default=["qagen-mini"], help="default: qagen-mini"
+    )
+    parser.add_argument(
+        "--workloads", nargs="+", choices=[*WORKLOADS], default=[*WORKLOADS], help="both by default"
+    )
+    parser.add_argument("--rows", type=int, help="rows to time (quick: 5, else 10)")
+    parser.add_argument("--rounds", type=int, help="maximum number of rounds (quick: 3, else 5)")
+    parser.add_argument(
+        "--agreement-rows", type=int, help="rows to compare on (quick: 40, else 100)"
+    )
+    parser.add_argument(
+        "--limit", type=float, help="time for scoring in seconds (quick: 200, else 3600)"
+    )
     arguments = parser.parse_args()
     defaults = {"rows": 10, "rounds": 5, "agreement_rows": 100, "limit": 3600.0}
     if arguments.quick:

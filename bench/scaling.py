@@ -1,13 +1,14 @@
-"""How the engine's time grows with the document's length, the number of beams, and the rows.
+"""How does time grow with document length, beams and rows?
 
     python -m bench.scaling           100 and 1,000 rows
-    python -m bench.scaling --full    and 5,000
+    python -m bench.scaling --full    5,000 rows, too
 
 Writes bench/results/scaling.json and draws bench/results/scaling.svg. Lengths and beams are
-measured in turn, round by round, on workload `short` with documents cut or joined to each length;
-rows on workload `short` as it is, where a second round would cost too much: once each, with the
-peak memory of the process up to then. More rows than the data holds are repeats with rotated
-sentences (bench/shared/workloads.py), so give `--data`. `--row-beams` makes many rows affordable.
+measured in turn, round by round, on workload `short`, with documents cut or joined to each length.
+Numbers of rows are measured on workload `short` as it is, once each, since a second round would
+take too long, with the peak memory of the process so far. If the data has too few rows, they are
+repeated with rotated sentences (bench/shared/workloads.py), so use `--data`. With `--row-beams`,
+many rows become affordable.
 """
 
 from __future__ import annotations
@@ -85,13 +86,19 @@ def plot(panels: dict[str, dict[str, Any]], target: Path) -> None:
 def main() -> None:
     """Measure, write and draw."""
     parser = command_line(__doc__, data=None, device="cpu", dtype="auto", rounds=3)
-    parser.add_argument("--model", choices=MODELS, default="qagen-mini")
-    parser.add_argument("--full", action="store_true", help=f"and {FULL_ROWS:,} rows")
-    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
-    parser.add_argument("--beams", type=int, nargs="+", default=BEAMS)
-    parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
-    parser.add_argument("--row-beams", type=int, default=60, help="of the cases of many rows")
-    parser.add_argument("--batch", type=int, default=20, help="rows of each length and beams case")
+    parser.add_argument(
+        "--model", choices=MODELS, default="qagen-mini", help="as for other benchmarks"
+    )
+    parser.add_argument("--full", action="store_true", help=f"also measure {FULL_ROWS:,} rows")
+    parser.add_argument(
+        "--lengths", type=int, nargs="+", default=LENGTHS, help="document lengths, in tokens"
+    )
+    parser.add_argument("--beams", type=int, nargs="+", default=BEAMS, help="numbers of beams")
+    parser.add_argument("--rows", type=int, nargs="+", default=ROWS, help="numbers of rows")
+    parser.add_argument("--row-beams", type=int, default=60, help="beams when rows are varied")
+    parser.add_argument(
+        "--batch", type=int, default=20, help="rows when lengths or beams are varied"
+    )
     arguments = parser.parse_args()
     sizes = [*arguments.rows, FULL_ROWS] if arguments.full else list(arguments.rows)
     folder = folder_of(arguments.model)

@@ -1,11 +1,11 @@
-"""Large batches and single pairs: pairs a second, the share of the floor, the time of one pair.
+"""How many pairs per second in large batches, and what share of the floor is that?
 
     python -m bench.throughput --device cuda [--rows 64 256] [--model bart-large] [--data FILE]
 
 Texts are the `long` workload; bart-large is the bundled model grown to that size
-(bench/recipes/grow.py).
-Warm-up (kernels compiled, graphs captured) is reported apart. The floor is that of bench/floor.py.
-Ends with one JSON line; the result is written after each number of rows.
+(bench/recipes/grow.py). Also measures the time of one pair. Warm-up (kernels compiled, graphs
+captured) is reported separately. The floor is that of bench/floor.py. The last line printed is
+JSON; the result is written after each number of rows.
 """
 
 from __future__ import annotations

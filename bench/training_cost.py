@@ -1,4 +1,4 @@
-"""The share of a training step, and of an evaluation, that scoring with QUALS takes.
+"""What share of a training step, and of an evaluation, does scoring with QUALS take?
 
     python -m bench.training_cost --quick
     python -m bench.training_cost --data ../shared/data/docsum_pairs.jsonl.gz
@@ -6,26 +6,25 @@
 A step is like one of GRPO with a sequence-to-sequence model: G completions of each document are
 sampled, scored, and learnt from by policy gradient (8 documents x 8 completions; AdamW). An
 evaluation summarises documents greedily and scores the summaries (500). The trained model has the
-sizes of `--policy` and random weights, so every completion gets the length of the workload's
-median summary, and what is scored in its place are real summaries: the document's own and those of
-the next rows.
+size of `--policy` and random weights. So every completion gets the length of the workload's median
+summary, and real summaries are scored in its place: the document's own and those of the next rows.
 
 Arms, which take turns within a round:
 
     none            no scoring at all; rewards are given
-    sync            scored between sampling and learning
-    thread          scored by a BackgroundScorer while the next step's completions are sampled
-    process         likewise, in a process of its own
+    sync            scoring between sampling and learning
+    thread          scoring by a BackgroundScorer while the next step's completions are sampled
+    process         the same, in a separate process
 
-each with the cache of encoded documents cold (emptied before) and warm (all documents in it). The
-share is 1 - seconds of `none` / seconds of the arm, within a round; that of `sync` includes nothing
-but scoring, that of the others is what scoring costs beside what it overlaps with. In an evaluation
-`thread` and `process` overlap with the training steps that follow, as many as scoring lasts;
-`none_with_steps` is the same without scoring. A process keeps a cache of its own, so only its first
-steps are cold, and it has no cold arm.
+Each arm runs with a cold cache of encoded documents (emptied before) and a warm one (with all
+documents). The share is 1 - seconds of `none` / seconds of the arm, within a round; for `sync` it
+is scoring alone, for the others it is the cost of scoring beyond the work that it overlaps with. In
+an evaluation, `thread` and `process` overlap with the training steps that follow, for as long as
+scoring takes; `none_with_steps` is the same without scoring. A process keeps its own cache, so only
+its first steps are cold, and it has no cold arm.
 
-The defaults take hours on two cores. What an evaluation takes grows with its summaries, so that its
-shares can be told from fewer: --documents 8 --completions 8 --summaries 16 --rounds 1 takes 10
+The defaults take hours on two cores. The time of an evaluation grows with its summaries, so fewer
+are enough to estimate its shares: --documents 8 --completions 8 --summaries 16 --rounds 1 takes 10
 minutes. `--quick`: 2 documents x 4 completions, an evaluation of 8 summaries, 2 rounds.
 """
 
@@ -324,18 +323,28 @@ def run_case(
 def main() -> None:
     """Measure and write bench/results/training_cost.json."""
     parser = command_line(__doc__, data=None)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--workloads", nargs="+", choices=[*WORKLOADS], default=["short"])
-    parser.add_argument("--policy", choices=EVERY_MODEL, help="(quick: qagen-mini, else bart-base)")
-    parser.add_argument("--scorer", default="qagen-mini", help="the bundled model, or a folder")
-    parser.add_argument("--device", default="cpu", help="of the training")
-    parser.add_argument("--scorer-device", help="that of the training without")
-    parser.add_argument("--documents", type=int, help="(quick: 2, else 8)")
-    parser.add_argument("--completions", type=int, help="of a document (quick: 4, else 8)")
+    parser.add_argument("--quick", action="store_true", help="a small run, see above")
     parser.add_argument(
-        "--summaries", type=int, help="of an evaluation; 0: none (quick: 8, else 500)"
+        "--workloads", nargs="+", choices=[*WORKLOADS], default=["short"], help="default: short"
     )
-    parser.add_argument("--rounds", type=int, help="(quick: 2, else 3)")
+    parser.add_argument(
+        "--policy", choices=EVERY_MODEL, help="trained model (quick: qagen-mini, else bart-base)"
+    )
+    parser.add_argument(
+        "--scorer", default="qagen-mini", help="model that scores: the bundled one, or a folder"
+    )
+    parser.add_argument("--device", default="cpu", help="device of the training")
+    parser.add_argument(
+        "--scorer-device", help="device of the scorer; by default, that of the training"
+    )
+    parser.add_argument("--documents", type=int, help="documents per step (quick: 2, else 8)")
+    parser.add_argument(
+        "--completions", type=int, help="completions per document (quick: 4, else 8)"
+    )
+    parser.add_argument(
+        "--summaries", type=int, help="summaries per evaluation; 0: none (quick: 8, else 500)"
+    )
+    parser.add_argument("--rounds", type=int, help="number of rounds (quick: 2, else 3)")
     arguments = parser.parse_args()
     defaults = {"policy": "bart-base", "documents": 8, "completions": 8, "summaries": 500,
                 "rounds": 3}  # fmt: skip

@@ -2,8 +2,8 @@
 
     python -m bench.golden --model ../shared/models/qagen-mini-v0 ../shared/golden/model_v0_*
 
-The recordings hold news text and stay outside the project; this is the check against them. Ends
-with exit code 1 where anything differs.
+The recordings contain news text and are not part of the project. The exit code is 1 if anything
+differs.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def differences(
 def main() -> None:
     """Check the reference and the engine against every record."""
     parser = command_line(__doc__)
-    parser.add_argument("golden", type=Path, nargs="+")
-    parser.add_argument("--model", required=True)
+    parser.add_argument("golden", type=Path, nargs="+", help="recordings to check against")
+    parser.add_argument("--model", required=True, help="folder of the recorded model")
     arguments = parser.parse_args()
     records = [
         record

@@ -1,11 +1,12 @@
-"""Do exports work at the sizes of BART-base and BART-large? Time, size on disk and parity of each.
+"""Do exports work at the sizes of BART-base and BART-large? Measures time, size and agreement.
 
     python -m bench.onnx_exports
     python -m bench.onnx_exports --models bart-large --dtypes int8
 
-Each export runs in a process of its own (for its peak memory), ends with its own check against the
-model, on which it fails, and is deleted. What a run leaves out stays in the result as it was,
-unless the model has other weights by now. It takes up to 5 GB of disk and 10 of memory at a time.
+Each export runs in its own process, to measure its peak memory. It ends with a check against the
+model, which must pass, and is then deleted. Models and types that a run leaves out keep their
+earlier results, unless the model's weights have changed since. Needs up to 5 GB of disk and 10 GB
+of memory.
 """
 
 from __future__ import annotations
@@ -43,9 +44,15 @@ def export_once(folder: Path, dtype: str) -> dict[str, Any]:
 def main() -> None:
     """Export every model as every type."""
     parser = command_line(__doc__)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=[*MODELS])
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=[*DTYPES])
-    parser.add_argument("--in-this-process", action="store_true", help="one model and type")
+    parser.add_argument(
+        "--models", nargs="+", choices=MODELS, default=[*MODELS], help="all by default"
+    )
+    parser.add_argument(
+        "--dtypes", nargs="+", choices=DTYPES, default=[*DTYPES], help="all by default"
+    )
+    parser.add_argument(
+        "--in-this-process", action="store_true", help="export one model and type in this process"
+    )
     arguments = parser.parse_args()
     if arguments.in_this_process:
         (model,), (dtype,) = arguments.models, arguments.dtypes

@@ -1,9 +1,9 @@
-"""What each type of numbers costs in agreement and brings in speed: the rule behind dtype="auto".
+"""What does each number type cost in agreement and gain in speed? The basis of dtype="auto".
 
     python -m bench.precision --data ../shared/data/docsum_pairs.jsonl.gz --rows 100
 
-All types score the same rows in turn with the bundled model; float32 is what the others are held
-against. `auto` has to be the fastest type with a rank correlation of at least 0.99.
+All types score the same rows in turn with the bundled model, and are compared with float32. `auto`
+must be the fastest type with a rank correlation of at least 0.99.
 """
 
 from __future__ import annotations
@@ -48,8 +48,16 @@ def agreement(expected: QualsResult, scored: QualsResult) -> dict[str, Any]:
 def main() -> None:
     """Score the rows in every type, round by round."""
     parser = command_line(__doc__, rows=100)
-    parser.add_argument("--data", type=Path, nargs="+", default=[EXAMPLES])
-    parser.add_argument("--rounds", type=int, default=3, help="of a tenth of the rows, for speed")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        nargs="+",
+        default=[EXAMPLES],
+        help="JSON lines; by default, the project's examples",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="rounds on a tenth of the rows, to measure speed"
+    )
     arguments = parser.parse_args()
     pairs = load_pairs(arguments.data, arguments.rows)
     texts = texts_of(pairs)

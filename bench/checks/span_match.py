@@ -1,10 +1,11 @@
-"""Do filter and selection on tensors keep what the host's keep, whatever the texts?
+"""Do filter and selection on tensors keep the same pairs as those on the host, for any text?
 
     python -m bench.span_match --strings 1000000
 
 Random summaries and answers (ASCII, accents, CJK, emoji, capital sigma, dotted I, combining marks,
-white space of all kinds, bytes that are no UTF-8) go through a byte-level BPE of 256 bytes and
-merges trained here. Exit code 1 if the two differ anywhere but where the tensors are unsure.
+white space of all kinds, bytes that are not UTF-8) go through a byte-level BPE of 256 bytes and
+merges trained here. The exit code is 1 if the two differ, except where the tensor version reports
+that it is unsure.
 """
 
 from __future__ import annotations
@@ -148,8 +149,8 @@ def hypotheses_of(groups: list[Group], draw: random.Random) -> Hypotheses:
 def main() -> None:
     """Draw, keep by both, compare."""
     parser = command_line(__doc__)
-    parser.add_argument("--strings", type=int, default=100_000, help="answers to be looked up")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--strings", type=int, default=100_000, help="number of answers to look up")
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     span_match = span_match_triton if device.type == "cuda" else span_match_ref

@@ -3,7 +3,7 @@ r"""What does storing the bundled model as int8 cost in score?
     python -m bench.storage --original runs/qagen-mini \
         --data ../shared/data/factcons_*
 
-Scores the same human-judged pairs with the stored and the original weights, in float32 both.
+Scores the same human-judged pairs with the stored and the original weights, both in float32.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from quals_fast.scorer import QualsScorer
 def main() -> None:
     """Score with both, compare."""
     parser = command_line(__doc__, rows=120)
-    parser.add_argument("--original", required=True, help="folder of the weights before storage")
-    parser.add_argument("--data", type=Path, nargs="+", required=True)
+    parser.add_argument("--original", required=True, help="folder with the original weights")
+    parser.add_argument(
+        "--data", type=Path, nargs="+", required=True, help="JSON lines with human labels"
+    )
     arguments = parser.parse_args()
     pairs = load_pairs(arguments.data, arguments.rows)
     documents, summaries = texts_of(pairs)

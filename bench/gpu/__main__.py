@@ -1,15 +1,15 @@
-"""All that only a GPU can tell, in stages with limits of their own, under 9 minutes together.
+"""Run all measurements that need a GPU, in stages with time limits, in under 9 minutes together.
 
-    bench/gpu.sh                        all stages but claim: a first look
-    bench/gpu.sh claim                  QAGS against QUALS, which takes a run of its own
-    bench/gpu.sh settings --total 300   some of them, with more time
-    bench/gpu.sh --dry-run              all of them on a CPU, with a tiny model and a few rows
+    bench/gpu.sh                        all stages except claim: a first look
+    bench/gpu.sh claim                  QAGS against QUALS, which needs a run of its own
+    bench/gpu.sh settings --total 300   one stage, with more time
+    bench/gpu.sh --dry-run              all stages on a CPU, with a tiny model and a few rows
 
-A stage that fails or runs out of time keeps what it had and does not keep the others from running;
-then the exit code is 1. What a stage leaves of its time, the later ones may use. Results and logs
-lie in `--folder`. Where $OUT is set, it gets gpu.tar.gz, written anew after every stage:
-`tar -xzf gpu.tar.gz -C bench` puts its results beside the CPU's. Where there is no git,
-BENCH_COMMIT="$(git describe --always --dirty)" tells the commit.
+If a stage fails or runs out of time, its results so far are kept, the other stages still run, and
+the exit code is 1. Time that a stage does not use goes to the later ones. Results and logs go to
+`--folder`. If $OUT is set, it gets gpu.tar.gz, rewritten after every stage:
+`tar -xzf gpu.tar.gz -C bench` puts the results beside those of the CPU. On a machine without git,
+set BENCH_COMMIT="$(git describe --always --dirty)" to the commit.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def listing() -> str:
     lines = [
         f"  {name:<12}{stage.limit_s:>4.0f} s  {stage.purpose}" for name, stage in rows.items()
     ]
-    return "\n".join(["stages (grow runs beside the first ones, where others need it):", *lines])
+    return "\n".join(
+        ["stages (grow runs in parallel with the first ones, if others need it):", *lines]
+    )
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -50,17 +52,27 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         epilog=listing(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("stages", nargs="*", metavar="STAGE", help="all but claim without")
-    parser.add_argument("--data", type=Path, help="JSON lines; the project's examples without")
+    parser.add_argument(
+        "stages", nargs="*", metavar="STAGE", help="stages to run; by default, all except claim"
+    )
+    parser.add_argument("--data", type=Path, help="JSON lines; by default, the project's examples")
     parser.add_argument(
         "--candidates",
         type=Path,
-        help="QAGS's answer candidates for --data: python -m bench.claim --prepare FILE",
+        help="QAGS's answer candidates for --data, made by python -m bench.claim --prepare FILE",
     )
-    parser.add_argument("--compile", action="store_true", help="time torch.compile's code too")
-    parser.add_argument("--total", type=float, help="seconds for the chosen stages together")
-    parser.add_argument("--folder", type=Path, help="(runs/gpu; dry run: runs/gpu_dry)")
-    parser.add_argument("--dry-run", action="store_true", help="on a CPU; figures mean nothing")
+    parser.add_argument("--compile", action="store_true", help="also time torch.compile")
+    parser.add_argument(
+        "--total", type=float, help="time for all chosen stages together, in seconds"
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="folder for results and logs (default: runs/gpu; dry run: runs/gpu_dry)",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="run on a CPU; figures are meaningless"
+    )
     arguments = parser.parse_args(argv)
     for name in arguments.stages:
         if name not in STAGES:
@@ -70,7 +82,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for name in ("data", "candidates"):
         path = getattr(arguments, name)
         if path is not None and not path.is_file():
-            parser.error(f"--{name} must be a file, but there is no {path}")
+            parser.error(f"--{name} must be a file, but {path} does not exist")
         # The stages run in the root of the tree.
         setattr(arguments, name, path and path.resolve())
     return arguments
@@ -81,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     begin = time.monotonic()
     arguments = parse(argv)
     if not (arguments.dry_run or torch.cuda.is_available()):
-        print("there is no GPU here; --dry-run needs none", file=sys.stderr)
+        print("this machine has no GPU; use --dry-run to run on a CPU", file=sys.stderr)
         return 2
     together = [name for name in STAGES if arguments.dry_run or not STAGES[name].is_alone]
     stages = {name: STAGES[name] for name in arguments.stages or together}
@@ -100,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     about = machine()
     print(f"{about['gpu'] or about['cpu']}, commit {about['commit']}")
     if about["commit"] == "unknown":
-        print("set BENCH_COMMIT, so that the results tell the commit", file=sys.stderr)
+        print("commit unknown: set BENCH_COMMIT to record it in the results", file=sys.stderr)
     out = os.environ.get("OUT")
     archive = Path(out) / ARCHIVE if out else None
     outcomes = Runner(folder.resolve(), setup, archive).run(stages, 2 if setup.is_dry else 1, scale)

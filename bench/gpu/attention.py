@@ -1,10 +1,10 @@
-"""Pairs with and without cuDNN's attention, which builds a plan for each new shape.
+"""What does cuDNN's attention cost, which builds a plan for each new shape?
 
     python -m bench.gpu.attention --device cuda --model qagen-mini
 
-From version 2.11, PyTorch takes cuDNN's attention first on Hopper cards in half precision; the
-engine excludes it. Each arm has a scorer of its own and scores the same pairs: first once each,
-when all shapes are new, then again. On a CPU both arms run the same kernels.
+Since version 2.11, PyTorch prefers cuDNN's attention on Hopper cards in half precision; the engine
+excludes it. Each arm has its own scorer and scores the same pairs: first once each, when all shapes
+are new, then again. On a CPU both arms run the same kernels.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def seconds_of_rounds(
 def main() -> None:
     """Measure and write bench/results/attention.json."""
     parser = command_line(__doc__, data=None, device="cuda", model="qagen-mini", rows=4)
-    parser.add_argument("--rounds", type=int, default=5, help="the first two warm up")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="number of rounds; the first two are for warm-up"
+    )
     arguments = parser.parse_args()
     pairs = load_workload("short", arguments.data, arguments.rows + 1)
     base = QualsScorer.from_pretrained(folder_of(arguments.model), device=arguments.device)

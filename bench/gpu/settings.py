@@ -1,12 +1,12 @@
-"""Settings of the engine against their defaults: one process, one model, paired turns.
+"""Which engine settings are fastest on this card? Compares each one with its default.
 
     python -m bench.gpu.settings --device cuda --model bart-large
 
 A setting is a constant of the engine, patched while its arm runs, or an argument of the scorer.
-Each arm has a scorer of its own, which shares the loaded model with the default's. Within a round
-the default and the arm score the same rows in turn; a ratio above 1 says that the arm is faster.
-The largest difference of a score stands beside it. The result is written after each setting.
-Settings that have been settled are no longer tried; docs/gpu.md lists them.
+Each arm has its own scorer; all of them share the loaded model, in one process. Within a round, the
+default and the arm score the same rows in turn; a ratio above 1 means that the arm is faster. The
+result also has the largest difference of a score. It is written after each setting. Settings that
+have been decided are no longer tried; docs/gpu.md lists them.
 """
 
 from __future__ import annotations
@@ -144,11 +144,13 @@ def main() -> None:
     parser = command_line(
         __doc__, data=None, device="cuda", dtype="auto", model="bart-large", rounds=3
     )
-    parser.add_argument("--rows", type=int, default=32, help="of the batch")
+    parser.add_argument("--rows", type=int, default=32, help="rows per batch")
     parser.add_argument(
-        "--large-rows", type=int, default=128, help="of the batch where its budget is the setting"
+        "--large-rows", type=int, default=128, help="rows per batch if the setting is its budget"
     )
-    parser.add_argument("--singles", type=int, default=3, help="pairs scored one by one")
+    parser.add_argument(
+        "--singles", type=int, default=3, help="number of pairs to score one by one"
+    )
     arguments = parser.parse_args()
     pairs = load_workload("long", arguments.data, max(arguments.rows, arguments.large_rows))
     base = QualsScorer.from_pretrained(

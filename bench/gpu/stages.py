@@ -213,7 +213,7 @@ def _of_claim(result: Result) -> str:
 # Grown in the background while the first stages run; its limit is theirs together.
 GROW = Stage(
     limit_s=120,
-    purpose="the bundled model grown to BART-large",
+    purpose="grow the bundled model to BART-large",
     commands=lambda s: [f"bench.grow --shape {s.large} --rows 0"],
     needs_large=False,
 )
@@ -221,7 +221,7 @@ GROW = Stage(
 STAGES = {
     "tests": Stage(
         limit_s=80,
-        purpose="tests marked gpu; a pair with and without cuDNN's attention",
+        purpose="run the tests marked gpu; score pairs with and without cuDNN's attention",
         commands=_tests,
         result="attention",
         headline=lambda r: (
@@ -231,7 +231,7 @@ STAGES = {
     ),
     "ops": Stage(
         limit_s=65,
-        purpose="each kernel against eager code (and torch.compile, with --compile)",
+        purpose="time each kernel against eager code (and torch.compile, with --compile)",
         commands=_ops,
         result="ops.csv",
         headline=lambda r: f"{len(r['lines'].splitlines()) - 1} timings",
@@ -239,7 +239,7 @@ STAGES = {
     ),
     "pair": Stage(
         limit_s=35,
-        purpose="median and 95th percentile of the time of one pair",
+        purpose="time one pair: median and 95th percentile",
         commands=lambda s: [
             f"bench.latency {s.on_data} --model {s.large} {s.pick('', '--rows 2 --rounds 1')}"
         ],
@@ -248,7 +248,7 @@ STAGES = {
     ),
     "throughput": Stage(
         limit_s=45,
-        purpose="64 and 256 rows at once, with the share of the counted floor",
+        purpose="time 64 and 256 rows at once, with the share of the floor",
         commands=lambda s: [
             f"bench.throughput {s.on_data} --model {s.large} "
             f"--rounds {s.pick('3 --rows 64 256', '1 --rows 2 3')}"
@@ -258,7 +258,7 @@ STAGES = {
     ),
     "profile": Stage(
         limit_s=30,
-        purpose="kernels counted and seen by the profiler",
+        purpose="count kernels, and compare with the profiler",
         commands=lambda s: [
             f"bench.launches {s.on_data} --model {s.large} {s.pick('', '--batches 1 2')}"
         ],
@@ -267,7 +267,7 @@ STAGES = {
     ),
     "end_to_end": Stage(
         limit_s=75,
-        purpose="from texts to scores against the published pipeline, float32 and float16",
+        purpose="time texts to scores against the published pipeline, float32 and float16",
         commands=lambda s: [
             f"bench.end_to_end {s.on_data} --models {s.large} --dtypes float32 {s.fast} "
             "--no-ctranslate2 --workloads "
@@ -281,7 +281,7 @@ STAGES = {
     ),
     "parity": Stage(
         limit_s=35,
-        purpose="float32 against the reference; float16 against float32 on 50 rows",
+        purpose="compare float32 with the reference, and float16 with float32 on 50 rows",
         commands=lambda s: [
             f"bench.parity {s.on_data} --rules fairseq09 --model {s.small} --dtype {s.fast} "
             + s.pick("--rows 8", "--rows 2 --dtype-rows 6")
@@ -292,7 +292,7 @@ STAGES = {
     ),
     "training": Stage(
         limit_s=55,
-        purpose="scoring's share of a training step, both models on one card",
+        purpose="measure scoring's share of a training step, both models on one card",
         commands=lambda s: [
             f"bench.training_cost {s.on_data} --policy {s.large} --scorer {s.small} --summaries 0 "
             + s.pick("--rounds 3", "--documents 1 --completions 2 --rounds 1")
@@ -303,7 +303,7 @@ STAGES = {
     # It has what the others leave of their time.
     "settings": Stage(
         limit_s=80,
-        purpose="settings of the engine against their defaults, in paired turns",
+        purpose="compare engine settings with their defaults, in turn",
         commands=lambda s: [
             f"bench.gpu.settings {s.on_data} --model {s.large} "
             + s.pick("--rounds 3", "--rows 2 --large-rows 3 --singles 1 --rounds 1")
@@ -313,7 +313,7 @@ STAGES = {
     ),
     "claim": Stage(
         limit_s=400,
-        purpose="QAGS, QUALS as published and the engine, in a run of its own",
+        purpose="compare QAGS, published QUALS and the engine; needs a run of its own",
         commands=_claim,
         result="claim",
         headline=_of_claim,

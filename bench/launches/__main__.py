@@ -1,18 +1,19 @@
-"""How many kernels does the GPU path launch? Counted without a GPU, operation by operation.
+"""How many kernels does the GPU path launch? Counts operation by operation, without a GPU.
 
     python -m bench.launches                                    BART-large, 1, 8 and 32 pairs
-    python -m bench.launches --device cuda --model bart-large   the profiler's own count beside it
+    python -m bench.launches --device cuda --model bart-large   with the profiler's own count
 
-The pass of a GPU runs on tensors without data (PyTorch's ``meta`` device), and whatever reaches the
-dispatcher is looked up: views and allocations launch nothing, composite operations are taken apart,
-a Triton launcher counts each kernel that it launches, all others one kernel unless kernels.py
-knows better. Copies and fills on the device count as kernels. What is not known beforehand: cuBLAS
-may split a product along its inner dimension and add a kernel that sums the parts, or set a counter
-to zero before a product. It adds at most one a product, so products are counted apart.
+The GPU pass runs on tensors without data (PyTorch's ``meta`` device), and every operation that
+reaches the dispatcher is looked up: views and allocations launch nothing, composite operations are
+decomposed, a Triton launcher counts each kernel that it launches, and all other operations count as
+one kernel unless kernels.py says otherwise. Copies and fills on the device count as kernels. One
+thing is not known in advance: cuBLAS may split a product along its inner dimension and add a kernel
+that sums the parts, or set a counter to zero before a product. It adds at most one kernel per
+product, so products are counted separately.
 
-With ``--device cuda`` a pass of each size is profiled. What cuBLAS adds stands apart there. If the
-profiler counts 5 % more or fewer of all others, the counter is wrong: the command says so and ends
-with exit code 1.
+With ``--device cuda``, a pass of each size is profiled, and what cuBLAS adds is counted separately.
+If the profiler's count of all other kernels differs by 5 % or more, the counter is wrong: the
+command says so, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -162,9 +163,15 @@ def show(counts: dict[int, Count]) -> None:
 def main() -> None:
     """Count, on a GPU profile, and print one line of JSON last."""
     parser = command_line(__doc__, data=None)
-    parser.add_argument("--batches", type=int, nargs="+", default=[*BATCHES], help="pairs")
-    parser.add_argument("--model", help="profile this one (bart-large, ...), and count its shape")
-    parser.add_argument("--device", default="cpu", help="where to profile")
+    parser.add_argument(
+        "--batches",
+        type=int,
+        nargs="+",
+        default=[*BATCHES],
+        help="pairs per batch (default: 1 8 32)",
+    )
+    parser.add_argument("--model", help="model to profile and count, such as bart-large")
+    parser.add_argument("--device", default="cpu", help="cuda also profiles")
     arguments = parser.parse_args()
     if min(arguments.batches) < 1:
         parser.error(f"--batches must be 1 or more, but got {min(arguments.batches)}")

@@ -1,1 +1,1 @@
-"""One benchmark an operation, on a GPU: its Triton kernel against eager and compiled torch."""
+"""One benchmark per GPU operation: its Triton kernel against eager and compiled torch."""

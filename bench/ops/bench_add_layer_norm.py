@@ -1,4 +1,4 @@
-"""Time the norm of a residual sum: ``python -m bench.ops.bench_add_layer_norm``."""
+"""Time the layer norm of a residual sum: ``python -m bench.ops.bench_add_layer_norm``."""
 
 from __future__ import annotations
 

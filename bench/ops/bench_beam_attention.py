@@ -1,6 +1,6 @@
 """Time one layer's attention of a decoding step: ``python -m bench.ops.bench_beam_attention``.
 
-What it replaces is the provider "reorder": move the whole past of the slots, then plain attention.
+The provider "reorder" is what the kernel replaces: move the whole past of the slots, then attend.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Time the groups' choice of one step: ``python -m bench.ops.bench_group_select``."""
+"""Time the choice of all groups in one step: ``python -m bench.ops.bench_group_select``."""
 
 from __future__ import annotations
 

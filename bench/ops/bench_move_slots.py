@@ -1,4 +1,4 @@
-"""Time how the slots move on after a step: ``python -m bench.ops.bench_move_slots``."""
+"""Time the move of the slots after a step: ``python -m bench.ops.bench_move_slots``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Time one layer's attention to the source: ``python -m bench.ops.bench_source_attention``."""
+"""Time the attention of one layer to the source: ``python -m bench.ops.bench_source_attention``."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Time the look-up of answers in summaries on a GPU.
+"""Time the lookup of answers in summaries on a GPU.
 
     python -m bench.ops.bench_span_match
 
-Half of the answers are cut from their summary; of the others most differ in the first symbol.
+Half of the answers occur in their summary; most of the others differ from it in the first symbol.
 """
 
 from __future__ import annotations

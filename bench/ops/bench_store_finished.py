@@ -1,4 +1,4 @@
-"""Time how a step stores what has finished: ``python -m bench.ops.bench_store_finished``."""
+"""Time how a step stores finished ones: ``python -m bench.ops.bench_store_finished``."""
 
 from __future__ import annotations
 

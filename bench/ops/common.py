@@ -1,10 +1,10 @@
-"""Time the providers of an operation on a GPU, agreement first, and keep tidy rows.
+"""Check and time the providers of an operation on a GPU, and keep tidy rows.
 
-A provider is timed by CUDA events around one call. Before each call a buffer larger than the L2
-cache is overwritten: it leaves the cache cold, and the device busy while the host launches.
+A provider is timed by CUDA events around one call. Before each call, a buffer larger than the L2
+cache is overwritten; this leaves the cache cold, and the device busy while the host launches.
 
 Options of every command: `--no-compile` leaves out torch.compile, which takes minutes; `--tiny`
-runs one small case, also on a CPU with TRITON_INTERPRET=1, where the times mean nothing.
+runs one small case, even on a CPU with TRITON_INTERPRET=1, where times are meaningless.
 """
 
 from __future__ import annotations
@@ -93,19 +93,21 @@ def main(op: str, cases: Callable[[bool], Iterable[Case]]) -> None:
         RuntimeError: a case disagrees; what was measured before it is kept.
     """
     parser = argparse.ArgumentParser(description=f"Time {op} on a GPU.")
-    parser.add_argument("--no-compile", action="store_true", help="without torch.compile")
-    parser.add_argument("--tiny", action="store_true", help="one small case, also on a CPU")
+    parser.add_argument(
+        "--no-compile", action="store_true", help="leave out torch.compile, which takes minutes"
+    )
+    parser.add_argument("--tiny", action="store_true", help="run one small case, even on a CPU")
     arguments = parser.parse_args()
     if DEVICE == "cpu" and not arguments.tiny:
-        print(f"{op}: this machine has no CUDA device; nothing measured, nothing written")
+        print(f"{op}: this machine has no CUDA device, so nothing was measured or written")
         return
     warmup, rounds = (TINY_WARMUP, TINY_ROUNDS) if arguments.tiny else (WARMUP, ROUNDS)
     torch.manual_seed(0)
     for case in cases(arguments.tiny):
         error = case.agree()
         if not error <= 1:  # so that nan fails, too
-            raise RuntimeError(f"{op} {case.name}: error is {error:.3g} of what is allowed")
-        print(f"{op} {case.name}: error is {error:.3g} of what is allowed")
+            raise RuntimeError(f"{op} {case.name}: error is {error:.3g} times the tolerance")
+        print(f"{op} {case.name}: error is {error:.3g} times the tolerance")
         for provider, call in case.providers.items():
             if provider != "compile" or not arguments.no_compile:
                 _append(op, case, provider, _measure_ms(provider, call, warmup, rounds))

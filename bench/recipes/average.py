@@ -2,10 +2,12 @@
 
     python -m bench.average runs/first runs/second -o runs/average
 
-Models that one training led to from the other lie in one valley of the loss, so that their mean is
-a model too, and often a better one on what neither has seen (Wortsman et al. 2022, "Model soups").
-The last folder gives config and tokenizer. The others may have more vocabulary, of which the rows
-of its tokens count, or fewer positions: those that a model has not are averages of the rest.
+If one model was trained from another, both lie in the same valley of the loss. Their mean is then a
+working model, too, and often better on unseen data (Wortsman et al. 2022, "Model soups").
+
+Config and tokenizer are taken from the last folder. The other models may have a larger vocabulary,
+of which only the rows of the last one's tokens are used, or fewer positions: a position is averaged
+over the models that have it.
 """
 
 from __future__ import annotations
@@ -44,8 +46,8 @@ def average(folders: Sequence[Path], target: Path) -> None:
         changed = [name for name in _SAME if config[name] != configs[-1][name]]
         if changed:
             raise ValueError(
-                f"`{changed[0]}` of {folder} must be that of {folders[-1]}, "
-                f"{configs[-1][changed[0]]}, but is {config[changed[0]]}"
+                f"`{changed[0]}` of {folder} must be {configs[-1][changed[0]]}, as in "
+                f"{folders[-1]}, but is {config[changed[0]]}"
             )
     tokens = _tokens(folders[-1])
     sums: dict[str, Tensor] = {}
@@ -55,7 +57,7 @@ def average(folders: Sequence[Path], target: Path) -> None:
         missing = [token for token in tokens if token not in known]
         if missing:
             raise ValueError(
-                f"{folder} must know the tokens of {folders[-1]}, but not {missing[0]!r}"
+                f"{folder} must have all tokens of {folders[-1]}, but lacks {missing[0]!r}"
             )
         rows = [known[token] for token in tokens]
         weights = read_weights(folder)
@@ -93,11 +95,13 @@ def _longer(before: Tensor | None, like: Tensor) -> Tensor:
 def main() -> None:
     """Average."""
     parser = command_line(__doc__)
-    parser.add_argument("folders", type=Path, nargs="+", help="two or more models")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="a new folder")
+    parser.add_argument("folders", type=Path, nargs="+", help="folders of two or more models")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="new folder for the average"
+    )
     arguments = parser.parse_args()
     if len(arguments.folders) < 2:
-        parser.error("give two models or more")
+        parser.error("FOLDERS must be two models or more")
     average(arguments.folders, arguments.output)
     print(arguments.output)
 

@@ -1,4 +1,4 @@
-"""Make the bundled model from a Hugging Face folder: weights as int8, with checksums.
+"""Make the bundled model from a Hugging Face folder: store weights as int8, with checksums.
 
 python -m bench.bundle runs/qagen-mini
 """
@@ -38,8 +38,13 @@ def store(source: Path, target: Path) -> None:
 def main() -> None:
     """Write ``quals_fast/models/assets/qagen-mini``; the model card is written by hand."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("source", type=Path, help="folder with config.json, tokenizer, safetensors")
-    parser.add_argument("--target", type=Path, default=ASSETS / "qagen-mini")
+    parser.add_argument("source", type=Path, help="folder with config, tokenizer and safetensors")
+    parser.add_argument(
+        "--target",
+        type=Path,
+        default=ASSETS / "qagen-mini",
+        help="folder to write (default: the bundled model)",
+    )
     arguments = parser.parse_args()
     target: Path = arguments.target
     target.mkdir(parents=True, exist_ok=True)

@@ -1,14 +1,14 @@
-"""The article's experiment with 2,000 documents, on a lent GPU, in calls of ten minutes.
+"""Run the ConSeq experiment with 2,000 documents on a lent GPU, in calls of ten minutes.
 
-    bench/gpu_conseq.sh                  goes on with what --run holds
-    bench/gpu_conseq.sh -- --seeds 0     other options of python -m bench.conseq_experiment
-    bench/gpu_conseq.sh --dry-run        all of it on a CPU, tiny, in a minute
+    bench/gpu_conseq.sh                  start, or resume from the --run folder
+    bench/gpu_conseq.sh -- --seeds 0     with other options of python -m bench.conseq_experiment
+    bench/gpu_conseq.sh --dry-run        everything on a CPU, tiny, in a minute
 
-Trains the summariser, samples, judges, trains both arms, writes the held-out summaries and measures
-them with QUALS. When the time is up, what is there goes to $OUT, in pieces: all texts and scores,
-and what the first step trained as int8. `python -m bench.pieces FOLDER -o runs` puts it together;
-carried along, the next call goes on from it. An arm whose summaries are not written is trained
-anew. At the end, on a machine with spaCy:
+Trains the summariser, samples, scores the samples, trains both arms, writes the held-out summaries
+and measures them with QUALS. When the time is up, all texts and scores, and the model of the first
+step as int8, go to $OUT in pieces. `python -m bench.pieces FOLDER -o runs` puts them together.
+Carry them along, and the next call resumes from there. An arm whose summaries have not been written
+is trained again. At the end, on a machine with spaCy:
 
     python -m bench.conseq_experiment --finish --run runs/conseq_gpu
 
@@ -78,9 +78,9 @@ def work(a: argparse.Namespace) -> None:
     if code:
         raise SystemExit(f"the experiment failed with exit code {code}; see {out / 'conseq.log'}")
     if code is None:
-        print(f"the time is up; carry {a.run} along and call again")
+        print(f"time limit reached; carry {a.run} along and call again")
     else:
-        print(f"done; now python -m bench.conseq_experiment --finish --run {a.run}")
+        print(f"done; now run python -m bench.conseq_experiment --finish --run {a.run}")
 
 
 def _has_rouge() -> bool:
@@ -114,8 +114,8 @@ def dry_run(a: argparse.Namespace, folder: Path) -> None:
     (a.run / "written.json").unlink()
     work(a)
     if not (a.run / "written.json").is_file():
-        raise SystemExit("the second call did not come to its end")
-    print("the dry run did all that a run on a GPU does")
+        raise SystemExit("the second call did not finish")
+    print("the dry run covered every step of a run on a GPU")
 
 
 def _write_texts(path: Path) -> None:
@@ -136,12 +136,22 @@ def _write_texts(path: Path) -> None:
 def _arguments() -> argparse.Namespace:
     parser = command_line(__doc__)
     data = ROOT / "runs" / "data" / "docsum_pairs.jsonl.gz"
-    parser.add_argument("--data", type=Path, default=data, help="JSON lines like docsum_pairs")
-    parser.add_argument("--run", type=Path, default=ROOT / "runs" / "conseq_gpu", help="folder")
-    parser.add_argument("--minutes", type=float, default=9.0, help="of the whole call")
-    parser.add_argument("--dry-run", action="store_true", help="on a CPU, tiny")
     parser.add_argument(
-        "options", nargs="*", metavar="-- OPTIONS", help="of the experiment, in place of these"
+        "--data", type=Path, default=data, help="JSON lines of news documents with summaries"
+    )
+    parser.add_argument(
+        "--run",
+        type=Path,
+        default=ROOT / "runs" / "conseq_gpu",
+        help="working folder (default: runs/conseq_gpu)",
+    )
+    parser.add_argument("--minutes", type=float, default=9.0, help="time limit of the whole call")
+    parser.add_argument("--dry-run", action="store_true", help="run everything on a CPU, tiny")
+    parser.add_argument(
+        "options",
+        nargs="*",
+        metavar="-- OPTIONS",
+        help="options of the experiment, in place of the defaults here",
     )
     arguments = parser.parse_args()
     arguments.device = "cuda"

@@ -1,4 +1,4 @@
-"""What the long jobs on a lent GPU share: they say what is missing first, and end in time."""
+"""What the long jobs on a lent GPU share: they first report what is missing, and end in time."""
 
 from __future__ import annotations
 
@@ -30,9 +30,7 @@ def require(needed: Mapping[str, bool]) -> None:
     """
     missing = [line for line, is_there in needed.items() if not is_there]
     if missing:
-        raise SystemExit(
-            "cannot begin; what is needed:\n" + "\n".join(f"- {line}" for line in missing)
-        )
+        raise SystemExit("cannot start; missing:\n" + "\n".join(f"- {line}" for line in missing))
 
 
 def run_for(seconds: float, command: Sequence[str], log: Path) -> int | None:

@@ -1,19 +1,19 @@
-"""Train a question-answer generator on a lent GPU, in calls of ten minutes: weights and judgement.
+"""Train and judge a question-answer generator on a lent GPU, in calls of ten minutes.
 
     bench/gpu_train.sh                             the recipe's first run, from runs/data/start
-    bench/gpu_train.sh --go-on runs/first/models/seed0     its second run, from what came back
-    bench/gpu_train.sh --times 1 --seeds 0 1       two seeds, half of the time each; their mean
-    bench/gpu_train.sh -- --batch-tokens 12000     other options of quals-fast train-qagen
-    bench/gpu_train.sh --dry-run                   all of it on a CPU, tiny, in a minute
+    bench/gpu_train.sh --go-on runs/first/models/seed0     its second run, from the first model
+    bench/gpu_train.sh --times 1 --seeds 0 1       two seeds, half of the time each, and their mean
+    bench/gpu_train.sh -- --batch-tokens 12000     with other options of quals-fast train-qagen
+    bench/gpu_train.sh --dry-run                   everything on a CPU, tiny, in a minute
 
-It takes the bundled model's recipe (docs/train-your-own.md) at --times its length, or as
-much of it as fits in --minutes, and adds dropout and label smoothing. The learning rate falls in
-time. AdamW's state is left behind: it remembers some 50 steps, and warm-up takes longer.
+Follows the bundled model's recipe (docs/train-your-own.md) at --times its length, or as much of it
+as fits in --minutes, with dropout and label smoothing. The learning rate reaches 0 in time. AdamW's
+state is not kept: it remembers some 50 steps, and warm-up takes longer.
 
-Reads --data: qa_train.jsonl.gz, qa_dev.jsonl.gz, start (`--prepare ENCODER` makes it, on a machine
-that has the MiniLM encoder), and to judge with factcons_*.jsonl.gz: odd rows of QAGS, all of FRANK.
-Writes to $OUT, or else to --run: models as int8 in pieces, best first by people's questions and as
-many as fit (`python -m bench.pieces` puts them together), train.log, and training_gpu.json.
+Reads from --data: qa_train.jsonl.gz, qa_dev.jsonl.gz, start (made by `--prepare ENCODER` on a
+machine with the MiniLM encoder), and factcons_*.jsonl.gz to judge with: odd rows of QAGS, all of
+FRANK. Writes to $OUT, or else to --run: models as int8 in pieces, best first by people's questions,
+as many as fit (`python -m bench.pieces` puts them together), train.log, and training_gpu.json.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def train(a: argparse.Namespace, start: Path, seed: int, seconds: float, log: Pa
         command.append("--cpu")
     code = run_for(seconds + _GRACE, command, log)
     if code is None:
-        print(f"seed {seed} was stopped: it did not end in time", flush=True)
+        print(f"seed {seed} was stopped, since it did not end in time", flush=True)
     elif code:
         raise SystemExit(f"training with seed {seed} failed with exit code {code}; see {log}")
 
@@ -204,7 +204,9 @@ def _best_of(folder: Path) -> Path:
         return folder
     checkpoint = checkpoints.last_whole(folder, print)
     if checkpoint is None:
-        raise SystemExit(f"{folder} has no whole checkpoint; give more --minutes or fewer --seeds")
+        raise SystemExit(
+            f"{folder} has no complete checkpoint; use more --minutes or fewer --seeds"
+        )
     return checkpoint
 
 
@@ -310,7 +312,7 @@ def dry_run(a: argparse.Namespace, folder: Path) -> None:
     a.go_on, a.run, a.seeds = folder / "back" / "models" / "mean", folder / "second", [2]
     a.options = [*few, "8"]
     work(a)
-    print("the dry run did all that a run on a GPU does")
+    print("the dry run covered every step of a run on a GPU")
 
 
 def _write_data(folder: Path) -> None:
@@ -346,25 +348,54 @@ def _write_data(folder: Path) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = command_line(__doc__)
-    parser.add_argument("--data", type=Path, default=ROOT / "runs" / "data", help="folder")
-    parser.add_argument("--run", type=Path, default=ROOT / "runs" / "train", help="working folder")
     parser.add_argument(
-        "--go-on", type=Path, metavar="MODEL", help="a model that came back: the second run"
+        "--data",
+        type=Path,
+        default=ROOT / "runs" / "data",
+        help="folder of the data (default: runs/data)",
     )
-    parser.add_argument("--times", type=float, default=3.0, help="the recipe's length, at most")
-    parser.add_argument("--minutes", type=float, default=9.0, help="of the whole call")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one after the other")
-    parser.add_argument("--dropout", type=float, default=0.1)
-    parser.add_argument("--label-smoothing", type=float, default=0.1)
     parser.add_argument(
-        "--workers", type=int, default=max(1, (os.cpu_count() or 1) - 2), help="prepare batches"
+        "--run",
+        type=Path,
+        default=ROOT / "runs" / "train",
+        help="working folder (default: runs/train)",
     )
-    parser.add_argument("--questions", type=int, default=1_000, help="to judge with")
-    parser.add_argument("--rows", type=int, help="of each labelled file; all by default")
-    parser.add_argument("--dry-run", action="store_true", help="on a CPU, tiny")
-    parser.add_argument("--prepare", type=Path, metavar="ENCODER", help="write start, and end")
     parser.add_argument(
-        "options", nargs="*", metavar="-- OPTIONS", help="of train-qagen, in place of the recipe's"
+        "--go-on", type=Path, metavar="MODEL", help="model of the first run; do the second run"
+    )
+    parser.add_argument(
+        "--times", type=float, default=3.0, help="maximum length, in multiples of the recipe's"
+    )
+    parser.add_argument("--minutes", type=float, default=9.0, help="time limit of the whole call")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[0],
+        help="random seeds, trained one after the other (default: 0)",
+    )
+    parser.add_argument("--dropout", type=float, default=0.1, help="as for train-qagen")
+    parser.add_argument("--label-smoothing", type=float, default=0.1, help="as for train-qagen")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=max(1, (os.cpu_count() or 1) - 2),
+        help="processes that prepare batches",
+    )
+    parser.add_argument("--questions", type=int, default=1_000, help="questions to judge with")
+    parser.add_argument("--rows", type=int, help="rows of each labelled file; all by default")
+    parser.add_argument("--dry-run", action="store_true", help="run everything on a CPU, tiny")
+    parser.add_argument(
+        "--prepare",
+        type=Path,
+        metavar="ENCODER",
+        help="write the folder start from the encoder, and exit",
+    )
+    parser.add_argument(
+        "options",
+        nargs="*",
+        metavar="-- OPTIONS",
+        help="options of train-qagen, in place of the recipe's",
     )
     arguments = parser.parse_args()
     arguments.device = "cuda"

@@ -1,12 +1,13 @@
-"""Grow the bundled model to the sizes of BART-base and BART-large, so that it behaves as before.
+"""Grow the bundled model to the size of BART-base or BART-large without changing its behaviour.
 
     python -m bench.grow --shape bart-base --rows 8
 
-Random weights of a large shape show speed on made-up work: they generate no pairs, so lengths, kept
-pairs and repeated prefixes are invented. A grown model (bench/recipes/net2net.py) does the real
-work at the real size. Its added tokens have a logit bias of -10,000 and are listed in the config's
-``masked_token_ids``: computed at every step, never generated. It computes nearly what the bundled
-model does, which has as many positions.
+With random weights, a large model would be timed on made-up work: it generates no pairs, so
+lengths, kept pairs and repeated prefixes would be invented. A grown model
+(bench/recipes/net2net.py) does the real work at the real size. Its added tokens have a logit bias
+of -10,000 and are listed in the config's ``masked_token_ids``: they are computed at every step, but
+never generated. It computes nearly the same as the bundled model, which has the same number of
+positions.
 """
 
 from __future__ import annotations
@@ -169,8 +170,12 @@ def compare(name: str, rows: int) -> dict[str, Any]:
 def main() -> None:
     """Grow a model and say how it behaves."""
     parser = command_line(__doc__)
-    parser.add_argument("--shape", choices=[*sorted(GROWTHS), TINY], default="bart-base")
-    parser.add_argument("--rows", type=int, default=8, help="to compare on; 0: only make the model")
+    parser.add_argument(
+        "--shape", choices=[*sorted(GROWTHS), TINY], default="bart-base", help="size to grow to"
+    )
+    parser.add_argument(
+        "--rows", type=int, default=8, help="rows to compare both models on; 0 only makes the model"
+    )
     arguments = parser.parse_args()
     print(folder_of(arguments.shape))
     if arguments.rows:

@@ -1,9 +1,9 @@
-"""Put a folder together again that came back from another machine in pieces.
+"""Reassemble a folder that came back from another machine in pieces.
 
     python -m bench.pieces FOLDER -o runs
 
-A machine that gives back only small files gets folders as NAME.tar.00, NAME.tar.01, ... with their
-checksums in NAME.sha256. Whatever FOLDER holds is checked, and then unpacked.
+A machine that returns only small files writes folders as NAME.tar.00, NAME.tar.01, ... with their
+checksums in NAME.sha256. All that FOLDER contains are verified, then unpacked.
 """
 
 from __future__ import annotations
@@ -64,16 +64,16 @@ def join(folder: Path, target: Path) -> list[str]:
     lists = sorted(folder.glob("*.sha256"))
     if not lists:
         raise ValueError(
-            f"`folder` must hold pieces with their checksums, *.sha256, but {folder} has none"
+            f"`folder` must contain pieces with their checksums, *.sha256, but {folder} has none"
         )
     for path in lists:
         content = bytearray()
         for expected, name in map(str.split, path.read_text("ascii").splitlines()):
             piece = folder / name
             if not piece.is_file():
-                raise ValueError(f"{piece} is missing, which {path.name} lists; fetch it too")
+                raise ValueError(f"{piece} is missing, but {path.name} lists it; get it, too")
             if sha256(piece) != expected:
-                raise ValueError(f"{piece} is not what was written; fetch it again")
+                raise ValueError(f"{piece} does not match its checksum; get it again")
             content += piece.read_bytes()
         with tarfile.open(fileobj=io.BytesIO(content)) as tar:
             tar.extractall(target, filter="data")
@@ -83,8 +83,8 @@ def join(folder: Path, target: Path) -> list[str]:
 def main() -> None:
     """Put together."""
     parser = command_line(__doc__)
-    parser.add_argument("folder", type=Path, help="with the pieces")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="where folders go")
+    parser.add_argument("folder", type=Path, help="folder with the pieces")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder to unpack into")
     arguments = parser.parse_args()
     try:
         names = join(arguments.folder, arguments.output)

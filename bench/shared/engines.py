@@ -11,7 +11,7 @@ def torch_engine(scorer: QualsScorer) -> TorchEngine:
     """Return the engine of a scorer that runs on PyTorch."""
     engine = scorer.engine
     if not isinstance(engine, TorchEngine):
-        raise TypeError(f"expected an engine of PyTorch, but got {type(engine).__name__}")
+        raise TypeError(f"expected a PyTorch engine, but got {type(engine).__name__}")
     return engine
 
 

@@ -1,4 +1,4 @@
-"""The command line of a benchmark: options that many of them have mean the same everywhere."""
+"""The command line of a benchmark; options with the same name mean the same everywhere."""
 
 from __future__ import annotations
 
@@ -8,31 +8,42 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-MODELS = ("qagen-mini", "bart-base", "bart-large")  # the bundled one, and it grown to these sizes
-TINY = "tiny"  # for dry runs; nothing that it measures means anything
+MODELS = ("qagen-mini", "bart-base", "bart-large")  # the bundled model, and grown to these sizes
+TINY = "tiny"  # for dry runs; its figures are meaningless
 EVERY_MODEL = (*MODELS, TINY)
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "data": {"type": Path, "help": "JSON lines; the project's examples without"},
-    "device": {},
-    "dtype": {},
-    "model": {"choices": EVERY_MODEL},
-    "rows": {"type": int},
-    "rounds": {"type": int},
-}
+    "data": {"type": Path, "help": "JSON lines with documents and summaries; by default, the "
+                                   "project's examples"},
+    "device": {"help": "device of the model, such as cpu or cuda"},
+    "dtype": {"help": "precision, as for quals-fast score"},
+    "model": {"choices": EVERY_MODEL,
+              "help": "qagen-mini is the bundled model; bart-base and bart-large grow from it; "
+                      "tiny is for dry runs"},
+    "rows": {"type": int, "help": "number of rows"},
+    "rounds": {"type": int, "help": "number of rounds"},
+}  # fmt: skip
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults that are numbers or words."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        is_shown = isinstance(action.default, int | float | str) and action.default is not False
+        return super()._get_help_string(action) if is_shown and action.default else action.help
 
 
 def command_line(description: str | None, **defaults: Any) -> argparse.ArgumentParser:
-    """Return the parser of a command, which may get options of its own.
+    """Return the parser of a command, to which the command can add options of its own.
 
     Args:
-        description: of the command: the docstring of its module.
-        defaults: of those of `OPTIONS` that it has.
+        description: docstring of the command's module.
+        defaults: the options among `OPTIONS` that the command has, with their defaults.
     """
     parser = argparse.ArgumentParser(
         prog=_program(),
         description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_HelpFormatter,
     )
     for name, default in defaults.items():
         parser.add_argument(f"--{name}", default=default, **OPTIONS[name])
@@ -40,13 +51,13 @@ def command_line(description: str | None, **defaults: Any) -> argparse.ArgumentP
 
 
 def _program() -> str | None:
-    """Return how the command was called; None for argparse's own guess."""
+    """Return how the command was called; None lets argparse guess."""
     spec = sys.modules["__main__"].__spec__
     return None if spec is None else f"python -m {spec.name.removesuffix('.__main__')}"
 
 
 def fill_in(arguments: argparse.Namespace, defaults: Mapping[str, Any]) -> None:
-    """Give options that were left out the defaults of the chosen mode."""
+    """Fill in options that were not given with the defaults of the chosen mode."""
     for name, value in defaults.items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)

@@ -98,11 +98,13 @@ class PublishedPipeline:
         _, self.conventions = read_checkpoint(folder)
         if self.decoding.rule != "fairseq09" or self.decoding.group_size != 1:
             raise ValueError(
-                "the published pipeline has rule 'fairseq09' and groups of one beam, but got "
+                "the published pipeline needs rule 'fairseq09' and groups of one beam, but got "
                 f"{self.decoding.rule!r} and groups of {self.decoding.group_size}"
             )
         if self.conventions.forced_bos_token_id is not None:
-            raise ValueError(f"the published pipeline forces no first token, but {folder} does")
+            raise ValueError(
+                f"{folder} forces a first token, which the published pipeline cannot do"
+            )
         self.tokenizer = QATokenizer.from_folder(folder, self.conventions)
         self._output, self._device = BaseModelOutput, torch.device(device)
         self._encode_once = encode_once

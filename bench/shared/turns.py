@@ -91,7 +91,7 @@ class Worker:
         try:
             return self._pipe.recv()
         except EOFError:
-            raise RuntimeError("an arm's process ended early; its error stands above") from None
+            raise RuntimeError("an arm's process ended early; see its error above") from None
 
 
 def _work(

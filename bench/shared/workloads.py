@@ -1,14 +1,14 @@
-"""Frozen, named inputs of the benchmarks: `short` as in XSum, `long` as in CNN/DM.
+"""Describe the frozen inputs of the benchmarks: `short` as in XSum, `long` as in CNN/DM.
 
     python -m bench.workloads --data ../shared/data/docsum_pairs.jsonl.gz
 
-With a file of documents and summaries, the rows of the right lengths are taken, in the order of
-their hashes: the first 5 are among the first 20, wherever they stand in the file. Without one, they
-are made of the project's 20 example documents: a document is cut between sentences, or the next
-ones are joined to it, until it has the workload's length; a `short` summary is an example's summary
-cut at a clause; a `long` one is an example's summary followed by such a cut of the next one's.
-Where more rows are asked for than there are, they are repeated with their sentences rotated, so
-that no text is the same twice unless it is a single sentence.
+With a file of documents and summaries, rows of the right lengths are taken in the order of their
+hashes, so that the first 5 are among the first 20, wherever they are in the file. Without a file,
+rows are made from the project's 20 example documents: a document is cut between sentences, or
+joined with the next ones, until it has the workload's length; a `short` summary is an example's
+summary cut at a clause; a `long` one is an example's summary followed by such a cut of the next. If
+more rows are needed than there are, they are repeated with rotated sentences, so that no text
+occurs twice unless it is a single sentence.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def load_workload(name: str, data: Path | None, rows: int) -> list[Pair]:
         raise ValueError(f"`name` must be one of {', '.join(WORKLOADS)}, but got {name!r}")
     workload = WORKLOADS[name]
     fitting = _of_examples(workload) if data is None else _of_file(workload, load_pairs([data]))
-    source = "made of the examples" if data is None else f"of {data.name} qualify"
+    source = "made from the examples" if data is None else f"found in {data.name}"
     print(f"workload {name}: {len(fitting)} rows {source}", file=sys.stderr)
     if not fitting:
         raise ValueError(

@@ -1,14 +1,14 @@
-"""What choices in training are worth: models side by side, on what is there for choosing.
+"""What are choices in training worth? Compares models on the data set aside for choosing.
 
     python -m bench.choices --dev ../shared/data/qa_dev.jsonl.gz \
         --labels ../shared/data/factcons_qags_{cnndm,xsum}.jsonl.gz \
         --pairs ../shared/data/docsum_pairs.jsonl.gz --models base=runs/base longer=runs/longer
 
-Of each model: nats a token of people's questions and of their answers, given a text as short as a
-summary and a longer one; how often a summary scores above the same one with a name or a number
-altered; agreement with people on the odd rows, which are for choosing, and its rise over the first
-model's; and how long the pairs are that the search finds, which is what scoring costs. Writes
-bench/results/choices.json; passes are stored as those of `python -m bench.model`.
+Measures for each model: nats per token of people's questions and of their answers, given a text as
+short as a summary and a longer one; how often a summary scores above the same one with a changed
+name or number; agreement with people on the odd rows, which are for choosing, and its gain over the
+first model; and the length of the pairs that the search finds, which determines the cost of
+scoring. Writes bench/results/choices.json; passes are stored as for `python -m bench.model`.
 """
 
 from __future__ import annotations
@@ -180,14 +180,22 @@ def _mean_length(passes: Passes, sets: dict[str, list[Row]]) -> float:
 
 def _arguments() -> argparse.Namespace:
     parser = command_line(__doc__)
-    parser.add_argument("--dev", type=Path, required=True, help="people's questions")
-    parser.add_argument("--labels", type=Path, nargs="+", required=True, help="human judgements")
-    parser.add_argument("--pairs", type=Path, required=True, help="documents with summaries")
-    parser.add_argument("--models", nargs="+", required=True, metavar="NAME=FOLDER")
-    parser.add_argument("--questions", type=int, default=1_000, help="of --dev")
-    parser.add_argument("--altered", type=int, default=150, help="pairs to alter")
+    parser.add_argument("--dev", type=Path, required=True, help="questions by people")
     parser.add_argument(
-        "--work", type=Path, default=ROOT / ".benchmarks" / "model", help="stored passes"
+        "--labels", type=Path, nargs="+", required=True, help="summaries with human judgements"
+    )
+    parser.add_argument("--pairs", type=Path, required=True, help="documents with summaries")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        required=True,
+        metavar="NAME=FOLDER",
+        help="models to compare; the first is the baseline",
+    )
+    parser.add_argument("--questions", type=int, default=1_000, help="questions of --dev to use")
+    parser.add_argument("--altered", type=int, default=150, help="number of pairs to alter")
+    parser.add_argument(
+        "--work", type=Path, default=ROOT / ".benchmarks" / "model", help="folder of stored passes"
     )
     return parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""For how many of the example documents does the faithful summary score higher than the altered?
+"""For how many example documents does the faithful summary score above the altered one?
 
     python -m bench.examples
 

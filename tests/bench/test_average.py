@@ -59,10 +59,12 @@ def test_rows_go_by_token_and_positions_by_who_has_them(tmp_path, order):
 def test_what_cannot_be_averaged_is_named(tmp_path):
     small, _, _ = write(tmp_path / "small", 0, leave_out=("queen",))
     whole, _, _ = write(tmp_path / "whole", 0)
-    with pytest.raises(ValueError, match=r"small must know the tokens of .*whole, but not 'queen'"):
+    with pytest.raises(
+        ValueError, match=r"small must have all tokens of .*whole, but lacks 'queen'"
+    ):
         average([small, whole], tmp_path / "mean")
     config = json.loads((small / "config.json").read_text()) | {"encoder_layers": 1}
     (small / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"`encoder_layers` of .*small must be that of .*, 2, but"):
+    with pytest.raises(ValueError, match=r"`encoder_layers` of .*small must be 2, as in .*, but"):
         average([small, whole], tmp_path / "mean")
     assert not (tmp_path / "mean").exists()

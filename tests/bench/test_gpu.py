@@ -182,7 +182,7 @@ def test_bad_arguments(arguments, message, capsys):
 def test_without_a_gpu_nothing_is_run(monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert command.main(["tests"]) == 2
-    assert "there is no GPU here; --dry-run needs none" in capsys.readouterr().err
+    assert "this machine has no GPU; use --dry-run" in capsys.readouterr().err
 
 
 def test_help_lists_the_stages_with_their_limits(capsys):

@@ -56,7 +56,7 @@ def test_the_dry_run_does_all_and_leaves_the_tree_alone(job):
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.endswith("the dry run did all that a run on a GPU does\n")
+    assert done.stdout.endswith("the dry run covered every step of a run on a GPU\n")
     assert files() == before
 
 
@@ -100,15 +100,15 @@ def test_pieces_are_small_and_give_the_folder_back(folder, tmp_path):
 
 
 def test_pieces_that_are_damaged_or_missing_are_named(folder, tmp_path):
-    with pytest.raises(ValueError, match=r"must hold pieces with their checksums, .* has none"):
+    with pytest.raises(ValueError, match=r"must contain pieces with their checksums, .* has none"):
         pieces.join(folder, tmp_path / "back")
     pieces.split(folder, [folder / "a"], tmp_path / "out", "x")
     piece = tmp_path / "out" / "x.tar.01"
     piece.write_bytes(piece.read_bytes()[::-1])
-    with pytest.raises(ValueError, match=r"x\.tar\.01 is not what was written; fetch it again"):
+    with pytest.raises(ValueError, match=r"x\.tar\.01 does not match its checksum; get it again"):
         pieces.join(tmp_path / "out", tmp_path / "back")
     piece.unlink()
-    with pytest.raises(ValueError, match=r"x\.tar\.01 is missing, which x\.sha256 lists"):
+    with pytest.raises(ValueError, match=r"x\.tar\.01 is missing, but x\.sha256 lists it"):
         pieces.join(tmp_path / "out", tmp_path / "back")
     assert not (tmp_path / "back").exists()
 
@@ -161,7 +161,7 @@ def test_the_recipes_are_those_of_the_bundled_model(recipe, place, monkeypatch):
 
 
 def test_a_run_that_was_stopped_leaves_its_last_checkpoint(tmp_path, monkeypatch):
-    with pytest.raises(SystemExit, match="has no whole checkpoint; give more --minutes"):
+    with pytest.raises(SystemExit, match="has no complete checkpoint; use more --minutes"):
         gpu_train._best_of(tmp_path)
     last = tmp_path / "checkpoint-4"
     monkeypatch.setattr(gpu_train.checkpoints, "last_whole", lambda folder, say: last)

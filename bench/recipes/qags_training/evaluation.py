@@ -102,7 +102,7 @@ def _find(answerer: QuestionAnswerer, asks: Sequence[Ask]) -> list[Span]:
         for one in answerer.find(part, StageWork(), max_batch_tokens=_BATCH_TOKENS)
     ]
     if None in answers:
-        raise RuntimeError("the question-answering network gives NaN; train it again")
+        raise RuntimeError("the question-answering network returned NaN; train it again")
     return [one for one in answers if one is not None]
 
 

@@ -1,20 +1,20 @@
-"""Is it "55 times as fast"? QAGS, QUALS as published and the engine, in turn on the same rows.
+"""Is it "55 times as fast" as QAGS? Times QAGS, published QUALS and the engine on the same rows.
 
     python -m bench.claim --quick                   under 10 minutes on 2 cores
     python -m bench.claim --data NEWS.jsonl         as many rounds as --limit allows
     python -m bench.claim --quick --add --models bart-base      more rounds for the last result
     python -m bench.claim --prepare ANSWERS.json    stores answer candidates, for machines
                                                     without spaCy (--candidates ANSWERS.json)
-    python -m bench.claim --page                    writes the page anew from the last result
+    python -m bench.claim --page                    rewrites the page from the last result
 
-Each arm lives in a process of its own; only one works at a time, and loading and a first row, whose
-FLOPs are counted, warm it up. On a CPU each round takes rows of its own, so that the spread is that
-of texts too; on a GPU the same, since graphs are captured for shapes that come again. Sizes: the
-bundled models with their trained weights; the sizes of BART-base and BERT-base (`bart-base`), on a
-GPU those of the large ones (`bart-large`). There QAGS has random weights and replays what the
-bundled networks did on the same rows, and QUALS runs the bundled model grown to the size
-(bench/recipes/grow.py). Writes bench/results/claim.json after each round, bench/CLAIM.md and
-bench/claim.svg; on a GPU claim_gpu.json, CLAIM_GPU.md and claim_gpu.svg.
+Each arm runs in its own process, and only one works at a time. It warms up by loading and scoring a
+first row, whose FLOPs are counted. On a CPU, each round has its own rows, so that the spread
+includes that of texts; on a GPU all rounds have the same rows, since graphs are captured for shapes
+that recur. Sizes: the bundled models with their trained weights; the sizes of BART-base and
+BERT-base (`bart-base`); on a GPU, those of the large models (`bart-large`). At these sizes QAGS has
+random weights and replays what the bundled networks did on the same rows, and QUALS runs the
+bundled model grown to the size (bench/recipes/grow.py). Writes bench/results/claim.json after each
+round, bench/CLAIM.md and bench/claim.svg; on a GPU, claim_gpu.json, CLAIM_GPU.md and claim_gpu.svg.
 """
 
 from __future__ import annotations
@@ -69,23 +69,27 @@ def main() -> None:
         "--models",
         nargs="+",
         choices=EVERY_MODEL,
-        help="(GPU: qagen-mini bart-large, else bart-base)",
+        help="(default: qagen-mini and bart-base; on a GPU, bart-large)",
     )
-    parser.add_argument("--workloads", nargs="+", choices=[*WORKLOADS], default=[*WORKLOADS])
     parser.add_argument(
-        "--without", nargs="+", choices=OPTIONAL, default=[], help="arms that are left out"
+        "--workloads", nargs="+", choices=[*WORKLOADS], default=[*WORKLOADS], help="both by default"
     )
-    parser.add_argument("--rows", type=int, help="of a round (1; GPU: 50)")
-    parser.add_argument("--rounds", type=int, help="at most (quick: 3, else 10)")
+    parser.add_argument(
+        "--without", nargs="+", choices=OPTIONAL, default=[], help="arms to leave out"
+    )
+    parser.add_argument("--rows", type=int, help="rows per round (default: 1; on a GPU, 50)")
+    parser.add_argument("--rounds", type=int, help="maximum number of rounds (quick: 3, else 10)")
     parser.add_argument(
         "--limit",
         type=float,
-        help="seconds, behind which only first rounds begin (quick: 540, else 3600)",
+        help="seconds after which only first rounds are started (quick: 540, else 3600)",
     )
     parser.add_argument("--add", action="store_true", help="add rounds to the last result")
-    parser.add_argument("--candidates", type=Path, help="what --prepare has stored")
-    parser.add_argument("--prepare", type=Path, metavar="FILE", help="store candidates, and end")
-    parser.add_argument("--page", action="store_true", help="write the page, and end")
+    parser.add_argument("--candidates", type=Path, help="answer candidates stored by --prepare")
+    parser.add_argument(
+        "--prepare", type=Path, metavar="FILE", help="store answer candidates, and exit"
+    )
+    parser.add_argument("--page", action="store_true", help="rewrite the page, and exit")
     arguments = parser.parse_args()
     if arguments.prepare:
         return prepare(arguments)
@@ -93,7 +97,7 @@ def main() -> None:
     name = result_name("claim", arguments.device)
     stored = RESULTS / f"{name}.json"
     if (arguments.page or arguments.add) and not stored.is_file():
-        parser.error(f"there is no {stored} yet: run without --page and --add")
+        parser.error(f"--page and --add need {stored}, which does not exist; run without them")
     last = json.loads(stored.read_text("utf-8")) if stored.is_file() else {}
     if arguments.page:
         return write_page(last, name)

@@ -1,4 +1,4 @@
-"""What QUALS and QAGS say of the same summaries, and what people say of them.
+"""How far do QUALS and QAGS agree with people on the same summaries?
 
     python -m bench.claim.agreement --labels ../shared/data/factcons_qags_cnndm.jsonl.gz \
         ../shared/data/factcons_qags_xsum.jsonl.gz
@@ -96,8 +96,10 @@ def _types(result: dict[str, Any]) -> list[str]:
 def main() -> None:
     """Measure each set."""
     parser = command_line(__doc__)
-    parser.add_argument("--labels", type=Path, nargs="+", required=True)
-    parser.add_argument("--rows", type=int, help="of each set, at even distances")
+    parser.add_argument(
+        "--labels", type=Path, nargs="+", required=True, help="summaries with human judgements"
+    )
+    parser.add_argument("--rows", type=int, help="rows of each set, evenly spaced; all by default")
     arguments = parser.parse_args()
     sets = {
         path.name.split(".")[0]: measure(load_pairs([path], arguments.rows), path.name)

@@ -134,7 +134,7 @@ def check_same_setup(old: dict[str, Any], new: dict[str, Any]) -> None:
         if old.get(what) != new[what]:
             raise ValueError(
                 f"rounds can only be added to a result with the same {what}, but it has "
-                f"{old.get(what)} and this run {new[what]}; leave --add out to begin anew"
+                f"{old.get(what)} and this run {new[what]}; leave out --add to start over"
             )
     for name, described in new["weights"].items():
         if old.get("weights", {}).get(name, described) != described:

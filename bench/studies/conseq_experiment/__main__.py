@@ -1,21 +1,21 @@
-"""Does ConSeq with QUALS make a small summariser more faithful? The article's experiment, small.
+"""Does ConSeq with QUALS make a small summariser more faithful? The published experiment, small.
 
     python -m bench.conseq_experiment --data ../shared/data/docsum_pairs.jsonl.gz
-    python -m bench.conseq_experiment --page      writes the page anew from the last result
+    python -m bench.conseq_experiment --page      rewrites the page from the last result
 
-Three steps, each of which goes on where it was stopped when the same command is given again:
+There are three steps. Run the same command again to resume an interrupted one:
 
 1. A summariser with the bundled model's weights learns, by maximum likelihood, the sentence that
    introduces a news article of the BBC.
 2. ConSeq, by QUALS and by ROUGE: samples are drawn once; each arm is trained with every seed.
-3. Held-out documents are summarised, and the summaries measured by QUALS with the published
-   settings, by QAGS with the bundled networks, by ROUGE, length, and what was copied.
+3. Held-out documents are summarised. The summaries are measured by QUALS with the published
+   settings, by QAGS with the bundled networks, by ROUGE, length, and share of copied text.
 
-Results go to bench/results/conseq_experiment.json, examples/conseq_report.md and its plot; what is
-made on the way into the folder of --run. The defaults take about an hour on two idle cores.
-On a GPU (bench/gpu_conseq.sh): --write --device cuda ends with QUALS, and --finish measures the
-rest on a machine with spaCy, from --run alone; what they write ends with _gpu.
-A trial: --texts 60 --examples 64 --measured 10 --documents 30 --seeds 0 1 --run runs/trial
+Results go to bench/results/conseq_experiment.json, examples/conseq_report.md and its plot;
+intermediate files go to --run. The defaults take about an hour on two idle cores.
+On a GPU (bench/gpu_conseq.sh), --write --device cuda stops after QUALS, and --finish measures the
+rest on a machine with spaCy, from --run alone; the names of their results end in _gpu.
+For a trial: --texts 60 --examples 64 --measured 10 --documents 30 --seeds 0 1 --run runs/trial
 """
 
 from __future__ import annotations
@@ -206,33 +206,56 @@ def _say(stage: str, done: int, total: int) -> None:
 def _arguments() -> argparse.Namespace:
     parser = command_line(__doc__)
     only = parser.add_mutually_exclusive_group()
-    only.add_argument("--page", action="store_true", help="only write the page anew")
-    only.add_argument("--write", action="store_true", help="end with QUALS of the summaries")
-    only.add_argument("--finish", action="store_true", help="measure what --run holds")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda, of all but QAGS")
-    parser.add_argument("--base", default="qagen-mini", help="model to start from and judge with")
-    parser.add_argument("--data", type=Path, help="JSON lines like docsum_pairs")
-    parser.add_argument("--run", type=Path, default=ROOT / "runs" / "conseq", help="folder")
-    parser.add_argument("--texts", type=int, help="of each kind to learn from; all by default")
-    parser.add_argument("--held-out", type=int, default=210, help="documents kept from training")
-    parser.add_argument("--measured", type=int, default=120, help="of these are reported on")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of ConSeq")
+    only.add_argument("--page", action="store_true", help="only rewrite the page")
+    only.add_argument("--write", action="store_true", help="stop after QUALS of the summaries")
+    only.add_argument("--finish", action="store_true", help="measure what is in --run")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, for everything but QAGS")
+    parser.add_argument(
+        "--base", default="qagen-mini", help="model to start from, and to score with"
+    )
+    parser.add_argument("--data", type=Path, help="JSON lines of news documents with summaries")
+    parser.add_argument(
+        "--run",
+        type=Path,
+        default=ROOT / "runs" / "conseq",
+        help="working folder (default: runs/conseq)",
+    )
+    parser.add_argument(
+        "--texts", type=int, help="texts of each kind to learn from; all by default"
+    )
+    parser.add_argument(
+        "--held-out", type=int, default=210, help="documents held out from training"
+    )
+    parser.add_argument("--measured", type=int, default=120, help="held-out documents to report on")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[0, 1, 2],
+        help="random seeds of ConSeq (default: 0 1 2)",
+    )
     step = parser.add_argument_group("by likelihood")
-    step.add_argument("--examples", type=int, default=18_000, help="shown in all")
-    step.add_argument("--minutes", type=float, default=45.0, help="end by then")
-    step.add_argument("--learning-rate", type=float, default=2e-4)
-    step.add_argument("--dropout", type=float, default=0.1)
-    step.add_argument("--frozen", action="store_true", help="leave the embeddings as they are")
+    step.add_argument("--examples", type=int, default=18_000, help="number of examples to train on")
+    step.add_argument("--minutes", type=float, default=45.0, help="stop after this many minutes")
+    step.add_argument("--learning-rate", type=float, default=2e-4, help="peak learning rate")
+    step.add_argument("--dropout", type=float, default=0.1, help="dropout of hidden states")
+    step.add_argument("--frozen", action="store_true", help="freeze the embeddings")
     step = parser.add_argument_group("ConSeq")
-    step.add_argument("--documents", type=int, default=192, help="that samples are drawn of")
-    step.add_argument("--beams", type=int, default=10, help="of QUALS when it judges samples")
-    step.add_argument("--positive-fraction", type=float, default=0.5)
-    step.add_argument("--negative-fraction", type=float, default=0.5)
-    step.add_argument("--conseq-rate", type=float, default=1e-4, help="learning rate")
+    step.add_argument(
+        "--documents", type=int, default=192, help="documents to sample summaries for"
+    )
+    step.add_argument("--beams", type=int, default=10, help="beams of QUALS when it scores samples")
+    step.add_argument(
+        "--positive-fraction", type=float, default=0.5, help="as for quals-fast conseq"
+    )
+    step.add_argument(
+        "--negative-fraction", type=float, default=0.5, help="as for quals-fast conseq"
+    )
+    step.add_argument("--conseq-rate", type=float, default=1e-4, help="learning rate of ConSeq")
     arguments = parser.parse_args()
     if arguments.data is None and not (arguments.page or arguments.finish):
-        parser.error("--data is needed: the project holds no news text")
+        parser.error("--data is required: the project contains no news text")
     return arguments
 
 

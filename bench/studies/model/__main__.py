@@ -1,13 +1,13 @@
-"""What the bundled model's scores are worth, and with ``--settings`` what the settings are worth.
+"""What are the bundled model's scores worth, and with ``--settings``, what are the settings worth?
 
     python -m bench.model --dev ../shared/data/qa_dev.jsonl.gz \
         --labels ../shared/data/factcons_qags_{cnndm,xsum}.jsonl.gz
     python -m bench.model ... --settings          all settings against cost; hours on two cores
-    python -m bench.model --page                  writes the page anew from the last results
+    python -m bench.model --page                  rewrites the page from the last results
 
 Writes bench/results/model.json (with --settings also model_settings.json), bench/MODEL.md and
-bench/model_settings.svg. Passes are stored row by row under --work, so that a run that was stopped
-goes on, and what follows from a stored pass costs no search.
+bench/model_settings.svg. Passes are stored row by row in --work, so that an interrupted run can be
+resumed, and anything that follows from a stored pass needs no search.
 """
 
 from __future__ import annotations
@@ -97,25 +97,25 @@ def _load(name: str) -> dict[str, Any] | None:
 
 def _arguments() -> argparse.Namespace:
     parser = command_line(__doc__, device="cpu")
-    parser.add_argument("--dev", type=Path, help="questions for the perplexity")
-    parser.add_argument("--labels", type=Path, nargs="+", help="sets of human judgements")
-    parser.add_argument("--model", default="qagen-mini", help="bundled, or a folder")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--rows", type=int, help="of each set, at least 6, spread evenly")
-    parser.add_argument("--questions", type=int, default=2_000, help="of --dev")
-    parser.add_argument("--resamples", type=int, default=1_000, help="of the bootstrap")
-    parser.add_argument("--settings", action="store_true", help="compare the settings too")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="of the settings, by name")
-    parser.add_argument("--int8", metavar="FOLDER", help="an int8 export, to compare too")
-    parser.add_argument("--cost-rows", type=int, default=4, help="of each set")
-    parser.add_argument("--rounds", type=int, default=3, help="in which costs are measured")
+    parser.add_argument("--dev", type=Path, help="questions to compute the perplexity on")
+    parser.add_argument("--labels", type=Path, nargs="+", help="summaries with human judgements")
+    parser.add_argument("--model", default="qagen-mini", help="bundled model or folder")
+    parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--rows", type=int, help="rows of each set, evenly spaced, at least 6")
+    parser.add_argument("--questions", type=int, default=2_000, help="questions of --dev to use")
+    parser.add_argument("--resamples", type=int, default=1_000, help="bootstrap resamples")
+    parser.add_argument("--settings", action="store_true", help="also compare settings")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="compare only these settings")
+    parser.add_argument("--int8", metavar="FOLDER", help="also compare this int8 export")
+    parser.add_argument("--cost-rows", type=int, default=4, help="rows of each set to time")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of timing")
     parser.add_argument(
-        "--work", type=Path, default=ROOT / ".benchmarks" / "model", help="stored passes"
+        "--work", type=Path, default=ROOT / ".benchmarks" / "model", help="folder of stored passes"
     )
-    parser.add_argument("--page", action="store_true", help="write the page, and end")
+    parser.add_argument("--page", action="store_true", help="rewrite the page, and exit")
     arguments = parser.parse_args()
     if not arguments.page and (arguments.dev is None or arguments.labels is None):
-        parser.error("--dev and --labels are needed, but with --page")
+        parser.error("--dev and --labels are required without --page")
     if arguments.rows is not None and arguments.rows < 6:
         parser.error("--rows must be at least 6: agreement needs 3 odd and 3 even rows of a set")
     return arguments
