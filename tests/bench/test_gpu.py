@@ -169,8 +169,8 @@ def test_the_time_for_some_stages_can_be_set(tmp_path, monkeypatch, no_growing, 
     [
         (["ops", "speed"], "STAGE must be one of tests, ops, pair, .*, but got 'speed'"),
         (["--total", "0"], "--total must be above 0 seconds, but got 0"),
-        (["--data", "missing.jsonl"], "--data must be a file, but there is no missing.jsonl"),
-        (["--candidates", "no.json"], "--candidates must be a file, but there is no no.json"),
+        (["--data", "missing.jsonl"], "--data must be a file, but missing.jsonl does not exist"),
+        (["--candidates", "no.json"], "--candidates must be a file, but no.json does not exist"),
     ],
 )
 def test_bad_arguments(arguments, message, capsys):
