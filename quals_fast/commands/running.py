@@ -75,7 +75,7 @@ def job_input(
 def results_file(
     path: str | None, options: dict[str, Any]
 ) -> AbstractContextManager[OutputFile | None]:
-    """Open the file for results if one is asked for."""
+    """Open the file for results, if there is one."""
     return nullcontext() if path is None else open_output(path, input_path=options["input"])
 
 

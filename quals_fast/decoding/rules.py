@@ -1,4 +1,4 @@
-"""The two rules of diverse beam search: who finishes, who goes on, who comes first.
+"""The two rules of diverse beam search: who finishes, who continues, who comes first.
 
 What they share (slots, histories, one step) is in `SearchState`; a rule adds four small methods.
 """

@@ -52,5 +52,5 @@ class CpuEngine(TorchEngine):
         max_pairs: int | None,
         on_progress: Callable[[int], None],
     ) -> list[Scored]:
-        """As in `Engine`; progress tells of summaries that were searched."""
+        """As in `Engine`; progress counts summaries that were searched."""
         return score_in_stages(self, pairs, decoding, max_pairs, on_progress)

@@ -29,7 +29,7 @@ def keep_pairs(
     conventions: Conventions,
     max_pairs: int | None,
 ) -> list[KeptPair]:
-    """Drop what is no pair about the summary, then select.
+    """Drop sequences that are not pairs about the summary, then select.
 
     Args:
         hypotheses: as generated from the summary.
@@ -50,7 +50,7 @@ def pairs_about(
     tokenizer: QATokenizer,
     conventions: Conventions,
 ) -> list[KeptPair]:
-    """Drop what is no pair about the summary; arguments as for `keep_pairs`."""
+    """Drop sequences that are not pairs about the summary; arguments as for `keep_pairs`."""
     # Token ids as characters: a run of ids is then a substring.
     by_ids = tokenizer.answer_match == "ids"
     haystack = _as_text(summary.text_ids) if by_ids else summary.text.lower()

@@ -1,4 +1,4 @@
-"""Question-answer sequences: how a search begins on each device, and what it found, read back.
+"""Question-answer sequences: start a search on each kind of device, and read its results.
 
 Source: docs/semantics.md 1.1, docs/semantics.md 1.2.
 """
@@ -25,7 +25,7 @@ def search_on_host(
     config: DecodingConfig,
     on_choice: OnHostChoice | None = None,
 ) -> list[list[Hypothesis]]:
-    """Search with looks at the values, so that only what matters is computed, as suits a CPU.
+    """Search and look at the values, to compute only what is needed; suits a CPU.
 
     Args:
         model: the model.
@@ -45,7 +45,7 @@ def begin_search(
     on_choice: OnChoice | None = None,
     stores: Stores | None = None,
 ) -> Search:
-    """Begin a search in fixed shapes that never waits for a value, as suits a GPU.
+    """Begin a search in fixed shapes that never waits for a value; suits a GPU.
 
     Args:
         model: the model.

@@ -61,11 +61,11 @@ class GpuEngine(TorchEngine):
         max_pairs: int | None,
         on_progress: Callable[[int], None],
     ) -> list[Scored]:
-        """As in `Engine`; progress tells of summaries that were scored."""
+        """As in `Engine`; progress counts summaries that were scored."""
         return self.fused_pass(decoding, max_pairs).score(pairs, on_progress)
 
     def fused_pass(self, decoding: DecodingConfig, max_pairs: int | None) -> FusedPass:
-        """Return the pass for some settings; its graphs are kept until others are asked for."""
+        """Return the pass for some settings; its graphs are kept until the settings change."""
         kept = self._pass
         if kept is None or (kept.decoding, kept.max_pairs) != (decoding, max_pairs):
             budgets = self.max_batch_tokens, self._graph_bytes

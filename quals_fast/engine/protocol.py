@@ -1,4 +1,4 @@
-"""What the scorer asks of an engine, and the words that both use."""
+"""The interface of an engine, and the types that scorer and engine share."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from quals_fast.results import CacheStats, Hypothesis, TokenLogprobs
 
 
 class TextPair(NamedTuple):
-    """What is scored: a summary against its document."""
+    """A summary and its document."""
 
     document: Source
     summary: Source
 
 
 class Scored(NamedTuple):
-    """What an engine found of a `TextPair`."""
+    """An engine's result for a `TextPair`."""
 
     kept: list[KeptPair]
     n_hypotheses: int
@@ -29,7 +29,7 @@ class Scored(NamedTuple):
 
 
 class Engine(Protocol):
-    """A model and the way to compute it: `CpuEngine`, `GpuEngine` or `OnnxEngine`.
+    """A model with the code that runs it: `CpuEngine`, `GpuEngine` or `OnnxEngine`.
 
     `search`, `rescore` and `score` are called within `inference`.
     """
@@ -41,11 +41,11 @@ class Engine(Protocol):
 
     @property
     def cache_stats(self) -> CacheStats | None:
-        """Of the cache of encoded documents; None without one."""
+        """Statistics of the cache of encoded documents; None without a cache."""
         ...
 
     def inference(self) -> AbstractContextManager[None]:
-        """Return a context for one thread at a time, free of the caller's autograd and autocast."""
+        """Return a context for one thread at a time, without the caller's autograd and autocast."""
         ...
 
     def search(
@@ -54,7 +54,7 @@ class Engine(Protocol):
         """Yield the index of each summary with its hypotheses, in the rule's order, batch by batch.
 
         Args:
-            summaries: what question-answer sequences are generated from.
+            summaries: texts to generate question-answer sequences from.
             decoding: settings of the search.
         """
         ...
@@ -62,11 +62,11 @@ class Engine(Protocol):
     def rescore(
         self, documents: Sequence[Source], targets: Sequence[Sequence[Sequence[int]]]
     ) -> list[list[TokenLogprobs]]:
-        """Return the log-probability of every token of every target, nats, by teacher forcing.
+        """Return the log-probability of every token of every target, in nats, by teacher forcing.
 
         Args:
-            documents: equal ones are encoded once.
-            targets: for each document the token ids of its targets, any number of them.
+            documents: texts; equal ones are encoded once.
+            targets: for each document, the token ids of any number of targets.
         """
         ...
 
@@ -77,12 +77,12 @@ class Engine(Protocol):
         max_pairs: int | None,
         on_progress: Callable[[int], None],
     ) -> list[Scored]:
-        """Generate from each summary, keep pairs about it, and rescore these given its document.
+        """Generate from each summary, keep pairs about it, and rescore them given its document.
 
         Args:
             pairs: documents and summaries.
             decoding: settings of the search.
             max_pairs: as in `ScoringConfig`.
-            on_progress: called with the number of summaries that were just dealt with.
+            on_progress: called with the number of summaries that were just processed.
         """
         ...

@@ -1,6 +1,6 @@
 """Log-probabilities of given targets, given documents that are encoded once.
 
-Source: docs/semantics.md 1.4. The published program encodes the document anew for each pair.
+Source: docs/semantics.md 1.4. The published program encodes the document again for each pair.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def rescore(
     max_batch_tokens: int,
     cache: EncodingCache | None = None,
 ) -> list[list[TokenLogprobs]]:
-    """Return the log-probability of every token of every target, nats, by teacher forcing.
+    """Return the log-probability of every token of every target, in nats, by teacher forcing.
 
     Args:
         model: the model.

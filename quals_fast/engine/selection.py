@@ -101,7 +101,7 @@ class PairSelector:
     def select(
         self, hypotheses: Hypotheses | Sequences, summaries: Summaries, max_pairs: int | None
     ) -> Selection:
-        """Drop what is no pair about its summary, then let the answers take turns.
+        """Drop sequences that are not pairs about their summary, then let the answers take turns.
 
         Args:
             hypotheses: of B summaries, N each; a length of 0 is no hypothesis.

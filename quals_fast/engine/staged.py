@@ -1,7 +1,7 @@
 """Scoring in stages: generate for all summaries, filter each, then rescore for all documents.
 
-So do PyTorch on a CPU and ONNX Runtime. Each stage makes its own batches of texts of like length,
-and reads what it needs to know.
+PyTorch on a CPU and ONNX Runtime score this way. Each stage makes its own batches of texts of
+similar length, and may read any value.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ _CAPITAL_SIGMA = "\u03a3"  # its lower case depends on its neighbours
 
 
 class Parts(NamedTuple):
-    """Where question and answer stand in sequences; all ``(B, N, T)``."""
+    """Places of question and answer in sequences; all ``(B, N, T)``."""
 
     token_ids: Tensor  # int64
     in_question: Tensor  # bool
@@ -39,7 +39,7 @@ class Parts(NamedTuple):
 
 
 class Readings(NamedTuple):
-    """What sequences say, where exactly one SEP stands in them; elsewhere of no meaning."""
+    """What sequences say, if they have exactly one SEP; otherwise meaningless."""
 
     questions: Tensor  # (B, N, 3) int64 keys
     answers: Tensor  # (B, N, 3) int64 keys

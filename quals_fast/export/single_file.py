@@ -1,7 +1,7 @@
 """Export all of QUALS as one ONNX file: token ids in, scores and kept pairs out.
 
-A program in any language can then score with ONNX Runtime alone. Settings are part of the graph;
-they stand in its `metadata_props`, with the model's hash and this package's version.
+A program in any language can then score with ONNX Runtime alone. Settings are part of the graph and
+are listed in its `metadata_props`, with the model's hash and this package's version.
 """
 
 from __future__ import annotations
@@ -38,26 +38,27 @@ from quals_fast.validation import check_tokens
 
 _DYNAMIC = torch.export.Dim.DYNAMIC
 _MAX_FILE_BYTES = 2**31 - 2**20  # protobuf takes less than 2 GiB
-_MIN_IDENTICAL_PAIRS = 0.9  # at least; a near tie may part one text's search
+_MIN_IDENTICAL_PAIRS = 0.9  # a near tie may change the search of one text
 _TOLERANCE = 1e-3  # nats, of a token's log-probability and of a score
 _INPUTS = {
     "document_ids": "(B, S) int64: tokens of the documents, uncut and without special tokens. "
-    "What stands behind a length does not matter.",
-    "document_lengths": "(B,) int64: tokens of each document, from 0 to S; 0 for one that is empty "
-    "or shows nothing, such as white space.",
-    "summary_ids": "(B, S') int64: likewise, of the summaries.",
-    "summary_lengths": "(B,) int64: likewise.",
+    "Values after a document's length are ignored.",
+    "document_lengths": "(B,) int64: number of tokens of each document, from 0 to S; 0 if it is "
+    "empty or has only white space or other invisible characters.",
+    "summary_ids": "(B, S') int64: tokens of the summaries, in the same form.",
+    "summary_lengths": "(B,) int64: number of tokens of each summary, from 0 to S'.",
 }
 _OUTPUTS = {
-    "score": "(B,) float32: QUALS, nats a token; NaN where there is none.",
+    "score": "(B,) float32: QUALS, in nats per token; NaN if there is no score.",
     "status": "(B,) int64: " + ", ".join(f"{i} {name}" for i, name in enumerate(STATUSES)) + ".",
-    "n_pairs": "(B,) int64: question-answer pairs that were kept.",
-    "truncated_tokens": "(B,) int64: tokens of both texts that the model did not see.",
-    "unknown_tokens": "(B,) int64: tokens of both texts that stand for what the vocabulary lacks.",
-    "pair_ids": "(B, Q, T) int64: question SEP answer EOS of each pair, in the order of selection.",
-    "pair_lengths": "(B, Q) int64: tokens of each pair; 0 where there is none.",
-    "summary_logprobs": "(B, Q, T) float32: log-probabilities given the summary, nats; 0 behind.",
-    "document_logprobs": "(B, Q, T) float32: likewise, given the document.",
+    "n_pairs": "(B,) int64: number of question-answer pairs that were kept.",
+    "truncated_tokens": "(B,) int64: number of tokens that were cut off both texts.",
+    "unknown_tokens": "(B,) int64: number of tokens of both texts that the vocabulary lacks.",
+    "pair_ids": "(B, Q, T) int64: question SEP answer EOS of each pair, in order of selection.",
+    "pair_lengths": "(B, Q) int64: number of tokens of each pair; 0 if there is no pair.",
+    "summary_logprobs": "(B, Q, T) float32: log-probability of each token given the summary, in "
+    "nats; 0 after the end.",
+    "document_logprobs": "(B, Q, T) float32: the same, given the document.",
 }
 
 
@@ -72,21 +73,21 @@ def export_single_file(
     """Write a model's whole QUALS score as one ONNX graph in float32, and check it.
 
     Args:
-        model: as for `QualsScorer.from_pretrained`; its tokenizer must be WordPiece, whose
-            answers are matched by ids.
-        path: of the file to write; must not exist.
+        model: as for `QualsScorer.from_pretrained`; must have a WordPiece tokenizer, whose answers
+            are matched by ids.
+        path: the file to write; must not exist.
         decoding: settings of the search, which become part of the graph.
-        scoring: settings of the score, likewise.
-        texts: documents and summaries to check with; by default two built-in ones.
+        scoring: settings of the score, which become part of the graph.
+        texts: documents and summaries to check with; by default, two built-in ones.
 
     Returns:
-        What the check found: texts, pairs, the share of pairs that are the same, and the largest
-        difference of a log-probability or score, nats.
+        The result of the check: number of texts and pairs, share of identical pairs, and the
+        largest difference of a log-probability or score, in nats.
 
     Raises:
-        ExportParityError: the graph does not score as the model does. The file is left under the
-            name ``path.failed``.
-        CheckpointError: the model cannot be loaded, or is none that one graph can hold.
+        ExportParityError: the graph does not score like the model. The file is left as
+            ``path.failed``.
+        CheckpointError: the model cannot be loaded, or cannot be exported as one graph.
         ValueError: the file exists, or the settings do not fit the model.
         ModuleNotFoundError: onnx, onnxscript or ONNX Runtime is not installed.
     """
@@ -95,7 +96,7 @@ def export_single_file(
 
     target, decoding, scoring = Path(path), decoding or DecodingConfig(), scoring or ScoringConfig()
     if target.exists():
-        raise ValueError(f"`path` must not exist, but {target} does; name another")
+        raise ValueError(f"`path` must not exist, but {target} does; choose another name")
     loaded = load_model(model, device=torch.device("cpu"))
     check_fits(loaded.shape, loaded.conventions, decoding)
     _check_kind(loaded)
@@ -121,7 +122,7 @@ def feeds(
 
 
 def _check_kind(loaded: TorchModel) -> None:
-    """Raise unless the graph can hold the model and read what it generates."""
+    """Raise unless the model fits in one graph and the graph can read what it generates."""
     from tokenizers import decoders
 
     tokenizer = loaded.tokenizer
@@ -129,13 +130,13 @@ def _check_kind(loaded: TorchModel) -> None:
         tokenizer._tokenizer.decoder, decoders.WordPiece
     ):
         raise CheckpointError(
-            f"one graph can look up answers by the ids of WordPiece tokens only, but "
-            f"{loaded.name} matches answers by text; export it without --single-file"
+            f"a single-file graph needs a WordPiece tokenizer, whose answers are matched by ids, "
+            f"but {loaded.name} matches answers by text; export it without --single-file"
         )
     size = sum(p.numel() for p in loaded.network.parameters()) * 4
     if size > _MAX_FILE_BYTES:
         raise CheckpointError(
-            f"a file of ONNX holds up to 2 GB, but {loaded.name} has {size / 1e9:.1f} GB of "
+            f"a single ONNX file can have up to 2 GB, but {loaded.name} has {size / 1e9:.1f} GB of "
             "float32 weights; export it without --single-file"
         )
 
@@ -250,12 +251,12 @@ def _check(
     if same and result["identical_pairs"] < _MIN_IDENTICAL_PAIRS:
         raise ExportParityError(
             f"the graph {path} keeps other pairs than the model: only "
-            f"{100 * result['identical_pairs']:.0f} % are the same; report this"
+            f"{100 * result['identical_pairs']:.0f} % are identical; please report this"
         )
     if not result["max_abs_delta"] <= _TOLERANCE:  # NaN is not within a tolerance either
         raise ExportParityError(
             f"the graph {path} differs from the model by up to {result['max_abs_delta']:.2g} nats "
-            f"in a log-probability or a score, but may by {_TOLERANCE:g}; report this"
+            f"in a log-probability or score, but {_TOLERANCE:g} is allowed; please report this"
         )
     return result
 

@@ -86,7 +86,7 @@ class Attention(nn.Module):
         )
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Let the tokens of ``(B, S, d)`` that stand attend to each other; to the same shape."""
+        """Let the unmasked tokens of ``(B, S, d)`` attend to each other; keeps the shape."""
         q, k, v = self.query_key_value(x)
         out = self.source_attention(q, k.transpose(1, 2), v.transpose(1, 2), mask)
         projected: Tensor = self.out_proj(out.flatten(2))
@@ -249,7 +249,7 @@ class Bart(nn.Module):
 
         Args:
             input_ids: Shape ``(B, S)``, int64.
-            attention_mask: True where a token stands. Shape ``(B, S)``, bool.
+            attention_mask: True for tokens. Shape ``(B, S)``, bool.
         """
         return self.project(self.encode_hidden(input_ids, attention_mask), attention_mask)
 
@@ -306,7 +306,7 @@ class Bart(nn.Module):
         Args:
             targets: of R rows.
             source: hidden states from `encode_hidden`. Shape ``(B, S, d)``.
-            source_mask: True where a source token stands. Shape ``(B, S)``.
+            source_mask: True for source tokens. Shape ``(B, S)``.
 
         Returns:
             Hidden states for the LM head. Shape ``(R, d)``.
@@ -321,7 +321,7 @@ class Bart(nn.Module):
         return x
 
     def _embed(self, stack: Stack, token_ids: Tensor, start: int) -> Tensor:
-        """Embed ``(..., T)`` tokens that stand at positions start, start + 1, ..."""
+        """Embed ``(..., T)`` tokens at positions start, start + 1, ..."""
         first = start + POSITION_OFFSET
         positions = stack.embed_positions.weight[first : first + token_ids.shape[-1]]
         x = self._scaled(self.model.shared(token_ids))

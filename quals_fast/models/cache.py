@@ -1,7 +1,7 @@
-"""Documents encoded once for many calls: a cache bounded in bytes, least recently used out first.
+"""A cache of encoded documents for many calls, bounded in bytes; drops the least recently used.
 
-What is kept is the encoder's last hidden state and not the keys and values made from it, which
-take 2 * L times the room for a decoder of L layers and are about a tenth of the work.
+It keeps the encoder's last hidden state, not the keys and values made from it, which take 2 * L
+times the memory for a decoder of L layers and are about a tenth of the work.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class EncodingCache:
             )
 
     def get(self, key: bytes) -> Tensor | None:
-        """Return the hidden states ``(S, d)`` of a document, or None; either is counted."""
+        """Return the hidden states ``(S, d)`` of a document, or None; count a hit or a miss."""
         with self._lock:
             if key not in self._kept:
                 self._misses += 1
@@ -60,7 +60,7 @@ class EncodingCache:
             return self._kept[key]
 
     def put(self, key: bytes, hidden: Tensor) -> None:
-        """Keep the hidden states ``(S, d)`` of a document, at the cost of the oldest ones."""
+        """Keep the hidden states ``(S, d)`` of a document; drop the oldest documents if needed."""
         with self._lock:
             if hidden.nbytes > self._max_bytes or key in self._kept:
                 return
@@ -71,7 +71,7 @@ class EncodingCache:
                 self._n_bytes -= oldest.nbytes
 
     def clear(self) -> None:
-        """Forget all documents; the counts go on."""
+        """Drop all documents; hits and misses are kept."""
         with self._lock:
             self._kept.clear()
             self._n_bytes = 0
@@ -89,7 +89,7 @@ def encode_documents(
         model: the model.
         cache: of its encoded documents.
         documents: input ids of B distinct documents.
-        multiple_of: the length S that they are padded to is one.
+        multiple_of: they are padded to a length S that is a multiple of this.
     """
     network, pad_token_id = model.document_network, model.conventions.pad_token_id
     positions = model.shape.max_position_embeddings
@@ -119,8 +119,8 @@ def hidden_states(
             ``(B', S)`` of which only the first rows count.
 
     Returns:
-        Hidden states ``(B, S, d)`` and True where a token stands, ``(B, S)``; without a cache, what
-        `encode` returns.
+        Hidden states ``(B, S, d)`` and a mask that is True for tokens, ``(B, S)``; without a cache,
+        what `encode` returns.
     """
     if cache is None:
         return encode(documents)
@@ -148,5 +148,5 @@ def hidden_states(
 
 
 def _key(document: Sequence[int]) -> bytes:
-    """Name a document's content as the model reads it."""
+    """Hash a document's token ids, as the model reads it."""
     return blake2b(array("q", document).tobytes(), digest_size=20).digest()

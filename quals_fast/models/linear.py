@@ -1,7 +1,7 @@
 """Linear layers on a CPU, by oneDNN.
 
-torch leaves products in float32 to MKL, which keeps to AVX2 on other processors than Intel's. With
-AVX-512, oneDNN takes less than half its time there (row "oneDNN products" of `bench.ablation`).
+torch computes float32 products with MKL, which uses only AVX2 on processors that are not Intel's.
+With AVX-512, oneDNN takes less than half of its time (row "oneDNN products" of `bench.ablation`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def onednn_pays() -> bool:
 
 
 def padded_rows(count: int) -> int:
-    """Return how many rows stand for so many: up to a multiple of 8, or of 2**k <= count / 8.
+    """Round a number of rows up to a multiple of 8, or of 2**k <= count / 8.
 
     oneDNN keeps code for every shape that it has met, half a MiB each, so there must be few.
     """

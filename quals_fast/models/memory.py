@@ -1,4 +1,4 @@
-"""What the decoder attends to in the sources: computed once a text, never copied to beams."""
+"""Keys and values of the sources for the decoder: computed once per text, never copied to beams."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class SourceMemory(NamedTuple):
     Attributes:
         keys: one tensor a layer. Shape ``(B, H, S, D)``.
         values: likewise.
-        mask: True where a source token stands. Shape ``(B, 1, 1, S)``.
+        mask: True for source tokens. Shape ``(B, 1, 1, S)``.
     """
 
     keys: list[Tensor]

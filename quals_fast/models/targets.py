@@ -1,7 +1,7 @@
-"""Targets to be rescored, without padding: the tokens of all of them as the rows of one matrix.
+"""Targets to be rescored, packed without padding: all their tokens are the rows of one matrix.
 
-All that a decoder does row by row is done to those rows alone. Only to attend are they laid out in
-one row of slots per source, where a target's tokens see those of the same target before them.
+Everything that a decoder does row by row is done on these rows alone. Only for attention are they
+laid out in one row of slots per source, where a token sees the earlier tokens of the same target.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from torch import Tensor
 class PackedTargets(NamedTuple):
     """Targets of B sources, their tokens packed into R rows; each source has M slots.
 
-    Rows behind the last token, and slots behind a source's last one, hold something of no meaning.
+    The contents of rows after the last token, and of slots after a source's last one, are
+    meaningless.
     """
 
     input_ids: Tensor  # (R,) int64: what the decoder reads

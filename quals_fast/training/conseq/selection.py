@@ -1,4 +1,4 @@
-"""Which documents ConSeq learns from: a bad sample beside a good reference."""
+"""Which documents ConSeq learns from: those with a bad sample and a good reference."""
 
 from __future__ import annotations
 
