@@ -1,6 +1,6 @@
-"""Which question is shown when, how, and in which batch: all fixed by the seed beforehand.
+"""Which question is shown when, how, and in which batch: all determined in advance by the seed.
 
-So a run can go on anywhere, may be prolonged, and is the same for any number of data workers.
+So a run can be resumed anywhere, can be extended, and is the same for any number of data workers.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from quals_fast.training.qagen.views import (
     with_distractors,
 )
 
-_POOL_EXAMPLES = 2_048  # that are sorted by length together
-_TARGET_WEIGHT = 2.5  # of a target's token against a source's
-_CARRIED_SHARE = 0.3  # of a pass's questions: they lead the next one
+_POOL_EXAMPLES = 2_048  # examples that are sorted by length together
+_TARGET_WEIGHT = 2.5  # of a target token, relative to a source token
+_CARRIED_SHARE = 0.3  # of a pass's questions: they lead the next pass
 _LENGTH_STEP = 16  # tokens: sources that differ by less are ordered by their targets
-_WORDS_PER_TOKEN = 2 / 3  # fewer than there are, so that what is cut by words fits in tokens
+_WORDS_PER_TOKEN = 2 / 3  # a low estimate, so that what is cut by words fits in tokens
 
 
 class _Turn(NamedTuple):
-    """What is shown at a place: a question, those that share its text, and how."""
+    """What is shown at a place of the run: a question, those that share its text, and the view."""
 
     question: int
     others: tuple[int, ...]
@@ -39,14 +39,14 @@ class _Turn(NamedTuple):
 
 
 class Examples(torch.utils.data.Dataset[Pair]):
-    """The examples of a run by their place in it, drawn by the seed.
+    """The examples of a run by their place in it, drawn with the seed.
 
     Args:
         corpus: the questions.
-        encoder: makes tokens of them.
-        settings: of the run.
-        view: show all questions so, once and in the order of the corpus; None draws order and
-            views.
+        encoder: turns them into tokens.
+        settings: settings of the run.
+        view: show all questions in this view, once and in the order of the corpus; None draws
+            order and views.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Examples(torch.utils.data.Dataset[Pair]):
 
     @property
     def questions(self) -> int:
-        """How many questions are shown, each as often as it is."""
+        """Number of questions shown, with repetitions."""
         return sum(1 + len(turn.others) for turn in self._turns)
 
     def __getitem__(self, place: int) -> Pair:
@@ -91,11 +91,11 @@ class Examples(torch.utils.data.Dataset[Pair]):
         return random.Random(f"{self._settings.seed} {place}")
 
     def _draw(self, count: int) -> list[_Turn]:
-        """Draw turns that show `count` questions: pass by pass, each in an order of its own."""
+        """Draw turns that show `count` questions: pass by pass, each pass in its own order."""
         s, corpus = self._settings, self._corpus
         turns: list[_Turn] = []
         left: set[int] = set()
-        # Towards the end of a pass few are left to share a text, so these lead the next one.
+        # Towards the end of a pass, few questions share a text, so these lead the next pass.
         least = _CARRIED_SHARE * len(corpus.questions) if s.together > 1 else 0
         shown, epoch = 0, 0
         while shown < count:
@@ -142,13 +142,13 @@ class Examples(torch.utils.data.Dataset[Pair]):
 
 
 class Plan(torch.utils.data.Sampler[list[int]]):
-    """Places of a run's examples, batch by batch: like lengths together, under a token budget.
+    """Places of a run's examples, batch by batch: similar lengths together, in a token budget.
 
     Args:
         examples: in the order of the run.
         batch_tokens: budget of source tokens, padding included, and weighted target tokens.
-        seed: of the batches' order.
-        multiple_of: number of batches to divide evenly among processes; the rest is left out.
+        seed: random seed of the batches' order.
+        multiple_of: use a multiple of this many batches, to divide evenly among processes.
         workers: processes that encode the examples; 0 for none.
 
     Attributes:
@@ -186,8 +186,8 @@ class Plan(torch.utils.data.Sampler[list[int]]):
         whole = len(self._batches) // multiple_of * multiple_of
         if whole == 0:
             raise TrainingError(
-                f"{multiple_of} processes need a batch each, but there are {len(self._batches)}; "
-                "use fewer processes, or a smaller `batch_tokens`"
+                f"{multiple_of} processes need a batch each, but there are only "
+                f"{len(self._batches)}; use fewer processes or a smaller `batch_tokens`"
             )
         self._batches = self._batches[:whole]
 
@@ -199,7 +199,7 @@ class Plan(torch.utils.data.Sampler[list[int]]):
 
 
 def group(pairs: dict[int, Pair], batch_tokens: int) -> list[list[int]]:
-    """Group the keys of pairs of like lengths under a budget of tokens; one above it is alone."""
+    """Group keys of pairs of similar lengths in a token budget; a pair above it is alone."""
     batches: list[list[int]] = [[]]
     targets, longest = 0.0, 0
     # Rows of a batch are padded on both sides: sources to a few lengths, then by targets.

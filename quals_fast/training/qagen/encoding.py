@@ -1,4 +1,4 @@
-"""Examples as tokens: sources and targets, and sources cut to the model's positions."""
+"""Turn examples into tokens: sources, cut to the model's positions, and targets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_GIVEN_TOKENS = 64  # of an answer in a source
 class Pair(NamedTuple):
     """Source and target tokens of one example; its length is that of the source.
 
-    A target may hold several, one behind the other, each with its EOS.
+    A target may consist of several, one after the other, each with its EOS.
     """
 
     source: list[int]
@@ -30,13 +30,13 @@ class Pair(NamedTuple):
 
 
 class PairEncoder:
-    """Tokens of examples, in a checkpoint's format.
+    """Turns examples into tokens, in a checkpoint's format.
 
     Args:
-        tokenizer: of the checkpoint, without truncation and padding.
+        tokenizer: tokenizer of the checkpoint, without truncation and padding.
         conventions: special tokens and lengths of the checkpoint.
-        positions: that the decoder has.
-        long_contexts: what is left of a source that is too long.
+        positions: number of positions of the decoder.
+        long_contexts: which part of a source that is too long is kept.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class PairEncoder:
         self._start = [] if conventions.bos_token_id is None else [conventions.bos_token_id]
         forced = conventions.forced_bos_token_id
         self._target_start = [] if forced is None else [forced]
-        # A target's last token is an input of nothing, so `positions` tokens fit.
+        # A target's last token is never an input, so `positions` tokens fit.
         self._positions = positions
         self._longest_part = min(MAX_PART_TOKENS, (positions - len(self._target_start) - 2) // 2)
 
@@ -68,9 +68,9 @@ class PairEncoder:
 
         Args:
             example: text, question and answer.
-            rng: draws what is left of a text that is too long.
-            others: further questions and answers on the text with the answers' starts, whose
-                targets follow as far as there are positions and the answer is still in the text.
+            rng: draws which part of a text that is too long is kept.
+            others: further questions and answers about the text with the answers' starts. Their
+                targets follow, as long as there are positions and the answer is still in the text.
         """
         s = self.conventions
         text, (start, end) = self._text(example, self.room, rng)
@@ -106,7 +106,7 @@ class PairEncoder:
         return [*self._target_start, *parts[0], s.sep_token_id, *parts[1], s.eos_token_id]
 
     def _part(self, text: str) -> list[int]:
-        # What is outside the vocabulary has no probability, and would make the loss infinite.
+        # Masked tokens have no probability, and would make the loss infinite.
         masked = self.conventions.masked_token_ids
         return [i for i in self._ids(text) if i not in masked][: self._longest_part]
 
@@ -128,6 +128,6 @@ class PairEncoder:
 
 
 def _tokens_of(encoding: Encoding, start: int, end: int) -> tuple[int, int]:
-    """Return the first token of a part of the text and the one behind its last."""
+    """Return the first token of a part of the text and the one after its last."""
     inside = [i for i, (a, b) in enumerate(encoding.offsets) if a < end and b > start]
     return (inside[0], inside[-1] + 1) if inside else (0, 1)

@@ -1,4 +1,4 @@
-"""The network in training: transformers' own BART, with its loss where there are labels only."""
+"""The network in training: the BART of transformers, with a loss on real labels only."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _LOWEST = torch.finfo(torch.float32).min
 class BartForConditionalGeneration(
     transformers.BartForConditionalGeneration  # type: ignore[misc]
 ):
-    """transformers' own, under its own name, which goes into config.json.
+    """The class of transformers, with the same name, which is saved in config.json.
 
-    The LM head sees real target tokens only: of a batch's targets a third is padding, and the
+    The LM head sees only real target tokens: a third of a batch's targets is padding, and the
     vocabulary is the largest matrix.
     """
 
@@ -39,7 +39,7 @@ class BartForConditionalGeneration(
 
         Args:
             input_ids: sources ``(B, S)``.
-            attention_mask: true where a source token stands, ``(B, S)``.
+            attention_mask: true for source tokens, ``(B, S)``.
             labels: targets ``(B, T)``, `IGNORED` where there is none.
         """
         is_cpu = input_ids.device.type == "cpu"
@@ -68,7 +68,7 @@ class BartForConditionalGeneration(
 
 
 def token_nats(network: Any, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
-    """Return the negative log-probability of every target token, nats, in one row.
+    """Return the negative log-probability of every target token, in nats, in one row.
 
     Args:
         network: of transformers' BART.

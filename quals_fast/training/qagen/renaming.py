@@ -1,6 +1,6 @@
 """Texts with answers renamed: the same questions with other names, dates and numbers.
 
-What stands in the text then decides the answer, not what the network remembers of the article
+The answer then depends on the text, not on what the network remembers of the article
 (entity substitution: Longpre et al. 2021, "Entity-Based Knowledge Conflicts in Question
 Answering").
 """
@@ -24,7 +24,7 @@ _RENAMED_SHARE = 0.5  # of a text's answers
 def shape(answer: str) -> str | None:
     """Return what an answer looks like: ``"Aa Aa"`` is a name of two words, ``"99"`` a number.
 
-    Answers of one shape can stand for each other; None is of no such shape.
+    Answers of the same shape can replace each other; None if the answer has no such shape.
     """
     words = [_word_shape(word) for word in answer.split(" ")]
     if not 0 < len(words) <= _MAX_RENAMED_WORDS or not all(words):
@@ -40,7 +40,7 @@ def _word_shape(word: str) -> str:
 
 
 def whole_words(texts: Iterable[str]) -> re.Pattern[str]:
-    """Return what finds the first of some texts that stands there, not as part of a word or number.
+    """Return a pattern that finds any of the texts, but not as part of a word or number.
 
     So 5 is not found in 5,000 or in 2.5.
     """
@@ -48,10 +48,10 @@ def whole_words(texts: Iterable[str]) -> re.Pattern[str]:
 
 
 class Renamer:
-    """Renames answers by answers of the same shape to other questions.
+    """Replaces answers by answers of the same shape to other questions.
 
     Args:
-        corpus: whose answers there are.
+        corpus: provides the answers.
     """
 
     def __init__(self, corpus: Corpus) -> None:
@@ -67,12 +67,12 @@ class Renamer:
     ) -> tuple[Example, list[Asked]]:
         """Return an example and the other questions on its text with some answers renamed.
 
-        A name changes wherever it stands: in the text, in questions, and within longer answers.
-        Where an answer would not be found in its place any more, all stays as it was.
+        A name changes wherever it occurs: in the text, in questions, and within longer answers. If
+        an answer would no longer be found in its place, nothing is changed.
 
         Args:
             example: text, question and answer.
-            others: further questions on the text.
+            others: further questions about the text.
             rng: draws what is renamed, and to what.
         """
         asked = [(example.question, example.answer, example.start), *others]

@@ -15,7 +15,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])")
 
 
 class Piece(NamedTuple):
-    """A part of a passage in a text: where it stands in the passage and in the text."""
+    """A part of a passage in a text: its place in the passage and in the text."""
 
     passage: int
     start: int
@@ -25,9 +25,9 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A question on a text; `start` is -1 where the answer does not stand in it.
+    """A question about a text; `start` is -1 if the answer does not occur in it.
 
-    `pieces` are the parts of passages that the text is made of.
+    `pieces` are the parts of passages that make up the text.
     """
 
     question: str
@@ -49,7 +49,7 @@ def sentence_window(
 ) -> Example:
     """Show only the sentences of the answer and up to `extra` neighbours, `longest` words.
 
-    Of a passage without the answer, show it whole.
+    A passage without the answer is shown whole.
     """
     if question.start < 0:
         return whole_passage(corpus, question, rng)
@@ -80,9 +80,9 @@ def whole_passage(
 def with_distractors(
     corpus: Corpus, question: Question, rng: random.Random, *, longest: int, passage_words: int
 ) -> Example:
-    """Show the passage at a random place among others, from a quarter of `longest` words on.
+    """Show the passage at a random place among others, `longest / 4` to `longest` words in all.
 
-    Others are of its article, or where there are none, near it in the file.
+    The others are from its article or, if there are none, near it in the file.
 
     Args:
         corpus: of the question.
@@ -113,7 +113,7 @@ def with_distractors(
 
 
 def also_answered(corpus: Corpus, example: Example) -> list[tuple[int, int]]:
-    """Return all questions whose answers stand in an example's text, and where they stand in it.
+    """Return all questions whose answers occur in an example's text, and their places in it.
 
     Args:
         corpus: of the example.
