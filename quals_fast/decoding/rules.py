@@ -18,9 +18,9 @@ from quals_fast.ops import Candidates, GroupChoice, Histories, Kernels
 
 
 class Hypotheses(NamedTuple):
-    """What the search found, in the rule's order; N = num_beams a sentence."""
+    """What the search found, in the rule's order; N = num_beams per sentence."""
 
-    token_ids: Tensor  # (B, N, T) int64, PAD behind EOS
+    token_ids: Tensor  # (B, N, T) int64, PAD after EOS
     lengths: Tensor  # (B, N) int64, EOS included
     logprobs: Tensor  # (B, N, T) float32 nats, the model's
     search_logprobs: Tensor  # (B, N, T) float32 nats, with penalties
@@ -46,7 +46,7 @@ class SearchState(ABC):
 
     #: Whether a forced EOS counts in the search with its own log-probability and penalty.
     forced_end_is_scored: bool
-    #: Tensors that change from step to step, beside `finished`.
+    #: Tensors that change from step to step, besides `finished`.
     changing: tuple[str, ...] = (
         "token_ids", "logprobs", "search_logprobs", "beam_scores", "n_finished",
     )  # fmt: skip
@@ -74,7 +74,7 @@ class SearchState(ABC):
         # All slots start alike, so only the first rank of each group may be continued at first.
         self.beam_scores = torch.zeros(batch_size, beams, dtype=torch.float32, device=device)
         self.beam_scores[:, config.num_beam_groups :].fill_(-torch.inf)
-        # One row more than there are hypotheses: it takes what is dropped.
+        # One row more than there are hypotheses, for dropped ones.
         self.finished = Hypotheses(
             per_token(beams + 1, pad, torch.int64),
             torch.zeros(batch_size, beams + 1, dtype=torch.int64, device=device),

@@ -1,13 +1,13 @@
-"""The pass of a GPU: search, filter, select and rescore a batch of pairs, with two reads.
+"""The GPU pass: search, filter, select and rescore a batch of pairs, with two reads.
 
 Shapes are fixed and nothing is read before the pairs are selected, so the GPU never waits for the
-host. How many tokens they have is read first, so that no more is rescored than there is; all that
-was found is read at the end. What the device cannot decide (text that only the host can read) is
-done again by the host's own functions, which say the same.
+host. The first read is the number of tokens of the selected pairs, so that only these are rescored;
+the second, at the end, is all results. What the device cannot decide (text that only the host can
+read) is done again by the host's functions, which give the same results.
 
-Each part is a function of tensors. Small batches run it as a CUDA graph (`engine.graphs`), so
-they are filled up to few sizes: with the last summary and document, and with empty texts, about
-which no pair is kept.
+Each part is a function of tensors. Small batches run it as a CUDA graph (`engine.graphs`), so they
+are padded to few sizes: with the last summary and document, and with empty texts, for which no pair
+is kept.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ from quals_fast.results import Hypothesis
 
 R = TypeVar("R")
 
-MAX_GRAPH_BATCH = 64  # larger ones are hardly faster a pair, and wait longer for the slowest
-MIN_GRAPH_BATCH = 16  # where graphs can hold no more than fewer, large batches pay without them
-MAX_PART_BATCH = 8  # of encoding and rescoring: above, they take the GPU longer than the host
+MAX_GRAPH_BATCH = 64  # larger ones are hardly faster per pair, and wait longer for the slowest
+MIN_GRAPH_BATCH = 16  # if graphs must be smaller than this, large batches without graphs are faster
+MAX_PART_BATCH = 8  # for encoding and rescoring: above, they take the GPU longer than the host
 _SOURCE_MULTIPLE = 128  # lengths of sources are padded to a multiple, so that few shapes occur
 _SEARCH = "search"  # begins the keys of its graphs
-_ROW_MULTIPLE = 16  # a multiple of it is rescored: attention copies a mask of other widths
+_ROW_MULTIPLE = 16  # rescored rows are padded to a multiple: attention copies other masks
 
-NOTHING = Source("", [], array("i"), 0, 0)  # fills batches up: no answer stands in it
+NOTHING = Source("", [], array("i"), 0, 0)  # pads batches: it contains no answer
 
 
 class Chosen(NamedTuple):
@@ -273,7 +273,7 @@ class FusedPass:
         return self._model.document_network.encode_hidden(input_ids, mask), mask
 
     def _encode_beside(self, documents: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Encode documents while the search goes on, where the device can do both.
+        """Encode documents during the search, if the device can do both.
 
         Returns:
             As from `hidden_states`; more rows where a graph's batch was filled up.
@@ -419,7 +419,7 @@ class FusedPass:
 
 
 def _in_a_thread(function: Callable[[], R]) -> Future[R]:
-    """Call a function while this thread goes on.
+    """Call a function while this thread continues.
 
     An executor refuses work when the main thread has ended, and waits for ever after a fork.
     """

@@ -1,7 +1,7 @@
-"""CUDA graphs: parts of the pass of a GPU, recorded once per shape, and which of them are kept.
+"""CUDA graphs: parts of the GPU pass, recorded once per shape, and which of them are kept.
 
-A replay takes the host one launch. Where a launch takes it 45 us, as measured on a virtual machine,
-the 226 kernels of both encodings take it 10 ms, and an H100 about 2.
+A replay costs the host one launch. If a launch takes 45 us, as measured on a virtual machine, the
+host needs 10 ms for the 226 kernels of both encodings, while an H100 needs about 2.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from quals_fast.batching import is_out_of_memory
 from quals_fast.processes import this_thread
 
 R = TypeVar("R")
-Key: TypeAlias = tuple[Hashable, ...]  # what is captured, and all shapes
+Key: TypeAlias = tuple[Hashable, ...]  # the name of the part, and all shapes
 
 
 class Graphed(Protocol):

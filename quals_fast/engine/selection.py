@@ -1,7 +1,7 @@
-"""`engine.filtering` on tensors: which hypotheses are kept, found with no look at the host.
+"""`engine.filtering` on tensors: find the hypotheses to keep without reading a value on the host.
 
-Shapes are fixed and no value decides what runs, so that a CUDA graph can hold it all.
-`quals_fast.engine.filtering.keep_pairs` says the same of one summary in plain Python.
+Shapes are fixed and no value decides what runs, so that all of it fits in a CUDA graph.
+`quals_fast.engine.filtering.keep_pairs` does the same for one summary in plain Python.
 Source: docs/semantics.md 1.3.
 """
 
@@ -27,14 +27,14 @@ SpanMatch = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 class Summaries(NamedTuple):
-    """Summaries as answers are looked up in them: token ids, or lower-cased code points."""
+    """Summaries as answers are looked up in them: as token ids or lower-cased code points."""
 
     symbols: Tensor  # (B, S) int32
     lengths: Tensor  # (B,) int64
 
 
 class Sequences(NamedTuple):
-    """What of `Hypotheses` the selection reads."""
+    """The parts of `Hypotheses` that the selection reads."""
 
     token_ids: Tensor
     lengths: Tensor
@@ -53,8 +53,8 @@ class PairSelector:
     """Filters and selects the hypotheses of one checkpoint.
 
     Args:
-        tokenizer: says whether answers are matched by ids or by text. Where its decoder is neither
-            WordPiece nor byte-level, every summary is unsure.
+        tokenizer: determines whether answers are matched by ids or by text. If its decoder is
+            neither WordPiece nor byte-level, every summary is unsure.
         conventions: special ids and V.
         device: where the hypotheses are.
         span_match: the implementation of `ops.Kernels.span_match`.

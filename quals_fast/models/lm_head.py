@@ -1,7 +1,7 @@
 """From decoder states to the next token: candidates of a search, or one given token.
 
-`LMHead` asks the kernels, on any device; `CpuLMHead` is the same for CPUs, and `ScreenedLMHead` for
-CPUs with fast 8-bit integers.
+`LMHead` uses the kernels, on any device; `CpuLMHead` is for CPUs, `ScreenedLMHead` for CPUs with
+fast 8-bit integers.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from quals_fast.models.linear import OneDnnLinear, onednn_pays
 from quals_fast.ops import Kernels, topk_lowest_id
 
 _MAX_ROWS = 64  # rows of logits at once: 64 x 28,216 float32 are 7 MB
-_SPARE_CANDIDATES = 8  # more than are asked for, since 8-bit integers mistake their order
-_DEFAULT_CANDIDATES = 16  # candidates where nobody says how many
-_BLOCK_COLUMNS = 64  # columns whose maximum stands for them in the search for candidates
+_SPARE_CANDIDATES = 8  # in addition to those wanted, since 8-bit integers confuse their order
+_DEFAULT_CANDIDATES = 16  # if the number is not given
+_BLOCK_COLUMNS = 64  # columns that are represented by their maximum in finding candidates
 
 
 class LMHead:
@@ -103,12 +103,12 @@ class CpuLMHead(LMHead):
 
 
 class ScreenedLMHead(CpuLMHead):
-    """The LM head on a CPU with 8-bit integers: they screen, float32 computes what was found.
+    """The LM head on a CPU: 8-bit integers preselect tokens, float32 computes the selected ones.
 
-    The likeliest tokens and the targets have float32 logits. Of the others only the sum of their
-    probabilities is taken from the integers, which moves all log-probabilities of a row alike, by
-    about a thousandth, and not which of its tokens is likelier. That the likeliest are among those
-    screened is near certain, not proven: eight more than are asked for are looked at.
+    The likeliest tokens and the targets have float32 logits. Of all others, only the sum of their
+    probabilities is taken from the integers. This changes all log-probabilities of a row equally,
+    by about a thousandth, and so does not change the order of its tokens. That the likeliest tokens
+    are among those selected is nearly certain, not proven: eight more than needed are selected.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, kernels: Kernels) -> None:
