@@ -270,7 +270,7 @@ def test_a_longer_run_begins_as_the_shorter_one(settings, monkeypatch):
     assert sorted(place for batch in plans[1] for place in batch) == list(range(20))
     even = Plan(runs[0], 110, 0, multiple_of=2)
     assert len(even) % 2 == 0
-    with pytest.raises(TrainingError, match=r"99 processes need a batch each, but there are only \d"):
+    with pytest.raises(TrainingError, match=r"99 processes need a batch each, but .* only \d"):
         Plan(runs[0], 110, 0, multiple_of=99)
 
 
