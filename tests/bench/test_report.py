@@ -17,6 +17,8 @@ from bench.shared import common
 from bench.shared.common import ROOT
 from bench.shared.weights import DRY_RUN, FORMER, GROWN, MODEL, RANDOM, UNKNOWN, bundled
 
+CURRENT = {MODEL: {"digest": bundled(MODEL).partition("@")[2]}}
+
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
@@ -38,7 +40,7 @@ def change(folder, name, edit):
 def current(folder):
     """The copied results, those of a headline as if measured with the bundled model."""
     for name in ("end_to_end", "end_to_end_gpu", "latency_gpu", "throughput_gpu", "claim_gpu"):
-        change(folder, name, lambda content: content.update(weights={}))
+        change(folder, name, lambda content: content.update(weights=CURRENT))
     return folder
 
 
@@ -169,9 +171,16 @@ def test_what_was_not_made_from_the_bundled_model_is_refused(folder, described, 
         command.section("memory")
 
 
+def test_a_result_without_weights_is_refused(folder):
+    change(folder, "memory", lambda content: content.update(weights={}))
+    refused = r"memory\.json does not say which weights.*`python -m bench\.memory`"
+    with pytest.raises(results.StaleResultError, match=refused):
+        command.section("memory")
+
+
 def test_what_was_made_from_the_bundled_model_has_no_title(folder):
     made = {
-        MODEL: {"digest": bundled(MODEL).partition("@")[2]},
+        **CURRENT,
         "bart-base": {"digest": "0123456789ab", "recipe": GROWN, "from": bundled(MODEL)},
         "QAGS bart-base": {"recipe": RANDOM},
     }
@@ -363,7 +372,7 @@ def put(tmp_path, monkeypatch):
     monkeypatch.setattr(common, "RESULTS", tmp_path)
 
     def write(name, **content):
-        content |= {"weights": {}, "machine": MACHINE}
+        content |= {"weights": CURRENT, "machine": MACHINE}
         (tmp_path / f"{name}_gpu.json").write_text(json.dumps(content))
 
     return write
