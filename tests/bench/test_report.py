@@ -308,7 +308,7 @@ def test_a_figure_without_a_source_is_named(line):
     found = rf"docs/x\.md, line 3: the figure '{figures._FIGURE.search(line)[0]}' is in no report"
     with pytest.raises(UnknownFigureError, match=found):
         check_figures("docs/x.md", f"# Title\n\n{line}\n")
-    for source in ("chosen", "published", "commit 1a2b3c4", "bench/results/memory.json"):
+    for source in ("chosen", "published", "commit 1a2b3c4", "bench/results/launches_gpu.json"):
         check_figures("docs/x.md", f"# Title\n\n<!-- figure: {source} -->\n{line}\n")
 
 
@@ -341,6 +341,15 @@ def test_a_source_that_is_none_is_refused(source):
     with pytest.raises(
         UnknownFigureError, match=f"line 2: the source of a figure must .*{source}'"
     ):
+        check_figures("x.md", text)
+
+
+def test_a_source_of_another_model_is_refused(folder):
+    text = "<!-- figure: bench/results/memory.json -->\n12 MiB\n"
+    with pytest.raises(UnknownFigureError, match=r"memory\.json was measured with a former model"):
+        check_figures("x.md", text)
+    change(folder, "memory", set_digest("0123456789ab"))
+    with pytest.raises(results.StaleResultError, match=r"measured with qagen-mini@0123456789ab"):
         check_figures("x.md", text)
 
 
