@@ -11,11 +11,11 @@ from bench.shared.common import ROOT
 
 # What reads like a measurement: a speed-up, a share, a time, a rate, an amount of memory.
 _UNITS = (
-    "times|x as fast|%(?! (?:bootstrap |confidence )?interval)|ms|µs|s a summary|pairs/s|"
-    "pairs a second|MiB|GiB"
+    "times|x as fast|%(?! (?:bootstrap |confidence )?interval)|µs|ms|s|seconds?|minutes?|hours?|"
+    "pairs/s|pairs a second|[MG]i?B"
 )
-# A quotation, such as "55 times as fast", is nobody's measurement here.
-_FIGURE = re.compile(rf'(?<![\w."])\d[\d,.]*(?: to \d[\d,.]*)? ?(?:{_UNITS})(?!\w)')
+# "under 8 minutes" is a limit. A quotation, such as "55 times as fast", is not measured here.
+_FIGURE = re.compile(rf'(?<!under )(?<![\w."])\d[\d,.]*(?: to \d[\d,.]*)? ?(?:{_UNITS})(?!\w)')
 _MARK = re.compile(r"<!-- figures?: (.+?) -->")
 # Besides a file: chosen by the project (a limit, a default), published by others, or measured at a
 # commit whose results were not kept.

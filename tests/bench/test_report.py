@@ -301,6 +301,9 @@ def test_what_was_not_measured_on_a_gpu_is_left_out(folder):
         "Spearman falls by 5 %.",
         "| one pair | 24 ms |",
         "It takes 0.39 s a summary, 200 pairs a second or 17 MiB.",
+        "Training took 85 minutes.",
+        "Planning takes 13 seconds, 2 s at least.",
+        "The weights have 1.6 GB.",
         "## 10x as fast",
     ],
 )
@@ -317,6 +320,7 @@ def test_a_figure_without_a_source_is_named(line):
     [
         "With 95 % bootstrap intervals, 95 % intervals and version 3.11 of 20 documents.",
         'Is it "55 times as fast" as QAGS?',
+        "It runs in under 9 minutes.",
         "```text\n12 ms\n```",
         "<!-- report:memory -->\n12 MiB\n<!-- /report -->",
         "<!-- figures: commits 1a2b3c4, 5d6e7f8 -->\n\n12 ms\n\n13 ms\n",
