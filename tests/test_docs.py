@@ -115,6 +115,14 @@ def test_every_page_of_docs_is_in_the_navigation():
         assert f": {page.relative_to(ROOT)}\n" in navigation, page
 
 
+@pytest.mark.parametrize("module", ["quals_fast", "quals_fast.training"])
+def test_every_public_name_is_on_a_page_of_the_api(module):
+    pages = [page.read_text("utf-8") for page in (ROOT / "docs" / "api").glob("*.md")]
+    shown = set(re.findall(r"^::: (\S+)$", "\n".join(pages), re.MULTILINE))
+    public = set(import_module(module).__all__) - {"__version__"}
+    assert {f"{module}.{name}" for name in public} <= shown
+
+
 SEMANTICS = (ROOT / "docs" / "semantics.md").read_text("utf-8")
 CITED = re.compile(r"docs/semantics\.md (\d(?:\.\d)?)")
 
