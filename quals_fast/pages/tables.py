@@ -14,7 +14,15 @@ from rich.text import Text
 
 from quals_fast.evaluation import STATISTICS, Agreement, Estimate
 from quals_fast.jobs.parsing import InputRow
-from quals_fast.pages.display import LARGE_DROP, MARKS, count, level, printable, signature_line
+from quals_fast.pages.display import (
+    LARGE_DROP,
+    MARKS,
+    MARKS_LEGEND,
+    count,
+    level,
+    printable,
+    signature_line,
+)
 from quals_fast.results import RowScore
 
 
@@ -118,7 +126,7 @@ class Tally:
 
 
 def score_table(tally: Tally, signature: str) -> Group:
-    """Return a table of rows, each with its worst question, and the signature."""
+    """Return a table of rows with their worst questions, its marks' meaning, the signature."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, options in (
         ("id", {"overflow": "fold"}),
@@ -129,7 +137,8 @@ def score_table(tally: Tally, signature: str) -> Group:
         ("its score", {"justify": "right", "no_wrap": True}),
     ):
         table.add_column(name, **options)
-    for entry in tally.rows():
+    entries = tally.rows()
+    for entry in entries:
         table.add_row(
             _text(entry.row_id),
             _score(entry.score),
@@ -141,7 +150,9 @@ def score_table(tally: Tally, signature: str) -> Group:
     if tally.total > tally.max_rows:
         lowest = "lowest" if tally.max_rows == 1 else f"{tally.max_rows} lowest"
         table.caption = f"the {lowest} of {tally.total} rows; use -o to write all of them"
-    return Group(table, signature_line(signature))
+    marked = any(level(entry.score) or level(entry.worst_score) for entry in entries)
+    legend = [Text(MARKS_LEGEND)] if marked else []
+    return Group(table, *legend, signature_line(signature))
 
 
 def agreement_table(agreements: list[Agreement], signature: str) -> Group:

@@ -22,7 +22,8 @@ def test_explain_on_the_terminal(run, expected):
     assert "given summary" in out and "given document" in out
     assert "no generated question" in out
     assert "this row could not be scored: line 2: invalid JSON" in out
-    assert out.splitlines()[-1] == expected.signature
+    legend = "! -0.5 nats or less, !! -2 nats or less"
+    assert out.splitlines()[-2:] == [legend, expected.signature]
     assert result.stderr.startswith("8 rows: ")
     assert len(result.stderr.splitlines()) == 1
 
@@ -41,8 +42,9 @@ def test_explain_page(run, expected):
 
 def test_explain_page_on_standard_output(run):
     write("in.jsonl", GOOD)
-    result = run("explain", "in.jsonl", "--html", "-", "--quiet")
+    result = run("explain", "in.jsonl", "--html", "-")
     assert result.exit_code == 0
+    assert result.stderr.startswith("4 rows: ")
     assert result.stdout.lstrip().lower().startswith("<!doctype html>")
 
 

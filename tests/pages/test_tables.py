@@ -36,6 +36,7 @@ def error(message="line 1: broken"):
 
 
 NO_PAIRS = SummaryScore(status="no_pairs")
+LEGEND = "! -0.5 nats or less, !! -2 nats or less"
 SIGNATURE = "quals|rule:fairseq09|model:toy@0123|version:0.1.0"
 
 
@@ -120,6 +121,7 @@ def test_all_rows_in_input_order():
         "2 !! -3.000 ok 2 who won ? -> anne !! -3.000",
         "3 - no_pairs 0 -",
         "4 - error 0 line 4: broken -",
+        LEGEND,
         SIGNATURE,
     ]
 
@@ -134,14 +136,14 @@ def test_the_lowest_rows_when_there_are_more():
         ["2", "!", "-0.700", "ok"],
         ["4", "!", "-0.700", "ok"],
     ]
-    assert lines[-2:] == ["the 5 lowest of 7 rows; use -o to write all of them", SIGNATURE]
+    assert lines[6:] == ["the 5 lowest of 7 rows; use -o to write all of them", LEGEND, SIGNATURE]
     lines = printed(score_table(tally_of(*results, max_rows=1), SIGNATURE))
     assert lines[-2:] == ["the lowest of 7 rows; use -o to write all of them", SIGNATURE]
 
 
 def test_exactly_as_many_rows_as_are_shown():
     lines = printed(score_table(tally_of(ok(-1.0), ok(-2.0), max_rows=2), SIGNATURE))
-    assert [line[0] for line in lines] == ["i", "1", "2", "q"]
+    assert [line[0] for line in lines] == ["i", "1", "2", "!", "q"]
 
 
 @pytest.mark.parametrize("max_rows", [0, 1, 100])
@@ -160,6 +162,7 @@ def test_memory_does_not_grow(max_rows):
 def test_marks_of_low_scores(score, mark):
     lines = printed(score_table(tally_of(ok(score)), SIGNATURE))
     assert lines[1] == f"1 {mark} ok 2 who won ? -> anne {mark}"
+    assert (LEGEND in lines) == mark.startswith("!")
 
 
 @pytest.mark.parametrize(
