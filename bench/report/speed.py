@@ -45,7 +45,7 @@ def _headline_of_cpu(results: Reader) -> str:
     same, rows = (sum(one[what] for one in of_float32) for what in ("identical_rows", "rows"))
     return (
         f"{speed} In float32, it keeps the same question-answer pairs as the published pipeline "
-        f"for {same} of {rows} summaries ([results](bench/results))."
+        f"for {same} of {rows} summaries ([benchmarks](docs/benchmarks.md#against-other-programs))."
     )
 
 
@@ -82,10 +82,10 @@ def speed_short(results: Reader) -> str:
     rows = [
         {
             "texts, precision": f"{workload}, `{dtype}`",
-            "seconds a summary": with_spread(case["seconds_per_summary"][dtype]),
+            "seconds per summary": with_spread(case["seconds_per_summary"][dtype]),
             "published pipeline": with_spread(case["seconds_per_summary"]["reference"]),
             "times as fast": with_spread(ratio, 1),
-            "same pairs as": f"{of}: {percent(agreement['identical_sequences'])}",
+            "same pairs": f"{percent(agreement['identical_sequences'])} (against {of})",
             "peak MiB": f"{of_model['facts'][dtype]['peak_mib']:.0f}",
         }
         for workload, case in of_model["workloads"].items()
@@ -261,20 +261,24 @@ def _claimed(result: Result, place: str = "") -> list[dict[str, str]]:
 def training_cost(results: Reader) -> str:
     """Report what scoring costs in a training."""
     result = results.load("training_cost")
+    of_step, of_evaluation = (
+        result[f"share_of_{what}"][result["policy"]] for what in ("step", "evaluation")
+    )
     rows = [
         {
             "trained model, workload": f"{result['policy']}, {workload}",
-            "of a": what,
             "scoring": arm.replace("_", ", cache "),
-            "% of its time": with_spread(
-                {key: n if key == "n" else 100 * n for key, n in share.items()}, 0
-            ),
+            "% of a step": _percent(share),
+            "% of an evaluation": _percent(of_evaluation[workload][arm]),
         }
-        for what in ("step", "evaluation")
-        for workload, shares in result[f"share_of_{what}"][result["policy"]].items()
+        for workload, shares in of_step.items()
         for arm, share in shares.items()
     ]
     return (
         f"{table(rows)}\n\nStep: {result['documents']} documents with {result['completions']} "
         f"completions each. Evaluation: {result['summaries']} summaries. {where(result)}"
     )
+
+
+def _percent(share: dict[str, float]) -> str:
+    return with_spread({key: n if key == "n" else 100 * n for key, n in share.items()}, 0)
