@@ -164,3 +164,35 @@ def test_the_options_of_all_commands_exist(command):
     listed = CliRunner().invoke(app, [name, "--help"]).output
     for option in options:
         assert re.search(rf"(^|\s){re.escape(option)}[\s,]", listed, re.MULTILINE), option
+
+
+OURS = re.compile(r"(quals-fast|python -m bench\.|bench/gpu\w*\.sh|-)")  # or an option alone
+
+
+def options_in_text(page):
+    """Return the options that a page names outside of its blocks; those of other programs not."""
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    spans = [span for span in re.findall(r"`([^`\n]+)`", text) if OURS.match(span)]
+    return {option for span in spans for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", span)}
+
+
+def known_options():
+    of_app = {
+        option
+        for command in app.commands.values()
+        for parameter in command.params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+    }
+    sources = "".join(path.read_text("utf-8") for path in (ROOT / "bench").rglob("*.py"))
+    return of_app | set(re.findall(r"\"(--[a-z-]+)\"", sources)) | {"--help"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_options_in_the_text_exist(page):
+    assert options_in_text(page) - known_options() == set()
+
+
+def test_an_unknown_option_in_the_text_is_found(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("`--rows 5`, `--rowz`, `quals-fast score --roes 5`, `pip install --other`\n")
+    assert options_in_text(page) - known_options() == {"--rowz", "--roes"}
