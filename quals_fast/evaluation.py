@@ -35,7 +35,7 @@ class Estimate:
     """A statistic and its 95 % bootstrap interval; all three are NaN where it is undefined.
 
     Attributes:
-        value: the statistic of the rows as given.
+        value: The statistic of the rows as given.
         low: 2.5th percentile of the statistic over the resamples.
         high: 97.5th percentile.
     """
@@ -54,14 +54,14 @@ class Agreement:
     """How well a score agrees with human labels.
 
     Attributes:
-        name: name of the metric, such as ``QUALS``.
-        n: number of rows used.
-        n_missing: number of rows left out because their score is NaN.
-        pearson: linear correlation.
-        spearman: rank correlation, ties sharing their mean rank.
-        kendall: tau-b.
-        auc: probability that a positive row outscores a negative one; a tie counts one half.
-        undefined: for each statistic that is NaN, the reason.
+        name: Name of the metric, such as ``QUALS``.
+        n: Number of rows used.
+        n_missing: Number of rows left out because their score is NaN.
+        pearson: Linear correlation.
+        spearman: Rank correlation, ties sharing their mean rank.
+        kendall: Tau-b.
+        auc: Probability that a positive row outscores a negative one; a tie counts one half.
+        undefined: For each statistic that is NaN, the reason.
     """
 
     name: str
@@ -92,22 +92,22 @@ def agreement(
     """Compare scores with human labels of the same rows.
 
     Args:
-        name: name of the metric, for display.
-        scores: higher is better, finite. NaN is a missing score, and its row is left out.
-        labels: higher is better, finite.
-        positive_from: for the AUC, a row is positive if its label is at least this.
-        n_resamples: draws of the rows, with replacement, behind each interval. Draws in which a
-            statistic is undefined, such as those with one class only, are left out of it.
-        seed: random seed of the draws, which are the same for all four statistics.
+        name: Name of the metric, for display.
+        scores: Finite numbers, higher is better. NaN is a missing score; its row is left out.
+        labels: Finite numbers, higher is better.
+        positive_from: For the AUC, a row is positive if its label is at least this.
+        n_resamples: Number of draws of the rows, with replacement, behind each interval. Draws in
+            which a statistic is undefined, such as those with one class only, are left out of it.
+        seed: Random seed of the draws, which are the same for all four statistics.
 
     Returns:
         Four statistics with intervals; NaN where undefined (constant scores or labels, one class).
 
     Raises:
-        ValueError: lengths differ, a value is not a finite number, fewer than three rows have a
+        ValueError: If lengths differ, a value is not a finite number, fewer than three rows have a
             score, or `n_resamples` is below 1.
-        TypeError: `scores` or `labels` is not a list or vector.
-        ModuleNotFoundError: the extra ``evaluate`` is not installed.
+        TypeError: If `scores` or `labels` is not a list or vector.
+        ModuleNotFoundError: If the extra ``evaluate`` is not installed.
     """
     scores, labels = (
         check_list("scores", scores, "numbers"),
@@ -193,7 +193,7 @@ class Labels:
     """The labelled rows of a job, gathered while it runs.
 
     Args:
-        label_field: key or column of the human judgement.
+        label_field: Key or column of the human judgement.
     """
 
     def __init__(self, label_field: str) -> None:
@@ -223,14 +223,14 @@ def compare(
     Only rows with a score are used; the others are counted as missing.
 
     Args:
-        rows: with score and label.
-        name: of the metric that gave the scores.
-        positive_from: as for `agreement`.
-        n_resamples: as for `agreement`.
+        rows: Rows with score and label.
+        name: Name of the metric that gave the scores.
+        positive_from: As for `agreement`.
+        n_resamples: As for `agreement`.
 
     Raises:
-        ValueError: as `agreement`.
-        ModuleNotFoundError: the extra ``evaluate`` is not installed.
+        ValueError: As `agreement`.
+        ModuleNotFoundError: If the extra ``evaluate`` is not installed.
     """
 
     def measure(name: str, scores: list[float], rows: Sequence[LabelledRow]) -> Agreement:
@@ -254,9 +254,9 @@ def rouge_floor(documents: Sequence[str], summaries: Sequence[str]) -> dict[str,
         each pair.
 
     Raises:
-        ValueError: lengths differ.
-        TypeError: an argument is not a list of strings.
-        ModuleNotFoundError: the extra ``evaluate`` is not installed.
+        ValueError: If lengths differ.
+        TypeError: If an argument is not a list of strings.
+        ModuleNotFoundError: If the extra ``evaluate`` is not installed.
     """
     both = [check_texts("documents", documents), check_texts("summaries", summaries)]
     for name, texts in zip(("documents", "summaries"), both, strict=True):
@@ -281,9 +281,9 @@ def mean_interval(values: Sequence[float], *, n_resamples: int = 1000, seed: int
     """Return the mean with its 95 % bootstrap interval; all NaN without values.
 
     Args:
-        values: finite.
-        n_resamples: draws of the values, with replacement.
-        seed: random seed of the draws; numpy's global state is not used.
+        values: Finite numbers.
+        n_resamples: Number of draws of the values, with replacement.
+        seed: Random seed of the draws; numpy's global state is not used.
     """
     import numpy as np
 

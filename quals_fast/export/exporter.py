@@ -68,22 +68,22 @@ def export(
     """Write a model's graphs to a new folder and check them.
 
     Args:
-        model: as for `QualsScorer.from_pretrained`.
-        folder: to write to; must be empty or not exist.
+        model: As for `QualsScorer.from_pretrained`.
+        folder: Folder to write to; must be empty or not exist.
         dtype: ``"float32"``, ``"float16"``, or ``"int8"``: documents are read and rescored in 8-bit
             integers; the search stays in float32, but integers screen the vocabulary.
-        texts: documents and summaries to check with; by default two built-in ones.
+        texts: Documents and summaries to check with; by default two built-in ones.
 
     Returns:
-        What the check found: the largest and the mean difference of a log-probability, nats, and
+        What the check found: the largest and the mean difference of a log-probability, in nats, and
         the share of searched sequences that are the same.
 
     Raises:
-        ExportParityError: the difference is beyond what the type explains. The folder is left to be
-            looked at, without its manifest, so that nothing will load it.
-        CheckpointError: the model cannot be loaded.
-        ValueError: an unknown type, or a folder that is not empty.
-        ModuleNotFoundError: onnx or onnxscript is not installed.
+        ExportParityError: If the difference is beyond what the type explains. The folder stays for
+            inspection, without its manifest, so that nothing will load it.
+        CheckpointError: If the model cannot be loaded.
+        ValueError: If the type is unknown or the folder is not empty.
+        ModuleNotFoundError: If onnx or onnxscript is not installed.
     """
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` must be {' or '.join(DTYPES)}, but got {dtype!r}")

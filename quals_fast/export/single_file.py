@@ -73,23 +73,23 @@ def export_single_file(
     """Write a model's whole QUALS score as one ONNX graph in float32, and check it.
 
     Args:
-        model: as for `QualsScorer.from_pretrained`; must have a WordPiece tokenizer, whose answers
+        model: As for `QualsScorer.from_pretrained`; must have a WordPiece tokenizer, whose answers
             are matched by ids.
-        path: the file to write; must not exist.
-        decoding: settings of the search, which become part of the graph.
-        scoring: settings of the score, which become part of the graph.
-        texts: documents and summaries to check with; by default, two built-in ones.
+        path: The file to write; must not exist.
+        decoding: Settings of the search, which become part of the graph.
+        scoring: Settings of the score, which become part of the graph.
+        texts: Documents and summaries to check with; by default, two built-in ones.
 
     Returns:
         The result of the check: number of texts and pairs, share of identical pairs, and the
         largest difference of a log-probability or score, in nats.
 
     Raises:
-        ExportParityError: the graph does not score like the model. The file is left as
+        ExportParityError: If the graph does not score like the model. The file is left as
             ``path.failed``.
-        CheckpointError: the model cannot be loaded, or cannot be exported as one graph.
-        ValueError: the file exists, or the settings do not fit the model.
-        ModuleNotFoundError: onnx, onnxscript or ONNX Runtime is not installed.
+        CheckpointError: If the model cannot be loaded, or cannot be exported as one graph.
+        ValueError: If the file exists, or the settings do not fit the model.
+        ModuleNotFoundError: If onnx, onnxscript or ONNX Runtime is not installed.
     """
     require_onnx()
     import onnx_ir as ir
