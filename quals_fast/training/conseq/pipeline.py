@@ -87,9 +87,10 @@ def run_conseq(
         The folder of the trained model, the number of documents used, and the mean loss.
 
     Raises:
-        ValueError: If a text is empty or not valid, the lists differ in length, the folder belongs
-            to another run, the scorer is missing, or no document is left to learn from.
-        OSError: If the model does not exist.
+        ValueError: If a text is empty or not valid, the lists differ in length, `model` is no
+            folder, `output` belongs to another run, the scorer is missing, or no document is left
+            to learn from.
+        OSError: If the folder of the model lacks a file.
     """
     config = config or ConSeqConfig()
     documents, references = (
@@ -99,6 +100,11 @@ def run_conseq(
     check_same_length("references", references, documents)
     if config.by == "quals" and scorer is None:
         raise ValueError("`scorer` must be given for by='quals', but got None")
+    if not Path(model).is_dir():
+        raise ValueError(
+            f"the summariser must be a local folder, but got {str(model)!r}; nothing is "
+            "downloaded: download the model first and give its folder"
+        )
     folder, place = Path(output), resolve_device(device)
     if place.index:
         raise ValueError(

@@ -330,6 +330,9 @@ def test_what_cannot_be_run_is_refused(run, tmp_path, folder, scorer):
             ["the town"], ["?"], model=folder, output=tmp_path / "none", scorer=scorer,
             config=CONFIG, device="cpu",
         )  # fmt: skip
+    with pytest.raises(ValueError, match="the summariser must be a local folder, but got 'gone'"):
+        run_conseq(["a"], ["b"], model="gone", output=tmp_path / "gone", scorer=scorer)
+    assert not (tmp_path / "gone").exists()
     for settings, message in [
         ({"by": "bleu"}, "`by` must be 'quals' or 'rouge', but got 'bleu'"),
         ({"num_samples": 0}, "`num_samples` must be at least 1"),
