@@ -33,9 +33,8 @@ def versions() -> str:
 
 
 def _outcome(name: str, cell: Mapping[str, Any]) -> dict[str, str]:
-    dirty = " with uncommitted changes" if cell["dirty"] else ""
     row = {"run": name, "Python": cell["python"], "passed": "", "failed": "", "skipped": ""}
-    row |= {"minutes": "", "commit": f"{cell['commit']}{dirty}"}
+    row |= {"minutes": "", "commit": cell["commit"]}
     if "error" in cell:
         return row | {"passed": f"not run: {cell['error'].splitlines()[0]}"}
     return row | {
