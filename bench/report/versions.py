@@ -6,14 +6,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from bench.report.results import StaleResultError
+from bench.report.results import Reader, StaleResultError
 from bench.shared.common import ROOT
 from bench.shared.tables import table
 
 OUTCOMES = ROOT / "tests" / "matrix.json"
 
 
-def versions() -> str:
+def versions(_: Reader) -> str:
     """Report the outcome of each cell of tests/matrix.py, and the versions in it.
 
     Raises:
