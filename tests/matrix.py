@@ -41,7 +41,8 @@ def widest_ranges(metadata: Message) -> dict[str, SpecifierSet]:
     of_name: dict[str, list[Requirement]] = {}
     for line in metadata.get_all("Requires-Dist", []):
         one = Requirement(line)
-        of_name.setdefault(canonicalize_name(one.name), []).append(one)
+        if one.specifier:
+            of_name.setdefault(canonicalize_name(one.name), []).append(one)
     return {
         name: min((one.specifier for one in ones), key=lowest)
         for name, ones in sorted(of_name.items())

@@ -29,17 +29,24 @@ def versions(_: Reader) -> str:
         for package, admitted in told["ranges"].items()
     ]
     outcomes = [_outcome(name, cell) for name, cell in told["cells"].items()]
-    return f"{table(outcomes)}\n\n{table(packages)}"
+    failed = [
+        f"- {name}: `{test}` failed."
+        for name, cell in told["cells"].items()
+        for test in cell.get("failed", ())
+    ]
+    return "\n\n".join(filter(None, [table(outcomes), "\n".join(failed), table(packages)]))
 
 
 def _outcome(name: str, cell: Mapping[str, Any]) -> dict[str, str]:
-    row = {"run": name, "Python": cell["python"], "passed": "", "failed": "", "skipped": ""}
-    row |= {"minutes": "", "commit": cell["commit"]}
+    row = {"run": name, "Python": cell["python"], "commit": cell["commit"]}
     if "error" in cell:
-        return row | {"passed": f"not run: {cell['error'].splitlines()[0]}"}
+        return row | {
+            "passed": f"not run: {cell['error'].splitlines()[0].removeprefix('error: ')}",
+            "failed": "",
+            "skipped": "",
+        }
     return row | {
         "passed": f"{cell['passed']:,}",
-        "failed": ", ".join([str(len(cell["failed"])), *cell["failed"]]),
+        "failed": f"{len(cell['failed'])}",
         "skipped": f"{cell['skipped']}",
-        "minutes": f"{cell['seconds'] / 60:.0f}",
     }
