@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.report import exports, gpu, models, speed
+from bench.report import exports, gpu, models, speed, versions
 from bench.report.figures import check_figures
 from bench.report.results import Reader, StaleResultError
 from bench.shared.common import ROOT
@@ -56,6 +56,7 @@ SECTIONS: dict[str, tuple[Block, ...]] = {
     "gpu": (gpu.speed, gpu.settings, gpu.remarks),
     "gpu_kernels": (gpu.gpu_kernels,),
     "launches": (gpu.launches,),
+    "versions": (versions.versions,),
 }
 
 

@@ -23,6 +23,7 @@ from quals_fast.config import DecodingConfig, ScoringConfig
 from quals_fast.models.checkpoint import read_checkpoint
 from quals_fast.models.loading import model_folder, read_weights
 from quals_fast.models.tokenizer import QATokenizer
+from quals_fast.reference.model import cache_name
 from quals_fast.reference.quals import answer_stands_in, select, split_at_sep
 from quals_fast.results import Hypothesis, TokenLogprobs
 
@@ -263,14 +264,15 @@ class PublishedPipeline:
     def _decode(
         self, ids: Tensor, states: Tensor, mask: Tensor, cache: Any, use_cache: bool = True
     ) -> tuple[Tensor, Any]:
+        name = cache_name(self.network)
         output = self.network(
             attention_mask=mask,
             encoder_outputs=self._output(last_hidden_state=states),
             decoder_input_ids=ids,
-            past_key_values=cache,
             use_cache=use_cache,
+            **{name: cache},
         )
-        return output.logits, output.past_key_values
+        return output.logits, output.get(name)
 
     def _log_softmax(self, logits: Tensor) -> Tensor:
         logits = logits.float()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,6 +42,7 @@ class ReferenceModel:
         weights = {name: tensor.float() for name, tensor in read_weights(folder).items()}
         self._bart.load_state_dict(weights, strict=False)
         self._bart.tie_weights()
+        self._cache_name = cache_name(self._bart)
 
     @torch.inference_mode()
     def encode(self, input_ids: Sequence[int]) -> Tensor:
@@ -69,6 +72,13 @@ class ReferenceModel:
         return BeamDecoder(self, states.expand(num_beams, -1, -1))
 
 
+def cache_name(network: Any) -> str:
+    """Return what a transformers network calls its cache; newer versions warn of the old name."""
+    return (
+        "cache" if "cache" in inspect.signature(network.forward).parameters else "past_key_values"
+    )
+
+
 class BeamDecoder:
     """The language model that the reference search asks, with a key-value cache."""
 
@@ -91,8 +101,8 @@ class BeamDecoder:
         output = model._bart(
             encoder_outputs=model._output(last_hidden_state=self._states),
             decoder_input_ids=torch.tensor(token_ids)[:, None],
-            past_key_values=self._cache,
             use_cache=True,
+            **{model._cache_name: self._cache},
         )
-        self._cache = output.past_key_values
+        self._cache = output[model._cache_name]
         return model._log_softmax(output.logits[:, -1])

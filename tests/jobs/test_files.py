@@ -183,7 +183,7 @@ def test_rows_of_an_array_have_problems_of_their_own(read):
         ("[1, 2", "Expecting ',' delimiter at line 1, column 6"),
         ("[1,]", "Expecting value at line 1, column 4"),
         ("[1] 2", "Extra data at line 1, column 5"),
-        ('{\n"document": "d",\n}', "property name"),
+        ('{\n"document": "d",\n', "property name"),
         ("[" * 100_000, "recursion"),
     ],
 )
@@ -387,7 +387,7 @@ BAD_LINES = [
     ),
     pytest.param("[" * 100_000, f"invalid JSON: nested too deeply … {EXPECTED}", id="deep"),
     pytest.param(
-        '{"document": "d", "summary": "s", "x": ' + '{"a":' * 5000 + "1" + "}" * 5001,
+        '{"document": "d", "summary": "s", "x": ' + '{"a":' * 100_000 + "1" + "}" * 100_001,
         f"invalid JSON: nested too deeply … {EXPECTED}",
         id="deep-but-valid",
     ),

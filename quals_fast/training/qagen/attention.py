@@ -91,9 +91,7 @@ def batched_attention(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attend as transformers calls it."""
-    attended: Tensor = BatchedAttention.apply(  # type: ignore[no-untyped-call]
-        query, key, value, attention_mask, scaling, dropout
-    )
+    attended: Tensor = BatchedAttention.apply(query, key, value, attention_mask, scaling, dropout)
     return attended.transpose(1, 2), None
 
 

@@ -113,7 +113,7 @@ def target_states(
 
 def nats_of(network: Any, hidden: Tensor, targets: Tensor) -> Tensor:
     """Return the negative log-probability of each target ``(N,)`` after its hidden state."""
-    nats: Tensor = TokenNats.apply(  # type: ignore[no-untyped-call]
+    nats: Tensor = TokenNats.apply(
         hidden, network.lm_head.weight, network.final_logits_bias[0], targets
     )
     return nats
