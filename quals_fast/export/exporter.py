@@ -41,7 +41,7 @@ from quals_fast.exported.loading import load_onnx
 from quals_fast.exported.manifest import DTYPES, LARGEST_SUMS, MANIFEST, WEIGHTS, write_manifest
 from quals_fast.exported.session import runtime
 from quals_fast.models.bart import Bart
-from quals_fast.models.checkpoint import CHECKPOINT_FILES
+from quals_fast.models.checkpoint import checkpoint_files
 from quals_fast.models.loading import TorchModel, load_model, model_folder
 
 _EMBEDDING = "head.weight"  # the LM head's matrix in step and rescore graphs
@@ -94,7 +94,7 @@ def export(
     loaded = load_model(model, device=torch.device("cpu"))
     target.mkdir(parents=True, exist_ok=True)
     names = _write_graphs(loaded.network, target, dtype)
-    copied = [name for name in CHECKPOINT_FILES if (source / name).is_file()]
+    copied = [path.name for path in checkpoint_files(source)]
     for name in copied:
         shutil.copyfile(source / name, target / name)
     facts: dict[str, Any] = {

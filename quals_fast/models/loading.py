@@ -13,9 +13,9 @@ from torch import Tensor
 
 from quals_fast.models.bart import Bart
 from quals_fast.models.checkpoint import (
-    CHECKPOINT_FILES,
     CheckpointError,
     Conventions,
+    checkpoint_files,
     read_checkpoint,
     read_json,
     refuse_adapter,
@@ -190,8 +190,8 @@ def digest_of(folder: Path) -> str:
     Returns:
         First 12 hexadecimal digits of the SHA-256 over weights, config and tokenizer.
     """
-    paths = [*_weight_files(folder), *(folder / name for name in CHECKPOINT_FILES)]
-    parts = [f"{path.name} {sha256(path)}" for path in paths if path.is_file()]
+    paths = [*_weight_files(folder), *checkpoint_files(folder)]
+    parts = [f"{path.name} {sha256(path)}" for path in paths]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 

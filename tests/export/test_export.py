@@ -10,6 +10,7 @@ import onnx_ir as ir
 import pytest
 from cli_helpers import assert_usage_error
 from click.testing import CliRunner
+from model_folders import change_json
 
 from quals_fast.commands.app import app
 from quals_fast.export import exporter
@@ -31,6 +32,16 @@ def test_the_check_of_an_export_is_recorded(exported):
         assert set(manifest["files"]) | {MANIFEST} == {path.name for path in folder.iterdir()}
     assert exported["float32"][1]["max_abs_delta"] < 1e-4
     assert exported["float32"][1]["identical_sequences"] == 1.0
+
+
+def test_what_the_tokenizer_adds_to_the_config_is_exported_too(one_layer_model, tmp_path):
+    model = shutil.copytree(one_layer_model, tmp_path / "model")
+    change_json(model / "config.json", sep_token_id=None)
+    (model / "tokenizer_config.json").write_text('{"model_max_length": 40}')
+    (model / "special_tokens_map.json").write_text('{"sep_token": "[SEP0]"}')
+    export(model, tmp_path / "exported")
+    conventions = load_onnx(tmp_path / "exported").conventions
+    assert (conventions.sep_token_id, conventions.max_source_tokens) == (1, 40)
 
 
 def test_large_tensors_stand_once_outside_the_graphs(exported):

@@ -284,7 +284,22 @@ def test_digest_changes_with(folder, tiny_folder, change):
 
 def test_digest_leaves_out_what_does_not_matter(folder, tiny_folder):
     (folder / "README.md").write_text("a model")
+    (folder / "special_tokens_map.json").write_text("{}")  # the config names the separator
     assert load(folder).digest == load(tiny_folder).digest
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json"])
+def test_digest_covers_the_tokenizers_settings_where_they_are_read(folder, name):
+    complete = json.loads((folder / "config.json").read_text())
+    change_json(folder / "config.json", sep_token_id=None)
+    (folder / name).write_text('{"sep_token": "[SEP0]"}')
+    before = load(folder).digest
+    change_json(folder / name, sep_token="who")
+    assert load(folder).digest != before
+    change_json(folder / "config.json", **complete, max_source_tokens=30)  # nothing is left out
+    before = load(folder).digest
+    (folder / name).unlink()
+    assert load(folder).digest == before
 
 
 # The bundled model

@@ -20,9 +20,10 @@ from quals_fast.models.checkpoint import (
     check_config,
     read_config,
     read_json,
+    read_tokenizer,
+    tokenizer_settings,
 )
 from quals_fast.models.loading import model_folder, read_weights
-from quals_fast.models.tokenizer import read_tokenizer
 from quals_fast.training.qagen import resizing, warm_start
 from quals_fast.training.qagen.checkpoints import writing
 from quals_fast.training.qagen.network import BartForConditionalGeneration
@@ -74,6 +75,7 @@ def load_starting_point(
             f"{config.get('model_type')!r}; for a BERT-family encoder, use "
             f"{warm_start.PREFIX}{folder}"
         )
+    config |= tokenizer_settings(folder, config)
     tokenizer = read_tokenizer(folder)
     tokenizer.no_truncation()
     tokenizer.no_padding()
