@@ -19,6 +19,7 @@ AnswerMatch = Literal["ids", "text"]
 CHECKPOINT_FILES = (
     "config.json", "generation_config.json", "tokenizer.json", "vocab.json", "merges.txt",
 )  # fmt: skip
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in this order; whole, or in shards
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
 
 _LONGEST_SOURCE = 1_000_000  # tokenizers without a limit give 1e30
@@ -136,6 +137,46 @@ def checkpoint_files(folder: Path) -> list[Path]:
     """
     names = [*CHECKPOINT_FILES, *_settings_files(read_config(folder))]
     return [path for name in names if (path := folder / name).is_file()]
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that hold a folder's weights: safetensors, else PyTorch's pickles.
+
+    Raises:
+        CheckpointError: there are none, or an index is damaged or names a file that is not there.
+    """
+    for name in WEIGHTS:
+        if (folder / name).is_file():
+            return [folder / name]
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            return [folder / shard for shard in _shards(index)]
+    refuse_adapter(folder)
+    raise CheckpointError(
+        f"{folder} has no weights: expected {' or '.join(WEIGHTS)}; save the model with "
+        "transformers' save_pretrained()"
+    )
+
+
+def _shards(index: Path) -> list[str]:
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not all(is_plain_name(name) for name in shards.values()):
+        raise CheckpointError(
+            f"{index} must have a `weight_map` from tensors to files beside it, but got "
+            f"{shards if shards is None else type(shards).__name__}; download it again"
+        )
+    names = sorted(set(shards.values()))
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{index} names {missing[0]}, which is not in the folder; download it too"
+        )
+    return names
+
+
+def is_plain_name(name: object) -> bool:
+    """Return whether something is a file's name, without a folder."""
+    return isinstance(name, str) and name == Path(name).name and name not in ("", ".", "..")
 
 
 def _settings_files(config: dict[str, Any]) -> tuple[str, ...]:

@@ -17,13 +17,13 @@ from quals_fast.models.checkpoint import (
     Conventions,
     checkpoint_files,
     read_checkpoint,
-    read_json,
-    refuse_adapter,
     sha256,
     verify_checksums,
+    weight_files,
 )
 from quals_fast.models.lm_head import CpuLMHead, LMHead, ScreenedLMHead
 from quals_fast.models.model import Model
+from quals_fast.models.pickles import read_pickled
 from quals_fast.models.precision import PRECISIONS, Precision
 from quals_fast.models.shape import BartShape
 from quals_fast.models.storage import dequantize
@@ -156,19 +156,10 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         CheckpointError: there are no weights, or a file cannot be read.
     """
     weights: dict[str, Tensor] = {}
-    for path in _weight_files(folder):
-        try:
-            with safe_open(path, framework="pt") as stored:
-                names = stored.keys()
-                weights.update(
-                    # fairseq's *.version says how its modules were stored; transformers ignores it.
-                    {n: stored.get_tensor(n) for n in names if n.rpartition(".")[2] != "version"}
-                )
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{path} is not a readable safetensors file: {error}; it may be incomplete, or a "
-                "Git LFS pointer: download it again"
-            ) from error
+    for path in weight_files(folder):
+        weights |= read_pickled(path) if path.suffix == ".bin" else _read_safetensors(path)
+    # fairseq's *.version says how its modules were stored; transformers ignores it.
+    weights = {n: tensor for n, tensor in weights.items() if n.rpartition(".")[2] != "version"}
     try:
         weights = dequantize(weights)
     except ValueError as error:
@@ -184,46 +175,26 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return weights
 
 
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as stored:
+            return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is not a readable safetensors file: {error}; it may be incomplete, or a Git "
+            "LFS pointer: download it again"
+        ) from error
+
+
 def digest_of(folder: Path) -> str:
     """Return the digest of a model's folder, as signatures have it.
 
     Returns:
         First 12 hexadecimal digits of the SHA-256 over weights, config and tokenizer.
     """
-    paths = [*_weight_files(folder), *checkpoint_files(folder)]
+    paths = [*weight_files(folder), *checkpoint_files(folder)]
     parts = [f"{path.name} {sha256(path)}" for path in paths]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    single = folder / "model.safetensors"
-    index = folder / "model.safetensors.index.json"
-    if single.is_file():
-        return [single]
-    if index.is_file():
-        shards = read_json(index).get("weight_map")
-        if not isinstance(shards, dict) or not all(isinstance(n, str) for n in shards.values()):
-            raise CheckpointError(
-                f"{index} must have a `weight_map` from tensors to files, but got "
-                f"{type(shards).__name__}; download it again"
-            )
-        names = sorted(set(shards.values()))
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            raise CheckpointError(
-                f"{index} names {missing[0]}, which is not in the folder; download it too"
-            )
-        return [folder / name for name in names]
-    refuse_adapter(folder)
-    pickled = (
-        " pytorch_model.bin is not loaded, since a pickle can run code;"
-        if (folder / "pytorch_model.bin").is_file()
-        else ""
-    )
-    raise CheckpointError(
-        f"{folder} has no weights: expected model.safetensors;{pickled} save the model with "
-        "transformers' save_pretrained(), which writes safetensors"
-    )
 
 
 def _build(
@@ -243,7 +214,7 @@ def _build(
         what = f"lacks {missing[0]}" if missing else f"has {unknown[0]}, which BART does not have"
         count = len(missing or unknown)
         raise CheckpointError(
-            f"{folder}: the weights must match config.json, but model.safetensors {what} "
+            f"{folder}: the weights must match config.json, but the checkpoint {what} "
             f"({count} such {'tensor' if count == 1 else 'tensors'}); use weights and config of "
             "the same checkpoint"
         )

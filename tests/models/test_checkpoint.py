@@ -247,7 +247,7 @@ def test_length_limit_of_the_tokenizer(folder, limit, longest):
 def test_broken_tokenizer_settings(folder, name):
     change_json(folder / "config.json", sep_token_id=None)
     (folder / name).write_text("{")
-    fails(folder, f"{folder / name} is not valid JSON: ", "fetch it again")
+    fails(folder, f"{folder / name} is not valid JSON: ", "download it again")
 
 
 @pytest.mark.parametrize(
