@@ -47,6 +47,7 @@ setup(
     install_requires=[
         "torch>=2.11,<2.14",
         "tokenizers>=0.22,<0.24",
+        "huggingface_hub>=1,<3",  # tokenizers installs it anyway
         "safetensors>=0.6,<0.9",
         "numpy>=2.0,<3",  # torch complains without it
         "click>=8.1.8,<9",

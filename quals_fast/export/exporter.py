@@ -62,6 +62,7 @@ def export(
     model: str | Path,
     folder: str | Path,
     *,
+    revision: str | None = None,
     dtype: str = "float32",
     texts: Sequence[tuple[str, str]] | None = None,
 ) -> dict[str, Any]:
@@ -69,6 +70,7 @@ def export(
 
     Args:
         model: as for `QualsScorer.from_pretrained`.
+        revision: of a model on the hub, likewise.
         folder: to write to; must be empty or not exist.
         dtype: ``"float32"``, ``"float16"``, or ``"int8"``: documents are read and rescored in 8-bit
             integers; the search stays in float32, but integers screen the vocabulary.
@@ -88,10 +90,10 @@ def export(
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` must be {' or '.join(DTYPES)}, but got {dtype!r}")
     require_onnx()
-    source, target = model_folder(model), Path(folder)
+    source, target = model_folder(model, revision), Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"`folder` must be empty or not exist, but {target} is not; name another")
-    loaded = load_model(model, device=torch.device("cpu"))
+    loaded = load_model(source, device=torch.device("cpu"))
     target.mkdir(parents=True, exist_ok=True)
     names = _write_graphs(loaded.network, target, dtype)
     copied = [path.name for path in checkpoint_files(source)]

@@ -1,4 +1,4 @@
-"""Load a question-answer generator for PyTorch: the bundled one, or a Hugging Face folder."""
+"""Load a question-answer generator for PyTorch: the bundled one, or Hugging Face's."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from quals_fast.models.checkpoint import (
     verify_checksums,
     weight_files,
 )
+from quals_fast.models.hub import check_revision, fetch, is_hub_name, name_of
 from quals_fast.models.lm_head import CpuLMHead, LMHead, ScreenedLMHead
 from quals_fast.models.model import Model
 from quals_fast.models.pickles import read_pickled
@@ -74,16 +75,18 @@ class TorchModel(Model):
 def load_model(
     model: str | Path,
     *,
+    revision: str | None = None,
     device: torch.device,
     precision: Precision = PRECISIONS["float32"],
     kernels: Kernels = EAGER,
 ) -> TorchModel:
-    """Load a bundled model by name, or a local folder with safetensors weights.
+    """Load a bundled model by name, a local folder, or a model on the Hugging Face hub.
 
     It is for a `CpuEngine` if `runs_on_cpu` says so, else for a `GpuEngine`.
 
     Args:
-        model: ``"qagen-mini"``, or a folder.
+        model: ``"qagen-mini"``, a folder, or OWNER/NAME on the hub.
+        revision: of a model on the hub.
         device: where the weights go.
         precision: which part computes in which type.
         kernels: implementation of the operations.
@@ -92,7 +95,7 @@ def load_model(
         CheckpointError: there is no such model, a file is missing, damaged or of the wrong shape,
             or the model family is not supported.
     """
-    folder = model_folder(model)
+    folder = model_folder(model, revision)
     if folder.parent == ASSETS:
         verify_checksums(folder, "reinstall quals_fast")
     shape, conventions = read_checkpoint(folder)
@@ -114,7 +117,7 @@ def load_model(
     if precision.documents != precision.search:
         document_network = copy.deepcopy(network).to(device=device, dtype=precision.documents)
     return TorchModel(
-        name=folder.resolve().name,
+        name=name_of(folder),
         digest=digest_of(folder),
         shape=shape,
         network=network.to(device=device, dtype=precision.search),
@@ -132,19 +135,24 @@ def runs_on_cpu(device: torch.device, kernels: Kernels) -> bool:
     return device.type == "cpu" and kernels is EAGER
 
 
-def model_folder(model: str | Path) -> Path:
-    """Return the folder of a bundled model, or the local folder itself.
+def model_folder(model: str | Path, revision: str | None = None) -> Path:
+    """Return the folder of a bundled model, of a local one, or of one fetched from the hub.
 
     Raises:
-        CheckpointError: there is no such folder.
+        CheckpointError: there is no such folder, or the model cannot be fetched.
+        ValueError: a revision of a model that is not on the hub.
+        ModuleNotFoundError: huggingface_hub is not installed and needed.
     """
+    check_revision(model, revision)
     if str(model) in BUNDLED:
         return ASSETS / str(model)
+    if isinstance(model, str) and is_hub_name(model):
+        return fetch(model, revision)
     folder = Path(model)
     if not folder.is_dir():
         raise CheckpointError(
-            f"model {str(model)!r} is neither bundled ({', '.join(BUNDLED)}) nor a local folder; "
-            "nothing is downloaded: download the model first and give its folder"
+            f"model {str(model)!r} is neither bundled ({', '.join(BUNDLED)}), nor a local folder, "
+            "nor OWNER/NAME on the Hugging Face hub; check the spelling"
         )
     return folder
 

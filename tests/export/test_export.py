@@ -17,9 +17,11 @@ from quals_fast.export import exporter
 from quals_fast.export.exporter import ExportParityError, export
 from quals_fast.export.graphs import OPSET
 from quals_fast.export.integers import use_integers
+from quals_fast.export.single_file import export_single_file
 from quals_fast.exported import session
 from quals_fast.exported.loading import load_onnx
 from quals_fast.exported.manifest import MANIFEST, WEIGHTS
+from quals_fast.models import loading
 from quals_fast.models.checkpoint import CheckpointError
 
 
@@ -42,6 +44,20 @@ def test_what_the_tokenizer_adds_to_the_config_is_exported_too(one_layer_model, 
     export(model, tmp_path / "exported")
     conventions = load_onnx(tmp_path / "exported").conventions
     assert (conventions.sep_token_id, conventions.max_source_tokens) == (1, 40)
+
+
+@pytest.mark.parametrize("export", [export, export_single_file])
+def test_a_revision_on_the_hub_is_exported(export, tmp_path, monkeypatch):
+    asked = []
+
+    def fetch(*name):
+        asked.append(name)
+        raise CheckpointError("no network")
+
+    monkeypatch.setattr(loading, "fetch", fetch)
+    with pytest.raises(CheckpointError, match="no network"):
+        export("owner/name", tmp_path / "exported", revision="v1")
+    assert asked == [("owner/name", "v1")]
 
 
 def test_large_tensors_stand_once_outside_the_graphs(exported):

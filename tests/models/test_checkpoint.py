@@ -2,11 +2,13 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from model_folders import VOCAB, WEIGHTS, change_json, fails, load
 
 from quals_fast.models.checkpoint import CheckpointError, read_checkpoint
+from quals_fast.models.loading import model_folder
 
 
 def test_a_good_folder(tiny_folder):
@@ -22,17 +24,40 @@ def test_a_good_folder(tiny_folder):
     assert load(str(tiny_folder)).digest == model.digest
 
 
-@pytest.mark.parametrize("name", ["nowhere/at/all", "facebook/bart-base", "qagen-maxi"])
+NO_NAMES = [
+    "nowhere/at/all",
+    "qagen-maxi",
+    "./bart",
+    "/bart",
+    "a/",
+    "/",
+    "a//b",
+    "a--b/c",
+    "a/b..c",
+]
+
+
+@pytest.mark.parametrize("name", [*NO_NAMES, Path("facebook/bart-base")], ids=str)
 def test_no_such_model(name):
     message = (
-        f"model {name!r} is neither bundled (qagen-mini) nor a local folder; nothing is "
-        "downloaded: download the model first and give its folder"
+        f"model {str(name)!r} is neither bundled (qagen-mini), nor a local folder, nor OWNER/NAME "
+        "on the Hugging Face hub; check the spelling"
     )
     fails(name, message)
 
 
+@pytest.mark.parametrize("name", ["qagen-mini", "nowhere/at/all"])
+def test_revision_of_no_model_on_the_hub(name):
+    message = (
+        f"`revision` is for names on the Hugging Face hub, but got 'v1' for the model {name!r}; "
+        "leave it out"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        model_folder(name, "v1")
+
+
 def test_a_file_is_no_folder(tiny_folder):
-    fails(tiny_folder / WEIGHTS, "is neither bundled (qagen-mini) nor a local folder")
+    fails(tiny_folder / WEIGHTS, "is neither bundled (qagen-mini), nor a local folder")
     with pytest.raises(CheckpointError, match=r"model\.safetensors is not a folder"):
         read_checkpoint(tiny_folder / WEIGHTS)
 
