@@ -30,7 +30,6 @@ NO_NAMES = [
     "./bart",
     "/bart",
     "a/",
-    "/",
     "a//b",
     "a--b/c",
     "a/b..c",

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -74,8 +75,6 @@ def ask(hub, tmp_path):
 
 
 def folder_of(answer):
-    from pathlib import Path
-
     assert answer.stdout, answer.stderr
     return Path(answer.stdout.strip())
 
