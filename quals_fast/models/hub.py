@@ -1,7 +1,7 @@
-"""Models named on the Hugging Face hub: their files are fetched by huggingface_hub, into its cache.
+"""Models on the Hugging Face hub, whose files huggingface_hub downloads to its cache.
 
 Tokens, cache and endpoint are those of every program that uses the hub (``HF_TOKEN``, ``HF_HOME``,
-``HF_HUB_OFFLINE``, ``HF_ENDPOINT``). Only data is fetched: no code of a repository is ever run.
+``HF_HUB_OFFLINE``, ``HF_ENDPOINT``). Only data is downloaded: no code of a repository is ever run.
 """
 
 from __future__ import annotations
@@ -44,22 +44,22 @@ def check_revision(model: str | Path, revision: str | None) -> None:
 
 
 def fetch(name: str, revision: str | None = None, *, show_progress: bool = True) -> Path:
-    """Fetch the files of a model that are not in the cache yet.
+    """Download the files of a model that are not in the cache yet.
 
-    Safetensors are preferred to ``pytorch_model.bin``, and only one of them is fetched. Without a
-    network, what the cache has is taken.
+    Safetensors are preferred to ``pytorch_model.bin``; only one of them is downloaded. Without a
+    network, the model is taken from the cache.
 
     Args:
         name: on the hub, OWNER/NAME.
         revision: branch, tag or commit; None takes the main branch.
-        show_progress: show the client's progress bars if standard error is a terminal; else they
-            are off from now on.
+        show_progress: whether to show huggingface_hub's progress bars; False turns them off for
+            the whole process.
 
     Returns:
         The folder in the cache; `name_of` gives its name and commit.
 
     Raises:
-        CheckpointError: the model cannot be fetched; the message says why.
+        CheckpointError: the model cannot be downloaded; the message says why.
         ModuleNotFoundError: huggingface_hub is not installed.
     """
     try:
@@ -68,7 +68,7 @@ def fetch(name: str, revision: str | None = None, *, show_progress: bool = True)
         from huggingface_hub.utils import disable_progress_bars
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"there is no folder {name!r}, and fetching it from the Hugging Face hub needs "
+            f"there is no folder {name!r}, and downloading it from the Hugging Face hub needs "
             "huggingface_hub: pip install huggingface_hub, or give a local folder"
         ) from error
     if not show_progress:
@@ -89,8 +89,8 @@ def fetch(name: str, revision: str | None = None, *, show_progress: bool = True)
             refuse_adapter(folder)
             raise CheckpointError(
                 f"there are no weights of {name} in {folder}: the repository has neither "
-                f"{' nor '.join(WEIGHTS)}, or its download was interrupted; fetch it again where "
-                "there is a network, or choose another model"
+                f"{' nor '.join(WEIGHTS)}, or its download was interrupted; download it again "
+                "where there is a network, or choose another model"
             )
         if not (folder / "tokenizer.json").is_file():
             download("spiece.model")  # says what to do with it
@@ -133,13 +133,13 @@ def _explain(name: str, revision: str | None, error: Exception) -> NoReturn:
         cached = try_to_load_from_cache(name, "config.json", revision=revision)
         what = "only partly" if isinstance(cached, str) else "not"
         problem = (
-            f"{name}{at} is {what} in the cache {constants.HF_HUB_CACHE}, and {why}; fetch it "
-            "where there is a network (what is there is kept), or give a local folder"
+            f"{name}{at} is {what} in the cache {constants.HF_HUB_CACHE}, and {why}; download "
+            "it where there is a network (what is there is kept), or give a local folder"
         )
     else:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         problem = (
-            f"{name}{at} cannot be fetched from {constants.ENDPOINT}: {reason}; try again, what "
-            "has been fetched is kept"
+            f"{name}{at} cannot be downloaded from {constants.ENDPOINT}: {reason}; try again (what "
+            "has been downloaded is kept)"
         )
     raise CheckpointError(problem) from error

@@ -154,10 +154,10 @@ def test_the_cache_serves_without_a_network(hub, ask):
 
 def test_an_interrupted_download_goes_on(hub, ask):
     hub.cut.add(f"{NAME}/model.safetensors")
-    message = f"{NAME} cannot be fetched from {hub.url}: … ; try again, what has been fetched is"
+    message = f"{NAME} cannot be downloaded from {hub.url}: … ; try again (what has been"
     refused(ask(NAME), message)
     offline = ask(NAME, HF_HUB_OFFLINE="1")
-    refused(offline, "owner/tiny … ; fetch it … where there is a network")
+    refused(offline, "owner/tiny … ; download it … where there is a network")
     assert re.search("only partly in the cache|download was interrupted", offline.stderr)
     hub.cut.clear()
     assert (folder_of(ask(NAME)) / "model.safetensors").stat().st_size == (
@@ -189,18 +189,18 @@ def test_gated(hub, ask):
 
 def test_offline_and_not_in_the_cache(hub, ask, tmp_path):
     message = (
-        f"{NAME} is not in the cache {tmp_path / 'home' / 'hub'}, and HF_HUB_OFFLINE is set; fetch "
-        "it where there is a network (what is there is kept), or give a local folder"
+        f"{NAME} is not in the cache {tmp_path / 'home' / 'hub'}, and HF_HUB_OFFLINE is set; "
+        "download it where there is a network (what is there is kept), or give a local folder"
     )
     refused(ask(NAME, HF_HUB_OFFLINE="1"), message)
     folder_of(ask(NAME))
-    message = f"{NAME} at revision 'v1' is not in the cache … and HF_HUB_OFFLINE is set; fetch it"
+    message = f"{NAME} at revision 'v1' is not in the cache … and HF_HUB_OFFLINE is set; … "
     refused(ask(NAME, "v1", HF_HUB_OFFLINE="1"), message)
 
 
 def test_no_network(ask):
     endpoint = "http://127.0.0.1:9"
-    message = f"{NAME} is not in the cache … , and {endpoint} cannot be reached; fetch it where"
+    message = f"{NAME} is not in the cache … , and {endpoint} cannot be reached; download it where"
     refused(ask(NAME, HF_ENDPOINT=endpoint), message)
 
 
@@ -209,7 +209,7 @@ def test_a_repository_without_weights(hub, ask):
     (hub.root / NAME / "pytorch_model.bin").rename(hub.root / NAME / "tf_model.h5")
     message = (
         f"there are no weights of {NAME} in … : the repository has neither model.safetensors nor "
-        "pytorch_model.bin, or its download was interrupted; fetch it again where there is a "
+        "pytorch_model.bin, or its download was interrupted; download it again where there is a "
         "network, or choose another model"
     )
     refused(ask(NAME), message)
@@ -219,13 +219,13 @@ def test_an_adapter(hub, ask):
     (hub.root / NAME / "model.safetensors").unlink()
     (hub.root / NAME / "pytorch_model.bin").unlink()
     (hub.root / NAME / "adapter_config.json").write_text('{"peft_type": "LORA"}')
-    refused(ask(NAME), "holds a LORA adapter of None, not a whole model; merge the two")
+    refused(ask(NAME), "holds a LORA adapter for None, not a whole model; merge the two")
 
 
 def test_without_huggingface_hub(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     message = (
-        "there is no folder 'owner/tiny', and fetching it from the Hugging Face hub needs "
+        "there is no folder 'owner/tiny', and downloading it from the Hugging Face hub needs "
         "huggingface_hub: pip install huggingface_hub, or give a local folder"
     )
     with pytest.raises(ModuleNotFoundError, match=re.escape(message)):
@@ -292,7 +292,7 @@ def test_the_command_line(hub, ask, rows):
         (f"--model {NAME} --backend onnx", f"'{NAME}' is not a folder; backend 'onnx' runs what"),
         (
             "--revision v1 --metric qags",
-            "`--revision` is for --metric quals, but got",
+            "`--revision` needs --metric quals, but got --metric qags",
         ),
     ],
     ids=["bundled", "onnx", "qags"],

@@ -113,7 +113,7 @@ def test_weights_of_another_config(folder, changes, message, at_end):
         ),
         pytest.param(
             lambda w: w.update(adapter=torch.ones(1)),
-            "model.safetensors has adapter, … (1 such tensor)" + ADVICE,
+            "the checkpoint has adapter, … (1 such tensor)" + ADVICE,
             id="unknown",
         ),
         pytest.param(
@@ -227,7 +227,7 @@ def test_missing_shard(shards):
     ("content", "message"),
     [
         ("{", " is not valid JSON: "),
-        ("[]", " must hold a JSON object, but holds a list"),
+        ("[]", " must contain a JSON object, but contains a list"),
         ("{}", " must have a `weight_map` from tensors to files beside it, but got None; "),
         (
             '{"weight_map": [1]}',
