@@ -6,12 +6,13 @@ import hashlib
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, NoReturn
-
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from quals_fast.config import DecodingConfig
 from quals_fast.models.shape import ACTIVATION_NAMES, BartShape
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 AnswerMatch = Literal["ids", "text"]
 
@@ -385,6 +386,8 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     Raises:
         CheckpointError: there is no tokenizer, or it cannot be read.
     """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # --help needs none of it
+
     path = folder / "tokenizer.json"
     vocab, merges = folder / "vocab.json", folder / "merges.txt"
     if path.is_file():
