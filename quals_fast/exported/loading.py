@@ -52,15 +52,15 @@ def load_onnx(
 
     Raises:
         CheckpointError: the folder cannot be used; the message says why.
-        BackendUnavailableError: the device's provider is not to be had, or the folder was exported
-            as another type.
+        BackendUnavailableError: ONNX Runtime has no provider for the device, or the folder was
+            exported as another type.
         ModuleNotFoundError: ONNX Runtime is not installed.
     """
     path = Path(folder)
     if not path.is_dir():
         raise CheckpointError(
-            f"{str(folder)!r} is not a folder; backend 'onnx' runs what quals-fast export has "
-            "written"
+            f"{str(folder)!r} is not a folder; backend 'onnx' runs a folder written by "
+            "quals-fast export"
         )
     provider = resolve_provider(device)
     manifest = read_manifest(path)
@@ -70,7 +70,7 @@ def load_onnx(
         raise CheckpointError(f"{path}: the manifest is damaged; export the model again")
     if dtype not in ("auto", written_as):
         raise BackendUnavailableError(
-            f"dtype {dtype!r} was asked for, but {path} was exported as {written_as!r}; export the "
+            f"`dtype` is {dtype!r}, but {path} was exported as {written_as!r}; export the "
             f"model with --dtype {dtype}, or use dtype='auto'"
         )
     shape, conventions = read_checkpoint(path)

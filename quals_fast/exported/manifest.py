@@ -41,7 +41,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     if not is_exported(folder):
         raise CheckpointError(
-            f"{folder} has no {MANIFEST}, so it is no exported model; make one with "
+            f"{folder} has no {MANIFEST}, so it is not an exported model; make one with "
             f"quals-fast export {folder} OUT"
         )
     manifest = read_json(folder / MANIFEST)
@@ -59,7 +59,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             )
     files = manifest.get("files")
     if not isinstance(files, dict) or not all(is_plain_name(name) for name in files):
-        raise CheckpointError(f"{folder / MANIFEST} must name its files; export the model again")
+        raise CheckpointError(f"{folder / MANIFEST} must list its files; export the model again")
     for name in (WEIGHTS, *manifest["graphs"].values()):
         if str(name) not in files:
             raise CheckpointError(
@@ -74,7 +74,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         actual = sha256(path)
         if actual != expected:
             raise CheckpointError(
-                f"{path} has changed or is cut off: expected SHA-256 {str(expected)[:12]}..., but "
+                f"{path} is changed or truncated: expected SHA-256 {str(expected)[:12]}..., but "
                 f"got {actual[:12]}...; export the model again"
             )
     return manifest

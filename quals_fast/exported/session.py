@@ -123,7 +123,7 @@ class Graph:
         self.provider: str = self._session.get_providers()[0]
         if self.provider != provider[0]:
             raise BackendUnavailableError(
-                f"ONNX Runtime was asked for {provider[0]}, but it did not load and "
+                f"ONNX Runtime could not load {provider[0]}, and "
                 f"{self.provider} would have run; check the installation of its libraries, or use "
                 "device='cpu'"
             )

@@ -89,7 +89,9 @@ def refused(answer, message):
 
 
 def test_what_is_needed_is_fetched_once(hub, ask, tmp_path):
-    folder = folder_of(ask(NAME))
+    answer = ask(NAME)
+    assert "Fetching 3 files" in answer.stderr  # progress is shown
+    folder = folder_of(answer)
     assert folder.is_relative_to(tmp_path / "home" / "hub")
     assert {path.name for path in folder.iterdir()} == {
         "config.json", "tokenizer.json", "model.safetensors",
