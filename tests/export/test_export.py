@@ -150,13 +150,14 @@ def test_export_without_onnx(tiny_folder, tmp_path, monkeypatch):
 # The command
 
 
-def test_the_command(tiny_folder, tmp_path, monkeypatch):
-    def write(source, target, *, dtype):
-        assert (source, target, dtype) == (str(tiny_folder), "out", "int8")
+def test_the_command(tmp_path, monkeypatch):
+    def write(source, target, *, revision, dtype):
+        assert (source, target, revision, dtype) == ("owner/name", "out", "v1", "int8")
         Path(tmp_path / "called").touch()
         return {"max_abs_delta": 0.5, "mean_abs_delta": 0.01, "identical_sequences": 1.0}
 
     monkeypatch.setattr(exporter, "export", write)
-    result = CliRunner().invoke(app, ["export", str(tiny_folder), "out", "--dtype", "int8"])
+    arguments = "export owner/name out --revision v1 --dtype int8".split()
+    result = CliRunner().invoke(app, arguments)
     assert (result.exit_code, (tmp_path / "called").exists()) == (0, True)
     assert "differ by at most 5.0e-01 (1.0e-02 on average)" in result.stdout

@@ -291,7 +291,10 @@ def test_the_command_line(hub, ask, rows):
     ("options", "message"),
     [
         ("--revision v1", "`revision` is for names on the Hugging Face hub, but got 'v1' for the"),
-        (f"--model {NAME} --backend onnx", f"'{NAME}' is not a folder; backend 'onnx' runs what"),
+        (
+            f"--model {NAME} --backend onnx",
+            f"'{NAME}' is not a folder; backend 'onnx' runs a folder",
+        ),
         (
             "--revision v1 --metric qags",
             "`--revision` needs --metric quals, but got --metric qags",
