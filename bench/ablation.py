@@ -41,7 +41,6 @@ PREDICTED = {
     "oneDNN products": ("linear layers by oneDNN, not by MKL as torch has it", 1.3),
     "rows of few sizes": ("filled up once a step, not by a copy in each layer", 1.05),
     "short histories": ("under 24 tokens attended to by products and sums", 1.03),
-    "numpy selection": ("group selection by numpy's cheaper calls", 1.05),
     "small slices": ("rescoring in slices that stay in the cache", 1.05),
 }
 

@@ -113,8 +113,10 @@ def main() -> None:
             new = render(page, old)
         except (StaleResultError, ValueError) as error:
             sys.exit(str(error))
-        if arguments.check and old != new:
-            sys.exit(f"{page.relative_to(ROOT)} is out of date: run python -m bench.report")
+        if old == new:
+            continue
+        if arguments.check:
+            sys.exit(f"{page} is out of date: run python -m bench.report")
         page.write_text(new, "utf-8")
 
 

@@ -6,19 +6,21 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from bench.report.results import Reader
 from bench.shared.common import ROOT
 
 # What reads like a measurement: a speed-up, a share, a time, a rate, an amount of memory.
 _UNITS = (
-    "times|x as fast|%(?! (?:bootstrap |confidence )?interval)|ms|µs|s a summary|pairs/s|"
-    "pairs a second|MiB|GiB"
+    "times|x as fast|%(?! (?:bootstrap |confidence )?interval)|µs|ms|s|seconds?|minutes?|hours?|"
+    "pairs/s|pairs a second|[MG]i?B"
 )
-# A quotation, such as "55 times as fast", is nobody's measurement here.
-_FIGURE = re.compile(rf'(?<![\w."])\d[\d,.]*(?: to \d[\d,.]*)? ?(?:{_UNITS})(?!\w)')
+# "under 8 minutes" is a limit. A quotation, such as "55 times as fast", is not measured here.
+_FIGURE = re.compile(rf'(?<!under )(?<![\w."])\d[\d,.]*(?: to \d[\d,.]*)? ?(?:{_UNITS})(?!\w)')
 _MARK = re.compile(r"<!-- figures?: (.+?) -->")
 # Besides a file: chosen by the project (a limit, a default), published by others, or measured at a
 # commit whose results were not kept.
 _OTHER_SOURCE = re.compile(r"chosen|published|commits?( [0-9a-f]{7},?)+")
+_RESULT = re.compile(r"bench/results/(\w+)\.json")
 _SOURCES = "a file of the checkout, `chosen`, `published` or `commit` with its hash"
 
 
@@ -33,7 +35,9 @@ def check_figures(page: Path, text: str) -> None:
     before an empty line it covers everything up to the next heading.
 
     Raises:
-        UnknownFigureError: a figure has no source, or its source is none.
+        UnknownFigureError: a figure has no source, or one that does not exist or is a result of a
+            former model, which only a section may show, since its title says so.
+        StaleResultError: the source is a result that no section could use either.
     """
     for number, line, source in _prose(text):
         found = _FIGURE.search(line)
@@ -48,6 +52,12 @@ def check_figures(page: Path, text: str) -> None:
             raise UnknownFigureError(
                 f"{page}, line {number}: the source of a figure must be {_SOURCES}, but got "
                 f"{source!r}"
+            )
+        result = _RESULT.fullmatch(source or "")
+        if result is not None and Reader().current(result[1]) is None:
+            raise UnknownFigureError(
+                f"{page}, line {number}: {source} was measured with a former model. Paste its "
+                "figures with a section of bench/report, whose title says so"
             )
 
 

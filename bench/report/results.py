@@ -23,6 +23,9 @@ _COMMANDS = {
 }
 
 
+_WITHOUT_WEIGHTS = ("install_size", "launches")  # results that no model's weights affect
+
+
 class StaleResultError(RuntimeError):
     """A file of bench/results is missing, older than the page, or of weights unknown to it."""
 
@@ -122,6 +125,11 @@ def _read(name: str) -> tuple[Result, list[str]]:
         return Result(content, path)
 
     result: Result = json.loads(path.read_text("utf-8"), object_hook=part)
+    if not result["weights"] and name not in _WITHOUT_WEIGHTS:
+        raise StaleResultError(
+            f"{path} does not say which weights it was measured with; measure anew with "
+            f"`{command_of(path)}`"
+        )
     origins = {origin(model, described) for model, described in result["weights"].items()}
     former = []
     for one in sorted(filter(None, origins)):

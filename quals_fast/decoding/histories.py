@@ -9,16 +9,16 @@ class Histories:
     """The rows of a batch: one for each distinct history, none for what no longer searches.
 
     Slots with equal histories have equal distributions, and early on most slots are alike. A row's
-    number is also the place of its keys and values. A row keeps the place of the history that it
-    continues where it can, so that only histories which part, or fill a gap, have to be copied.
+    number is also where its keys and values are stored. A row takes over the number of the row that
+    it continues where it can, so only histories that part, or fill a gap, have to be copied.
 
     Args:
         batch_size: B.
         num_beams: K.
 
     Attributes:
-        row_of_slot: any row for slots that are not live. Shape ``(B, K)``.
-        sentence_of_row: Shape ``(R,)``.
+        row_of_slot: Shape ``(B, K)``; slots that are not live have some row, of any sentence.
+        sentence_of_row: Shape ``(R,)``; one row a sentence before the first step.
     """
 
     def __init__(self, batch_size: int, num_beams: int) -> None:
@@ -43,14 +43,15 @@ class Histories:
         Returns:
             The new rows' tokens and the old rows that they continue. Shape ``(R,)`` each.
         """
-        parents = np.take_along_axis(self.row_of_slot, beam_idx, 1)[live]
-        distinct, of_slot = distinct_histories(parents, token_ids[live])
-        place = _places(distinct >> 32)
-        distinct = distinct[place.argsort()]
+        parent_of_slot = np.take_along_axis(self.row_of_slot, beam_idx, 1)[live]
+        distinct, of_slot = distinct_histories(parent_of_slot, token_ids[live])
+        numbers = _numbers(distinct >> 32)
+        distinct = distinct[numbers.argsort()]
+        tokens, parents = distinct & 0xFFFFFFFF, distinct >> 32
         self.row_of_slot = np.zeros_like(self.row_of_slot)
-        self.row_of_slot[live] = place[of_slot]
-        self.sentence_of_row = self.sentence_of_row[distinct >> 32]
-        return distinct & 0xFFFFFFFF, distinct >> 32
+        self.row_of_slot[live] = numbers[of_slot]
+        self.sentence_of_row = self.sentence_of_row[parents]
+        return tokens, parents
 
 
 def distinct_histories(parents: np.ndarray, token_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -61,24 +62,24 @@ def distinct_histories(parents: np.ndarray, token_ids: np.ndarray) -> tuple[np.n
         token_ids: what it continues it with. Shape ``(N,)``, int64.
 
     Returns:
-        ``parent << 32 | token``, ascending, ``(R,)``, since one number sorts faster than pairs; and
-        their indices, ``(N,)``.
+        ``parent << 32 | token``, ascending, ``(R,)`` (one number sorts faster than a pair), and
+        each slot's index among them, ``(N,)``.
     """
     return np.unique(parents << 32 | token_ids, return_inverse=True)
 
 
-def _places(parents: np.ndarray) -> np.ndarray:
-    """Return the place of each new row; places of R rows are 0 to R - 1.
+def _numbers(parents: np.ndarray) -> np.ndarray:
+    """Return the numbers of the new rows, 0 to R - 1 in some order.
 
-    The first child of a parent takes its place over. Nobody else reads from there, and a place
-    that a child takes over is never one that others read, so copies may be made all at once.
+    The first child of each parent keeps its number. The others get numbers that no row continues,
+    so no copy overwrites what another reads, and all copies can be made at once.
 
     Args:
-        parents: the old place that each continues. Shape ``(R,)``.
+        parents: the old row that each continues. Shape ``(R,)``.
     """
-    place = np.full(len(parents), -1)
+    numbers = np.full(len(parents), -1)
     kept, first_child = np.unique(parents, return_index=True)
     fits = kept < len(parents)
-    place[first_child[fits]] = kept[fits]
-    place[place < 0] = np.setdiff1d(np.arange(len(parents)), kept[fits], assume_unique=True)
-    return place
+    numbers[first_child[fits]] = kept[fits]
+    numbers[numbers < 0] = np.setdiff1d(np.arange(len(parents)), kept[fits], assume_unique=True)
+    return numbers

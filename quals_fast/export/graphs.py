@@ -7,7 +7,6 @@ laid out as P places a sentence for attention to sources; T positions of what ro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from torch.nn import functional as F
 
 from quals_fast.models.bart import POSITION_OFFSET, Bart
 from quals_fast.models.memory import SourceMemory
+from quals_fast.models.slots import Slots
 
 OPSET = 18
 MODULES = "pkg.torch.onnx.name_scopes"  # where torch's exporter notes which modules a node is of
@@ -28,9 +28,8 @@ def _bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
     Adding it is faster than choosing by the mask, of which the exporter would also make a test for
     rows that are masked altogether.
     """
-    lowest = torch.full(
-        (), torch.finfo(dtype).min / 2, dtype=dtype
-    )  # half, so that sums are finite
+    # Half of the lowest number, so that sums with it are finite.
+    lowest = torch.full((), torch.finfo(dtype).min / 2, dtype=dtype)
     return torch.where(mask, torch.zeros((), dtype=dtype), lowest)
 
 
@@ -100,7 +99,7 @@ class Head(nn.Module):
 
 
 class PastSlots:
-    """Rows and what each has decoded; implements the attention of `models.slots.Slots`.
+    """Rows and what each has decoded; implements `models.slots.Slots`.
 
     A row attends to itself apart from its past, so its new key need not be stored first.
 
@@ -149,11 +148,8 @@ class PastSlots:
         return out.transpose(1, 2).flatten(0, 1)[self._place_of_row]
 
 
-def decode_step(bart: Bart, token_ids: Tensor, position: Tensor, slots: Any) -> Tensor:
-    """`Bart.decode_step` with a position ``(1,)`` that is known only when the graph runs.
-
-    Of `models.slots.Slots`, `slots` needs the two methods of attention.
-    """
+def decode_step(bart: Bart, token_ids: Tensor, position: Tensor, slots: Slots) -> Tensor:
+    """`Bart.decode_step` with a position ``(1,)`` that is known only when the graph runs."""
     stack = bart.model.decoder
     x = bart.model.shared(token_ids) * bart.embedding_scale
     x = stack.layernorm_embedding(x, stack.embed_positions(position + POSITION_OFFSET))

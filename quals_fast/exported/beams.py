@@ -41,9 +41,8 @@ class OnnxBeams:
         self, token_ids: np.ndarray, beam_idx: np.ndarray, live: np.ndarray, t: int
     ) -> None:
         """Give each distinct history a row."""
-        tokens = token_ids[:, 0]
+        tokens, parents = self._histories.move_on(token_ids, beam_idx, live)
         if t > 0:
-            tokens, parents = self._histories.move_on(token_ids, beam_idx, live)
             self._store.move_on(self._outputs, parents)
         self._outputs = {}
         self._feeds = {
@@ -87,13 +86,10 @@ class OnnxBeams:
         """Lay rows out by sentence, ``(B, P)``, for attention; places without a row read row 0."""
         sentences = self._histories.sentence_of_row
         counts = np.bincount(sentences, minlength=len(self._histories.row_of_slot))
+        is_taken = np.arange(counts.max()) < counts[:, None]  # (B, P)
         by_sentence = sentences.argsort(kind="stable")
-        first = counts.cumsum() - counts  # of each sentence, in this order
-        width = counts.max()
+        row_of_place = np.zeros(is_taken.shape, np.int64)
+        row_of_place[is_taken] = by_sentence
         place_of_row = np.empty_like(sentences)
-        place_of_row[by_sentence] = np.arange(len(sentences)) + np.repeat(
-            np.arange(len(counts)) * width - first, counts
-        )
-        row_of_place = np.zeros((len(counts), width), np.int64)
-        row_of_place.flat[place_of_row] = np.arange(len(sentences))
+        place_of_row[by_sentence] = np.flatnonzero(is_taken)
         return {"row_of_place": row_of_place, "place_of_row": place_of_row}

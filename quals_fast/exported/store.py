@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from quals_fast.exported.loading import OnnxModel
+from quals_fast.exported.session import Graph
 
 _POSITIONS_AT_ONCE = 16  # by which the room for them grows
 
@@ -48,11 +49,14 @@ def make_store(model: OnnxModel, batch_size: int, num_beams: int) -> Store:
     positions = 1 if graph.is_bound else _POSITIONS_AT_ONCE
     sizes = rows, heads, positions, shape.d_model // heads
     past = {f"past_{name}": np.zeros(sizes, graph.types[f"new_{name}"]) for name in names}
-    return BoundStore(model, past) if graph.is_bound else HostStore(past)
+    return BoundStore(graph, past) if graph.is_bound else HostStore(past)
 
 
 class HostStore:
     """Arrays of the host, with room for more rows and positions than there are.
+
+    Positions that no row has decoded yet stay zero: the step graph gives them no weight, but NaN
+    times no weight would be NaN.
 
     Args:
         past: zeros ``(B * K, H, T, D)`` by input of the step graph.
@@ -68,7 +72,7 @@ class HostStore:
         return {**past, "is_past": np.arange(room) < self._t}
 
     def move_on(self, outputs: Mapping[str, Any], parents: np.ndarray) -> None:
-        """As in `Store`; a row that keeps its parent's place is not touched."""
+        """As in `Store`; a row that keeps its parent's number is only appended to."""
         moved = np.flatnonzero(parents != np.arange(len(parents)))
         t = self._t
         self._t += 1
@@ -94,13 +98,13 @@ class BoundStore:
     """Tensors that stay where the graphs run.
 
     Args:
-        model: the loaded export.
+        grow: the graph that moves them.
         past: zeros ``(B, H, 1, D)`` by input of the step graph: a position that is no row's past,
             since there has to be one. The first step takes them to the device.
     """
 
-    def __init__(self, model: OnnxModel, past: dict[str, Any]) -> None:
-        self._graph, self._past, self._t = model.graphs["grow"], past, 0
+    def __init__(self, grow: Graph, past: dict[str, Any]) -> None:
+        self._grow, self._past, self._t = grow, past, 0
 
     def feeds(self, n_rows: int) -> dict[str, Any]:
         """As in `Store`."""
@@ -111,5 +115,5 @@ class BoundStore:
         self._t += 1
         old = {name.replace("past", "old"): part for name, part in self._past.items()}
         new = {name: part for name, part in outputs.items() if name.startswith("new_")}
-        grown = self._graph.run({**old, **new, "source": parents})
+        grown = self._grow.run({**old, **new, "source": parents})
         self._past = {name.replace("grown", "past"): part for name, part in grown.items()}

@@ -179,10 +179,8 @@ class DistinctSlots:
             The rows' tokens. Shape ``(R',)``; behind the R rows that are asked for some fill up to
             a size.
         """
-        tokens = token_ids[:, 0]
-        if t > 0:
-            tokens, parents = self._histories.move_on(token_ids, beam_idx, live)
-            self._copy(parents, t)
+        tokens, parents = self._histories.move_on(token_ids, beam_idx, live)
+        self._copy(parents, t)
         of = self._histories.sentence_of_row
         self._rows_of = [_as_slice(np.flatnonzero(of == b)) for b in range(len(token_ids))]
         # Rows that nobody reads, for few sizes: see `padded_rows`.
@@ -218,7 +216,7 @@ class DistinctSlots:
         return spread
 
     def _copy(self, parents: np.ndarray, t: int) -> None:
-        """Copy what rows that do not keep their parent's place have decoded before `t`."""
+        """Copy what rows that do not keep their parent's number have decoded before `t`."""
         moved = np.flatnonzero(parents != np.arange(len(parents)))
         if len(moved):
             source, target = torch.from_numpy(parents[moved]), torch.from_numpy(moved)

@@ -17,6 +17,8 @@ from bench.shared import common
 from bench.shared.common import ROOT
 from bench.shared.weights import DRY_RUN, FORMER, GROWN, MODEL, RANDOM, UNKNOWN, bundled
 
+CURRENT = {MODEL: {"digest": bundled(MODEL).partition("@")[2]}}
+
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
@@ -38,7 +40,7 @@ def change(folder, name, edit):
 def current(folder):
     """The copied results, those of a headline as if measured with the bundled model."""
     for name in ("end_to_end", "end_to_end_gpu", "latency_gpu", "throughput_gpu", "claim_gpu"):
-        change(folder, name, lambda content: content.update(weights={}))
+        change(folder, name, lambda content: content.update(weights=CURRENT))
     return folder
 
 
@@ -169,9 +171,16 @@ def test_what_was_not_made_from_the_bundled_model_is_refused(folder, described, 
         command.section("memory")
 
 
+def test_a_result_without_weights_is_refused(folder):
+    change(folder, "memory", lambda content: content.update(weights={}))
+    refused = r"memory\.json does not say which weights.*`python -m bench\.memory`"
+    with pytest.raises(results.StaleResultError, match=refused):
+        command.section("memory")
+
+
 def test_what_was_made_from_the_bundled_model_has_no_title(folder):
     made = {
-        MODEL: {"digest": bundled(MODEL).partition("@")[2]},
+        **CURRENT,
         "bart-base": {"digest": "0123456789ab", "recipe": GROWN, "from": bundled(MODEL)},
         "QAGS bart-base": {"recipe": RANDOM},
     }
@@ -292,6 +301,9 @@ def test_what_was_not_measured_on_a_gpu_is_left_out(folder):
         "Spearman falls by 5 %.",
         "| one pair | 24 ms |",
         "It takes 0.39 s a summary, 200 pairs a second or 17 MiB.",
+        "Training took 85 minutes.",
+        "Planning takes 13 seconds, 2 s at least.",
+        "The weights have 1.6 GB.",
         "## 10x as fast",
     ],
 )
@@ -299,7 +311,7 @@ def test_a_figure_without_a_source_is_named(line):
     found = rf"docs/x\.md, line 3: the figure '{figures._FIGURE.search(line)[0]}' is in no report"
     with pytest.raises(UnknownFigureError, match=found):
         check_figures("docs/x.md", f"# Title\n\n{line}\n")
-    for source in ("chosen", "published", "commit 1a2b3c4", "bench/results/memory.json"):
+    for source in ("chosen", "published", "commit 1a2b3c4", "bench/results/launches_gpu.json"):
         check_figures("docs/x.md", f"# Title\n\n<!-- figure: {source} -->\n{line}\n")
 
 
@@ -308,6 +320,7 @@ def test_a_figure_without_a_source_is_named(line):
     [
         "With 95 % bootstrap intervals, 95 % intervals and version 3.11 of 20 documents.",
         'Is it "55 times as fast" as QAGS?',
+        "It runs in under 9 minutes.",
         "```text\n12 ms\n```",
         "<!-- report:memory -->\n12 MiB\n<!-- /report -->",
         "<!-- figures: commits 1a2b3c4, 5d6e7f8 -->\n\n12 ms\n\n13 ms\n",
@@ -332,6 +345,15 @@ def test_a_source_that_is_none_is_refused(source):
     with pytest.raises(
         UnknownFigureError, match=f"line 2: the source of a figure must .*{source}'"
     ):
+        check_figures("x.md", text)
+
+
+def test_a_source_of_another_model_is_refused(folder):
+    text = "<!-- figure: bench/results/memory.json -->\n12 MiB\n"
+    with pytest.raises(UnknownFigureError, match=r"memory\.json was measured with a former model"):
+        check_figures("x.md", text)
+    change(folder, "memory", set_digest("0123456789ab"))
+    with pytest.raises(results.StaleResultError, match=r"measured with qagen-mini@0123456789ab"):
         check_figures("x.md", text)
 
 
@@ -363,7 +385,7 @@ def put(tmp_path, monkeypatch):
     monkeypatch.setattr(common, "RESULTS", tmp_path)
 
     def write(name, **content):
-        content |= {"weights": {}, "machine": MACHINE}
+        content |= {"weights": CURRENT, "machine": MACHINE}
         (tmp_path / f"{name}_gpu.json").write_text(json.dumps(content))
 
     return write

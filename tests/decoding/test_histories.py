@@ -6,24 +6,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 from moving_slots import NUM_BEAMS, STEPS
 
-from quals_fast.decoding.histories import Histories, _places
+from quals_fast.decoding.histories import Histories, _numbers
 from quals_fast.exported.store import BoundStore, HostStore
 
 
 @given(st.lists(st.integers(0, 19), min_size=1, max_size=30))
-def test_places_are_a_permutation_and_no_copy_overwrites_what_another_reads(parents):
-    place = _places(np.array(parents))
-    assert sorted(place) == list(range(len(parents)))
-    written = {new for old, new in zip(parents, place, strict=True) if old != new}
-    kept = {new for old, new in zip(parents, place, strict=True) if old == new}
+def test_numbers_are_a_permutation_and_no_copy_overwrites_what_another_reads(parents):
+    numbers = _numbers(np.array(parents))
+    assert sorted(numbers) == list(range(len(parents)))
+    written = {new for old, new in zip(parents, numbers, strict=True) if old != new}
+    read = {old for old, new in zip(parents, numbers, strict=True) if old != new}
+    kept = {new for old, new in zip(parents, numbers, strict=True) if old == new}
+    assert not written & read
     assert not written & kept
     assert len(kept) == len({old for old in parents if old < len(parents)})
 
 
 def test_slots_share_a_row_when_they_have_decoded_the_same():
     histories = Histories(2, NUM_BEAMS)
-    decoded = [(7,), (8,)]  # by row
-    for step in STEPS[1:]:
+    decoded = [(), ()]  # by row
+    for step in STEPS:
         tokens, parents = histories.move_on(step.token_ids, step.beam_idx, step.live)
         decoded = [(*decoded[old], token) for old, token in zip(parents, tokens, strict=True)]
         assert len(set(decoded)) == len(decoded) == histories.n_rows
@@ -50,18 +52,18 @@ def test_stores_of_exported_graphs_hold_each_rows_history(kind, monkeypatch):
     if kind == "arrays":
         store = HostStore({"past_key_0": np.zeros((2 * NUM_BEAMS, 1, 1, 1))})
     else:
-        graphs = {"grow": Appending}
-        model = type("Model", (), {"graphs": graphs})
-        store = BoundStore(model, {"past_key_0": np.zeros((2, 1, 1, 1))})
-    tokens = STEPS[0].token_ids[:, 0]
-    for t, step in enumerate(STEPS[1:], 1):
-        outputs = {"new_key_0": tokens[:, None, None], "logprobs": None}
+        store = BoundStore(Appending, {"past_key_0": np.zeros((2, 1, 1, 1))})
+    outputs = {}
+    for t, step in enumerate(STEPS):
         tokens, parents = histories.move_on(step.token_ids, step.beam_idx, step.live)
-        store.move_on(outputs, parents)
+        if t > 0:
+            store.move_on(outputs, parents)
+        outputs = {"new_key_0": tokens[:, None, None], "logprobs": None}
         feeds = store.feeds(len(tokens))
         past = feeds["past_key_0"][:, 0, :, 0]
         assert len(past) == len(tokens)
         assert feeds["is_past"].sum() == t
+        assert (past[:, ~feeds["is_past"]] == 0).all()
         for b, k in zip(*np.nonzero(step.live), strict=True):
             row = histories.row_of_slot[b, k]
             assert (*past[row, feeds["is_past"]], tokens[row]) == step.histories[b][k]
