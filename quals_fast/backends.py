@@ -14,12 +14,14 @@ from quals_fast.errors import BackendUnavailableError
 from quals_fast.exported.engine import OnnxEngine
 from quals_fast.exported.loading import load_onnx
 from quals_fast.exported.manifest import is_exported
+from quals_fast.models.hub import check_revision
 from quals_fast.processes import limit_threads
 
 
 def load(
     model: str | Path,
     *,
+    revision: str | None,
     device: str,
     dtype: str,
     backend: str,
@@ -33,9 +35,10 @@ def load(
     Raises:
         CheckpointError: the folder cannot be used; the message says what is missing.
         BackendUnavailableError: an explicit backend, device or precision cannot run here.
-        ModuleNotFoundError: PyTorch is not installed and the backend needs it.
+        ModuleNotFoundError: PyTorch, or huggingface_hub for a name on the hub, is not installed.
         ValueError: an unknown name, or a number out of range.
     """
+    check_revision(model, revision)
     if threads is not None and threads < 1:
         raise ValueError(f"`threads` must be at least 1, but got {threads}")
     check_integer("cache_bytes", cache_bytes, 0)
@@ -55,7 +58,7 @@ def load(
             f"{model} holds exported ONNX graphs, which backend {backend!r} cannot run; use "
             "backend='onnx', or give the folder of the original model"
         )
-    _require_torch()
+    require_torch()
     from quals_fast.engine.cpu import CpuEngine
     from quals_fast.engine.gpu import GpuEngine
     from quals_fast.models.linear import use_onednn
@@ -67,7 +70,9 @@ def load(
     kernels = resolve_backend(backend, place)
     precision = resolve_precision(dtype, place, kernels)
     limit_threads(threads)
-    loaded = load_model(model, device=place, precision=precision, kernels=kernels)
+    loaded = load_model(
+        model, revision=revision, device=place, precision=precision, kernels=kernels
+    )
     if not runs_on_cpu(place, kernels):
         return GpuEngine(loaded, cache_bytes=cache_bytes, graph_bytes=graph_bytes, **budget)
     use_onednn(loaded.network)
@@ -75,7 +80,7 @@ def load(
     return CpuEngine(loaded, cache_bytes=cache_bytes, **budget)
 
 
-def _require_torch() -> None:
+def require_torch() -> None:
     """Raise with advice if PyTorch is not installed, as in the slim install."""
     if find_spec("torch") is None:
         raise ModuleNotFoundError(

@@ -10,6 +10,7 @@ from quals_fast.backends import load
 from quals_fast.config import DecodingConfig, ScoringConfig, settings_of
 from quals_fast.engine.protocol import Engine, Scored, TextPair
 from quals_fast.models.checkpoint import check_fits
+from quals_fast.models.hub import is_hub_name
 from quals_fast.models.tokenizer import Source
 from quals_fast.results import (
     CacheStats,
@@ -111,6 +112,7 @@ class QualsScorer:
         cls,
         model: str | Path = "qagen-mini",
         *,
+        revision: str | None = None,
         device: str = "auto",
         dtype: str = "auto",
         backend: str = "auto",
@@ -122,14 +124,14 @@ class QualsScorer:
         graph_bytes: int | None = None,
         threads: int | None = None,
     ) -> QualsScorer:
-        """Load a model: a bundled model by name, or a local folder in Hugging Face format.
-
-        Nothing is downloaded.
+        """Load a model: a bundled one, a local folder in Hugging Face format, or one on the hub.
 
         Args:
-            model: ``"qagen-mini"``, or a folder. The folder holds a BART checkpoint with
-                safetensors weights and a ``sep_token_id`` in its config, or a model written by
-                ``quals-fast export``.
+            model: ``"qagen-mini"``, a folder, or OWNER/NAME on the Hugging Face hub. A folder holds
+                a BART checkpoint that names its separator, or a model written by ``quals-fast
+                export``. From the hub, such a checkpoint is downloaded once, into the hub's cache
+                (docs/models.md).
+            revision: Branch, tag or commit of a model on the hub. By default, its main branch.
             device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ..., or ``"auto"``: a GPU if there is one.
             dtype: Precision: ``"float32"``, ``"mixed"`` (CPU only), or ``"bfloat16"`` or
                 ``"float16"`` (GPU only). ``"mixed"`` searches in float32, preselects tokens with
@@ -163,11 +165,13 @@ class QualsScorer:
             A scorer.
 
         Raises:
-            CheckpointError: If the folder cannot be used. The message says what is missing.
+            CheckpointError: If the model cannot be found, downloaded or used. The message says
+                why.
             BackendUnavailableError: If the backend, device or precision is not available.
             ValueError: If a name is unknown, a number is out of range, or the settings do not fit
                 the model.
-            ModuleNotFoundError: If PyTorch or ONNX Runtime is needed but not installed.
+            ModuleNotFoundError: If PyTorch, ONNX Runtime or huggingface_hub is needed but not
+                installed.
         """
         chosen = settings_of(preset)
         settings: dict[str, Any] = {
@@ -175,6 +179,7 @@ class QualsScorer:
             "scoring": scoring or chosen.scoring,
         }
         placement: dict[str, Any] = {
+            "revision": revision,
             "device": device,
             "dtype": dtype,
             "backend": backend,
@@ -185,6 +190,8 @@ class QualsScorer:
         }
         scorer = cls(load(model, **placement), **settings)
         name = str(Path(model).resolve()) if Path(model).is_dir() else str(model)
+        if is_hub_name(model):  # a pickle is loaded from the same commit
+            placement["revision"] = scorer.engine.model.name.rpartition("@")[2]
         scorer._origin = {"model": name, **placement, **settings}
         return scorer
 

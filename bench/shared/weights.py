@@ -44,7 +44,7 @@ def qags_weights() -> Weights:
 
 def weights_in(signatures: Iterable[str]) -> Weights:
     """Describe the models that the signatures of QUALS and QAGS name."""
-    named = re.findall(r"\|(?:model|qg|qa):([^|@]+)@(\w+)", "\n".join(signatures))
+    named = re.findall(r"\|(?:model|qg|qa):([^|]+)@(\w+)", "\n".join(signatures))
     return {name: {"digest": digest} for name, digest in named}
 
 

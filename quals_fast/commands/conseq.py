@@ -13,7 +13,13 @@ from quals_fast.commands.options import (
     GroupedCommand,
     with_groups,
 )
-from quals_fast.commands.running import job_input, quals_scorer, require, usage_errors
+from quals_fast.commands.running import (
+    fetch_model,
+    job_input,
+    quals_scorer,
+    require,
+    usage_errors,
+)
 from quals_fast.errors import BackendUnavailableError, InputError
 from quals_fast.jobs.scoring import usable_rows
 from quals_fast.training.conseq.config import By, ConSeqConfig
@@ -85,6 +91,8 @@ def conseq(summariser: str, output: str, **options: Any) -> None:
 
     from quals_fast.training.conseq.pipeline import run_conseq
 
+    if options["by"] == "quals":
+        options = fetch_model(options)
     disable_progress_bar()  # loading has a bar of its own, which would disturb ours
     with (
         usage_errors(InputError, ValueError, OSError, BackendUnavailableError),

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from quals_fast.commands.options import SETTING_OPTIONS, with_options
+from quals_fast.commands.options import REVISION, SETTING_OPTIONS, with_options
 from quals_fast.commands.running import options_given, require, score_settings, usage_errors
 from quals_fast.errors import BackendUnavailableError
 
@@ -28,13 +28,16 @@ from quals_fast.errors import BackendUnavailableError
     "below built in. Any program with ONNX Runtime can run it; it takes token ids and returns "
     "scores and kept question-answer pairs. The model must have a WordPiece tokenizer.",
 )
+@REVISION
 @with_options(*SETTING_OPTIONS)
-def export(model: str, output: str, dtype: str, single_file: bool, **options: Any) -> None:
+def export(
+    model: str, output: str, dtype: str, single_file: bool, revision: str | None, **options: Any
+) -> None:
     """Export a model to ONNX and check the export.
 
-    MODEL is a bundled model's name or a local folder. OUT is a new folder for the ONNX graphs.
-    After the export, the graphs are compared with the model on real texts. Then score with
-    --model OUT, which needs ONNX Runtime but not PyTorch.
+    MODEL is a bundled model's name, a local folder, or OWNER/NAME on the Hugging Face hub. OUT is
+    a new folder for the ONNX graphs. After the export, the graphs are compared with the model on
+    real texts. Then score with --model OUT, which needs ONNX Runtime but not PyTorch.
 
     \b
     Export to a folder and score with it:
@@ -52,12 +55,14 @@ def export(model: str, output: str, dtype: str, single_file: bool, **options: An
     run = _export_single_file if single_file else _export_folder
     try:
         with usage_errors(ValueError, TypeError, ModuleNotFoundError, BackendUnavailableError):
-            click.echo(run(model, output, dtype, options))
+            click.echo(run(model, revision, output, dtype, options))
     except ExportParityError as error:
         raise click.ClickException(str(error)) from error
 
 
-def _export_folder(model: str, output: str, dtype: str, options: dict[str, Any]) -> str:
+def _export_folder(
+    model: str, revision: str | None, output: str, dtype: str, options: dict[str, Any]
+) -> str:
     """Export graphs and say what their check found."""
     from quals_fast.export.exporter import export as export_folder
 
@@ -65,7 +70,7 @@ def _export_folder(model: str, output: str, dtype: str, options: dict[str, Any])
         raise ValueError(
             f"`{option}` needs --single-file; without it, pass {option} to quals-fast score"
         )
-    parity = export_folder(model, output, dtype=dtype)
+    parity = export_folder(model, output, revision=revision, dtype=dtype)
     return (
         f"wrote {output} ({dtype}); compared with the model, log-probabilities differ by at most "
         f"{parity['max_abs_delta']:.1e} ({parity['mean_abs_delta']:.1e} on average), and "
@@ -73,13 +78,15 @@ def _export_folder(model: str, output: str, dtype: str, options: dict[str, Any])
     )
 
 
-def _export_single_file(model: str, output: str, dtype: str, options: dict[str, Any]) -> str:
+def _export_single_file(
+    model: str, revision: str | None, output: str, dtype: str, options: dict[str, Any]
+) -> str:
     """Export one graph and say what its check found."""
     from quals_fast.export.single_file import export_single_file
 
     if dtype != "float32":
         raise ValueError(f"`--single-file` needs --dtype float32, but got {dtype}")
-    parity = export_single_file(model, output, **score_settings(options))
+    parity = export_single_file(model, output, revision=revision, **score_settings(options))
     return (
         f"wrote {output}; compared with the model, {100 * parity['identical_pairs']:.0f} % of "
         f"{parity['pairs']} pairs are identical, and log-probabilities and scores differ by at "

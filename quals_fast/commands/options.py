@@ -73,9 +73,15 @@ SETTING_OPTIONS = (
                  help="Score for a summary that yields no question-answer pairs. By default, it "
                       "has no score."),
 )  # fmt: skip
+REVISION = click.option(
+    "--revision", default=None,
+    help="Branch, tag or commit of a model on the hub. By default, its main branch.",
+)  # fmt: skip
 MODEL_OPTIONS = (
     click.option("--model", default="qagen-mini",
-                 help="Model that asks the questions: a bundled model's name or a local folder."),
+                 help="Model that asks the questions: a bundled model's name, a local folder, or "
+                      "OWNER/NAME on the Hugging Face hub, which is downloaded once."),
+    REVISION,
     click.option("--device", default="auto",
                  help="Device: cpu, cuda, cuda:1, ... auto: a GPU if there is one."),
     click.option("--dtype", default="auto",
@@ -126,7 +132,8 @@ METRIC_OPTIONS = {
 # Options that mean nothing to the other metric.
 ONLY_QAGS = ("qags_models", "qags_arm", "qags_setting", "qags_filter", "seed")
 ONLY_QUALS = (
-    "model", "backend", "threads", "preset", *DecodingConfig.__slots__, *ScoringConfig.__slots__,
+    "model", "revision", "backend", "threads", "preset",
+    *DecodingConfig.__slots__, *ScoringConfig.__slots__,
 )  # fmt: skip
 
 

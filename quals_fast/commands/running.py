@@ -46,6 +46,7 @@ def scoring_job(
     hidden = options["quiet"] or (prints and sys.stdout.isatty())
     with usage_errors(InputError):
         total = rows.survey()
+        options = fetch_model(options)
         with progress_bar(hidden=hidden) as progress:
             task = progress.add_task("loading the model", total=total)
             with usage_errors(ValueError, BackendUnavailableError, ModuleNotFoundError):
@@ -101,11 +102,29 @@ def usage_errors(*kinds: type[Exception]) -> Iterator[None]:
         raise UsageFailure(str(error)) from error
 
 
+def fetch_model(options: dict[str, Any]) -> dict[str, Any]:
+    """Fetch the model if it is named on the hub; return the options with its folder.
+
+    The client's progress bars come first, since they would run through ours.
+    """
+    from quals_fast.backends import require_torch
+    from quals_fast.models.hub import fetch, is_hub_name
+
+    is_wanted = options.get("metric", "quals") == "quals" and options["backend"] != "onnx"
+    if not is_wanted or not is_hub_name(options["model"]):
+        return options
+    with usage_errors(ValueError, ModuleNotFoundError):
+        require_torch()
+        show_progress = sys.stderr.isatty() and not options["quiet"]
+        folder = fetch(options["model"], options["revision"], show_progress=show_progress)
+    return options | {"model": str(folder), "revision": None}
+
+
 def quals_scorer(options: dict[str, Any]) -> QualsScorer:
     """Load the scorer that the options under Model and Search ask for."""
     from quals_fast.scorer import QualsScorer
 
-    names = ("device", "dtype", "backend", "max_batch_tokens", "threads")
+    names = ("revision", "device", "dtype", "backend", "max_batch_tokens", "threads")
     placement = {name: options[name] for name in names}
     return QualsScorer.from_pretrained(options["model"], **placement, **score_settings(options))
 

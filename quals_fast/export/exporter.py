@@ -41,7 +41,7 @@ from quals_fast.exported.loading import load_onnx
 from quals_fast.exported.manifest import DTYPES, LARGEST_SUMS, MANIFEST, WEIGHTS, write_manifest
 from quals_fast.exported.session import runtime
 from quals_fast.models.bart import Bart
-from quals_fast.models.checkpoint import CHECKPOINT_FILES
+from quals_fast.models.checkpoint import checkpoint_files
 from quals_fast.models.loading import TorchModel, load_model, model_folder
 
 _EMBEDDING = "head.weight"  # the LM head's matrix in step and rescore graphs
@@ -62,6 +62,7 @@ def export(
     model: str | Path,
     folder: str | Path,
     *,
+    revision: str | None = None,
     dtype: str = "float32",
     texts: Sequence[tuple[str, str]] | None = None,
 ) -> dict[str, Any]:
@@ -69,6 +70,7 @@ def export(
 
     Args:
         model: As for `QualsScorer.from_pretrained`.
+        revision: Revision of a model on the hub, likewise.
         folder: Folder to write to; must be empty or not exist.
         dtype: ``"float32"``, ``"float16"``, or ``"int8"``: documents are read and rescored in 8-bit
             integers; the search stays in float32, but integers screen the vocabulary.
@@ -88,13 +90,13 @@ def export(
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` must be {' or '.join(DTYPES)}, but got {dtype!r}")
     require_onnx()
-    source, target = model_folder(model), Path(folder)
+    source, target = model_folder(model, revision), Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"`folder` must be empty or not exist, but {target} is not; name another")
-    loaded = load_model(model, device=torch.device("cpu"))
+    loaded = load_model(source, device=torch.device("cpu"))
     target.mkdir(parents=True, exist_ok=True)
     names = _write_graphs(loaded.network, target, dtype)
-    copied = [name for name in CHECKPOINT_FILES if (source / name).is_file()]
+    copied = [path.name for path in checkpoint_files(source)]
     for name in copied:
         shutil.copyfile(source / name, target / name)
     facts: dict[str, Any] = {

@@ -66,6 +66,7 @@ def export_single_file(
     model: str | Path,
     path: str | Path,
     *,
+    revision: str | None = None,
     decoding: DecodingConfig | None = None,
     scoring: ScoringConfig | None = None,
     texts: Sequence[tuple[str, str]] | None = None,
@@ -75,6 +76,7 @@ def export_single_file(
     Args:
         model: As for `QualsScorer.from_pretrained`; must have a WordPiece tokenizer, whose answers
             are matched by ids.
+        revision: Revision of a model on the hub.
         path: The file to write; must not exist.
         decoding: Settings of the search, which become part of the graph.
         scoring: Settings of the score, which become part of the graph.
@@ -97,7 +99,7 @@ def export_single_file(
     target, decoding, scoring = Path(path), decoding or DecodingConfig(), scoring or ScoringConfig()
     if target.exists():
         raise ValueError(f"`path` must not exist, but {target} does; choose another name")
-    loaded = load_model(model, device=torch.device("cpu"))
+    loaded = load_model(model, revision=revision, device=torch.device("cpu"))
     check_fits(loaded.shape, loaded.conventions, decoding)
     _check_kind(loaded)
     graph = _trace(SingleGraph(loaded, decoding, scoring))

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from quals_fast.models.checkpoint import CheckpointError, read_json, sha256
+from quals_fast.models.checkpoint import CheckpointError, is_plain_name, read_json, sha256
 
 MANIFEST = "quals_fast_onnx.json"
 FORMAT = 4  # of the folder: names, inputs and outputs of the graphs
@@ -58,7 +58,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
                 f"{manifest.get(key)!r}; export the model again"
             )
     files = manifest.get("files")
-    if not isinstance(files, dict) or not all(_is_plain_name(name) for name in files):
+    if not isinstance(files, dict) or not all(is_plain_name(name) for name in files):
         raise CheckpointError(f"{folder / MANIFEST} must list its files; export the model again")
     for name in (WEIGHTS, *manifest["graphs"].values()):
         if str(name) not in files:
@@ -78,7 +78,3 @@ def read_manifest(folder: Path) -> dict[str, Any]:
                 f"got {actual[:12]}...; export the model again"
             )
     return manifest
-
-
-def _is_plain_name(name: object) -> bool:
-    return isinstance(name, str) and name == Path(name).name and name not in ("", ".", "..")

@@ -6,17 +6,24 @@ import hashlib
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from quals_fast.config import DecodingConfig
 from quals_fast.models.shape import ACTIVATION_NAMES, BartShape
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 AnswerMatch = Literal["ids", "text"]
 
-# Files beside the weights, as far as they exist.
+# Files beside the weights, as far as they exist; see `checkpoint_files`.
 CHECKPOINT_FILES = (
     "config.json", "generation_config.json", "tokenizer.json", "vocab.json", "merges.txt",
 )  # fmt: skip
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in this order; whole, or in shards
+TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
+
+_LONGEST_SOURCE = 1_000_000  # tokenizers without a limit give 1e30
 
 
 class CheckpointError(ValueError):
@@ -25,7 +32,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conventions:
-    """A question-answer generator's conventions, all read from its config and never guessed.
+    """A question-answer generator's conventions, all read from its files and never guessed.
 
     Attributes:
         vocab_size: V.
@@ -33,12 +40,13 @@ class Conventions:
             for fairseq checkpoints.
         eos_token_id: last token of sources and targets.
         pad_token_id: never generated.
-        sep_token_id: separates question and answer.
+        sep_token_id: separates question and answer; the config's, else the tokenizer's.
         decoder_start_token_id: first input of the decoder.
         forced_bos_token_id: the token that every target starts with, or None.
         masked_token_ids: ids that are not in the vocabulary that the model was trained with (such
             as ``<mask>`` for fairseq's); they get no probability.
-        max_source_tokens: sources are cut to this length, special tokens included.
+        max_source_tokens: sources are cut to this length, special tokens included; the config's,
+            else the tokenizer's, else all positions.
         answer_match: how an answer is looked up in the summary, by ``"ids"`` or ``"text"``; None
             means ids for WordPiece and text for byte-level BPE.
     """
@@ -56,7 +64,7 @@ class Conventions:
 
 
 def read_checkpoint(folder: Path) -> tuple[BartShape, Conventions]:
-    """Read and check ``config.json``, and ``generation_config.json`` for what it leaves out.
+    """Read and check ``config.json``, and the files that say what it leaves out.
 
     Raises:
         CheckpointError: the folder or the config cannot be used.
@@ -70,7 +78,7 @@ def read_checkpoint(folder: Path) -> tuple[BartShape, Conventions]:
             f"{folder}: expected a model with `model_type` 'bart', but got {family!r}; other "
             "families are not supported yet"
         )
-    return check_config(folder, config)
+    return check_config(folder, config | tokenizer_settings(folder, config))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -85,6 +93,104 @@ def read_config(folder: Path) -> dict[str, Any]:
     if (folder / "generation_config.json").is_file():
         config = read_json(folder / "generation_config.json") | config
     return config
+
+
+def tokenizer_settings(folder: Path, config: dict[str, Any]) -> dict[str, int]:
+    """Return what the tokenizer's files say about what the config leaves out.
+
+    Returns:
+        `sep_token_id`, from the `sep_token`, unless that is EOS, BOS or CLS as well; and
+        `max_source_tokens`, from `model_max_length`, unless it exceeds the model's positions or is
+        a placeholder for no limit.
+
+    Raises:
+        CheckpointError: a file cannot be read, or the tokenizer lacks its own separator.
+    """
+    said: dict[str, Any] = {}
+    for name in _settings_files(config):
+        if (folder / name).is_file():
+            said = read_json(folder / name) | said
+    settings = {}
+    limit, positions = said.get("model_max_length"), config.get("max_position_embeddings")
+    longest = positions if type(positions) is int else _LONGEST_SOURCE
+    if config.get("max_source_tokens") is None and type(limit) is int and 3 <= limit <= longest:
+        settings["max_source_tokens"] = limit
+    token = _content(said.get("sep_token"))
+    if config.get("sep_token_id") is None and token is not None:
+        number = read_tokenizer(folder).token_to_id(token)
+        if number is None:
+            raise CheckpointError(
+                f"{folder}: the tokenizer's `sep_token` must be one of its tokens, but it has no "
+                f"{token!r}; save the tokenizer again with transformers' save_pretrained()"
+            )
+        others = [_content(said.get(f"{role}_token")) for role in ("eos", "bos", "cls")]
+        ids = [config.get(f"{role}_token_id") for role in ("eos", "bos")]
+        if token not in others and number not in ids:
+            settings["sep_token_id"] = number
+    return settings
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """Return the files that a model is read from, without its weights.
+
+    Raises:
+        CheckpointError: the config cannot be read.
+    """
+    names = [*CHECKPOINT_FILES, *_settings_files(read_config(folder))]
+    return [path for name in names if (path := folder / name).is_file()]
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that hold a folder's weights: safetensors, else PyTorch's pickles.
+
+    Raises:
+        CheckpointError: there are none, or an index is damaged or names a file that is not there.
+    """
+    for name in WEIGHTS:
+        if (folder / name).is_file():
+            return [folder / name]
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            return [folder / shard for shard in _shards(index)]
+    refuse_adapter(folder)
+    raise CheckpointError(
+        f"{folder} has no weights: expected {' or '.join(WEIGHTS)}; save the model with "
+        "transformers' save_pretrained()"
+    )
+
+
+def _shards(index: Path) -> list[str]:
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not all(is_plain_name(name) for name in shards.values()):
+        raise CheckpointError(
+            f"{index} must have a `weight_map` from tensors to files beside it, but got "
+            f"{shards if shards is None else type(shards).__name__}; download it again"
+        )
+    names = sorted(set(shards.values()))
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{index} names {missing[0]}, which is not in the folder; download it too"
+        )
+    return names
+
+
+def is_plain_name(name: object) -> bool:
+    """Return whether something is a file's name, without a folder."""
+    return isinstance(name, str) and name == Path(name).name and name not in ("", ".", "..")
+
+
+def _settings_files(config: dict[str, Any]) -> tuple[str, ...]:
+    """Return which of the tokenizer's files are read for what a config leaves out."""
+    if config.get("sep_token_id") is None:
+        return TOKENIZER_SETTINGS
+    return TOKENIZER_SETTINGS[:1] if config.get("max_source_tokens") is None else ()
+
+
+def _content(token: object) -> str | None:
+    """Return a special token's text; it stands alone, or in an object with its properties."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
 
 
 def verify_checksums(folder: Path, advice: str) -> None:
@@ -145,9 +251,10 @@ def _read_conventions(reader: _Reader, shape: BartShape) -> Conventions:
     last = shape.vocab_size - 1
     if reader.config.get("sep_token_id") is None:
         reader.fail(
-            "no `sep_token_id`, so either this is not a question-answer generator, or its config "
-            'does not say which token separates question and answer; add "sep_token_id" to '
-            "config.json (the published model has 50259)"
+            "no `sep_token_id`, and the tokenizer has no `sep_token` that is not EOS, BOS or CLS "
+            "as well (BART's </s> is EOS); either this is not a question-answer generator, or its "
+            "files do not say which token separates question and answer: add "
+            '"sep_token_id" to config.json (the published model has 50259)'
         )
     source_bos = reader.boolean("source_bos", True)
     eos = reader.integer("eos_token_id", 0, last)
@@ -271,6 +378,45 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} must contain a JSON object, but contains a {type(content).__name__}"
         )
     return content
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """Read ``tokenizer.json``, or a byte-level BPE from ``vocab.json`` and ``merges.txt``.
+
+    Raises:
+        CheckpointError: there is no tokenizer, or it cannot be read.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # --help needs none of it
+
+    path = folder / "tokenizer.json"
+    vocab, merges = folder / "vocab.json", folder / "merges.txt"
+    if path.is_file():
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises plain Exception
+            raise CheckpointError(
+                f"{path} cannot be read by the tokenizers library: {error}"
+            ) from error
+    elif vocab.is_file() and merges.is_file():
+        try:
+            tokenizer = Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
+        except Exception as error:  # tokenizers raises plain Exception
+            raise CheckpointError(f"{vocab} and {merges.name} are not a BPE: {error}") from error
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+    else:
+        if (folder / "spiece.model").is_file():
+            raise CheckpointError(
+                f"{folder} has a SentencePiece model, spiece.model, but no tokenizer.json; make "
+                "one in Python, with transformers, sentencepiece and protobuf installed:\n"
+                "  from transformers import AutoTokenizer\n"
+                f"  AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
+            )
+        raise CheckpointError(
+            f"{folder} has no tokenizer: expected tokenizer.json, or vocab.json with "
+            "merges.txt; save it there with transformers' tokenizer.save_pretrained()"
+        )
+    return tokenizer
 
 
 def refuse_adapter(folder: Path) -> None:

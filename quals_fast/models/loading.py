@@ -1,4 +1,4 @@
-"""Load a question-answer generator for PyTorch: the bundled one, or a Hugging Face folder."""
+"""Load a question-answer generator for PyTorch: the bundled one, or Hugging Face's."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from torch import Tensor
 
 from quals_fast.models.bart import Bart
 from quals_fast.models.checkpoint import (
-    CHECKPOINT_FILES,
     CheckpointError,
     Conventions,
+    checkpoint_files,
     read_checkpoint,
-    read_json,
-    refuse_adapter,
     sha256,
     verify_checksums,
+    weight_files,
 )
+from quals_fast.models.hub import check_revision, fetch, is_hub_name, name_of
 from quals_fast.models.lm_head import CpuLMHead, LMHead, ScreenedLMHead
 from quals_fast.models.model import Model
+from quals_fast.models.pickles import read_pickled
 from quals_fast.models.precision import PRECISIONS, Precision
 from quals_fast.models.shape import BartShape
 from quals_fast.models.storage import dequantize
@@ -74,16 +75,18 @@ class TorchModel(Model):
 def load_model(
     model: str | Path,
     *,
+    revision: str | None = None,
     device: torch.device,
     precision: Precision = PRECISIONS["float32"],
     kernels: Kernels = EAGER,
 ) -> TorchModel:
-    """Load a bundled model by name, or a local folder with safetensors weights.
+    """Load a bundled model by name, a local folder, or a model on the Hugging Face hub.
 
     It is for a `CpuEngine` if `runs_on_cpu` says so, else for a `GpuEngine`.
 
     Args:
-        model: ``"qagen-mini"``, or a folder.
+        model: ``"qagen-mini"``, a folder, or OWNER/NAME on the hub.
+        revision: of a model on the hub.
         device: where the weights go.
         precision: which part computes in which type.
         kernels: implementation of the operations.
@@ -92,7 +95,7 @@ def load_model(
         CheckpointError: there is no such model, a file is missing, damaged or of the wrong shape,
             or the model family is not supported.
     """
-    folder = model_folder(model)
+    folder = model_folder(model, revision)
     if folder.parent == ASSETS:
         verify_checksums(folder, "reinstall quals_fast")
     shape, conventions = read_checkpoint(folder)
@@ -114,7 +117,7 @@ def load_model(
     if precision.documents != precision.search:
         document_network = copy.deepcopy(network).to(device=device, dtype=precision.documents)
     return TorchModel(
-        name=folder.resolve().name,
+        name=name_of(folder),
         digest=digest_of(folder),
         shape=shape,
         network=network.to(device=device, dtype=precision.search),
@@ -132,19 +135,24 @@ def runs_on_cpu(device: torch.device, kernels: Kernels) -> bool:
     return device.type == "cpu" and kernels is EAGER
 
 
-def model_folder(model: str | Path) -> Path:
-    """Return the folder of a bundled model, or the local folder itself.
+def model_folder(model: str | Path, revision: str | None = None) -> Path:
+    """Return the folder of a bundled model, of a local one, or of one fetched from the hub.
 
     Raises:
-        CheckpointError: there is no such folder.
+        CheckpointError: there is no such folder, or the model cannot be fetched.
+        ValueError: a revision of a model that is not on the hub.
+        ModuleNotFoundError: huggingface_hub is not installed and needed.
     """
+    check_revision(model, revision)
     if str(model) in BUNDLED:
         return ASSETS / str(model)
+    if isinstance(model, str) and is_hub_name(model):
+        return fetch(model, revision)
     folder = Path(model)
     if not folder.is_dir():
         raise CheckpointError(
-            f"model {str(model)!r} is neither bundled ({', '.join(BUNDLED)}) nor a local folder; "
-            "nothing is downloaded: download the model first and give its folder"
+            f"model {str(model)!r} is neither bundled ({', '.join(BUNDLED)}), nor a local folder, "
+            "nor OWNER/NAME on the Hugging Face hub; check the spelling"
         )
     return folder
 
@@ -156,19 +164,10 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         CheckpointError: there are no weights, or a file cannot be read.
     """
     weights: dict[str, Tensor] = {}
-    for path in _weight_files(folder):
-        try:
-            with safe_open(path, framework="pt") as stored:
-                names = stored.keys()
-                weights.update(
-                    # fairseq's *.version says how its modules were stored; transformers ignores it.
-                    {n: stored.get_tensor(n) for n in names if n.rpartition(".")[2] != "version"}
-                )
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{path} is not a readable safetensors file: {error}; it may be incomplete, or a "
-                "Git LFS pointer: download it again"
-            ) from error
+    for path in weight_files(folder):
+        weights |= read_pickled(path) if path.suffix == ".bin" else _read_safetensors(path)
+    # fairseq's *.version says how its modules were stored; transformers ignores it.
+    weights = {n: tensor for n, tensor in weights.items() if n.rpartition(".")[2] != "version"}
     try:
         weights = dequantize(weights)
     except ValueError as error:
@@ -184,46 +183,26 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return weights
 
 
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as stored:
+            return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is not a readable safetensors file: {error}; it may be incomplete, or a Git "
+            "LFS pointer: download it again"
+        ) from error
+
+
 def digest_of(folder: Path) -> str:
     """Return the digest of a model's folder, as signatures have it.
 
     Returns:
         First 12 hexadecimal digits of the SHA-256 over weights, config and tokenizer.
     """
-    paths = [*_weight_files(folder), *(folder / name for name in CHECKPOINT_FILES)]
-    parts = [f"{path.name} {sha256(path)}" for path in paths if path.is_file()]
+    paths = [*weight_files(folder), *checkpoint_files(folder)]
+    parts = [f"{path.name} {sha256(path)}" for path in paths]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    single = folder / "model.safetensors"
-    index = folder / "model.safetensors.index.json"
-    if single.is_file():
-        return [single]
-    if index.is_file():
-        shards = read_json(index).get("weight_map")
-        if not isinstance(shards, dict) or not all(isinstance(n, str) for n in shards.values()):
-            raise CheckpointError(
-                f"{index} must have a `weight_map` from tensors to files, but got "
-                f"{type(shards).__name__}; download it again"
-            )
-        names = sorted(set(shards.values()))
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            raise CheckpointError(
-                f"{index} names {missing[0]}, which is not in the folder; download it too"
-            )
-        return [folder / name for name in names]
-    refuse_adapter(folder)
-    pickled = (
-        " pytorch_model.bin is not loaded, since a pickle can run code;"
-        if (folder / "pytorch_model.bin").is_file()
-        else ""
-    )
-    raise CheckpointError(
-        f"{folder} has no weights: expected model.safetensors;{pickled} save the model with "
-        "transformers' save_pretrained(), which writes safetensors"
-    )
 
 
 def _build(
@@ -243,7 +222,7 @@ def _build(
         what = f"lacks {missing[0]}" if missing else f"has {unknown[0]}, which BART does not have"
         count = len(missing or unknown)
         raise CheckpointError(
-            f"{folder}: the weights must match config.json, but model.safetensors {what} "
+            f"{folder}: the weights must match config.json, but the checkpoint {what} "
             f"({count} such {'tensor' if count == 1 else 'tensors'}); use weights and config of "
             "the same checkpoint"
         )

@@ -15,7 +15,7 @@ class Model(ABC):
     """What every loaded model has.
 
     Attributes:
-        name: the bundled model's name, or the folder's.
+        name: the bundled model's, the folder's, or OWNER/NAME@COMMIT on the hub.
         digest: first 12 hexadecimal digits of the SHA-256 over weights, config and tokenizer.
         shape: sizes of the network.
         conventions: its special tokens and the like.

@@ -12,7 +12,12 @@ from typing import NamedTuple
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from quals_fast.models.checkpoint import AnswerMatch, CheckpointError, Conventions
+from quals_fast.models.checkpoint import (
+    AnswerMatch,
+    CheckpointError,
+    Conventions,
+    read_tokenizer,
+)
 
 _PIECE_CHARACTERS = 4096  # characters that are tokenised together
 _MAX_PIECES = 64  # pieces at once; tokenising takes some 200 bytes a character
@@ -86,6 +91,12 @@ class QATokenizer:
             raise CheckpointError(
                 f"{folder}: the tokenizer has {size} tokens, but the model's vocabulary has only "
                 f"{conventions.vocab_size}; use the tokenizer that was saved with the model"
+            )
+        if tokenizer.id_to_token(conventions.sep_token_id) is None:
+            raise CheckpointError(
+                f"{folder}: `sep_token_id` {conventions.sep_token_id} must be a token of the "
+                "tokenizer, but it has none of that id; take config and tokenizer from one "
+                "checkpoint"
             )
         return cls(tokenizer, conventions)
 
@@ -183,33 +194,3 @@ def pieces_of(text: str, cut: re.Pattern[str] | None, size: int) -> Iterator[str
         yield text[start : place.start()]
         start = place.start()
     yield text[start:]
-
-
-def read_tokenizer(folder: Path) -> Tokenizer:
-    """Read ``tokenizer.json``, or a byte-level BPE from ``vocab.json`` and ``merges.txt``.
-
-    Raises:
-        CheckpointError: there is no tokenizer, or it cannot be read.
-    """
-    path = folder / "tokenizer.json"
-    vocab, merges = folder / "vocab.json", folder / "merges.txt"
-    if path.is_file():
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises plain Exception
-            raise CheckpointError(
-                f"{path} cannot be read by the tokenizers library: {error}"
-            ) from error
-    elif vocab.is_file() and merges.is_file():
-        try:
-            tokenizer = Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
-        except Exception as error:  # tokenizers raises plain Exception
-            raise CheckpointError(f"{vocab} and {merges.name} are not a BPE: {error}") from error
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = decoders.ByteLevel()
-    else:
-        raise CheckpointError(
-            f"{folder} has no tokenizer: expected tokenizer.json, or vocab.json with "
-            "merges.txt; save it there with transformers' tokenizer.save_pretrained()"
-        )
-    return tokenizer

@@ -46,11 +46,13 @@ def test_the_origin_of_weights():
 
 def test_signatures_of_both_metrics_name_their_models():
     qags = "qags|answers:10|qg:question_generation@06cc|qa:question_answering@80c1|dtype:float32"
-    found = weights_in(["quals|rule:hamming|model:mine@0123|dtype:mixed", qags])
+    hub = "quals|rule:hamming|model:owner/name@a1b2@4567|dtype:mixed"
+    found = weights_in(["quals|rule:hamming|model:mine@0123|dtype:mixed", qags, hub])
     assert {name: one["digest"] for name, one in found.items()} == {
         "mine": "0123",
         "question_generation": "06cc",
         "question_answering": "80c1",
+        "owner/name@a1b2": "4567",
     }
 
 

@@ -184,7 +184,7 @@ WRONG_USAGE = [
     pytest.param("--threads 0", "`threads` must be at least 1, but got 0", id="threads"),
     pytest.param(
         "--model bart-maxi",
-        "'bart-maxi' … qagen-mini … give its folder",
+        "'bart-maxi' … qagen-mini … local folder … Hugging Face hub; check the spelling",
         id="model",
     ),
     pytest.param(
@@ -383,4 +383,4 @@ def test_damaged_model(run, model, tmp_path):
     folder = shutil.copytree(model, tmp_path / "damaged")
     (folder / "model.safetensors").unlink()
     result = run("score", "in.jsonl", "--model", str(folder), small=False)
-    assert_usage_error(result, f"{folder} has no weights: expected model.safetensors; save")
+    assert_usage_error(result, f"{folder} has no weights: expected model.safetensors … ; save")

@@ -10,15 +10,18 @@ import onnx_ir as ir
 import pytest
 from cli_helpers import assert_usage_error
 from click.testing import CliRunner
+from model_folders import change_json
 
 from quals_fast.commands.app import app
 from quals_fast.export import exporter
 from quals_fast.export.exporter import ExportParityError, export
 from quals_fast.export.graphs import OPSET
 from quals_fast.export.integers import use_integers
+from quals_fast.export.single_file import export_single_file
 from quals_fast.exported import session
 from quals_fast.exported.loading import load_onnx
 from quals_fast.exported.manifest import MANIFEST, WEIGHTS
+from quals_fast.models import loading
 from quals_fast.models.checkpoint import CheckpointError
 
 
@@ -31,6 +34,30 @@ def test_the_check_of_an_export_is_recorded(exported):
         assert set(manifest["files"]) | {MANIFEST} == {path.name for path in folder.iterdir()}
     assert exported["float32"][1]["max_abs_delta"] < 1e-4
     assert exported["float32"][1]["identical_sequences"] == 1.0
+
+
+def test_what_the_tokenizer_adds_to_the_config_is_exported_too(one_layer_model, tmp_path):
+    model = shutil.copytree(one_layer_model, tmp_path / "model")
+    change_json(model / "config.json", sep_token_id=None)
+    (model / "tokenizer_config.json").write_text('{"model_max_length": 40}')
+    (model / "special_tokens_map.json").write_text('{"sep_token": "[SEP0]"}')
+    export(model, tmp_path / "exported")
+    conventions = load_onnx(tmp_path / "exported").conventions
+    assert (conventions.sep_token_id, conventions.max_source_tokens) == (1, 40)
+
+
+@pytest.mark.parametrize("export", [export, export_single_file])
+def test_a_revision_on_the_hub_is_exported(export, tmp_path, monkeypatch):
+    asked = []
+
+    def fetch(*name):
+        asked.append(name)
+        raise CheckpointError("no network")
+
+    monkeypatch.setattr(loading, "fetch", fetch)
+    with pytest.raises(CheckpointError, match="no network"):
+        export("owner/name", tmp_path / "exported", revision="v1")
+    assert asked == [("owner/name", "v1")]
 
 
 def test_large_tensors_stand_once_outside_the_graphs(exported):
@@ -123,13 +150,14 @@ def test_export_without_onnx(tiny_folder, tmp_path, monkeypatch):
 # The command
 
 
-def test_the_command(tiny_folder, tmp_path, monkeypatch):
-    def write(source, target, *, dtype):
-        assert (source, target, dtype) == (str(tiny_folder), "out", "int8")
+def test_the_command(tmp_path, monkeypatch):
+    def write(source, target, *, revision, dtype):
+        assert (source, target, revision, dtype) == ("owner/name", "out", "v1", "int8")
         Path(tmp_path / "called").touch()
         return {"max_abs_delta": 0.5, "mean_abs_delta": 0.01, "identical_sequences": 1.0}
 
     monkeypatch.setattr(exporter, "export", write)
-    result = CliRunner().invoke(app, ["export", str(tiny_folder), "out", "--dtype", "int8"])
+    arguments = "export owner/name out --revision v1 --dtype int8".split()
+    result = CliRunner().invoke(app, arguments)
     assert (result.exit_code, (tmp_path / "called").exists()) == (0, True)
     assert "differ by at most 5.0e-01 (1.0e-02 on average)" in result.stdout

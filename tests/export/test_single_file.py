@@ -269,7 +269,7 @@ def test_a_graph_that_differs_is_not_left_under_its_name(both, tmp_path, monkeyp
 
 
 def test_the_command(tiny_folder, tmp_path, monkeypatch):
-    def write(source, target, *, decoding, scoring):
+    def write(source, target, *, revision, decoding, scoring):
         assert (source, target) == (str(tiny_folder), "out.onnx")
         assert decoding == DecodingConfig(rule="hamming", num_beams=6, num_beam_groups=3)
         assert scoring == ScoringConfig(max_pairs=None)

@@ -2,11 +2,13 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from model_folders import VOCAB, WEIGHTS, change_json, fails, load
 
 from quals_fast.models.checkpoint import CheckpointError, read_checkpoint
+from quals_fast.models.loading import model_folder
 
 
 def test_a_good_folder(tiny_folder):
@@ -22,17 +24,39 @@ def test_a_good_folder(tiny_folder):
     assert load(str(tiny_folder)).digest == model.digest
 
 
-@pytest.mark.parametrize("name", ["nowhere/at/all", "facebook/bart-base", "qagen-maxi"])
+NO_NAMES = [
+    "nowhere/at/all",
+    "qagen-maxi",
+    "./bart",
+    "/bart",
+    "a/",
+    "a//b",
+    "a--b/c",
+    "a/b..c",
+]
+
+
+@pytest.mark.parametrize("name", [*NO_NAMES, Path("facebook/bart-base")], ids=str)
 def test_no_such_model(name):
     message = (
-        f"model {name!r} is neither bundled (qagen-mini) nor a local folder; nothing is "
-        "downloaded: download the model first and give its folder"
+        f"model {str(name)!r} is neither bundled (qagen-mini), nor a local folder, nor OWNER/NAME "
+        "on the Hugging Face hub; check the spelling"
     )
     fails(name, message)
 
 
+@pytest.mark.parametrize("name", ["qagen-mini", "nowhere/at/all"])
+def test_revision_of_no_model_on_the_hub(name):
+    message = (
+        f"`revision` is for names on the Hugging Face hub, but got 'v1' for the model {name!r}; "
+        "leave it out"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        model_folder(name, "v1")
+
+
 def test_a_file_is_no_folder(tiny_folder):
-    fails(tiny_folder / WEIGHTS, "is neither bundled (qagen-mini) nor a local folder")
+    fails(tiny_folder / WEIGHTS, "is neither bundled (qagen-mini), nor a local folder")
     with pytest.raises(CheckpointError, match=r"model\.safetensors is not a folder"):
         read_checkpoint(tiny_folder / WEIGHTS)
 
@@ -168,9 +192,86 @@ def test_wrong_value(folder, key, value, message):
     fails(folder, f"{folder / 'config.json'}: {message}")
 
 
+NO_SEPARATOR = (
+    "config.json: no `sep_token_id`, and the tokenizer has no `sep_token` that is not EOS, BOS or "
+    "CLS as well (BART's </s> is EOS); either this is not a question-answer generator, or its "
+    "files do not say which token separates question and answer: add "
+    '"sep_token_id" to config.json (the published model has 50259)'
+)
+
+
 def test_no_separator(folder):
     change_json(folder / "config.json", sep_token_id=None)
-    fails(folder, "config.json: no `sep_token_id`")
+    fails(folder, NO_SEPARATOR)
+
+
+# What the tokenizer's files add
+
+
+def write_settings(folder, name="tokenizer_config.json", **settings):
+    (folder / name).write_text(json.dumps(settings))
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json"])
+@pytest.mark.parametrize("token", ["[SEP0]", {"content": "[SEP0]", "lstrip": False}], ids=str)
+def test_separator_of_the_tokenizer(folder, name, token):
+    change_json(folder / "config.json", sep_token_id=None)
+    write_settings(folder, name, sep_token=token, eos_token="[SEP]")
+    assert load(folder).conventions.sep_token_id == 1
+
+
+def test_config_comes_before_tokenizer_and_its_config_before_the_map(folder):
+    write_settings(folder, sep_token="who", model_max_length=20)
+    write_settings(folder, "special_tokens_map.json", sep_token="what")
+    assert load(folder).conventions.sep_token_id == 1
+    change_json(folder / "config.json", sep_token_id=None, max_source_tokens=30)
+    conventions = load(folder).conventions
+    assert conventions.sep_token_id == 5  # "who"
+    assert conventions.max_source_tokens == 30
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"sep_token": "[SEP]"}, id="eos-by-id"),
+        pytest.param({"sep_token": "[CLS]"}, id="bos-by-id"),
+        pytest.param({"sep_token": "who", "eos_token": "who"}, id="eos"),
+        pytest.param({"sep_token": "who", "bos_token": {"content": "who"}}, id="bos"),
+        pytest.param({"sep_token": {"content": "who"}, "cls_token": "who"}, id="cls"),
+        pytest.param({"sep_token": None}, id="null"),
+        pytest.param({"sep_token": 1}, id="number"),
+    ],
+)
+def test_separator_must_not_begin_or_end_texts(folder, settings):
+    change_json(folder / "config.json", sep_token_id=None)
+    write_settings(folder, **settings)
+    fails(folder, NO_SEPARATOR)
+
+
+def test_separator_that_its_tokenizer_lacks(folder):
+    change_json(folder / "config.json", sep_token_id=None)
+    write_settings(folder, sep_token="<sep>")
+    message = (
+        f"{folder}: the tokenizer's `sep_token` must be one of its tokens, but it has no '<sep>'; "
+        "save the tokenizer again with transformers' save_pretrained()"
+    )
+    fails(folder, message)
+
+
+@pytest.mark.parametrize(
+    ("limit", "longest"),
+    [(20, 20), (64, 64), (65, 64), (10**30, 64), (1e30, 64), (2, 64), (True, 64), ("20", 64)],
+)
+def test_length_limit_of_the_tokenizer(folder, limit, longest):
+    write_settings(folder, model_max_length=limit)
+    assert load(folder).conventions.max_source_tokens == longest
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json"])
+def test_broken_tokenizer_settings(folder, name):
+    change_json(folder / "config.json", sep_token_id=None)
+    (folder / name).write_text("{")
+    fails(folder, f"{folder / name} is not valid JSON: ", "download it again")
 
 
 @pytest.mark.parametrize(

@@ -32,15 +32,10 @@ def test_types_of_weights(tiny_folder, precision):
 def test_no_weights(folder):
     (folder / WEIGHTS).unlink()
     message = (
-        f"{folder} has no weights: expected model.safetensors; save the model with transformers' "
-        "save_pretrained(), which writes safetensors"
+        f"{folder} has no weights: expected model.safetensors or pytorch_model.bin; save the model "
+        "with transformers' save_pretrained()"
     )
     fails(folder, message)
-
-
-def test_only_a_pickle(folder):
-    (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
-    fails(folder, f"{folder} has no weights: … pytorch_model.bin … pickle … save_pretrained()")
 
 
 @pytest.mark.parametrize(
@@ -86,7 +81,7 @@ ADVICE = "; use weights and config of the same checkpoint"
         ),
         pytest.param(
             {"encoder_layers": 3},
-            "but model.safetensors lacks model.encoder.layers.2.fc1.bias (16 such tensors)",
+            "but the checkpoint lacks model.encoder.layers.2.fc1.bias (16 such tensors)",
             ADVICE,
             id="too-few-layers",
         ),
@@ -118,7 +113,7 @@ def test_weights_of_another_config(folder, changes, message, at_end):
         ),
         pytest.param(
             lambda w: w.update(adapter=torch.ones(1)),
-            "model.safetensors has adapter, … (1 such tensor)" + ADVICE,
+            "the checkpoint has adapter, … (1 such tensor)" + ADVICE,
             id="unknown",
         ),
         pytest.param(
@@ -233,14 +228,15 @@ def test_missing_shard(shards):
     [
         ("{", " is not valid JSON: "),
         ("[]", " must contain a JSON object, but contains a list"),
+        ("{}", " must have a `weight_map` from tensors to files beside it, but got None; "),
         (
-            "{}",
-            " must have a `weight_map` from tensors to files, but got NoneType; download it again",
+            '{"weight_map": [1]}',
+            " must have a `weight_map` from tensors to files beside it, but got list",
         ),
-        ('{"weight_map": [1]}', " must have a `weight_map` from tensors to files, but got list"),
         ('{"weight_map": {"a": 1}}', " must have a `weight_map` from tensors to files"),
+        ('{"weight_map": {"a": "../b"}}', " must have a `weight_map` from tensors to files beside"),
     ],
-    ids=["cut-off", "list", "no-map", "list-map", "no-names"],
+    ids=["cut-off", "list", "no-map", "list-map", "no-names", "another-folder"],
 )
 def test_broken_index(shards, content, message):
     (shards / INDEX).write_text(content)
@@ -284,7 +280,22 @@ def test_digest_changes_with(folder, tiny_folder, change):
 
 def test_digest_leaves_out_what_does_not_matter(folder, tiny_folder):
     (folder / "README.md").write_text("a model")
+    (folder / "special_tokens_map.json").write_text("{}")  # the config names the separator
     assert load(folder).digest == load(tiny_folder).digest
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json"])
+def test_digest_covers_the_tokenizers_settings_where_they_are_read(folder, name):
+    complete = json.loads((folder / "config.json").read_text())
+    change_json(folder / "config.json", sep_token_id=None)
+    (folder / name).write_text('{"sep_token": "[SEP0]"}')
+    before = load(folder).digest
+    change_json(folder / name, sep_token="who")
+    assert load(folder).digest != before
+    change_json(folder / "config.json", **complete, max_source_tokens=30)  # nothing is left out
+    before = load(folder).digest
+    (folder / name).unlink()
+    assert load(folder).digest == before
 
 
 # The bundled model

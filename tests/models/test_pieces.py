@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from quals_fast.models import tokenizer as module
-from quals_fast.models.checkpoint import read_checkpoint
+from quals_fast.models.checkpoint import read_checkpoint, read_tokenizer
 from quals_fast.models.loading import model_folder
 from quals_fast.models.tokenizer import (
     QATokenizer,
     pieces_of,
-    read_tokenizer,
     safe_cut,
     unknown_token_id,
 )

@@ -31,6 +31,28 @@ def test_tokenizer_larger_than_the_vocabulary(folder):
     fails(folder, message)
 
 
+def test_separator_beyond_the_tokenizer(folder):
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"]["vocab"]["[SPARE]"] = content["model"]["vocab"].pop("[SEP0]") + VOCAB - 2
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    message = (
+        f"{folder}: `sep_token_id` 1 must be a token of the tokenizer, but it has none of that"
+    )
+    fails(folder, message, "; take config and tokenizer from one checkpoint")
+
+
+def test_only_a_sentencepiece_model(folder):
+    (folder / "tokenizer.json").unlink()
+    (folder / "spiece.model").write_bytes(b"")
+    message = (
+        f"{folder} has a SentencePiece model, spiece.model, but no tokenizer.json; make one in "
+        "Python, with transformers, sentencepiece and protobuf installed:\n"
+        "  from transformers import AutoTokenizer\n"
+        f"  AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
+    )
+    fails(folder, message)
+
+
 def write_byte_level(folder, merges=()):
     """Write a model whose tokenizer is vocab.json and merges.txt, as fairseq's and older ones."""
     tokenizer = tiny_models.byte_level_tokenizer()

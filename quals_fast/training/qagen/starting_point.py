@@ -14,15 +14,16 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from quals_fast.models.checkpoint import (
-    CHECKPOINT_FILES,
     CheckpointError,
     Conventions,
     check_config,
     read_config,
     read_json,
+    read_tokenizer,
+    tokenizer_settings,
 )
-from quals_fast.models.loading import model_folder, read_weights
-from quals_fast.models.tokenizer import read_tokenizer
+from quals_fast.models.hub import is_hub_name
+from quals_fast.models.loading import BUNDLED, model_folder, read_weights
 from quals_fast.training.qagen import resizing, warm_start
 from quals_fast.training.qagen.checkpoints import writing
 from quals_fast.training.qagen.network import BartForConditionalGeneration
@@ -31,7 +32,6 @@ from quals_fast.training.qagen.settings import TrainingError, TrainingSettings
 # Tokens that occur in no text, in order of preference: the published model's, then WordPiece's.
 _SEPARATORS = ("\u0120strutConnector", "[unused0]")
 _NEW_SEPARATOR = "<question-answer>"
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,7 @@ def load_starting_point(
             f"{config.get('model_type')!r}; for a BERT-family encoder, use "
             f"{warm_start.PREFIX}{folder}"
         )
+    config |= tokenizer_settings(folder, config)
     tokenizer = read_tokenizer(folder)
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -137,29 +138,12 @@ def _folder(settings: TrainingSettings) -> Path:
         with writing(folder, removes=True):
             warm_start.write_bart(encoder, folder, settings.decoder_layers)
         return folder
-    try:
+    if init in BUNDLED or is_hub_name(init) or Path(init).is_dir():
         return model_folder(init)
-    except CheckpointError:
-        if init.count("/") != 1 or init.startswith((".", "/")):
-            raise TrainingError(
-                f"`init` must be a local folder, a bundled model, a name on the Hugging Face hub "
-                f"such as facebook/bart-large, or {warm_start.PREFIX}FOLDER, but {init!r} does not "
-                "exist"
-            ) from None
-    return _download(init)
-
-
-def _download(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=[*CHECKPOINT_FILES, *_WEIGHTS]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise TrainingError(
-            f"{name} is not a local folder, and cannot be downloaded from the Hugging Face hub: "
-            f"{str(error).splitlines()[0]}; download it elsewhere, and give its folder"
-        ) from error
+    raise TrainingError(
+        "`init` must be a local folder, a bundled model, a name on the Hugging Face hub such as "
+        f"facebook/bart-large, or {warm_start.PREFIX}FOLDER, but {init!r} does not exist"
+    )
 
 
 def _separator(

@@ -362,6 +362,19 @@ def test_a_separator_is_chosen_where_there_is_none(
     assert load_model(settings.output, device=torch.device("cpu")).conventions == found
 
 
+@pytest.mark.parametrize(
+    ("token", "expected", "is_new"), [("[SEP0]", 1, False), ("[SEP]", 44, True)]
+)
+def test_the_separator_may_be_the_tokenizers(settings, tmp_path, token, expected, is_new):
+    config = {k: v for k, v in tiny_models.CONFIG.items() if k != "sep_token_id"}
+    init = tiny_models.write_checkpoint(tmp_path / "plain", config)
+    (init / "tokenizer_config.json").write_text(json.dumps({"sep_token": token}))
+    lines = []
+    start = load_starting_point(replace(settings, init=str(init)), lines.append, [])
+    assert start.conventions.sep_token_id == expected
+    assert any("separator of question and answer" in line for line in lines) is is_new
+
+
 def test_the_command(settings, base, questions):
     arguments = ["train-qagen", "--train", str(questions), "--init", str(base), "--cpu"]
     small = "--examples 4 --batch-tokens 150 --every 1 --bf16 off --cap town=5 --threads 1".split()
