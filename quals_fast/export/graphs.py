@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quals_fast.models.bart import POSITION_OFFSET, Bart
+from quals_fast.models.checkpoint import CheckpointError
+from quals_fast.models.loading import TorchModel
 from quals_fast.models.memory import SourceMemory
 
 OPSET = 18
@@ -32,6 +34,20 @@ def _bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
         (), torch.finfo(dtype).min / 2, dtype=dtype
     )  # half, so that sums are finite
     return torch.where(mask, torch.zeros((), dtype=dtype), lowest)
+
+
+def bart_of(model: TorchModel) -> Bart:
+    """Return a model's network, which must be a BART: no other is exported.
+
+    Raises:
+        CheckpointError: it is another.
+    """
+    if not isinstance(model.network, Bart):
+        raise CheckpointError(
+            f"only BART models can be exported so far, but {model.name} is a "
+            f"{model.shape.family.upper()}; score with it by backend='eager' on a CPU"
+        )
+    return model.network
 
 
 class EncoderGraph(nn.Module):
