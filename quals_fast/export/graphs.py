@@ -45,7 +45,7 @@ def bart_of(model: TorchModel) -> Bart:
     if not isinstance(model.network, Bart):
         raise CheckpointError(
             f"only BART models can be exported so far, but {model.name} is a "
-            f"{model.shape.family.upper()}; score with it by backend='eager' on a CPU"
+            f"{model.shape.family.upper()}; score with it on a CPU with backend='eager'"
         )
     return model.network
 

@@ -101,8 +101,8 @@ def load_model(
     on_cpu = runs_on_cpu(device, kernels)
     if not on_cpu and shape.family != "bart":
         raise BackendUnavailableError(
-            f"{folder}: a T5 runs on a CPU with the eager backend only, so far; use device='cpu' "
-            "and backend='eager'"
+            f"{folder}: T5 models run only on a CPU with the eager backend so far; use "
+            "device='cpu' and backend='eager'"
         )
     tokenizer = QATokenizer.from_folder(folder, conventions)
     if shape.family == "t5":  # the size of its embedding is rounded up to a multiple of 128

@@ -46,7 +46,7 @@ class Network(nn.Module, ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the weights and of what flows between layers."""
+        """Type of the weights."""
         return self.embedding.weight.dtype
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor) -> SourceMemory:

@@ -248,7 +248,7 @@ def test_no_limit_of_sources(folder):
     ("device", "kernels"), [("cpu", TRITON), ("cuda", EAGER), ("cuda", TRITON)], ids=str
 )
 def test_a_gpu(trained, device, kernels):
-    with pytest.raises(BackendUnavailableError, match="a T5 runs on a CPU with the eager backend"):
+    with pytest.raises(BackendUnavailableError, match="T5 models run only on a CPU with the eager"):
         load_model(trained, device=torch.device(device), kernels=kernels)
 
 
