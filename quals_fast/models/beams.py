@@ -71,5 +71,5 @@ class HostBeams:
 
     def logprob_of(self, token_id: int) -> np.ndarray:
         """Return one token's log-probability as the next, ``(B, K)``."""
-        targets = torch.full(self._hidden.shape[:1], token_id)
+        targets = torch.full(self._hidden.shape[:1], token_id, device=self._hidden.device)
         return self._slots.spread(self._head.logprob(self._hidden, targets))

@@ -237,7 +237,8 @@ def _build(
     shape: Shape, conventions: Conventions, weights: dict[str, Tensor], folder: Path
 ) -> Network:
     """Check every tensor against the network, then load it."""
-    bias = weights.pop("final_logits_bias", torch.zeros(shape.vocab_size)).float().flatten()
+    none = torch.zeros(shape.vocab_size, device="cpu")
+    bias = weights.pop("final_logits_bias", none).float().flatten()
     with torch.device("meta"):
         network: Network = T5(shape) if isinstance(shape, T5Shape) else Bart(shape)
     expected = network.state_dict()

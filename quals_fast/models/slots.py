@@ -193,7 +193,7 @@ class DistinctSlots:
         of = self._histories.sentence_of_row
         self._rows_of = [_as_slice(np.flatnonzero(of == b)) for b in range(len(token_ids))]
         # Rows that nobody reads, for few sizes: see `padded_rows`.
-        return F.pad(torch.tensor(tokens), (0, padded_rows(len(tokens)) - len(tokens)))
+        return F.pad(torch.from_numpy(tokens), (0, padded_rows(len(tokens)) - len(tokens)))
 
     def self_attention(
         self, layer: int, t: int, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None

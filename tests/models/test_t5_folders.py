@@ -9,6 +9,7 @@ import tiny_t5
 import torch
 from click.testing import CliRunner
 from model_folders import CPU, WEIGHTS, change_json, change_weights, fails, load
+from torch_defaults import DEFAULTS, default
 from transformers import T5Config, T5ForConditionalGeneration
 
 from quals_fast import DecodingConfig, QualsScorer
@@ -161,6 +162,14 @@ def test_targets_of_any_length_are_rescored(scorer):
     assert [len(logprobs) for logprobs in of_document] == [700, 1]
     with pytest.raises(ValueError, match="must have 1 or more ids from 0 to 255, but got 0"):
         scorer.rescore(["the river"], [[[]]])
+
+
+@pytest.mark.parametrize("value", DEFAULTS, ids=str)
+def test_defaults_of_the_process_change_no_score(trained, scorer, value):
+    expected = scorer.score(["the river"], [SUMMARY]).scores
+    with default(value):
+        loaded = QualsScorer.from_pretrained(trained, device="cpu", dtype="float32", decoding=SMALL)
+        assert loaded.score(["the river"], [SUMMARY]).scores == expected
 
 
 @needs_int8
