@@ -65,7 +65,7 @@ def without(name: str, scorer: QualsScorer) -> Iterator[QualsScorer]:
     """Give a scorer that lacks one optimisation."""
     model = torch_model(scorer)
     if name == "screened LM head":
-        weight = model.network.model.shared.weight.detach()
+        weight = model.network.lm_head_weight.detach()
         head = CpuLMHead(weight, model.network.final_logits_bias, EAGER)
         yield QualsScorer(CpuEngine(replace(model, head=head)))
     elif name == "oneDNN products":

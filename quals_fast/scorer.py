@@ -128,7 +128,7 @@ class QualsScorer:
 
         Args:
             model: ``"qagen-mini"``, a folder, or OWNER/NAME on the Hugging Face hub. A folder holds
-                a BART checkpoint that names its separator, or a model written by ``quals-fast
+                a BART or T5 checkpoint that names its separator, or a model written by ``quals-fast
                 export``. From the hub, such a checkpoint is downloaded once, into the hub's cache
                 (docs/models.md).
             revision: Branch, tag or commit of a model on the hub. By default, its main branch.

@@ -172,14 +172,17 @@ def require_texts(name: str, texts: object) -> list[str]:
     return valid
 
 
-def check_token_ids(token_ids: object, longest: int, vocab_size: int) -> list[list[Sequence[int]]]:
-    """Return targets for rescoring, each vector as a list.
+def check_token_ids(
+    token_ids: object, longest: int | None, vocab_size: int
+) -> list[list[Sequence[int]]]:
+    """Return targets for rescoring, each vector as a list; `longest` None for any length.
 
     Raises:
         ValueError: a target is empty, too long or has an id out of range; the message says which.
         TypeError: not a list of lists of lists of integers.
     """
     checked: list[list[Sequence[int]]] = []
+    lengths = "1 or more" if longest is None else f"1 to {longest}"
     for i, targets in enumerate(check_list("token_ids", token_ids, "lists")):
         checked.append([])
         for j, entry in enumerate(check_list(f"token_ids[{i}]", targets, "lists")):
@@ -187,9 +190,10 @@ def check_token_ids(token_ids: object, longest: int, vocab_size: int) -> list[li
             ids = check_list(name, entry, "integers")
             if not all(type(token) is int for token in ids):
                 raise TypeError(f"`{name}` must be a list of integers, but got {ids!r:.60}")
-            if not 0 < len(ids) <= longest or not all(0 <= token < vocab_size for token in ids):
+            fits = len(ids) > 0 and (longest is None or len(ids) <= longest)
+            if not fits or not all(0 <= token < vocab_size for token in ids):
                 raise ValueError(
-                    f"`{name}` must have 1 to {longest} ids from 0 to {vocab_size - 1}, but got "
+                    f"`{name}` must have {lengths} ids from 0 to {vocab_size - 1}, but got "
                     f"{len(ids)} from {min(ids, default=0)} to {max(ids, default=0)}; use token "
                     "ids of the same model's hypotheses"
                 )

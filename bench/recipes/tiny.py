@@ -19,6 +19,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch.nn import functional as F
 
 from quals_fast.models.bart import Bart
+from quals_fast.models.network import Network
 from quals_fast.models.shape import BartShape
 
 SPECIAL = ("[PAD]", "[SEP0]", "[UNK]", "[CLS]", "[SEP]")  # ids 0 to 4; 1 separates, 4 ends
@@ -89,7 +90,7 @@ def character_tokenizer(texts: list[str]) -> Tokenizer:
 
 
 def train(
-    bart: Bart,
+    network: Network,
     config: Mapping[str, Any],
     words: list[int],
     *,
@@ -100,7 +101,7 @@ def train(
     """Teach questions and an answer of words of the source: `w ... w SEP w EOS`.
 
     Args:
-        bart: the network, which is changed.
+        network: is changed.
         config: names the special tokens.
         words: ids that sources are made of.
         source_words: of each source.
@@ -109,8 +110,8 @@ def train(
     """
     sep, end = config["sep_token_id"], config["eos_token_id"]
     start = [config["forced_bos_token_id"]] if config.get("forced_bos_token_id") else []
-    bart.requires_grad_(True)
-    optimizer = torch.optim.Adam(bart.parameters(), lr=1e-2)
+    network.requires_grad_(True)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
     for _ in range(steps):
         source = torch.tensor(words)[torch.randint(len(words), (16, source_words))]
         picked = source.gather(1, torch.randint(source_words, (16, question_words + 1)))
@@ -121,10 +122,10 @@ def train(
         labels = torch.cat([first, question, between, answer, last], 1)
         inputs = labels.roll(1, 1)
         inputs[:, 0] = config["decoder_start_token_id"]
-        memory = bart.encode(source, torch.ones_like(source, dtype=torch.bool))
-        hidden = bart.decode_teacher_forced(inputs[:, None], memory)[:, 0]
-        logits = hidden.flatten(0, 1) @ bart.model.shared.weight.T + bart.final_logits_bias
+        memory = network.encode(source, torch.ones_like(source, dtype=torch.bool))
+        hidden = network.decode_teacher_forced(inputs[:, None], memory)[:, 0]
+        logits = hidden.flatten(0, 1) @ network.lm_head_weight.T + network.final_logits_bias
         optimizer.zero_grad()
         F.cross_entropy(logits, labels.flatten()).backward()
         optimizer.step()
-    bart.requires_grad_(False)
+    network.requires_grad_(False)

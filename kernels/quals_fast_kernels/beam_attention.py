@@ -1,6 +1,7 @@
 """Attention of one new token a slot to its past, which other slots may have stored, and to itself.
 
-    out[b, k, h] = softmax(query[b, k, h] . past_key[s] / sqrt(D)) past_value[s],  s < length
+    out[b, k, h] = softmax(query[b, k, h] . past_key[s] / sqrt(D) + bias[h, s]) past_value[s],
+    s < length
     past_key[s] = keys[b, index[b, k, s], h, s] for s < length - 1, then key[b, k, h]
     keys[b, k, h, length - 1] = key[b, k, h];  values likewise
 
@@ -39,6 +40,7 @@ def beam_attention_ref(
     values: Tensor,  # (B, M, H, T, D)
     index: Tensor,  # (B, K, >= length) int32 or int64
     length: int,
+    bias: Tensor | None = None,  # (H, length)
 ) -> Tensor:
     """Store the newest token's key and value and attend to all positions; eager torch.
 
@@ -52,6 +54,7 @@ def beam_attention_ref(
         index: the stored slot that holds each position of slot k's past; from 0 to M - 1. Entries
             from ``length - 1`` on do not matter: the newest token is slot k's own.
         length: positions to attend to, the newest one included; from 1 to T.
+        bias: added to the scores of all slots; None for nothing.
 
     Returns:
         What `F.scaled_dot_product_attention` gives, in the query's dtype. Shape ``(B, K, H, D)``.
@@ -66,7 +69,10 @@ def beam_attention_ref(
         return torch.cat([past, new[:, :, :, None]], 3).flatten(0, 1)  # (B*K, H, length, D)
 
     attended = F.scaled_dot_product_attention(
-        query.flatten(0, 1)[:, :, None], stored(keys, key), stored(values, value)
+        query.flatten(0, 1)[:, :, None],
+        stored(keys, key),
+        stored(values, value),
+        attn_mask=None if bias is None else bias[:, None],
     )  # (B*K, H, 1, D)
     return attended.reshape(query.shape)
 
@@ -79,6 +85,7 @@ def _beam_attention_kernel(
     keys_ptr: tl.tensor,  # (B, M, H, T, D)
     values_ptr: tl.tensor,  # (B, M, H, T, D), strides of keys
     index_ptr: tl.tensor,  # (B, K, >= length)
+    bias_ptr: tl.tensor,  # (H, length); not read without HAS_BIAS
     out_ptr: tl.tensor,  # (B, K, H, D), contiguous
     length: int,
     scale: float,
@@ -91,7 +98,9 @@ def _beam_attention_kernel(
     store_stride_t: int,
     index_stride_b: int,
     index_stride_k: int,
+    bias_stride_h: int,
     D: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_T: tl.constexpr,
 ) -> None:
@@ -111,6 +120,9 @@ def _beam_attention_kernel(
     tl.store(keys_ptr + newest, new_key, mask=d < D)
     tl.store(values_ptr + newest, new_value, mask=d < D)
     highest = tl.sum(new_key.to(tl.float32) * query, axis=0)
+    if HAS_BIAS:
+        bias_ptr += h * bias_stride_h
+        highest += tl.load(bias_ptr + length - 1).to(tl.float32)
     total = 1.0
     attended = new_value.to(tl.float32)
     for start in range(0, length - 1, BLOCK_T):
@@ -123,7 +135,10 @@ def _beam_attention_kernel(
         mask = is_past[:, None] & (d < D)[None, :]
         key = tl.load(keys_ptr + at, mask=mask, other=0.0).to(tl.float32)
         value = tl.load(values_ptr + at, mask=mask, other=0.0).to(tl.float32)
-        score = tl.where(is_past, tl.sum(key * query[None, :], axis=1), -float("inf"))
+        score = tl.sum(key * query[None, :], axis=1)
+        if HAS_BIAS:
+            score += tl.load(bias_ptr + position, mask=is_past, other=0.0).to(tl.float32)
+        score = tl.where(is_past, score, -float("inf"))
         before = highest
         highest = tl.maximum(before, tl.max(score, axis=0))
         weight = tl.exp(score - highest)
@@ -143,6 +158,7 @@ def beam_attention_triton(
     values: Tensor,  # (B, M, H, T, D)
     index: Tensor,  # (B, K, >= length) int32 or int64
     length: int,
+    bias: Tensor | None = None,  # (H, length)
 ) -> Tensor:
     """Store and attend as `beam_attention_ref` does, without a copy of the past; float32 inside.
 
@@ -157,6 +173,7 @@ def beam_attention_triton(
         values: the query's dtype and the keys' strides.
         index: as `beam_attention_ref` takes it.
         length: likewise.
+        bias: float32, float16 or bfloat16; None for nothing.
 
     Returns:
         In the query's dtype, contiguous. Shape ``(B, K, H, D)``.
@@ -166,7 +183,7 @@ def beam_attention_triton(
         TypeError: a dtype that does not fit.
     """
     require_triton()
-    _check(query, key, value, keys, values, index, length)
+    _check(query, key, value, keys, values, index, length, bias)
     batch, num_beams, heads, width = query.shape
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
     block_d = next_power_of_2(width)
@@ -181,6 +198,7 @@ def beam_attention_triton(
             keys_ptr=keys,
             values_ptr=values,
             index_ptr=index,
+            bias_ptr=out if bias is None else bias,
             out_ptr=out,
             length=length,
             scale=width**-0.5,
@@ -193,7 +211,9 @@ def beam_attention_triton(
             store_stride_t=keys.stride(3),
             index_stride_b=index.stride(0),
             index_stride_k=index.stride(1),
+            bias_stride_h=0 if bias is None else bias.stride(0),
             D=width,
+            HAS_BIAS=bias is not None,
             BLOCK_D=block_d,
             BLOCK_T=block_t,
             num_warps=min(max(block_d * block_t // 1024, 1), 4),
@@ -210,6 +230,7 @@ def _check(
     values: Tensor,
     index: Tensor,
     length: int,
+    bias: Tensor | None,
 ) -> None:
     device, same = query.device, (query.dtype,)
     check_tensor("query", query, shape=(None,) * 4, dtypes=FLOATS, device=device)
@@ -238,3 +259,5 @@ def _check(
             f"`length` must be from 1 to the {keys.shape[3]} positions of `keys` and the "
             f"{index.shape[2]} of `index`, but got {length}"
         )
+    if bias is not None:
+        check_tensor("bias", bias, shape=(heads, length), dtypes=FLOATS, device=device)

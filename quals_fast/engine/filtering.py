@@ -53,7 +53,7 @@ def pairs_about(
     """Drop sequences that are not pairs about the summary; arguments as for `keep_pairs`."""
     # Token ids as characters: a run of ids is then a substring.
     by_ids = tokenizer.answer_match == "ids"
-    haystack = _as_text(summary.text_ids) if by_ids else summary.text.lower()
+    haystack = _as_text(summary.text_ids) if by_ids else tokenizer.spelled(summary).lower()
     pairs = []
     for hypothesis in hypotheses:
         parts = split_at_sep(hypothesis.token_ids, conventions)

@@ -35,6 +35,7 @@ from quals_fast.export.graphs import (
     GrowGraph,
     RescoreGraph,
     StepGraph,
+    bart_of,
 )
 from quals_fast.exported.engine import OnnxEngine
 from quals_fast.exported.loading import load_onnx
@@ -94,8 +95,9 @@ def export(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"`folder` must be empty or not exist, but {target} is not; name another")
     loaded = load_model(source, device=torch.device("cpu"))
+    bart = bart_of(loaded)
     target.mkdir(parents=True, exist_ok=True)
-    names = _write_graphs(loaded.network, target, dtype)
+    names = _write_graphs(bart, target, dtype)
     copied = [path.name for path in checkpoint_files(source)]
     for name in copied:
         shutil.copyfile(source / name, target / name)
@@ -344,7 +346,7 @@ def _check(
     """
     encode = loaded.tokenizer.encode
     documents, summaries = (encode(list(column)) for column in zip(*texts, strict=True))
-    positions = loaded.shape.max_position_embeddings
+    positions = bart_of(loaded).shape.max_position_embeddings
     config = DecodingConfig(num_beams=12, num_beam_groups=12, max_length=min(60, positions - 1))
     engine, exported = CpuEngine(loaded), OnnxEngine(load_onnx(folder, device="cpu"))
     with engine.inference():

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quals_fast.models.bart import POSITION_OFFSET, Bart
+from quals_fast.models.checkpoint import CheckpointError
+from quals_fast.models.loading import TorchModel
 from quals_fast.models.memory import SourceMemory
 from quals_fast.models.slots import Slots
 
@@ -31,6 +33,20 @@ def _bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
     # Half of the lowest number, so that sums with it are finite.
     lowest = torch.full((), torch.finfo(dtype).min / 2, dtype=dtype)
     return torch.where(mask, torch.zeros((), dtype=dtype), lowest)
+
+
+def bart_of(model: TorchModel) -> Bart:
+    """Return a model's network, which must be a BART: no other is exported.
+
+    Raises:
+        CheckpointError: it is another.
+    """
+    if not isinstance(model.network, Bart):
+        raise CheckpointError(
+            f"only BART models can be exported so far, but {model.name} is a "
+            f"{model.shape.family.upper()}; score with it on a CPU with backend='eager'"
+        )
+    return model.network
 
 
 class EncoderGraph(nn.Module):

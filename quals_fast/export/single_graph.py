@@ -16,7 +16,7 @@ from torch._higher_order_ops import while_loop
 from quals_fast.config import DecodingConfig, ScoringConfig
 from quals_fast.decoding.rules import STATES, Hypotheses, SearchState
 from quals_fast.engine.selection import PairSelector, Summaries
-from quals_fast.export.graphs import EncoderGraph, PastSlots, RescoreGraph, decode_step
+from quals_fast.export.graphs import EncoderGraph, PastSlots, RescoreGraph, bart_of, decode_step
 from quals_fast.export.loop_parts import contains, group_select
 from quals_fast.models.loading import TorchModel
 from quals_fast.models.memory import SourceMemory
@@ -54,8 +54,9 @@ class SingleGraph(nn.Module):
         self._conventions = model.conventions
         self._decoding, self._scoring = decoding, scoring
         self._unknown = model.tokenizer.unknown_token_id
-        self.encoder = EncoderGraph(model.network)
-        self.rescorer = RescoreGraph(model.network, screened=False)
+        network = bart_of(model)
+        self.encoder = EncoderGraph(network)
+        self.rescorer = RescoreGraph(network, screened=False)
         self._selector = PairSelector(
             model.tokenizer, model.conventions, torch.device("cpu"), contains
         )

@@ -10,6 +10,7 @@ from quals_fast.exported.manifest import DTYPES, LARGEST_SUMS, read_manifest
 from quals_fast.exported.session import Graph, needs_wide_sums, resolve_provider
 from quals_fast.models.checkpoint import CheckpointError, read_checkpoint
 from quals_fast.models.model import Model
+from quals_fast.models.shape import BartShape
 from quals_fast.models.tokenizer import QATokenizer
 from quals_fast.processes import cpu_limit
 
@@ -28,6 +29,7 @@ class OnnxModel(Model):
             screens them with integers.
     """
 
+    shape: BartShape
     dtype: str
     provider: str
     graphs: dict[str, Graph]
@@ -74,6 +76,7 @@ def load_onnx(
             f"model with --dtype {dtype}, or use dtype='auto'"
         )
     shape, conventions = read_checkpoint(path)
+    assert isinstance(shape, BartShape)  # no other family is exported
     wide_sums = written_as == "int8" and needs_wide_sums(path / names[LARGEST_SUMS])
     if threads is None:
         threads = cpu_limit()  # ONNX Runtime knows nothing of quotas

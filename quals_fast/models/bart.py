@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quals_fast.models.memory import SourceMemory
+from quals_fast.models.network import Network
 from quals_fast.models.shape import BartShape
 from quals_fast.models.slots import Slots
 from quals_fast.models.targets import PackedTargets
@@ -201,35 +202,23 @@ class BartBody(nn.Module):
         self.decoder = Stack(shape, [DecoderLayer(shape) for _ in range(shape.decoder_layers)])
 
 
-class Bart(nn.Module):
+class Bart(Network):
     """BART's two stacks; its LM head, tied to the embedding, is `models.lm_head`.
 
     Args:
         shape: sizes.
-
-    Attributes:
-        final_logits_bias: held for the LM head; -inf takes a token out of the vocabulary. Shape
-            ``(V,)``.
     """
 
-    final_logits_bias: Tensor
-
     def __init__(self, shape: BartShape) -> None:
-        super().__init__()
+        super().__init__(shape.vocab_size)
         self.shape = shape
         self.model = BartBody(shape)
-        self.register_buffer("final_logits_bias", torch.zeros(shape.vocab_size))
         self.embedding_scale = shape.d_model**0.5 if shape.scale_embedding else 1.0
 
     @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.model.shared.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of the weights and of what flows between layers."""
-        return self.model.shared.weight.dtype
+    def embedding(self) -> nn.Embedding:
+        """As in `Network`."""
+        return self.model.shared
 
     def run_by(self, kernels: Kernels) -> None:
         """Let kernels for a GPU compute, and one product make query, key and value.
@@ -244,17 +233,8 @@ class Bart(nn.Module):
             elif isinstance(module, EncoderLayer | DecoderLayer):
                 module.self_attn.join_projections()
 
-    def encode(self, input_ids: Tensor, attention_mask: Tensor) -> SourceMemory:
-        """Encode sources and project them for every decoder layer, once.
-
-        Args:
-            input_ids: Shape ``(B, S)``, int64.
-            attention_mask: True for tokens. Shape ``(B, S)``, bool.
-        """
-        return self.project(self.encode_hidden(input_ids, attention_mask), attention_mask)
-
     def encode_hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return the encoder's last hidden states ``(B, S, d)``; arguments as for `encode`."""
+        """As in `Network`."""
         mask = attention_mask[:, None, None, :]
         x = self._embed(self.model.encoder, input_ids, 0)
         for layer in self.model.encoder.layers:
@@ -262,55 +242,27 @@ class Bart(nn.Module):
         return x
 
     def project(self, hidden: Tensor, attention_mask: Tensor) -> SourceMemory:
-        """Project hidden states ``(B, S, d)`` to keys and values of every decoder layer."""
+        """As in `Network`."""
         pairs = [layer.encoder_attn.key_value(hidden) for layer in self.model.decoder.layers]  # type: ignore[union-attr,operator]
         mask = attention_mask[:, None, None, :]
         return SourceMemory([k for k, _ in pairs], [v for _, v in pairs], mask)
 
     def decode_step(self, token_ids: Tensor, t: int, slots: Slots) -> Tensor:
-        """Decode one token of each row.
-
-        Args:
-            token_ids: the token at position `t`. Shape ``(R,)``, int64.
-            t: position, from 0.
-            slots: what the rows have decoded so far, and their sources; position `t` is added.
-
-        Returns:
-            Hidden states for the LM head. Shape ``(R, d)``.
-        """
+        """As in `Network`."""
         x = self._embed(self.model.decoder, token_ids[:, None], t)[:, 0]
         for index, layer in enumerate(self.model.decoder.layers):
             x = layer.step(x, t, index, slots)  # type: ignore[operator]
         return x
 
     def decode_teacher_forced(self, decoder_input_ids: Tensor, memory: SourceMemory) -> Tensor:
-        """Decode given targets of each source, all positions at once.
-
-        Args:
-            decoder_input_ids: Q targets a source. Shape ``(B, Q, T)``, int64; padded at the end.
-            memory: of the B sources.
-
-        Returns:
-            Hidden states for the LM head. Shape ``(B, Q, T, d)``.
-        """
+        """As in `Network`."""
         x = self._embed(self.model.decoder, decoder_input_ids, 0)
         for index, layer in enumerate(self.model.decoder.layers):
             x = layer.teacher_forced(x, index, memory)  # type: ignore[operator]
         return x
 
     def decode_packed(self, targets: PackedTargets, source: Tensor, source_mask: Tensor) -> Tensor:
-        """Decode packed targets of B sources, all positions at once.
-
-        Keys and values of a source are made layer by layer, since each is used once.
-
-        Args:
-            targets: of R rows.
-            source: hidden states from `encode_hidden`. Shape ``(B, S, d)``.
-            source_mask: True for source tokens. Shape ``(B, S)``.
-
-        Returns:
-            Hidden states for the LM head. Shape ``(R, d)``.
-        """
+        """As in `Network`."""
         stack = self.model.decoder
         x = self._scaled(self.model.shared(targets.input_ids))
         x = stack.layernorm_embedding(x, stack.embed_positions(targets.positions + POSITION_OFFSET))

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quals_fast.models.bart import Bart
 from quals_fast.models.lm_head import LMHead
+from quals_fast.models.network import Network
 from quals_fast.models.slots import DenseSlots, DistinctSlots
 
 
@@ -20,7 +20,7 @@ class TensorBeams:
         slots: the sources and what has been decoded.
     """
 
-    def __init__(self, network: Bart, head: LMHead, slots: DenseSlots) -> None:
+    def __init__(self, network: Network, head: LMHead, slots: DenseSlots) -> None:
         self._network, self._head, self._slots = network, head, slots
 
     def advance(self, token_ids: Tensor, beam_idx: Tensor | None, t: int) -> Tensor:
@@ -52,7 +52,7 @@ class HostBeams:
         slots: the sources and what has been decoded.
     """
 
-    def __init__(self, network: Bart, head: LMHead, slots: DistinctSlots) -> None:
+    def __init__(self, network: Network, head: LMHead, slots: DistinctSlots) -> None:
         self._network, self._head, self._slots = network, head, slots
 
     def advance(
@@ -71,5 +71,5 @@ class HostBeams:
 
     def logprob_of(self, token_id: int) -> np.ndarray:
         """Return one token's log-probability as the next, ``(B, K)``."""
-        targets = torch.full(self._hidden.shape[:1], token_id)
+        targets = torch.full(self._hidden.shape[:1], token_id, device=self._hidden.device)
         return self._slots.spread(self._head.logprob(self._hidden, targets))

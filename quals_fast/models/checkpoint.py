@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from quals_fast.config import DecodingConfig
-from quals_fast.models.shape import ACTIVATION_NAMES, BartShape
+from quals_fast.models.shape import (
+    ACTIVATION_NAMES,
+    FEED_FORWARD_NAMES,
+    BartShape,
+    Shape,
+    T5Shape,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -63,7 +69,7 @@ class Conventions:
     answer_match: AnswerMatch | None
 
 
-def read_checkpoint(folder: Path) -> tuple[BartShape, Conventions]:
+def read_checkpoint(folder: Path) -> tuple[Shape, Conventions]:
     """Read and check ``config.json``, and the files that say what it leaves out.
 
     Raises:
@@ -73,12 +79,13 @@ def read_checkpoint(folder: Path) -> tuple[BartShape, Conventions]:
         raise CheckpointError(f"{folder} is not a folder")
     config = read_config(folder)
     family = config.get("model_type")
-    if family != "bart":
+    if family not in ("bart", "t5"):
         raise CheckpointError(
-            f"{folder}: expected a model with `model_type` 'bart', but got {family!r}; other "
-            "families are not supported yet"
+            f"{folder}: expected a model with `model_type` 'bart' or 't5', but got {family!r}; "
+            "other families are not supported yet"
         )
-    return check_config(folder, config | tokenizer_settings(folder, config))
+    check = check_t5_config if family == "t5" else check_config
+    return check(folder, config | tokenizer_settings(folder, config))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -247,7 +254,46 @@ def check_config(folder: Path, config: dict[str, Any]) -> tuple[BartShape, Conve
     return shape, _read_conventions(reader, shape)
 
 
-def _read_conventions(reader: _Reader, shape: BartShape) -> Conventions:
+def check_t5_config(folder: Path, config: dict[str, Any]) -> tuple[T5Shape, Conventions]:
+    """Check a T5's config, of which the folder is named in messages.
+
+    Sources begin with no BOS and the decoder with PAD, unless the config says otherwise.
+
+    Raises:
+        CheckpointError: it cannot be used.
+    """
+    usual = {"source_bos": False, "decoder_start_token_id": config.get("pad_token_id")}
+    reader = _Reader(folder, usual | config)
+    layers = reader.integer("num_layers", 1)
+    buckets = reader.integer("relative_attention_num_buckets", 4, default=32)
+    shape = T5Shape(
+        vocab_size=reader.integer("vocab_size", 1),
+        d_model=reader.integer("d_model", 1),
+        d_kv=reader.integer("d_kv", 1),
+        d_ff=reader.integer("d_ff", 1),
+        num_layers=layers,
+        num_decoder_layers=reader.integer("num_decoder_layers", 1, default=layers),
+        num_heads=reader.integer("num_heads", 1),
+        relative_attention_num_buckets=buckets,
+        relative_attention_max_distance=reader.integer(
+            "relative_attention_max_distance", buckets // 2 + 1, default=128
+        ),
+        layer_norm_epsilon=reader.positive("layer_norm_epsilon", 1e-6),
+        feed_forward_proj=str(config.get("feed_forward_proj", "relu")),
+        # transformers 5 writes the former for what the latter meant, and true for the latter.
+        tie_word_embeddings=reader.boolean(
+            "scale_decoder_outputs", reader.boolean("tie_word_embeddings", True)
+        ),
+    )
+    if shape.feed_forward_proj not in FEED_FORWARD_NAMES:
+        reader.fail(
+            f"`feed_forward_proj` must be one of {', '.join(FEED_FORWARD_NAMES)}, "
+            f"but got {shape.feed_forward_proj!r}"
+        )
+    return shape, _read_conventions(reader, shape)
+
+
+def _read_conventions(reader: _Reader, shape: Shape) -> Conventions:
     last = shape.vocab_size - 1
     if reader.config.get("sep_token_id") is None:
         reader.fail(
@@ -258,9 +304,14 @@ def _read_conventions(reader: _Reader, shape: BartShape) -> Conventions:
         )
     source_bos = reader.boolean("source_bos", True)
     eos = reader.integer("eos_token_id", 0, last)
-    longest = reader.integer(
-        "max_source_tokens", 3, shape.max_position_embeddings, default=shape.max_position_embeddings
-    )
+    positions = shape.max_position_embeddings
+    if positions is None and reader.config.get("max_source_tokens") is None:
+        reader.fail(
+            "no `max_source_tokens`, and the tokenizer has no `model_max_length`; add "
+            '"max_source_tokens" to config.json: the length of the longest sources that the model '
+            "was trained with (512 for many T5 models)"
+        )
+    longest = reader.integer("max_source_tokens", 3, positions, default=positions)
     masked = reader.config.get("masked_token_ids") or []
     if not isinstance(masked, list) or not all(type(i) is int and 0 <= i <= last for i in masked):
         reader.fail(f"`masked_token_ids` must be a list of token ids from 0 to {last}")
@@ -294,7 +345,7 @@ def _read_conventions(reader: _Reader, shape: BartShape) -> Conventions:
     return conventions
 
 
-def check_fits(shape: BartShape, conventions: Conventions, config: DecodingConfig) -> None:
+def check_fits(shape: Shape, conventions: Conventions, config: DecodingConfig) -> None:
     """Check that a model can be searched with these settings.
 
     Raises:
@@ -303,7 +354,7 @@ def check_fits(shape: BartShape, conventions: Conventions, config: DecodingConfi
     """
     positions = shape.max_position_embeddings
     usable = conventions.vocab_size - len({conventions.pad_token_id, *conventions.masked_token_ids})
-    if config.max_length >= positions:
+    if positions is not None and config.max_length >= positions:
         raise ValueError(
             f"`max_length` must be below the model's {positions} positions, but got "
             f"{config.max_length}"
@@ -338,6 +389,12 @@ class _Reader:
                 f"`{name}` must be an integer from {least}{upper or ' up'}, but got {value!r}"
             )
         return int(value)
+
+    def positive(self, name: str, default: float) -> float:
+        value = self.config.get(name, default)
+        if type(value) not in (int, float) or not 0 < value < float("inf"):
+            self.fail(f"`{name}` must be a number above 0, but got {value!r}")
+        return float(value)
 
     def boolean(self, name: str, default: bool) -> bool:
         value = self.config.get(name, default)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,18 +24,17 @@ from quals_fast.models.checkpoint import (
 from quals_fast.models.hub import check_revision, fetch, is_hub_name, name_of
 from quals_fast.models.lm_head import CpuLMHead, LMHead, ScreenedLMHead
 from quals_fast.models.model import Model
+from quals_fast.models.network import Network
 from quals_fast.models.pickles import read_pickled
 from quals_fast.models.precision import PRECISIONS, Precision
-from quals_fast.models.shape import BartShape
+from quals_fast.models.shape import Shape, T5Shape
 from quals_fast.models.storage import dequantize
+from quals_fast.models.t5 import T5, UNUSED
 from quals_fast.models.tokenizer import QATokenizer
 from quals_fast.ops import EAGER, BackendUnavailableError, Kernels
 
 ASSETS = Path(__file__).parent / "assets"
 BUNDLED = ("qagen-mini",)
-
-_SHARED = "model.shared.weight"
-_TIED = ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", "lm_head.weight")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +50,8 @@ class TorchModel(Model):
         kernels: implementation of the operations.
     """
 
-    network: Bart
-    document_network: Bart
+    network: Network
+    document_network: Network
     head: LMHead
     precision: Precision
     kernels: Kernels
@@ -99,20 +98,31 @@ def load_model(
     if folder.parent == ASSETS:
         verify_checksums(folder, "reinstall quals_fast")
     shape, conventions = read_checkpoint(folder)
-    tokenizer = QATokenizer.from_folder(folder, conventions)
-    network = _build(shape, conventions, read_weights(folder), folder)
     on_cpu = runs_on_cpu(device, kernels)
+    if not on_cpu and shape.family != "bart":
+        raise BackendUnavailableError(
+            f"{folder}: T5 models run only on a CPU with the eager backend so far; use "
+            "device='cpu' and backend='eager'"
+        )
+    tokenizer = QATokenizer.from_folder(folder, conventions)
+    if shape.family == "t5":  # the size of its embedding is rounded up to a multiple of 128
+        unnamed = range(tokenizer.size, conventions.vocab_size)
+        masked = {*conventions.masked_token_ids, *unnamed}
+        conventions = replace(conventions, masked_token_ids=tuple(sorted(masked)))
+        tokenizer = tokenizer.with_conventions(conventions)
+    network = _build(shape, conventions, read_weights(folder, shape), folder)
     if not on_cpu and precision.documents != precision.search:
         raise ValueError(f"`precision` {precision.name!r} needs the eager backend on a CPU")
     head: LMHead
     bias = network.final_logits_bias.to(device)  # float32, before the network changes its type
     if on_cpu:
-        weight = network.model.shared.weight.detach()
+        weight = network.lm_head_weight.detach()
         make = ScreenedLMHead if precision.integers else CpuLMHead
         head = make(weight, bias, kernels)
     else:
+        assert isinstance(network, Bart)  # see above
         network.to(device=device, dtype=precision.search).run_by(kernels)
-        head = LMHead(network.model.shared.weight.detach(), bias, kernels)
+        head = LMHead(network.lm_head_weight.detach(), bias, kernels)
     document_network = network
     if precision.documents != precision.search:
         document_network = copy.deepcopy(network).to(device=device, dtype=precision.documents)
@@ -157,8 +167,12 @@ def model_folder(model: str | Path, revision: str | None = None) -> Path:
     return folder
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
+def read_weights(folder: Path, shape: Shape | None = None) -> dict[str, Tensor]:
     """Read a folder's weights by name, dequantised; tied embeddings are returned once.
+
+    Args:
+        folder: with the weights.
+        shape: of the network, which says how weights are named; None for some BART.
 
     Raises:
         CheckpointError: there are no weights, or a file cannot be read.
@@ -166,19 +180,33 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     for path in weight_files(folder):
         weights |= read_pickled(path) if path.suffix == ".bin" else _read_safetensors(path)
-    # fairseq's *.version says how its modules were stored; transformers ignores it.
-    weights = {n: tensor for n, tensor in weights.items() if n.rpartition(".")[2] != "version"}
+    # fairseq's *.version says how its modules were stored; transformers ignores both.
+    weights = {
+        name: tensor
+        for name, tensor in weights.items()
+        if name.rpartition(".")[2] != "version" and name not in UNUSED
+    }
     try:
         weights = dequantize(weights)
     except ValueError as error:
         raise CheckpointError(f"{folder}: {error}") from error
-    for name in _TIED:
+    is_t5 = isinstance(shape, T5Shape)
+    prefix = "" if is_t5 else "model."
+    shared = f"{prefix}shared.weight"
+    tied = [f"{prefix}{part}.embed_tokens.weight" for part in ("encoder", "decoder")]
+    if not isinstance(shape, T5Shape) or shape.tie_word_embeddings:
+        tied.append("lm_head.weight")
+    for name in tied:
         if name in weights:
-            shared = weights.setdefault(_SHARED, weights[name])
-            if not torch.equal(weights.pop(name), shared):
+            weight = weights.setdefault(shared, weights[name])
+            if not torch.equal(weights.pop(name), weight):
+                advice = (
+                    "`tie_word_embeddings` in config.json must match the weights"
+                    if is_t5
+                    else "models with untied embeddings are not supported yet"
+                )
                 raise CheckpointError(
-                    f"{folder}: {name} must equal {_SHARED}, but differs; models with untied "
-                    "embeddings are not supported yet"
+                    f"{folder}: {name} must equal {shared}, but differs; {advice}"
                 )
     return weights
 
@@ -206,20 +234,24 @@ def digest_of(folder: Path) -> str:
 
 
 def _build(
-    shape: BartShape, conventions: Conventions, weights: dict[str, Tensor], folder: Path
-) -> Bart:
+    shape: Shape, conventions: Conventions, weights: dict[str, Tensor], folder: Path
+) -> Network:
     """Check every tensor against the network, then load it."""
-    bias = weights.pop("final_logits_bias", torch.zeros(shape.vocab_size)).float().flatten()
+    none = torch.zeros(shape.vocab_size, device="cpu")
+    bias = weights.pop("final_logits_bias", none).float().flatten()
     with torch.device("meta"):
-        bart = Bart(shape)
-    expected = bart.state_dict()
+        network: Network = T5(shape) if isinstance(shape, T5Shape) else Bart(shape)
+    expected = network.state_dict()
     if bias.shape == expected["final_logits_bias"].shape:
         bias[list(conventions.masked_token_ids)] = -torch.inf
     weights["final_logits_bias"] = bias
     missing = sorted(expected.keys() - weights.keys())
     unknown = sorted(weights.keys() - expected.keys())
     if missing or unknown:
-        what = f"lacks {missing[0]}" if missing else f"has {unknown[0]}, which BART does not have"
+        family = shape.family.upper()
+        what = (
+            f"lacks {missing[0]}" if missing else f"has {unknown[0]}, which {family} does not have"
+        )
         count = len(missing or unknown)
         raise CheckpointError(
             f"{folder}: the weights must match config.json, but the checkpoint {what} "
@@ -238,8 +270,8 @@ def _build(
                 f"{folder}: {name} must be finite, but contains NaN or infinity; download the file "
                 "again"
             )
-    bart.load_state_dict({name: t.float() for name, t in weights.items()}, assign=True)
-    return bart.eval().requires_grad_(False)
+    network.load_state_dict({name: t.float() for name, t in weights.items()}, assign=True)
+    return network.eval().requires_grad_(False)
 
 
 def resolve_device(name: str) -> torch.device:

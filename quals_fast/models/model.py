@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from quals_fast.models.checkpoint import Conventions
-from quals_fast.models.shape import BartShape
+from quals_fast.models.shape import Shape
 from quals_fast.models.tokenizer import QATokenizer
 
 
@@ -24,7 +24,7 @@ class Model(ABC):
 
     name: str
     digest: str
-    shape: BartShape
+    shape: Shape
     conventions: Conventions
     tokenizer: QATokenizer
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
 
 ACTIVATION_NAMES = ("gelu", "gelu_new", "relu")  # `models.bart.ACTIVATIONS` has the functions
+FEED_FORWARD_NAMES = ("relu", "gated-gelu")  # `models.t5.FEED_FORWARDS` has the modules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BartShape:
-    """Sizes of the network, by the names of the Hugging Face config."""
+    """Sizes of a BART, by the names of the Hugging Face config."""
+
+    family: ClassVar[str] = "bart"
 
     vocab_size: int
     d_model: int
@@ -22,3 +26,27 @@ class BartShape:
     max_position_embeddings: int
     activation_function: str = "gelu"
     scale_embedding: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class T5Shape:
+    """Sizes of a T5, by the names of the Hugging Face config."""
+
+    family: ClassVar[str] = "t5"
+    max_position_embeddings: ClassVar[None] = None  # positions are relative, without an end
+
+    vocab_size: int
+    d_model: int
+    d_kv: int
+    d_ff: int
+    num_layers: int
+    num_decoder_layers: int
+    num_heads: int
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    layer_norm_epsilon: float = 1e-6
+    feed_forward_proj: str = "relu"
+    tie_word_embeddings: bool = True
+
+
+Shape: TypeAlias = BartShape | T5Shape

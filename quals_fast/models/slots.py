@@ -26,8 +26,13 @@ _MIN_FUSED_POSITIONS = 24  # below these, PyTorch's attention takes longer than 
 class Slots(Protocol):
     """What the rows of a decoder step attend to: one for each slot, or for several alike."""
 
-    def self_attention(self, layer: int, t: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Store position `t` and attend to all up to it: all are ``(R', H, D)``."""
+    def self_attention(
+        self, layer: int, t: int, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
+        """Store position `t` and attend to all up to it: all are ``(R', H, D)``.
+
+        The bias is added to the scores of all rows, ``(H, t + 1)``.
+        """
         ...
 
     def cross_attention(self, layer: int, q: Tensor) -> Tensor:
@@ -126,11 +131,13 @@ class DenseSlots:
             self._index[:, :, t] = self._slots
         return token_ids.flatten()
 
-    def self_attention(self, layer: int, t: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def self_attention(
+        self, layer: int, t: int, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
         """Store position `t` and attend to all up to it: ``(R, H, D)`` each, to ``(R, H, D)``."""
         new = (x.unflatten(0, (-1, self._width)) for x in (q, k, v))
         stored = self._keys[layer], self._values[layer], self._index[:, : self._width]
-        return self._kernels.beam_attention(*new, *stored, t + 1).flatten(0, 1)
+        return self._kernels.beam_attention(*new, *stored, t + 1, bias).flatten(0, 1)
 
     def cross_attention(self, layer: int, q: Tensor) -> Tensor:
         """Attend with a sentence's slots as one query each to its source."""
@@ -184,9 +191,11 @@ class DistinctSlots:
         of = self._histories.sentence_of_row
         self._rows_of = [_as_slice(np.flatnonzero(of == b)) for b in range(len(token_ids))]
         # Rows that nobody reads, for few sizes: see `padded_rows`.
-        return F.pad(torch.tensor(tokens), (0, padded_rows(len(tokens)) - len(tokens)))
+        return F.pad(torch.from_numpy(tokens), (0, padded_rows(len(tokens)) - len(tokens)))
 
-    def self_attention(self, layer: int, t: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def self_attention(
+        self, layer: int, t: int, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
         """Store position `t` and attend to all up to it: all are ``(R', H, D)``."""
         count = self._histories.n_rows
         keys, values = (part[layer][:count, : t + 1] for part in self._stores)
@@ -194,7 +203,7 @@ class DistinctSlots:
         out = torch.zeros_like(q)
         for first in range(0, count, _ROWS_AT_ONCE):
             some = slice(first, min(first + _ROWS_AT_ONCE, count))
-            out[some] = _attend(q[some], keys[some], values[some])
+            out[some] = _attend(q[some], keys[some], values[some], bias)
         return out
 
     def cross_attention(self, layer: int, q: Tensor) -> Tensor:
@@ -232,10 +241,12 @@ def _as_slice(rows: np.ndarray) -> slice | Tensor:
     return torch.from_numpy(rows)
 
 
-def _attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Attend with one query a row: ``(N, H, D)`` to histories ``(N, T, H, D)``."""
+def _attend(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
+    """Attend with one query a row: ``(N, H, D)`` to histories ``(N, T, H, D)``; bias ``(H, T)``."""
     if keys.shape[1] < _MIN_FUSED_POSITIONS:
         scores = (query[:, None] * keys).sum(-1) * query.shape[-1] ** -0.5
+        scores = scores if bias is None else scores + bias.T
         return (scores.softmax(1)[..., None] * values).sum(1)
     keys, values = keys.transpose(1, 2), values.transpose(1, 2)
-    return F.scaled_dot_product_attention(query[:, :, None], keys, values)[:, :, 0]
+    mask = None if bias is None else bias[:, None]  # (H, 1, T)
+    return F.scaled_dot_product_attention(query[:, :, None], keys, values, mask)[:, :, 0]

@@ -6,7 +6,7 @@ import json
 import re
 from array import array
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,24 +85,29 @@ class QATokenizer:
         Raises:
             CheckpointError: there is no tokenizer, it cannot be read, or it does not fit the model.
         """
-        tokenizer = read_tokenizer(folder)
-        size = max(tokenizer.get_vocab().values(), default=-1) + 1  # ids may have gaps
-        if size > conventions.vocab_size:
+        tokenizer = cls(read_tokenizer(folder), conventions)
+        if tokenizer.size > conventions.vocab_size:
             raise CheckpointError(
-                f"{folder}: the tokenizer has {size} tokens, but the model's vocabulary has only "
-                f"{conventions.vocab_size}; use the tokenizer that was saved with the model"
+                f"{folder}: the tokenizer has {tokenizer.size} tokens, but the model's vocabulary "
+                f"has only {conventions.vocab_size}; use the tokenizer that was saved with the "
+                "model"
             )
-        if tokenizer.id_to_token(conventions.sep_token_id) is None:
+        if tokenizer._tokenizer.id_to_token(conventions.sep_token_id) is None:
             raise CheckpointError(
                 f"{folder}: `sep_token_id` {conventions.sep_token_id} must be a token of the "
                 "tokenizer, but it has none of that id; take config and tokenizer from one "
                 "checkpoint"
             )
-        return cls(tokenizer, conventions)
+        return tokenizer
 
     def with_conventions(self, conventions: Conventions) -> QATokenizer:
         """Return one for other conventions of the same checkpoint, such as shorter sources."""
         return QATokenizer(self._tokenizer, conventions)
+
+    @property
+    def size(self) -> int:
+        """One more than the highest id that has a token; ids may have gaps."""
+        return max(self._tokenizer.get_vocab().values(), default=-1) + 1
 
     def encode(self, texts: Sequence[str]) -> list[Source]:
         """Tokenise texts, add special tokens, and cut and count what does not fit.
@@ -136,6 +141,17 @@ class QATokenizer:
             for (index, _), encoding in zip(batch, encodings, strict=True):
                 tokens[index].extend(encoding.ids)
         return tokens
+
+    def spelled(self, source: Source) -> str:
+        """Return a source's text as decoded answers would spell it, to look them up in it.
+
+        A Unigram tokenizer normalises texts, so it is what their tokens say, without the unknown
+        ones.
+        """
+        if not isinstance(self._tokenizer.model, models.Unigram):
+            return source.text
+        runs = groupby(source.text_ids, key=lambda i: i == self.unknown_token_id)
+        return "\0".join(self.decode([*ids]) for is_unknown, ids in runs if not is_unknown)
 
     def decode(self, token_ids: list[int] | tuple[int, ...]) -> str:
         """Return the text of tokens."""

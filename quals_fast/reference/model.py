@@ -15,7 +15,7 @@ from quals_fast.models.loading import TorchModel, load_model, model_folder, read
 
 
 class ReferenceModel:
-    """A checkpoint on `transformers.BartForConditionalGeneration`, in float32 on the CPU.
+    """A checkpoint on Hugging Face's BART or T5, in float32 on the CPU.
 
     Args:
         model: as for `QualsScorer.from_pretrained`.
@@ -26,7 +26,7 @@ class ReferenceModel:
 
     def __init__(self, model: str | Path = "qagen-mini") -> None:
         try:
-            from transformers import BartConfig, BartForConditionalGeneration
+            from transformers import AutoConfig, AutoModelForSeq2SeqLM
             from transformers.modeling_outputs import BaseModelOutput
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
@@ -36,18 +36,24 @@ class ReferenceModel:
         # Tokenizer and conventions are the engine's; the network is not.
         self.checkpoint: TorchModel = load_model(model, device=torch.device("cpu"))
         folder = model_folder(model)
-        config = BartConfig(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
-        self._bart = BartForConditionalGeneration(config).float().eval()
+        said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = AutoConfig.for_model(said.pop("model_type"), **said)
+        self._network = AutoModelForSeq2SeqLM.from_config(config).float().eval()
         # The engine has checked that the weights are complete; what is missing here is tied.
-        weights = {name: tensor.float() for name, tensor in read_weights(folder).items()}
-        self._bart.load_state_dict(weights, strict=False)
-        self._bart.tie_weights()
-        self._cache_name = cache_name(self._bart)
+        read = read_weights(folder, self.checkpoint.shape)
+        weights = {name: tensor.float() for name, tensor in read.items()}
+        lm_head = weights.pop("lm_head.weight", None)
+        self._network.load_state_dict(weights, strict=False)
+        self._network.tie_weights()
+        if lm_head is not None:  # transformers 5 ties a T5's whatever the config says
+            self._network.lm_head.weight = torch.nn.Parameter(lm_head)
+        self._cache_name = cache_name(self._network)
 
     @torch.inference_mode()
     def encode(self, input_ids: Sequence[int]) -> Tensor:
         """Return the encoder's hidden states of one source, ``(1, S, d)``."""
-        states: Tensor = self._bart.get_encoder()(torch.tensor([list(input_ids)])).last_hidden_state
+        encoder = self._network.get_encoder()
+        states: Tensor = encoder(torch.tensor([list(input_ids)])).last_hidden_state
         return states
 
     @torch.inference_mode()
@@ -55,7 +61,7 @@ class ReferenceModel:
         """Return the log-probability of each token of one target, by teacher forcing."""
         start = self.checkpoint.conventions.decoder_start_token_id
         decoder_input_ids = torch.tensor([[start, *token_ids[:-1]]])
-        logits = self._bart(
+        logits = self._network(
             encoder_outputs=self._output(last_hidden_state=states),
             decoder_input_ids=decoder_input_ids,
         ).logits[0]
@@ -98,7 +104,7 @@ class BeamDecoder:
         model = self._model
         if self._cache is not None and beam_idx is not None:
             self._cache.reorder_cache(torch.tensor(beam_idx))
-        output = model._bart(
+        output = model._network(
             encoder_outputs=model._output(last_hidden_state=self._states),
             decoder_input_ids=torch.tensor(token_ids)[:, None],
             use_cache=True,

@@ -49,10 +49,10 @@ def answer_stands_in(answer_ids: list[int], summary: str, tokenizer: QATokenizer
     """
     if tokenizer.unknown_token_id in answer_ids:
         return False  # it may stand for one word here and for another in the summary
-    if tokenizer.answer_match == "text":
-        answer = tokenizer.decode(answer_ids)
-        return answer.strip() != "" and answer.lower() in summary.lower()
     (source,) = tokenizer.encode([summary])
+    if tokenizer.answer_match == "text":
+        answer, text = tokenizer.decode(answer_ids), tokenizer.spelled(source)
+        return answer.strip() != "" and answer.lower() in text.lower()
     ids, n = list(source.text_ids), len(answer_ids)
     return n > 0 and any(ids[i : i + n] == answer_ids for i in range(len(ids) - n + 1))
 

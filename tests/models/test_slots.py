@@ -59,9 +59,13 @@ def test_each_row_attends_to_its_own_history():
 @pytest.mark.parametrize("positions", [1, 2, _MIN_FUSED_POSITIONS - 1, _MIN_FUSED_POSITIONS, 40])
 def test_attention_is_the_same_by_either_way(positions):
     query, keys, values = (torch.randn(7, *n, 2, 8) for n in ([], [positions], [positions]))
-    expected = F.scaled_dot_product_attention(
-        *(x.double() for x in (query[:, :, None], keys.transpose(1, 2), values.transpose(1, 2)))
-    )
-    torch.testing.assert_close(
-        _attend(query, keys, values).double(), expected[:, :, 0], atol=1e-6, rtol=1e-6
-    )
+    for bias in (None, torch.randn(2, positions)):
+        expected = F.scaled_dot_product_attention(
+            *(
+                x.double()
+                for x in (query[:, :, None], keys.transpose(1, 2), values.transpose(1, 2))
+            ),
+            attn_mask=None if bias is None else bias.double()[:, None],
+        )
+        found = _attend(query, keys, values, bias).double()
+        torch.testing.assert_close(found, expected[:, :, 0], atol=1e-6, rtol=1e-6)

@@ -40,7 +40,8 @@ def compile_all():
         store = torch.zeros(2, 1, BEAMS, HEADS, LENGTH, 64, dtype=dtype)
         for length in (1, 20):
             index = torch.zeros(1, BEAMS, LENGTH, dtype=torch.int64)
-            TRITON.beam_attention(query, query, query, *store, index, length)
+            for bias in (None, torch.zeros(HEADS, length, dtype=dtype)):
+                TRITON.beam_attention(query, query, query, *store, index, length, bias)
         for tokens in (1, 128, 1024):
             source = torch.zeros(2, 1, tokens, HEADS, 64, dtype=dtype).transpose(2, 3)
             TRITON.source_attention(query, *source, torch.ones(1, 1, 1, tokens).bool())

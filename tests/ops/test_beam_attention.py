@@ -40,15 +40,17 @@ def inputs(B, K, H, D, T, length, dtype=torch.float32, index_dtype=torch.int32):
     return *new.to(DEVICE, dtype), keys, values, index.to(DEVICE, index_dtype), length
 
 
-def truth(query, key, value, keys, values, index, length):
+def truth(query, key, value, keys, values, index, length, bias=None):
     """Spell the definition out in float64, one slot and position at a time."""
     q, key, value, keys, values = (x.double().cpu() for x in (query, key, value, keys, values))
+    bias = torch.zeros(q.shape[2], length) if bias is None else bias.cpu()
     out = torch.empty_like(q)
     for b in range(q.shape[0]):
         for k in range(q.shape[1]):
             past = list(enumerate(index[b, k, : length - 1].tolist()))
             mine = torch.stack([*(keys[b, row, :, s] for s, row in past), key[b, k]])  # (T, H, D)
-            weight = ((q[b, k] * mine).sum(-1) / q.shape[-1] ** 0.5).softmax(0)  # (T, H)
+            scores = (q[b, k] * mine).sum(-1) / q.shape[-1] ** 0.5 + bias.T.double()
+            weight = scores.softmax(0)  # (T, H)
             mine = torch.stack([*(values[b, row, :, s] for s, row in past), value[b, k]])
             out[b, k] = (weight[:, :, None] * mine).sum(0)
     return out
@@ -66,6 +68,21 @@ def test_equal_to_the_definition(attend, shape):
     for after, before, new in zip((keys, values), stored, (key, value), strict=True):
         before[:, :, :, length - 1] = new
         assert torch.equal(after.nan_to_num(), before.nan_to_num())  # and nothing else changed
+
+
+@both
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_bias_is_added_to_the_scores(attend, shape):
+    _, _, heads, _, _, length = shape
+    case = *inputs(*shape), torch.randn(heads, length, device=DEVICE) * 3
+    assert error(attend(*case), truth(*case)) <= 1e-5
+
+
+@needs_triton
+def test_a_bias_may_be_a_view_in_half_precision():
+    bias = torch.randn(3, 9, dtype=torch.float16, device=DEVICE)[:, :7]
+    case = *inputs(2, 5, 3, 40, 9, 7), bias
+    assert error(beam_attention_triton(*case), truth(*case)) <= 1e-5
 
 
 def check_half_precision(dtype, shape):
@@ -182,6 +199,8 @@ def test_no_sentence_is_no_result():
             ValueError,
             "`keys` must have room for the 3 slots of `query`, but got 2",
         ),
+        ({"bias": torch.zeros(2, 3)}, ValueError, "`bias` must have shape"),
+        ({"bias": torch.zeros(2, 4).int()}, TypeError, "`bias` must be torch.float32"),
         ({"keys": torch.zeros(2, 3, 2, 5, 8).half()}, TypeError, "`keys` must be torch.float32"),
         ({"keys": torch.zeros(2, 3, 4, 5, 8)}, ValueError, "`keys` must have shape"),
         ({"values": torch.zeros(2, 3, 2, 4, 8)}, ValueError, "`values` must have shape"),

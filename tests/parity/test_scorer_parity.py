@@ -1,9 +1,11 @@
 """The scorer against the reference, end to end."""
 
+import random
 from functools import cache
 
 import pytest
 import tiny_models
+import tiny_t5
 
 from bench.checks.near_ties import compare_search
 from quals_fast import DecodingConfig, QualsScorer, ScoringConfig
@@ -71,25 +73,29 @@ def check_equal(folder, decoding, scoring, **settings):
     return found
 
 
+def bart(tokenizer=tiny_models.wordpiece_tokenizer, config=tiny_models.CONFIG, **changes):
+    """Return what writes a BART to a folder."""
+    return lambda folder, trained_on: tiny_models.write_checkpoint(
+        folder, {**config, **changes}, tokenizer(), trained_on=trained_on
+    )
+
+
+def t5(config, **changes):
+    """Return what writes a T5 to a folder."""
+    return lambda folder, trained_on: tiny_t5.write_t5(
+        folder, {**config, **changes}, trained_on=trained_on
+    )
+
+
 CHECKPOINTS = {
-    "plain": (tiny_models.CONFIG, tiny_models.wordpiece_tokenizer),
-    "fairseq conventions": (tiny_models.FAIRSEQ_LIKE, tiny_models.byte_level_tokenizer),
-    "forced first token": (
-        {**tiny_models.CONFIG, "forced_bos_token_id": 3},
-        tiny_models.wordpiece_tokenizer,
-    ),
-    "scaled embeddings, relu": (
-        {**tiny_models.CONFIG, "scale_embedding": True, "activation_function": "relu"},
-        tiny_models.wordpiece_tokenizer,
-    ),
-    "uneven stacks": (
-        {**tiny_models.CONFIG, "encoder_layers": 3, "decoder_layers": 1, "decoder_ffn_dim": 24},
-        tiny_models.wordpiece_tokenizer,
-    ),
-    "short sources": (
-        {**tiny_models.CONFIG, "max_source_tokens": 9},
-        tiny_models.wordpiece_tokenizer,
-    ),
+    "plain": bart(),
+    "fairseq conventions": bart(tiny_models.byte_level_tokenizer, tiny_models.FAIRSEQ_LIKE),
+    "forced first token": bart(forced_bos_token_id=3),
+    "scaled embeddings, relu": bart(scale_embedding=True, activation_function="relu"),
+    "uneven stacks": bart(encoder_layers=3, decoder_layers=1, decoder_ffn_dim=24),
+    "short sources": bart(max_source_tokens=9),
+    "T5 1.0": t5(tiny_t5.CONFIG),
+    "T5 1.1": t5(tiny_t5.T5_1_1),
 }
 
 
@@ -99,9 +105,8 @@ def folders(tmp_path_factory):
 
     @cache
     def folder(name):
-        config, tokenizer = CHECKPOINTS[name]
         path = tmp_path_factory.mktemp("models") / "model"
-        return tiny_models.write_checkpoint(path, config, tokenizer(), trained_on=SUMMARIES[0])
+        return CHECKPOINTS[name](path, trained_on=SUMMARIES[0])
 
     return folder
 
@@ -124,6 +129,22 @@ def test_equal_to_the_reference_for_every_kind_of_checkpoint(name, rule, folders
     assert any(row.truncated_tokens for row in found) == (
         name in ("short sources", "fairseq conventions")
     )
+
+
+@pytest.mark.parametrize("rule", ["fairseq09", "hamming"])
+@pytest.mark.parametrize("name", ["T5 1.0", "T5 1.1"])
+def test_a_t5_finds_what_the_reference_finds_in_many_texts(name, rule, folders):
+    draw = random.Random(0)
+    words = SUMMARIES[0].split()
+    summaries = [" ".join(draw.choices(words, k=draw.randint(3, 16))) for _ in range(30)]
+    decoding = DecodingConfig(num_beams=12, num_beam_groups=12, max_length=30, rule=rule)
+    reference = ReferenceScorer(folders(name), decoding=decoding)
+    scorer = QualsScorer.from_pretrained(
+        folders(name), device="cpu", dtype="float32", decoding=decoding
+    )
+    for summary, found in zip(summaries, scorer.generate(summaries), strict=True):
+        expected = generate(reference.model, summary, decoding)
+        assert [h.token_ids for h in found] == [h.token_ids for h in expected]
 
 
 @pytest.mark.parametrize("rule", ["fairseq09", "hamming"])

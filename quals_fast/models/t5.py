@@ -1,0 +1,393 @@
+"""T5: an encoder and a decoder whose self-attention knows the distance between two tokens.
+
+Parameters carry the names of Hugging Face's `T5ForConditionalGeneration`, so its checkpoints load
+as they are. Sources: arXiv 1910.10683 (pre-norm transformer, relative positions, scores that are
+not scaled), arXiv 2002.05202 (the gated feed-forward of T5 1.1 and FLAN-T5).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from quals_fast.models.memory import SourceMemory
+from quals_fast.models.network import Network
+from quals_fast.models.shape import T5Shape
+from quals_fast.models.slots import Slots
+from quals_fast.models.targets import PackedTargets
+from quals_fast.ops import EAGER
+
+# An old name in some checkpoints; transformers ignores it as well.
+UNUSED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
+
+
+class RMSNorm(nn.Module):
+    """Divides by the root mean square, in float32; returns the type of the weights."""
+
+    def __init__(self, shape: T5Shape) -> None:
+        super().__init__()
+        self.eps = shape.layer_norm_epsilon
+        self.weight = nn.Parameter(torch.ones(shape.d_model))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``(..., d)`` float32, to the same shape."""
+        normed = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
+        return normed.to(self.weight.dtype) * self.weight
+
+
+class Attention(nn.Module):
+    """Multi-head attention; the caller says where keys and values come from."""
+
+    def __init__(self, shape: T5Shape, *, has_positions: bool = False) -> None:
+        super().__init__()
+        width = shape.num_heads * shape.d_kv
+        self.heads, self.scale = shape.num_heads, shape.d_kv**0.5
+        self.q = nn.Linear(shape.d_model, width, bias=False)
+        self.k = nn.Linear(shape.d_model, width, bias=False)
+        self.v = nn.Linear(shape.d_model, width, bias=False)
+        self.o = nn.Linear(width, shape.d_model, bias=False)
+        if has_positions:
+            buckets = shape.relative_attention_num_buckets
+            self.relative_attention_bias = nn.Embedding(buckets, shape.num_heads)
+
+    def split(self, x: Tensor) -> Tensor:
+        """Split the last dimension into heads: ``(..., H * D)`` to ``(..., H, D)``."""
+        return x.unflatten(-1, (self.heads, -1))
+
+    def query(self, x: Tensor) -> Tensor:
+        """Return the query ``(..., H, D)`` of ``(..., d)``.
+
+        T5 does not divide scores by sqrt(D), but what computes attention does: so they cancel out.
+        """
+        return self.split(self.q(x) * self.scale)
+
+    def query_key_value(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the query, key and value of ``(..., d)``, each ``(..., H, D)``."""
+        return self.query(x), self.split(self.k(x)), self.split(self.v(x))
+
+    def key_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values, each ``(B, H, S, D)``, of ``(B, S, d)``."""
+        return self.split(self.k(x)).transpose(1, 2), self.split(self.v(x)).transpose(1, 2)
+
+
+class SelfAttentionLayer(nn.Module):
+    """Norm and self-attention, added to what comes in."""
+
+    def __init__(self, shape: T5Shape, *, has_positions: bool) -> None:
+        super().__init__()
+        self.SelfAttention = Attention(shape, has_positions=has_positions)
+        self.layer_norm = RMSNorm(shape)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Let the N tokens of a row attend to each other.
+
+        Args:
+            x: Shape ``(B, N, d)``.
+            bias: what to add to the scores. Shape ``(B, H, N, N)``, or 1 for B.
+
+        Returns:
+            The same shape as `x`.
+        """
+        attn, normed = self.SelfAttention, self.layer_norm(x)
+        out = EAGER.source_attention(attn.query(normed), *attn.key_value(normed), bias)
+        return x + attn.o(out.flatten(2))
+
+    def step(self, x: Tensor, t: int, layer: int, slots: Slots, bias: Tensor) -> Tensor:
+        """Attend from position `t` of all rows: ``(R, d)`` to ``(R, d)``; bias ``(H, t + 1)``."""
+        attn = self.SelfAttention
+        q, k, v = attn.query_key_value(self.layer_norm(x))
+        return x + attn.o(slots.self_attention(layer, t, q, k, v, bias).flatten(1))
+
+    def packed(self, x: Tensor, targets: PackedTargets, bias: Tensor) -> Tensor:
+        """Attend within packed targets, ``(R, d)`` to the same; bias ``(B, H, M, M)``."""
+        attn = self.SelfAttention
+        q, k, v = map(targets.to_slots, attn.query_key_value(self.layer_norm(x)))
+        out = EAGER.source_attention(q, k.transpose(1, 2), v.transpose(1, 2), bias)
+        return x + attn.o(targets.to_rows(out).flatten(1))
+
+
+class CrossAttentionLayer(nn.Module):
+    """Norm and attention to the source, added to what comes in."""
+
+    def __init__(self, shape: T5Shape) -> None:
+        super().__init__()
+        self.EncDecAttention = Attention(shape)
+        self.layer_norm = RMSNorm(shape)
+
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """Attend with N queries of each source, ``(B, N, d)`` to the same."""
+        attn = self.EncDecAttention
+        out = EAGER.source_attention(attn.query(self.layer_norm(x)), keys, values, mask)
+        return x + attn.o(out.flatten(2))
+
+    def step(self, x: Tensor, layer: int, slots: Slots) -> Tensor:
+        """Attend with all rows to their sources: ``(R, d)`` to ``(R, d)``."""
+        attn = self.EncDecAttention
+        out = slots.cross_attention(layer, attn.query(self.layer_norm(x)))
+        return x + attn.o(out.flatten(1))
+
+    def packed(self, x: Tensor, targets: PackedTargets, source: Tensor, mask: Tensor) -> Tensor:
+        """Attend from packed targets to hidden states ``(B, S, d)``: ``(R, d)`` to the same."""
+        attn = self.EncDecAttention
+        q = targets.to_slots(attn.query(self.layer_norm(x)))
+        out = EAGER.source_attention(q, *attn.key_value(source), mask)
+        return x + attn.o(targets.to_rows(out).flatten(1))
+
+
+class ReluFeedForward(nn.Module):
+    """Two linear layers with a ReLU between them, as in T5 1.0."""
+
+    def __init__(self, shape: T5Shape) -> None:
+        super().__init__()
+        self.wi = nn.Linear(shape.d_model, shape.d_ff, bias=False)
+        self.wo = nn.Linear(shape.d_ff, shape.d_model, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(..., d)`` to ``(..., d)``."""
+        out: Tensor = self.wo(F.relu(self.wi(x)))
+        return out
+
+
+class GatedFeedForward(nn.Module):
+    """A linear layer of a product with GELUs, as in T5 1.1."""
+
+    def __init__(self, shape: T5Shape) -> None:
+        super().__init__()
+        self.wi_0 = nn.Linear(shape.d_model, shape.d_ff, bias=False)
+        self.wi_1 = nn.Linear(shape.d_model, shape.d_ff, bias=False)
+        self.wo = nn.Linear(shape.d_ff, shape.d_model, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(..., d)`` to ``(..., d)``."""
+        out: Tensor = self.wo(F.gelu(self.wi_0(x), approximate="tanh") * self.wi_1(x))
+        return out
+
+
+FEED_FORWARDS = {"relu": ReluFeedForward, "gated-gelu": GatedFeedForward}
+
+
+class FeedForwardLayer(nn.Module):
+    """Norm and feed-forward, added to what comes in."""
+
+    def __init__(self, shape: T5Shape) -> None:
+        super().__init__()
+        self.DenseReluDense = FEED_FORWARDS[shape.feed_forward_proj](shape)
+        self.layer_norm = RMSNorm(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(..., d)`` to ``(..., d)``."""
+        return x + self.DenseReluDense(self.layer_norm(x))
+
+
+class EncoderBlock(nn.Module):
+    """Self-attention and feed-forward."""
+
+    def __init__(self, shape: T5Shape, *, has_positions: bool) -> None:
+        super().__init__()
+        attend = SelfAttentionLayer(shape, has_positions=has_positions)
+        self.layer = nn.ModuleList([attend, FeedForwardLayer(shape)])
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Map ``(B, S, d)`` to ``(B, S, d)``; bias ``(B, H, S, S)``."""
+        attend, feed_forward = self.layer
+        out: Tensor = feed_forward(attend(x, bias))
+        return out
+
+
+class DecoderBlock(nn.Module):
+    """Self-attention, attention to the source and feed-forward."""
+
+    def __init__(self, shape: T5Shape, *, has_positions: bool) -> None:
+        super().__init__()
+        attend = SelfAttentionLayer(shape, has_positions=has_positions)
+        self.layer = nn.ModuleList([attend, CrossAttentionLayer(shape), FeedForwardLayer(shape)])
+
+    def step(self, x: Tensor, t: int, layer: int, slots: Slots, bias: Tensor) -> Tensor:
+        """Decode position `t` of all rows: ``(R, d)`` to ``(R, d)``; bias ``(H, t + 1)``."""
+        attend, cross, feed_forward = self.layer
+        x = attend.step(x, t, layer, slots, bias)  # type: ignore[operator]
+        x = cross.step(x, layer, slots)  # type: ignore[operator]
+        out: Tensor = feed_forward(x)
+        return out
+
+    def teacher_forced(self, x: Tensor, layer: int, memory: SourceMemory, bias: Tensor) -> Tensor:
+        """Decode all positions of Q targets a source at once: ``(B, Q, T, d)`` to the same."""
+        attend, cross, feed_forward = self.layer
+        attended = attend(x.flatten(0, 1), bias).view_as(x)  # of (B*Q, T, d)
+        # Every target and position is one more query to the source that its row stands for.
+        source = memory.keys[layer], memory.values[layer], memory.mask
+        out: Tensor = feed_forward(cross(attended.flatten(1, 2), *source)).view_as(x)
+        return out
+
+    def packed(
+        self, x: Tensor, targets: PackedTargets, bias: Tensor, source: Tensor, mask: Tensor
+    ) -> Tensor:
+        """Decode packed targets, ``(R, d)`` to the same.
+
+        Args:
+            x: rows.
+            targets: how they are packed.
+            bias: what to add to the scores between slots. Shape ``(B, H, M, M)``.
+            source: as for `T5.decode_packed`.
+            mask: of the source. Shape ``(B, 1, 1, S)``, bool.
+        """
+        attend, cross, feed_forward = self.layer
+        x = attend.packed(x, targets, bias)  # type: ignore[operator]
+        x = cross.packed(x, targets, source, mask)  # type: ignore[operator]
+        out: Tensor = feed_forward(x)
+        return out
+
+
+class Stack(nn.Module):
+    """The blocks, the first of which knows positions for all, and the last norm."""
+
+    def __init__(
+        self, shape: T5Shape, block: type[EncoderBlock | DecoderBlock], number: int
+    ) -> None:
+        super().__init__()
+        self.shape, self.is_causal = shape, block is DecoderBlock
+        self.block = nn.ModuleList(block(shape, has_positions=i == 0) for i in range(number))
+        self.final_layer_norm = RMSNorm(shape)
+
+    def position_bias(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Return what to add to the scores between tokens at these positions.
+
+        Args:
+            queries: Shape ``(..., N)``, int64.
+            keys: Shape ``(..., S)``, int64.
+
+        Returns:
+            Shape ``(..., H, N, S)``.
+        """
+        buckets = relative_buckets(
+            keys[..., None, :] - queries[..., None],
+            self.shape.relative_attention_num_buckets,
+            self.shape.relative_attention_max_distance,
+            is_causal=self.is_causal,
+        )
+        table: nn.Embedding = self.block[0].layer[0].SelfAttention.relative_attention_bias  # type: ignore[union-attr,index]
+        of_heads: Tensor = table(buckets)  # (..., N, S, H)
+        return of_heads.movedim(-1, -3).contiguous()
+
+
+def relative_buckets(
+    relative: Tensor, buckets: int, max_distance: int, *, is_causal: bool
+) -> Tensor:
+    """Return the bucket of each relative position: own ones nearby, logarithmic ones farther off.
+
+    Args:
+        relative: position of the key minus that of the query, int64.
+        buckets: how many there are.
+        max_distance: from here on all positions share the last bucket.
+        is_causal: keys behind the query do not occur; else they have the second half of the
+            buckets.
+
+    Returns:
+        The same shape, int64.
+    """
+    if is_causal:
+        first = torch.zeros_like(relative)
+        distance = -relative.clamp(max=0)
+    else:
+        buckets //= 2
+        first = (relative > 0) * buckets
+        distance = relative.abs()
+    exact = buckets // 2
+    # In float32 and in this order, since rounding decides at the edges of buckets.
+    ratio = torch.log(distance.clamp(min=exact).float() / exact) / math.log(max_distance / exact)
+    far = (exact + (ratio * (buckets - exact)).long()).clamp(max=buckets - 1)
+    return first + torch.where(distance < exact, distance, far)
+
+
+class T5(Network):
+    """T5's two stacks; its LM head is `models.lm_head`.
+
+    What the blocks add up stays in float32 whatever the type of the weights, since it grows from
+    block to block and is never normalised itself.
+
+    Args:
+        shape: sizes.
+    """
+
+    def __init__(self, shape: T5Shape) -> None:
+        super().__init__(shape.vocab_size)
+        self.shape = shape
+        self.shared = nn.Embedding(shape.vocab_size, shape.d_model)
+        self.encoder = Stack(shape, EncoderBlock, shape.num_layers)
+        self.decoder = Stack(shape, DecoderBlock, shape.num_decoder_layers)
+        self.output_scale = 1.0
+        if shape.tie_word_embeddings:
+            self.output_scale = shape.d_model**-0.5
+        else:
+            # It only holds the weight: to the network it is no layer.
+            self.lm_head = nn.Embedding(shape.vocab_size, shape.d_model)
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        """As in `Network`."""
+        return self.shared
+
+    @property
+    def lm_head_weight(self) -> Tensor:
+        """As in `Network`."""
+        return self.shared.weight if self.shape.tie_word_embeddings else self.lm_head.weight
+
+    def encode_hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """As in `Network`."""
+        positions = torch.arange(input_ids.shape[1], device=self.device)
+        bias = self.encoder.position_bias(positions, positions)
+        bias = torch.where(attention_mask[:, None, None], bias, -torch.inf)  # (B, H, S, S)
+        x = self._embed(input_ids)
+        for block in self.encoder.block:
+            x = block(x, bias)
+        hidden: Tensor = self.encoder.final_layer_norm(x)
+        return hidden
+
+    def project(self, hidden: Tensor, attention_mask: Tensor) -> SourceMemory:
+        """As in `Network`."""
+        pairs = [block.layer[1].EncDecAttention.key_value(hidden) for block in self.decoder.block]  # type: ignore[union-attr,index]
+        mask = attention_mask[:, None, None, :]
+        return SourceMemory([k for k, _ in pairs], [v for _, v in pairs], mask)
+
+    def decode_step(self, token_ids: Tensor, t: int, slots: Slots) -> Tensor:
+        """As in `Network`."""
+        positions = torch.arange(t + 1, device=self.device)
+        bias = self.decoder.position_bias(positions[t:], positions)[:, 0]  # (H, t + 1)
+        x = self._embed(token_ids)
+        for index, block in enumerate(self.decoder.block):
+            x = block.step(x, t, index, slots, bias)  # type: ignore[operator]
+        return self._finish(x)
+
+    def decode_teacher_forced(self, decoder_input_ids: Tensor, memory: SourceMemory) -> Tensor:
+        """As in `Network`."""
+        positions = torch.arange(decoder_input_ids.shape[-1], device=self.device)
+        bias = self.decoder.position_bias(positions, positions)
+        bias = bias.masked_fill(positions > positions[:, None], -torch.inf)[None]  # (1, H, T, T)
+        x = self._embed(decoder_input_ids)
+        for index, block in enumerate(self.decoder.block):
+            x = block.teacher_forced(x, index, memory, bias)  # type: ignore[operator]
+        return self._finish(x)
+
+    def decode_packed(self, targets: PackedTargets, source: Tensor, source_mask: Tensor) -> Tensor:
+        """As in `Network`."""
+        positions = targets.positions[targets.row_of_slot]  # (B, M)
+        bias = self.decoder.position_bias(positions, positions)
+        bias = torch.where(targets.sees, bias, -torch.inf)  # (B, H, M, M)
+        mask = source_mask[:, None, None]
+        x = self._embed(targets.input_ids)
+        for block in self.decoder.block:
+            x = block.packed(x, targets, bias, source, mask)  # type: ignore[operator]
+        return self._finish(x)
+
+    def _embed(self, token_ids: Tensor) -> Tensor:
+        """Embed ``(...)`` tokens, ``(..., d)`` in float32."""
+        embedded: Tensor = self.shared(token_ids)
+        return embedded.float()
+
+    def _finish(self, x: Tensor) -> Tensor:
+        """Return hidden states for the LM head, ``(..., d)``, of what the blocks added up."""
+        hidden: Tensor = self.decoder.final_layer_norm(x)
+        return hidden * self.output_scale
