@@ -145,8 +145,11 @@ class PastSlots:
         self._row_of_place, self._place_of_row = row_of_place, place_of_row
         self.new: list[Tensor] = []
 
-    def self_attention(self, layer: int, t: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def self_attention(
+        self, layer: int, t: int, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
         """Attend to a row's past and to itself: ``(R, H, D)`` each, to ``(R, H, D)``."""
+        assert bias is None  # export refuses networks that have one
         self.new += [k, v]
         q, k, v = (x[:, :, None] for x in (q * q.shape[-1] ** -0.5, k, v))  # (R, H, 1, D)
         keys, values = self._past[2 * layer : 2 * layer + 2]
