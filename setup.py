@@ -53,7 +53,7 @@ setup(
         "huggingface_hub>=1,<3",  # tokenizers installs it anyway
         "safetensors>=0.8,<1",
         "numpy>=2.0,<3",  # torch complains without it
-        "click>=8.2,<9",
+        "click>=8.4,<9",
         "rich>=13.9,<16",
         "jinja2>=3.1.5,<4",
     ],
