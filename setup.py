@@ -54,7 +54,7 @@ setup(
         "safetensors>=0.8,<1",
         "numpy>=2.0,<3",  # torch complains without it
         "click>=8.4,<9",
-        "rich>=13.9,<16",
+        "rich>=14.3,<16",
         "jinja2>=3.1.5,<4",
     ],
     extras_require={
