@@ -50,7 +50,7 @@ setup(
     install_requires=[
         "torch>=2.11,<3",
         "tokenizers>=0.22.1,<1",
-        "huggingface_hub>=1,<3",  # tokenizers installs it anyway
+        "huggingface_hub>=1.5,<3",  # tokenizers installs it anyway
         "safetensors>=0.8,<1",
         "numpy>=2.0,<3",  # torch complains without it
         "click>=8.4,<9",

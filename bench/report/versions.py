@@ -25,7 +25,7 @@ def versions(_: Reader) -> str:
     ran = {name: cell for name, cell in told["cells"].items() if "versions" in cell}
     packages = [
         {"package": package, "range": f"`{admitted}`"}
-        | {name: cell["versions"][package] for name, cell in ran.items()}
+        | {name: cell["versions"].get(package, "not recorded") for name, cell in ran.items()}
         for package, admitted in told["ranges"].items()
     ]
     outcomes = [_outcome(name, cell) for name, cell in told["cells"].items()]
