@@ -93,7 +93,9 @@ def test_equal_to_transformers(shape, seed):
     with torch.inference_mode():
         pairs = zip(of_ours(ours, *inputs), of_transformers(theirs, *inputs), strict=True)
         for found, expected in pairs:
-            torch.testing.assert_close(found, expected, atol=TOKEN_LOGPROB, rtol=TOKEN_LOGPROB)
+            # Random weights make large logits, whose rounding grows with them.
+            atol = TOKEN_LOGPROB * max(1.0, float(expected.abs().max()))
+            torch.testing.assert_close(found, expected, atol=atol, rtol=TOKEN_LOGPROB)
 
 
 @settings(max_examples=20, deadline=None)
