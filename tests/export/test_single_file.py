@@ -243,7 +243,7 @@ def test_settings_that_do_not_fit_are_refused(tiny_folder, tmp_path):
             tiny_folder, tmp_path / "out.onnx", decoding=DecodingConfig(max_length=64)
         )
     (tmp_path / "out.onnx").touch()
-    with pytest.raises(ValueError, match=r"`path` must not exist, but .* does; name"):
+    with pytest.raises(ValueError, match=r"`path` must not exist, but .* does; choose another"):
         export_single_file(tiny_folder, tmp_path / "out.onnx")
 
 
