@@ -254,7 +254,9 @@ def test_no_limit_of_sources(folder):
 
 
 @pytest.mark.parametrize(
-    ("device", "kernels"), [("cpu", TRITON), ("cuda", EAGER), ("cuda", TRITON)], ids=str
+    ("device", "kernels"),
+    [("cpu", TRITON), ("cuda", EAGER), ("cuda", TRITON)],
+    ids=["Triton on a CPU", "eager on a GPU", "Triton on a GPU"],
 )
 def test_a_gpu(trained, device, kernels):
     with pytest.raises(BackendUnavailableError, match="T5 models run only on a CPU with the eager"):
