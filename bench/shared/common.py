@@ -19,6 +19,7 @@ from quals_fast.jobs.files import read_rows
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(os.environ.get("BENCH_RESULTS") or ROOT / "bench" / "results")
 EXAMPLES = ROOT / "examples" / "pairs.jsonl"
+QAGS_MODELS = ROOT / "bench" / "qags_models"  # of this checkout, wherever quals_fast is installed
 _INSTRUCTIONS = ("avx2", "avx_vnni", "avx512_f", "avx512_vnni", "avx512_bf16", "amx_bf16")
 PACKAGES = ("quals-fast", "torch", "transformers", "tokenizers", "numpy", "triton", "ctranslate2")
 

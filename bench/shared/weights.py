@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 from bench.recipes.grow import GROWTHS, folder_of
+from bench.shared.common import QAGS_MODELS
 from bench.shared.options import EVERY_MODEL, TINY
 from quals_fast.models.loading import digest_of, model_folder
-from quals_fast.qags.networks import ANSWERING, BUNDLED_MODELS, GENERATION, NetworkFiles
+from quals_fast.qags.networks import ANSWERING, GENERATION, NetworkFiles
 
 #: By name the `digest`, and of weights that were made the `recipe` and the model they came `from`.
 Weights: TypeAlias = dict[str, dict[str, str]]
@@ -87,7 +88,7 @@ def describe(model: str | Path) -> dict[str, str]:
 def _bundled_digest(name: str) -> str:
     if name == MODEL:
         return _digest(model_folder(name))
-    return NetworkFiles.read(BUNDLED_MODELS / name).digest()
+    return NetworkFiles.read(QAGS_MODELS / name).digest()
 
 
 _digest = cache(digest_of)  # a result is written after each of its cases

@@ -188,7 +188,7 @@ def test_flops_of_an_arm_are_those_of_its_matrix_products(tmp_path):
 def test_flops_of_a_replay_come_from_narrow_networks(tmp_path, monkeypatch):
     monkeypatch.setattr(arms, "BERT", {"bart-base": (96, 2, 4, 384)})
     monkeypatch.setattr(arms, "BART", {"bart-base": (96, 1, 4, 384)})
-    monkeypatch.setattr(arms, "BUNDLED_MODELS", qags_models.write_models(tmp_path))
+    monkeypatch.setattr(arms, "QAGS_MODELS", qags_models.write_models(tmp_path))
     monkeypatch.setattr(arms, "BART_VOCABULARY", len(qags_models.TOKENS))
     pair = Pair("a", qags_models.DOCUMENT, qags_models.SUMMARIES[0], None)
     files = (NetworkFiles.read(tmp_path / name) for name in (arms.GENERATION, arms.ANSWERING))

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 from bench.shared.arms import EngineArm, Kept, ReferenceArm
-from bench.shared.common import Pair
+from bench.shared.common import QAGS_MODELS, Pair
 from bench.shared.flops import count_flops, flops_at_width
 from bench.shared.options import TINY
 from bench.shared.weights import RANDOM, Weights, qags_weights, weights_of
 from quals_fast.engine.filtering import keep_pairs
 from quals_fast.engine.gpu import GpuEngine
 from quals_fast.qags import GivenAnswers, NetworkFiles, QagsScorer, Replay
-from quals_fast.qags.networks import ANSWERING, BUNDLED_MODELS, GENERATION
+from quals_fast.qags.networks import ANSWERING, GENERATION
 from quals_fast.qags.results import STAGES as QAGS_STAGES
 from quals_fast.qags.scorer import Arm
 
@@ -199,8 +199,8 @@ def networks(size: str, width: int | None = None) -> tuple[NetworkFiles, Network
             of the sizes of BART and BERT; ``"tiny"``: random ones for dry runs.
         width: of random ones, in place of that of their size.
     """
-    generation = NetworkFiles.read(BUNDLED_MODELS / GENERATION)
-    answering = NetworkFiles.read(BUNDLED_MODELS / ANSWERING)
+    generation = NetworkFiles.read(QAGS_MODELS / GENERATION)
+    answering = NetworkFiles.read(QAGS_MODELS / ANSWERING)
     if size == TRAINED:
         return generation, answering
     d, layers, heads, ffn = _narrow(BART[size], width)
