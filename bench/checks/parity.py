@@ -81,14 +81,7 @@ def compare_dtype(
 
 def main() -> None:
     """Compare under both rules."""
-    parser = command_line(__doc__, rows=300)
-    parser.add_argument(
-        "--data",
-        type=Path,
-        nargs="+",
-        default=[EXAMPLES],
-        help="JSON lines; by default, the project's examples",
-    )
+    parser = command_line(__doc__, data=[EXAMPLES], rows=300)
     parser.add_argument(
         "--rules",
         nargs="+",

@@ -9,7 +9,6 @@ must be the fastest type with a rank correlation of at least 0.99.
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,14 +46,7 @@ def agreement(expected: QualsResult, scored: QualsResult) -> dict[str, Any]:
 
 def main() -> None:
     """Score the rows in every type, round by round."""
-    parser = command_line(__doc__, rows=100)
-    parser.add_argument(
-        "--data",
-        type=Path,
-        nargs="+",
-        default=[EXAMPLES],
-        help="JSON lines; by default, the project's examples",
-    )
+    parser = command_line(__doc__, data=[EXAMPLES], rows=100)
     parser.add_argument(
         "--rounds", type=int, default=3, help="rounds on a tenth of the rows, to measure speed"
     )

@@ -38,7 +38,8 @@ def command_line(description: str | None, **defaults: Any) -> argparse.ArgumentP
 
     Args:
         description: docstring of the command's module.
-        defaults: the options among `OPTIONS` that the command has, with their defaults.
+        defaults: the options among `OPTIONS` that the command has, with their defaults; one whose
+            default is a list takes several values.
     """
     parser = argparse.ArgumentParser(
         prog=_program(),
@@ -46,7 +47,8 @@ def command_line(description: str | None, **defaults: Any) -> argparse.ArgumentP
         formatter_class=_HelpFormatter,
     )
     for name, default in defaults.items():
-        parser.add_argument(f"--{name}", default=default, **OPTIONS[name])
+        nargs = "+" if isinstance(default, list) else None
+        parser.add_argument(f"--{name}", default=default, nargs=nargs, **OPTIONS[name])
     return parser
 
 

@@ -68,6 +68,15 @@ def distinct_histories(parents: np.ndarray, token_ids: np.ndarray) -> tuple[np.n
     return np.unique(parents << 32 | token_ids, return_inverse=True)
 
 
+def moved_rows(parents: np.ndarray) -> np.ndarray:
+    """Return the new rows that must copy what the row they continue has decoded.
+
+    Args:
+        parents: as `Histories.move_on` returns them. Shape ``(R,)``.
+    """
+    return np.flatnonzero(parents != np.arange(len(parents)))
+
+
 def _numbers(parents: np.ndarray) -> np.ndarray:
     """Return the numbers of the new rows, 0 to R - 1 in some order.
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from quals_fast.decoding.histories import moved_rows
 from quals_fast.exported.loading import OnnxModel
 from quals_fast.exported.session import Graph
 
@@ -73,7 +74,7 @@ class HostStore:
 
     def move_on(self, outputs: Mapping[str, Any], parents: np.ndarray) -> None:
         """As in `Store`; a row that keeps its parent's number is only appended to."""
-        moved = np.flatnonzero(parents != np.arange(len(parents)))
+        moved = moved_rows(parents)
         t = self._t
         self._t += 1
         for name, part in self._past.items():

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quals_fast.decoding.histories import Histories
+from quals_fast.decoding.histories import Histories, moved_rows
 from quals_fast.models.linear import padded_rows
 from quals_fast.models.memory import SourceMemory
 from quals_fast.ops import Kernels
@@ -226,7 +226,7 @@ class DistinctSlots:
 
     def _copy(self, parents: np.ndarray, t: int) -> None:
         """Copy what rows that do not keep their parent's number have decoded before `t`."""
-        moved = np.flatnonzero(parents != np.arange(len(parents)))
+        moved = moved_rows(parents)
         if len(moved):
             source, target = torch.from_numpy(parents[moved]), torch.from_numpy(moved)
             for store in (*self._stores.keys, *self._stores.values):

@@ -26,6 +26,21 @@ def change_json(path, **changes):
     path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
 
 
+def split_in_two(folder, name, weights, save):
+    """Replace a weights file by two shards and their index; `save` writes tensors to a path."""
+    whole, tensors = folder / name, sorted(weights)
+    weight_map = {}
+    for i in range(2):
+        shard = f"{whole.stem}-0000{i + 1}-of-00002{whole.suffix}"
+        part = tensors[i::2]
+        save({tensor: weights[tensor] for tensor in part}, folder / shard)
+        weight_map |= dict.fromkeys(part, shard)
+    index = folder / f"{name}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    whole.unlink()
+    return folder
+
+
 def change_weights(folder, change):
     weights = load_file(folder / WEIGHTS)
     change(weights)

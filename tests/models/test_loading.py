@@ -6,7 +6,17 @@ import shutil
 
 import pytest
 import torch
-from model_folders import CPU, VOCAB, WEIGHTS, change_json, change_weights, fails, load, parameters
+from model_folders import (
+    CPU,
+    VOCAB,
+    WEIGHTS,
+    change_json,
+    change_weights,
+    fails,
+    load,
+    parameters,
+    split_in_two,
+)
 from safetensors.torch import load_file, save_file
 
 from quals_fast.models import loading
@@ -196,18 +206,7 @@ def test_a_whole_model_beside_an_adapter_loads(folder):
 @pytest.fixture
 def shards(folder):
     """The tiny model in two files."""
-    weights = load_file(folder / WEIGHTS)
-    names = sorted(weights)
-    parts = {
-        "model-00001-of-00002.safetensors": names[::2],
-        "model-00002-of-00002.safetensors": names[1::2],
-    }
-    for file, part in parts.items():
-        save_file({name: weights[name] for name in part}, folder / file)
-    weight_map = {name: file for file, part in parts.items() for name in part}
-    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-    (folder / WEIGHTS).unlink()
-    return folder
+    return split_in_two(folder, WEIGHTS, load_file(folder / WEIGHTS), save_file)
 
 
 def test_two_shards_are_one_model(shards, tiny_folder):

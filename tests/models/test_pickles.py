@@ -1,14 +1,13 @@
 """Weights in pytorch_model.bin: read as tensors; whatever else is in one is refused and not run."""
 
 import argparse
-import json
 import os
 import pickle
 import shlex
 
 import pytest
 import torch
-from model_folders import WEIGHTS, fails, load, parameters
+from model_folders import WEIGHTS, fails, load, parameters, split_in_two
 from safetensors.torch import load_file, save_file
 
 from quals_fast.models import pickles
@@ -68,18 +67,8 @@ def test_safetensors_come_first(pickled, tiny_folder):
 @pytest.fixture
 def shards(pickled):
     """The model in two files."""
-    weights = torch.load(pickled / PICKLE)
-    names = sorted(weights)
-    parts = {
-        "pytorch_model-00001-of-00002.bin": names[::2],
-        "pytorch_model-00002-of-00002.bin": names[1::2],
-    }
-    for file, part in parts.items():
-        torch.save({name: weights[name].clone() for name in part}, pickled / file)
-    weight_map = {name: file for file, part in parts.items() for name in part}
-    (pickled / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-    (pickled / PICKLE).unlink()
-    return pickled
+    weights = {name: tensor.clone() for name, tensor in torch.load(pickled / PICKLE).items()}
+    return split_in_two(pickled, PICKLE, weights, torch.save)
 
 
 def test_two_shards_are_one_model(shards, tiny_folder):
