@@ -67,10 +67,11 @@ def machine() -> dict[str, Any]:
     """Describe what the numbers were measured on.
 
     The commit is ``$BENCH_COMMIT`` (as `git describe --always --dirty` prints it) or git's own
-    answer; it is "unknown" where there is neither, and then `dirty` is None.
+    answer; it is "unknown" where there is neither, and then `dirty` is None. Results that a
+    benchmark has written so far are no uncommitted changes.
     """
-    told = os.environ.get("BENCH_COMMIT")
-    commit = told or _output("git", "describe", "--always", "--dirty", "--exclude=*")
+    commit = os.environ.get("BENCH_COMMIT") or _output("git", "describe", "--always", "--exclude=*")
+    changes = ("git", "status", "--porcelain", "-uno", "--", ".", ":!bench/results")
     capabilities = torch.cpu.get_capabilities()
     cpu = next(
         (
@@ -89,7 +90,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
         "commit": commit.removesuffix("-dirty") or "unknown",
-        "dirty": commit.endswith("-dirty") if commit else None,
+        "dirty": commit.endswith("-dirty") or bool(_output(*changes)) if commit else None,
     }
 
 
