@@ -19,6 +19,7 @@ from quals_fast.models.checkpoint import (
     read_tokenizer,
 )
 
+_SPACE = "▁"  # of SentencePiece
 _PIECE_CHARACTERS = 4096  # characters that are tokenised together
 _MAX_PIECES = 64  # pieces at once; tokenising takes some 200 bytes a character
 # Before these characters a word of BERT's always ends; with Chinese characters as words, too.
@@ -38,6 +39,7 @@ class Source(NamedTuple):
             would take ten times the memory.
         truncated_tokens: number of tokens that were cut off.
         unknown_tokens: number of tokens of the whole text that the vocabulary lacks.
+        space_tokens: number of tokens of the whole text that are nothing but a space.
     """
 
     text: str
@@ -45,11 +47,12 @@ class Source(NamedTuple):
     text_ids: array[int]
     truncated_tokens: int
     unknown_tokens: int
+    space_tokens: int = 0
 
     @property
     def n_tokens(self) -> int:
-        """Tokens of the whole text, without special ones."""
-        return len(self.text_ids)
+        """Tokens of the whole text that stand for some of it, known or not."""
+        return len(self.text_ids) - self.space_tokens
 
 
 class QATokenizer:
@@ -68,14 +71,18 @@ class QATokenizer:
     def __init__(self, tokenizer: Tokenizer, conventions: Conventions) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        tokenizer.encode_special_tokens = True  # a "</s>" in a text is text, not the end
         self._tokenizer = tokenizer
         self._conventions = conventions
+        # A "</s>" in a text is text, not the end.
+        self._encoder = _without_special_pieces(tokenizer) if self._is_unigram else tokenizer
+        self._encoder.encode_special_tokens = True
         is_wordpiece = type(tokenizer.model).__name__ == "WordPiece"
         self.answer_match: AnswerMatch = conventions.answer_match or (
             "ids" if is_wordpiece else "text"
         )
         self.unknown_token_id = unknown_token_id(tokenizer)
+        # Unigram puts it before an unknown character, so every other token would be a known one.
+        self._space_id = tokenizer.token_to_id(_SPACE) if self._is_unigram else None
         self._cut = safe_cut(tokenizer)
 
     @classmethod
@@ -100,6 +107,10 @@ class QATokenizer:
             )
         return tokenizer
 
+    @property
+    def _is_unigram(self) -> bool:
+        return isinstance(self._tokenizer.model, models.Unigram)
+
     def with_conventions(self, conventions: Conventions) -> QATokenizer:
         """Return one for other conventions of the same checkpoint, such as shorter sources."""
         return QATokenizer(self._tokenizer, conventions)
@@ -121,9 +132,13 @@ class QATokenizer:
         room = s.max_source_tokens - len(start) - 1
         sources = []
         for text, ids in zip(texts, self._tokenise(texts), strict=True):
-            unknown = 0 if self.unknown_token_id is None else ids.count(self.unknown_token_id)
             input_ids = [*start, *ids[:room], s.eos_token_id]
-            sources.append(Source(text, input_ids, ids, max(0, len(ids) - room), unknown))
+            truncated = max(0, len(ids) - room)
+            unknown, spaces = (
+                0 if token is None else ids.count(token)
+                for token in (self.unknown_token_id, self._space_id)
+            )
+            sources.append(Source(text, input_ids, ids, truncated, unknown, spaces))
         return sources
 
     def _tokenise(self, texts: Sequence[str]) -> list[array[int]]:
@@ -135,7 +150,7 @@ class QATokenizer:
             for piece in pieces_of(text, self._cut, _PIECE_CHARACTERS)
         )
         while batch := list(islice(pieces, _MAX_PIECES)):
-            encodings = self._tokenizer.encode_batch_fast(
+            encodings = self._encoder.encode_batch_fast(
                 [piece for _, piece in batch], add_special_tokens=False
             )
             for (index, _), encoding in zip(batch, encodings, strict=True):
@@ -148,7 +163,7 @@ class QATokenizer:
         A Unigram tokenizer normalises texts, so it is what their tokens say, without the unknown
         ones.
         """
-        if not isinstance(self._tokenizer.model, models.Unigram):
+        if not self._is_unigram:
             return source.text
         runs = groupby(source.text_ids, key=lambda i: i == self.unknown_token_id)
         return "\0".join(self.decode([*ids]) for is_unknown, ids in runs if not is_unknown)
@@ -179,6 +194,23 @@ def unknown_token_id(tokenizer: Tokenizer) -> int | None:
         unknown: int | None = json.loads(tokenizer.to_str())["model"]["unk_id"]
         return unknown
     return None if model.unk_token is None else model.token_to_id(model.unk_token)
+
+
+def _without_special_pieces(tokenizer: Tokenizer) -> Tokenizer:
+    """Return a Unigram tokenizer that finds no special token in a text.
+
+    Special tokens are pieces of its vocabulary, so they get names that no text contains.
+    """
+    content = json.loads(tokenizer.to_str())
+    added = content["added_tokens"]
+    special = {token["content"] for token in added if token["special"]}
+    content["model"]["vocab"] = [
+        (f"\0{piece}" if piece in special else piece, score)
+        for piece, score in content["model"]["vocab"]
+    ]
+    content["added_tokens"] = [token for token in added if not token["special"]]
+    content["post_processor"] = None  # it would look for them
+    return Tokenizer.from_str(json.dumps(content))
 
 
 def safe_cut(tokenizer: Tokenizer) -> re.Pattern[str] | None:
