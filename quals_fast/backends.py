@@ -5,8 +5,11 @@ For an exported model, torch is not imported.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from quals_fast.config import check_integer
 from quals_fast.engine.protocol import Engine
@@ -14,8 +17,15 @@ from quals_fast.errors import BackendUnavailableError
 from quals_fast.exported.engine import OnnxEngine
 from quals_fast.exported.loading import load_onnx
 from quals_fast.exported.manifest import is_exported
-from quals_fast.models.hub import check_revision
+from quals_fast.models.checkpoint import CheckpointError
+from quals_fast.models.hub import check_revision, fetch, is_hub_name
 from quals_fast.processes import limit_threads
+
+if TYPE_CHECKING:
+    import torch
+
+    from quals_fast.models.precision import Precision
+    from quals_fast.ops import Kernels
 
 
 def load(
@@ -44,6 +54,9 @@ def load(
     check_integer("cache_bytes", cache_bytes, 0)
     if graph_bytes is not None:
         check_integer("graph_bytes", graph_bytes, 0)
+    if isinstance(model, str) and is_hub_name(model):
+        check = partial(check_weights_run, model, device=device, dtype=dtype, backend=backend)
+        model = fetch(model, revision, before_weights=check)
     budget = {} if max_batch_tokens is None else {"max_batch_tokens": max_batch_tokens}
     if backend == "onnx" or (backend == "auto" and is_exported(Path(model))):
         if cache_bytes:
@@ -58,26 +71,57 @@ def load(
             f"{model} holds exported ONNX graphs, which backend {backend!r} cannot run; use "
             "backend='onnx', or give the folder of the original model"
         )
-    require_torch()
+    place, kernels, choose = _resolve(device, dtype, backend)
     from quals_fast.engine.cpu import CpuEngine
     from quals_fast.engine.gpu import GpuEngine
     from quals_fast.models.linear import use_onednn
-    from quals_fast.models.loading import load_model, resolve_device, runs_on_cpu
-    from quals_fast.models.precision import resolve_precision
-    from quals_fast.ops import resolve_backend
+    from quals_fast.models.loading import load_model, runs_on_cpu
 
-    place = resolve_device(device)
-    kernels = resolve_backend(backend, place)
-    precision = resolve_precision(dtype, place, kernels)
     limit_threads(threads)
-    loaded = load_model(
-        model, revision=revision, device=place, precision=precision, kernels=kernels
-    )
+    loaded = load_model(model, device=place, precision=choose, kernels=kernels)
     if not runs_on_cpu(place, kernels):
         return GpuEngine(loaded, cache_bytes=cache_bytes, graph_bytes=graph_bytes, **budget)
     use_onednn(loaded.network)
     use_onednn(loaded.document_network)
     return CpuEngine(loaded, cache_bytes=cache_bytes, **budget)
+
+
+def check_weights_run(name: str, *, device: str, dtype: str, backend: str) -> None:
+    """Raise if weights that PyTorch runs are of no use here, before they are downloaded.
+
+    Args:
+        name: of the model on the hub, which is not an exported one.
+        device: as for `load`.
+        dtype: as for `load`.
+        backend: as for `load`.
+
+    Raises:
+        CheckpointError: the backend runs exported models only.
+        BackendUnavailableError: an explicit backend, device or precision cannot run here.
+        ModuleNotFoundError: PyTorch is not installed.
+        ValueError: an unknown name.
+    """
+    if backend == "onnx":
+        raise CheckpointError(
+            f"{name} is not an exported model, which is all that backend 'onnx' runs; export it "
+            f"with quals-fast export {name} OUT, or use backend='auto'"
+        )
+    _resolve(device, dtype, backend)
+
+
+def _resolve(
+    device: str, dtype: str, backend: str
+) -> tuple[torch.device, Kernels, Callable[[str], Precision]]:
+    """Return device, kernels and what chooses the precision for a family; raise as `load` does."""
+    require_torch()
+    from quals_fast.models.loading import resolve_device
+    from quals_fast.models.precision import resolve_precision
+    from quals_fast.ops import resolve_backend
+
+    place = resolve_device(device)
+    kernels = resolve_backend(backend, place)
+    resolve_precision(dtype, place, kernels)  # an unknown name is wrong for every family
+    return place, kernels, partial(resolve_precision, dtype, place, kernels)
 
 
 def require_torch() -> None:

@@ -112,19 +112,19 @@ class SummaryScore:
     ) -> SummaryScore:
         """Average the pairs' scores; without pairs, take `no_pairs_score` (None: NaN).
 
-        Fewer hypotheses than beams, or a NaN mean, become status ``error``.
+        Fewer hypotheses than beams, or a pair without a finite score, become status ``error``.
         """
+        # NaN is greater than nothing, so a slot that meets it never finishes.
+        if n_hypotheses < num_beams or not all(math.isfinite(pair.score) for pair in pairs):
+            return cls(
+                status="error",
+                message="the model's log-probabilities are not finite, as can happen in float16 "
+                "when numbers overflow; use dtype='float32'",
+            )
         if pairs:
             score = math.fsum(pair.score for pair in pairs) / len(pairs)
         else:
             score = math.nan if no_pairs_score is None else no_pairs_score
-        # NaN is greater than nothing, so a slot that meets it never finishes.
-        if n_hypotheses < num_beams or (pairs and math.isnan(score)):
-            return cls(
-                status="error",
-                message="the model's log-probabilities are NaN, as can happen in float16 when "
-                "numbers overflow; use dtype='float32'",
-            )
         return cls(
             status="ok" if pairs else "no_pairs",
             score=score,

@@ -55,13 +55,19 @@ def test_without_pairs():
 
 @pytest.mark.parametrize(
     "broken",
-    [of_pairs(TWO, n_hypotheses=59), of_pairs(n_hypotheses=0), of_pairs(pair((math.nan,), (0.0,)))],
-    ids=["a slot that never finished", "no slot finished", "NaN"],
+    [
+        of_pairs(TWO, n_hypotheses=59),
+        of_pairs(n_hypotheses=0),
+        of_pairs(pair((math.nan,), (0.0,))),
+        of_pairs(TWO, pair((-math.inf,), (0.0,))),
+        of_pairs(pair((-math.inf,), (0.0,)), pair((0.0,), (-math.inf,))),
+    ],
+    ids=["a slot that never finished", "no slot finished", "NaN", "infinite", "both infinities"],
 )
-def test_nan_is_an_error_and_not_a_score(broken):
+def test_what_is_not_finite_is_an_error_and_not_a_score(broken):
     assert broken.status == "error"
     assert math.isnan(broken.score)
-    assert "log-probabilities are NaN" in broken.message
+    assert "log-probabilities are not finite" in broken.message
 
 
 def test_to_dict_has_no_nan():

@@ -86,8 +86,9 @@ MODEL_OPTIONS = (
                  help="Device: cpu, cuda, cuda:1, ... auto: a GPU if there is one."),
     click.option("--dtype", default="auto",
                  help="Precision: float32, mixed (CPU only), bfloat16 or float16 (GPU only). auto: "
-                      "the fastest that agrees with float32. An exported model has the precision "
-                      "that it was exported with."),
+                      "the fastest that agrees with float32; for a T5 model, bfloat16 on a GPU "
+                      "that has it, otherwise float32. The signature says which. An exported "
+                      "model has the precision that it was exported with."),
     click.option("--backend", default="auto", metavar="[auto|eager|triton|onnx]",
                  help="eager: plain PyTorch. triton: GPU kernels. onnx: a folder written by "
                       "quals-fast export. auto: onnx for such a folder, otherwise triton on a GPU "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -107,16 +108,16 @@ def fetch_model(options: dict[str, Any]) -> dict[str, Any]:
 
     The client's progress bars come first, since they would run through ours.
     """
-    from quals_fast.backends import require_torch
+    from quals_fast.backends import check_weights_run
     from quals_fast.models.hub import fetch, is_hub_name
 
-    is_wanted = options.get("metric", "quals") == "quals" and options["backend"] != "onnx"
-    if not is_wanted or not is_hub_name(options["model"]):
+    name, placement = options["model"], ("device", "dtype", "backend")
+    if options.get("metric", "quals") != "quals" or not is_hub_name(name):
         return options
-    with usage_errors(ValueError, ModuleNotFoundError):
-        require_torch()
-        show_progress = sys.stderr.isatty() and not options["quiet"]
-        folder = fetch(options["model"], options["revision"], show_progress=show_progress)
+    check = partial(check_weights_run, name, **{key: options[key] for key in placement})
+    show_progress = sys.stderr.isatty() and not options["quiet"]
+    with usage_errors(ValueError, BackendUnavailableError, ModuleNotFoundError):
+        folder = fetch(name, options["revision"], show_progress=show_progress, before_weights=check)
     return options | {"model": str(folder), "revision": None}
 
 

@@ -9,6 +9,7 @@ from quals_fast.errors import BackendUnavailableError
 from quals_fast.exported.manifest import DTYPES, LARGEST_SUMS, read_manifest
 from quals_fast.exported.session import Graph, needs_wide_sums, resolve_provider
 from quals_fast.models.checkpoint import CheckpointError, read_checkpoint
+from quals_fast.models.hub import hub_name
 from quals_fast.models.model import Model
 from quals_fast.models.shape import BartShape
 from quals_fast.models.tokenizer import QATokenizer
@@ -20,6 +21,8 @@ GRAPHS = ("encoder", "document_encoder", "step", "grow", "rescore")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnnxModel(Model):
     """An exported model; name and digest are those of what was exported.
+
+    One from the hub has the name of its repository, and its commit.
 
     Attributes:
         dtype: ``"float32"``, ``"float16"`` or ``"int8"``.
@@ -61,8 +64,8 @@ def load_onnx(
     path = Path(folder)
     if not path.is_dir():
         raise CheckpointError(
-            f"{str(folder)!r} is not a folder; backend 'onnx' runs a folder written by "
-            "quals-fast export"
+            f"{str(folder)!r} is not a folder; backend 'onnx' runs what quals-fast export wrote: a "
+            "folder, or OWNER/NAME on the Hugging Face hub"
         )
     provider = resolve_provider(device)
     manifest = read_manifest(path)
@@ -86,7 +89,7 @@ def load_onnx(
     }
     graphs = {graph: opened[names[graph]] for graph in GRAPHS}
     return OnnxModel(
-        name=manifest["model"],
+        name=hub_name(path) or manifest["model"],
         digest=manifest["digest"],
         dtype=written_as,
         provider=graphs["step"].provider,

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from quals_fast.models.checkpoint import CheckpointError, is_plain_name, read_json, sha256
+from quals_fast.models.checkpoint import EXPORT, CheckpointError, is_plain_name, read_json, sha256
 
-MANIFEST = "quals_fast_onnx.json"
+MANIFEST = EXPORT
 FORMAT = 4  # of the folder: names, inputs and outputs of the graphs
 WEIGHTS = "weights.bin"  # external data of all graphs, which share what they have in common
 LARGEST_SUMS = "largest_sums"  # graph of an int8 export, see `integers.largest_sums`

@@ -27,6 +27,7 @@ CHECKPOINT_FILES = (
     "config.json", "generation_config.json", "tokenizer.json", "vocab.json", "merges.txt",
 )  # fmt: skip
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in this order; whole, or in shards
+EXPORT = "quals_fast_onnx.json"  # lists the files of an exported model; see `exported.manifest`
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
 
 _LONGEST_SOURCE = 1_000_000  # tokenizers without a limit give 1e30

@@ -7,20 +7,24 @@ Tokens, cache and endpoint are those of every program that uses the hub (``HF_TO
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 from quals_fast.models.checkpoint import (
     CHECKPOINT_FILES,
+    EXPORT,
     TOKENIZER_SETTINGS,
     WEIGHTS,
     CheckpointError,
+    is_plain_name,
+    read_json,
     refuse_adapter,
 )
 
 # As the hub has it: letters, digits, and single - . _ between them.
 _NAME = re.compile(r"(?!.*(--|\.\.))\w([\w.-]*\w)?/\w([\w.-]*\w)?", re.ASCII)
-_SETTINGS = [*CHECKPOINT_FILES, *TOKENIZER_SETTINGS, "adapter_config.json"]
+_SETTINGS = [*CHECKPOINT_FILES, *TOKENIZER_SETTINGS, "adapter_config.json", EXPORT]
 
 
 def is_hub_name(model: str | Path) -> bool:
@@ -43,17 +47,26 @@ def check_revision(model: str | Path, revision: str | None) -> None:
         )
 
 
-def fetch(name: str, revision: str | None = None, *, show_progress: bool = True) -> Path:
+def fetch(
+    name: str,
+    revision: str | None = None,
+    *,
+    show_progress: bool = True,
+    before_weights: Callable[[], object] | None = None,
+) -> Path:
     """Download the files of a model that are not in the cache yet.
 
-    Safetensors are preferred to ``pytorch_model.bin``; only one of them is downloaded. Without a
-    network, the model is taken from the cache.
+    Of an exported model, these are the files that its manifest lists. Otherwise, safetensors are
+    preferred to ``pytorch_model.bin``; only one of them is downloaded. Without a network, the
+    model is taken from the cache.
 
     Args:
         name: on the hub, OWNER/NAME.
         revision: branch, tag or commit; None takes the main branch.
         show_progress: whether to show huggingface_hub's progress bars; False turns them off for
             the whole process.
+        before_weights: called once the model is known not to be an exported one; raises if its
+            weights would be of no use.
 
     Returns:
         The folder in the cache; `name_of` gives its name and commit.
@@ -75,14 +88,24 @@ def fetch(name: str, revision: str | None = None, *, show_progress: bool = True)
         disable_progress_bars()
     transport_error = HfHubHTTPError.__bases__[0]  # of the HTTP library, which depends on versions
 
-    def download(*patterns: str) -> Path:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
+    def download(*patterns: str, commit: str | None = None) -> Path:
+        at = commit or revision
+        return Path(snapshot_download(name, revision=at, allow_patterns=list(patterns)))
 
     try:
+        folder = download(*_SETTINGS)
+        commit = folder.name  # of all other files, whatever is pushed in the meantime
+        if (folder / EXPORT).is_file():
+            listed = _listed(folder)
+            download(*listed, commit=commit)
+            _check_complete(name, folder, listed)
+            return folder
+        if before_weights is not None:
+            before_weights()
         for weights in WEIGHTS:
             kind = Path(weights)
             index = f"{weights}.index.json"
-            folder = download(*_SETTINGS, weights, index, f"{kind.stem}-*{kind.suffix}")
+            download(weights, index, f"{kind.stem}-*{kind.suffix}", commit=commit)
             if (folder / weights).is_file() or (folder / index).is_file():
                 break
         else:
@@ -93,20 +116,40 @@ def fetch(name: str, revision: str | None = None, *, show_progress: bool = True)
                 "where there is a network, or choose another model"
             )
         if not (folder / "tokenizer.json").is_file():
-            download("spiece.model")  # says what to do with it
+            download("spiece.model", commit=commit)  # says what to do with it
     except (OSError, transport_error) as error:
         _explain(name, revision, error)
     return folder
 
 
+def _listed(folder: Path) -> list[str]:
+    """Return the files that an export's manifest lists; `read_manifest` checks it later."""
+    files = read_json(folder / EXPORT).get("files")
+    return [name for name in files if is_plain_name(name)] if isinstance(files, dict) else []
+
+
+def _check_complete(name: str, folder: Path, files: list[str]) -> None:
+    missing = [file for file in files if not (folder / file).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{missing[0]} of {name} is not in {folder}: the repository lacks it, or its download "
+            "was interrupted; download it again where there is a network, or choose another model"
+        )
+
+
 def name_of(folder: Path) -> str:
     """Return a model's name: a folder's, or OWNER/NAME@COMMIT of one in the hub's cache."""
+    return hub_name(folder) or folder.resolve().name
+
+
+def hub_name(folder: Path) -> str | None:
+    """Return OWNER/NAME@COMMIT of a folder in the hub's cache, or None for other folders."""
     folder = folder.resolve()
     repository = folder.parent.parent.name
     if folder.parent.name == "snapshots" and repository.startswith("models--"):
         name = repository.removeprefix("models--").replace("--", "/", 1)
         return f"{name}@{folder.name}"
-    return folder.name
+    return None
 
 
 def _explain(name: str, revision: str | None, error: Exception) -> NoReturn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from quals_fast.models.lm_head import CpuLMHead, LMHead, ScreenedLMHead
 from quals_fast.models.model import Model
 from quals_fast.models.network import Network
 from quals_fast.models.pickles import read_pickled
-from quals_fast.models.precision import PRECISIONS, Precision
+from quals_fast.models.precision import PRECISIONS, Precision, refuse_float16
 from quals_fast.models.shape import Shape, T5Shape
 from quals_fast.models.storage import dequantize
 from quals_fast.models.t5 import T5, UNUSED
@@ -76,7 +77,7 @@ def load_model(
     *,
     revision: str | None = None,
     device: torch.device,
-    precision: Precision = PRECISIONS["float32"],
+    precision: Precision | Callable[[str], Precision] = PRECISIONS["float32"],
     kernels: Kernels = EAGER,
 ) -> TorchModel:
     """Load a bundled model by name, a local folder, or a model on the Hugging Face hub.
@@ -87,12 +88,14 @@ def load_model(
         model: ``"qagen-mini"``, a folder, or OWNER/NAME on the hub.
         revision: of a model on the hub.
         device: where the weights go.
-        precision: which part computes in which type.
+        precision: which part computes in which type; or a function that chooses it for the
+            model's family.
         kernels: implementation of the operations.
 
     Raises:
         CheckpointError: there is no such model, a file is missing, damaged or of the wrong shape,
             or the model family is not supported.
+        BackendUnavailableError: the model does not run with these kernels or this precision.
     """
     folder = model_folder(model, revision)
     if folder.parent == ASSETS:
@@ -104,6 +107,9 @@ def load_model(
             f"{folder}: T5 models run only on a CPU with the eager backend so far; use "
             "device='cpu' and backend='eager'"
         )
+    if not isinstance(precision, Precision):
+        precision = precision(shape.family)
+    refuse_float16(precision, shape.family)
     tokenizer = QATokenizer.from_folder(folder, conventions)
     if shape.family == "t5":  # the size of its embedding is rounded up to a multiple of 128
         unnamed = range(tokenizer.size, conventions.vocab_size)

@@ -10,6 +10,7 @@ from quals_fast.models.integers import has_fast_int8
 from quals_fast.ops import EAGER, BackendUnavailableError, Kernels
 
 HALF_PRECISION_CAPABILITY = (7, 0)  # compute capability; below it, float16 may take 64x as long
+BFLOAT16_CAPABILITY = (8, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,9 @@ PRECISIONS = {
 }
 
 
-def resolve_precision(name: str, device: torch.device, kernels: Kernels = EAGER) -> Precision:
+def resolve_precision(
+    name: str, device: torch.device, kernels: Kernels = EAGER, family: str = "bart"
+) -> Precision:
     """Return the named precision.
 
     ``"auto"`` on a CPU is the fastest one that keeps the rank correlation with float32 at 0.99 or
@@ -45,8 +48,17 @@ def resolve_precision(name: str, device: torch.device, kernels: Kernels = EAGER)
     instructions for it, else ``"float32"``. On a GPU it is ``"float16"``, as published, and
     ``"float32"`` where the GPU is older than its matrix units for half precision.
 
+    For a T5, ``"auto"`` is ``"float32"`` on a CPU, since ``"mixed"`` has been measured with BART
+    only, and ``"bfloat16"`` on a GPU that has it, else ``"float32"``; see `refuse_float16`.
+
     The 16-bit types are for GPUs. On a CPU, they are slower than ``"mixed"`` (float16 even slower
     than float32), and with them the model asks other questions.
+
+    Args:
+        name: of the precision, or ``"auto"``.
+        device: where the network will be.
+        kernels: that will run.
+        family: ``"bart"`` or ``"t5"``; it matters to ``"auto"`` only.
 
     Raises:
         ValueError: the name is unknown.
@@ -56,12 +68,14 @@ def resolve_precision(name: str, device: torch.device, kernels: Kernels = EAGER)
         expected = ", ".join(["auto", *PRECISIONS])
         raise ValueError(f"`dtype` must be one of {expected}, but got {name!r}")
     if device.type == "cuda":
-        return _on_gpu(name, device)
+        return _on_gpu(name, device, family)
     if name in ("bfloat16", "float16"):
         raise BackendUnavailableError(
             f"dtype {name!r} needs a GPU, but the device is {str(device)!r}; use dtype='auto', "
             "which is 'mixed' or 'float32' on a CPU"
         )
+    if name == "auto" and family == "t5":
+        name = "float32"
     fast = torch.cpu._is_avx512_bf16_supported() and has_fast_int8() and kernels is EAGER
     if name == "mixed" and not fast:
         raise BackendUnavailableError(
@@ -71,15 +85,33 @@ def resolve_precision(name: str, device: torch.device, kernels: Kernels = EAGER)
     return PRECISIONS[("mixed" if fast else "float32") if name == "auto" else name]
 
 
-def _on_gpu(name: str, device: torch.device) -> Precision:
+def refuse_float16(precision: Precision, family: str) -> None:
+    """Raise if a T5 would compute in float16.
+
+    What its feed-forward adds up exceeds float16's largest number, 65,504, with weights as they
+    were published. bfloat16 has the range of float32.
+
+    Raises:
+        BackendUnavailableError: it would.
+    """
+    if family == "t5" and torch.float16 in (precision.search, precision.documents):
+        raise BackendUnavailableError(
+            f"dtype {precision.name!r} is not for T5 models, whose feed-forward layers exceed the "
+            "largest float16 number; use dtype='auto', which is bfloat16 or float32"
+        )
+
+
+def _on_gpu(name: str, device: torch.device, family: str) -> Precision:
     capability = torch.cuda.get_device_capability(device)
+    if name == "auto" and family == "t5":
+        name = "bfloat16" if capability >= BFLOAT16_CAPABILITY else "float32"
     if name == "auto":
         name = "float16" if capability >= HALF_PRECISION_CAPABILITY else "float32"
     if name == "mixed":
         raise BackendUnavailableError(
             "dtype 'mixed' needs a CPU; use dtype='float16' or 'bfloat16' on a GPU"
         )
-    if name == "bfloat16" and capability < (8, 0):
+    if name == "bfloat16" and capability < BFLOAT16_CAPABILITY:
         raise BackendUnavailableError(
             f"dtype 'bfloat16' is not available on {torch.cuda.get_device_name(device)}; use "
             "dtype='float16' or 'float32'"

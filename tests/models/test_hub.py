@@ -90,7 +90,7 @@ def refused(answer, message):
 
 def test_what_is_needed_is_fetched_once(hub, ask, tmp_path):
     answer = ask(NAME)
-    assert "Fetching 3 files" in answer.stderr  # progress is shown
+    assert re.search("Fetching 2 files.*Fetching 1 files", answer.stderr, re.DOTALL)  # progress
     folder = folder_of(answer)
     assert folder.is_relative_to(tmp_path / "home" / "hub")
     assert {path.name for path in folder.iterdir()} == {
@@ -292,19 +292,122 @@ def test_the_command_line(hub, ask, rows):
     [
         ("--revision v1", "`revision` is for names on the Hugging Face hub, but got 'v1' for the"),
         (
-            f"--model {NAME} --backend onnx",
-            f"'{NAME}' is not a folder; backend 'onnx' runs a folder",
-        ),
-        (
             "--revision v1 --metric qags",
             "`--revision` needs --metric quals, but got --metric qags",
         ),
     ],
-    ids=["bundled", "onnx", "qags"],
+    ids=["bundled", "qags"],
 )
 def test_options_that_do_not_go_together(hub, ask, rows, options, message):
     refused(ask("score", rows, *options.split(), code=COMMAND), f"Error: {message}")
     assert hub.fetched == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            "--backend onnx",
+            f"{NAME} is not an exported model, which is all that backend 'onnx' runs; export it "
+            f"with quals-fast export {NAME} OUT, or use backend='auto'",
+        ),
+        ("--dtype int8", "`dtype` must be one of auto, float32, mixed, bfloat16, float16, but"),
+        ("--device cuda:77", "device 'cuda:77' is not available: PyTorch sees"),
+        ("--backend numpy", "`backend` must be 'auto', 'eager', 'triton' or 'onnx', but got"),
+    ],
+    ids=["onnx", "dtype", "device", "backend"],
+)
+def test_what_cannot_run_is_refused_before_weights_are_fetched(hub, ask, rows, options, message):
+    arguments = ("score", rows, "--model", NAME, *options.split())
+    refused(ask(*arguments, code=COMMAND), f"Error: {message}")
+    assert sorted(hub.fetched) == [f"{NAME}/config.json", f"{NAME}/tokenizer.json"]
+
+
+# Exported models
+
+
+@pytest.fixture
+def listed(hub):
+    """The hub's model as if it had been exported: a manifest lists two files more."""
+    files = {name: "" for name in ("config.json", "tokenizer.json", "a.onnx", "weights.bin")}
+    for name in ("a.onnx", "b.onnx", "weights.bin"):
+        (hub.root / NAME / name).write_bytes(name.encode() * 1000)
+    (hub.root / NAME / "quals_fast_onnx.json").write_text(json.dumps({"files": files}))
+    return files
+
+
+def test_of_an_export_what_its_manifest_lists_is_fetched(listed, hub, ask):
+    names = {path.name for path in folder_of(ask(NAME)).iterdir()}
+    assert names == {*listed, "quals_fast_onnx.json"}
+    assert len(hub.fetched) == 5
+    assert folder_of(ask(NAME, HF_HUB_OFFLINE="1"))
+
+
+def test_an_export_that_lacks_a_file(listed, hub, ask):
+    (hub.root / NAME / "weights.bin").unlink()
+    message = (
+        f"weights.bin of {NAME} is not in … : the repository lacks it, or its download was "
+        "interrupted; download it again where there is a network, or choose another model"
+    )
+    refused(ask(NAME), message)
+
+
+def test_an_interrupted_download_of_an_export_goes_on(listed, hub, ask):
+    hub.cut.add(f"{NAME}/weights.bin")
+    refused(ask(NAME), f"{NAME} cannot be downloaded from {hub.url}: … ; try again")
+    refused(ask(NAME, HF_HUB_OFFLINE="1"), "owner/tiny … ; download it … where there is a network")
+    hub.cut.clear()
+    assert (folder_of(ask(NAME)) / "weights.bin").is_file()
+
+
+@pytest.mark.parametrize("files", [None, ["a"], {"../a": ""}], ids=str)
+def test_a_manifest_that_is_damaged(listed, hub, ask, rows, files):
+    (hub.root / NAME / "quals_fast_onnx.json").write_text(json.dumps({"files": files}))
+    answer = ask("score", rows, "--model", NAME, code=COMMAND)
+    refused(answer, "Error: … was exported in format None by quals_fast None, but this version")
+    assert len(hub.fetched) == 3
+
+
+SLIM = "import sys\nsys.modules['torch'] = None\n"
+
+
+@pytest.fixture
+def export(exported, hub):
+    """The name of an exported model on the hub."""
+    shutil.copytree(exported["float32"][0], hub.root / "owner" / "exported")
+    return "owner/exported"
+
+
+def test_an_exported_model_scores_without_pytorch(export, hub, ask):
+    first, again, revision = ask(export, code=SLIM + SCORE).stdout.splitlines()
+    assert f"|model:{export}@{hub.commit(export)}@" in first
+    assert "|dtype:float32|backend:onnx-cpu|" in first
+    assert again == first
+    assert revision == hub.commit(export)
+
+
+def test_the_command_line_takes_an_exported_model(export, ask, rows):
+    for backend in ("auto", "onnx"):
+        arguments = ("score", rows, "--model", export, "--backend", backend, *SMALL)
+        assert f"|model:{export}@" in ask(*arguments, code=SLIM + COMMAND).stdout
+    arguments = ("score", rows, "--model", export, "--backend", "eager", *SMALL)
+    message = "Error: … holds exported ONNX graphs, which backend 'eager' cannot run; use backend="
+    refused(ask(*arguments, code=COMMAND), message)
+
+
+def test_without_pytorch_other_models_are_not_fetched(hub, ask, rows):
+    answer = ask("score", rows, "--model", NAME, code=SLIM + COMMAND)
+    refused(answer, "Error: this backend needs PyTorch: pip install quals-fast without --no-deps")
+    assert f"{NAME}/model.safetensors" not in hub.fetched
+
+
+def test_the_small_install_says_that_names_need_huggingface_hub(ask, rows):
+    code = f"{SLIM}sys.modules['huggingface_hub'] = None\n{COMMAND}"
+    message = (
+        f"Error: there is no folder '{NAME}', and downloading it from the Hugging Face hub "
+        "needs huggingface_hub: pip install huggingface_hub, or give a local folder"
+    )
+    refused(ask("score", rows, "--model", NAME, code=code), message)
 
 
 def test_local_models_do_without_it(ask, tiny_folder):

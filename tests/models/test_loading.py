@@ -399,6 +399,16 @@ def test_half_precision_is_for_gpus_with_units_for_it(monkeypatch, capability, n
     assert resolve_precision("float16", torch.device("cuda")).name == "float16"  # as asked for
 
 
+@pytest.mark.parametrize(
+    ("capability", "name"),
+    [((9, 0), "bfloat16"), ((8, 0), "bfloat16"), ((7, 5), "float32"), ((6, 1), "float32")],
+)
+def test_automatic_precision_of_a_t5_is_never_float16(monkeypatch, capability, name):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert resolve_precision("auto", torch.device("cuda"), family="t5").name == name
+    assert resolve_precision("auto", CPU, family="t5").name == "float32"
+
+
 def test_bfloat16_on_a_gpu_without_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")

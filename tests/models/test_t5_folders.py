@@ -1,6 +1,7 @@
 """T5 folders: what loads, scores and explains; what is refused."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from quals_fast import DecodingConfig, QualsScorer
 from quals_fast.commands.app import app
+from quals_fast.engine.cpu import CpuEngine
 from quals_fast.export.exporter import export
 from quals_fast.export.single_file import export_single_file
 from quals_fast.models.checkpoint import CheckpointError
@@ -174,15 +176,68 @@ def test_defaults_of_the_process_change_no_score(trained, scorer, value):
 
 @needs_int8
 def test_mixed_precision_moves_scores_little(trained, scorer):
-    model = load_model(trained, device=CPU, precision=PRECISIONS["mixed"])
-    assert isinstance(model.head, ScreenedLMHead)
-    engine = type(scorer.engine)(model)
+    exact_scorer, scorer = scorer, scorer_in(trained, "mixed")
+    assert isinstance(scorer.engine.model.head, ScreenedLMHead)
     document = "the queen opened the bridge in 1962 . forty lives was lost ."
-    mixed = QualsScorer(engine, decoding=SMALL).score([document], [SUMMARY])[0]
-    exact = scorer.score([document], [SUMMARY])[0]
+    mixed, exact = (s.score([document], [SUMMARY])[0] for s in (scorer, exact_scorer))
     assert [p.token_ids for p in mixed.pairs] == [p.token_ids for p in exact.pairs]
     assert mixed.score == pytest.approx(exact.score, rel=0.02)
     assert mixed.score != exact.score
+
+
+WO = ".DenseReluDense.wo.weight"
+
+
+def scale_feed_forward(folder, factor):
+    """Make the feed-forward layers' outputs larger, as in T5's published weights."""
+
+    def scale(weights):
+        for name in weights:
+            if name.endswith(WO):
+                weights[name] *= factor
+
+    change_weights(folder, scale)
+
+
+def scorer_in(folder, precision):
+    engine = CpuEngine(load_model(folder, device=CPU, precision=PRECISIONS[precision]))
+    return QualsScorer(engine, decoding=SMALL)
+
+
+@pytest.mark.parametrize("config", [tiny_t5.CONFIG, tiny_t5.T5_1_1], ids=["T5 1.0", "T5 1.1"])
+def test_feed_forward_beyond_float16(config, tmp_path):
+    folder = tiny_t5.write_t5(tmp_path / "m", config, trained_on=SUMMARY)
+    scale_feed_forward(folder, 1e5)
+    with torch.inference_mode():
+        source = torch.tensor([[5, 9, 7, 1]])
+        for dtype in (torch.float16, torch.bfloat16):
+            network = load(folder).network.to(dtype)
+            hidden = network.encode_hidden(source, source > 0)
+            assert hidden.isfinite().all() == (dtype == torch.bfloat16)
+    if not has_fast_int8():
+        return
+    document = "the queen opened the bridge in 1962 . forty lives was lost ."
+    texts = [document, SUMMARY], [SUMMARY] * 2
+    for exact, mixed in zip(
+        *(scorer_in(folder, name).score(*texts) for name in ("float32", "mixed")), strict=True
+    ):
+        assert exact.status == "ok"
+        assert [p.token_ids for p in mixed.pairs] == [p.token_ids for p in exact.pairs]
+        assert mixed.score == pytest.approx(exact.score, abs=0.01)
+
+
+@pytest.mark.parametrize("precision", ["float32", pytest.param("mixed", marks=needs_int8)])
+def test_what_overflows_is_no_score(folder, precision):
+    scale_feed_forward(folder, 1e38)
+    (row,) = scorer_in(folder, precision).score([SUMMARY], [SUMMARY])
+    assert (row.status, row.pairs) == ("error", ())
+    assert math.isnan(row.score)
+    assert "log-probabilities are not finite" in row.message
+
+
+def test_automatic_precision_is_said(trained):
+    scorer = QualsScorer.from_pretrained(trained, device="cpu", decoding=SMALL)
+    assert "|dtype:float32|" in scorer.signature
 
 
 @pytest.mark.parametrize("command", ["score", "explain"])
@@ -261,6 +316,12 @@ def test_no_limit_of_sources(folder):
 def test_a_gpu(trained, device, kernels):
     with pytest.raises(BackendUnavailableError, match="T5 models run only on a CPU with the eager"):
         load_model(trained, device=torch.device(device), kernels=kernels)
+
+
+def test_float16(trained):
+    message = r"dtype 'float16' is not for T5 models, whose feed-forward layers exceed the largest"
+    with pytest.raises(BackendUnavailableError, match=message):
+        load_model(trained, device=CPU, precision=PRECISIONS["float16"])
 
 
 @pytest.mark.parametrize("write", [export, export_single_file], ids=["folder", "single file"])
