@@ -4,11 +4,12 @@ r"""How fast could this machine do the work? Counts FLOPs and bytes, and measure
 
 Counts the least work that gives the scores, whatever a program does: each text is encoded once, and
 its cross-attention keys and values are projected once and shared by all beams and pairs. With width
-d, feed-forward width f, L layers, vocabulary V, source length S and 2 FLOPs a multiply-add:
+d, width a of all heads (d in a BART), m feed-forward matrices (3 in a gated T5, else 2) of width f,
+L layers, vocabulary V, source length S and 2 FLOPs a multiply-add:
 
-    encoder              L * S * (8 d^2 + 4 d f + 4 S d)     projections, feed-forward, attention
-    cross keys, values   L * S * 4 d^2                       for every decoder layer
-    decoder, one token   L * (12 d^2 + 4 d f + 4 t d + 4 S d)   at position t
+    encoder              L * S * (8 d a + 2 m d f + 4 S a)      projections, feed-forward, attention
+    cross keys, values   L * S * 4 d a                          for every decoder layer
+    decoder, one token   L * (12 d a + 2 m d f + 4 t a + 4 S a)    at position t
     LM head, one token   2 d V
 
 The search decodes `num_beams` tokens at each step (one at the first), and rescoring every token of
@@ -21,7 +22,7 @@ top-k, selection, tokenisation and everything else are not counted.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,6 +58,31 @@ class Stage(NamedTuple):
     bytes: float
 
 
+class Sizes(NamedTuple):
+    """Sizes of a network; letters as in the module's text."""
+
+    d: int
+    a: int
+    v: int
+    m: int
+    encoder_layers: int
+    decoder_layers: int
+    encoder_f: int
+    decoder_f: int
+
+
+def sizes_of(config: Mapping[str, Any]) -> Sizes:
+    """Return the sizes that a BART's or T5's ``config.json`` says."""
+    d, v = config["d_model"], config["vocab_size"]
+    if config.get("model_type") == "t5":
+        layers = config["num_layers"], config.get("num_decoder_layers") or config["num_layers"]
+        matrices = 3 if config.get("feed_forward_proj", "relu").startswith("gated") else 2
+        heads = config["num_heads"] * config["d_kv"]
+        return Sizes(d, heads, v, matrices, *layers, config["d_ff"], config["d_ff"])
+    layers = config["encoder_layers"], config["decoder_layers"]
+    return Sizes(d, d, v, 2, *layers, config["encoder_ffn_dim"], config["decoder_ffn_dim"])
+
+
 def count(config: dict[str, Any], works: Sequence[Work], beams: int, size: int) -> dict[str, Stage]:
     """Count each stage of the work.
 
@@ -66,17 +92,15 @@ def count(config: dict[str, Any], works: Sequence[Work], beams: int, size: int) 
         beams: slots of the search.
         size: bytes of a number.
     """
-    d, v = config["d_model"], config["vocab_size"]
-    enc, dec = config["encoder_layers"], config["decoder_layers"]
-    f_enc, f_dec = config["encoder_ffn_dim"], config["decoder_ffn_dim"]
-    encoder_weights = enc * (4 * d * d + 2 * d * f_enc) + dec * 2 * d * d
-    decoder_weights = dec * (6 * d * d + 2 * d * f_dec)
+    d, a, v, m, enc, dec, f_enc, f_dec = sizes_of(config)
+    encoder_weights = enc * (4 * d * a + m * d * f_enc) + dec * 2 * d * a
+    decoder_weights = dec * (6 * d * a + m * d * f_dec)
 
     def encode(s: int) -> float:
-        return enc * s * (8 * d * d + 4 * d * f_enc + 4 * s * d) + dec * s * 4 * d * d
+        return enc * s * (8 * d * a + 2 * m * d * f_enc + 4 * s * a) + dec * s * 4 * d * a
 
     def decode(t: int, s: int) -> float:
-        return dec * (12 * d * d + 4 * d * f_dec + 4 * t * d + 4 * s * d)
+        return dec * (12 * d * a + 2 * m * d * f_dec + 4 * t * a + 4 * s * a)
 
     slots = [(t, w, beams if t else 1) for w in works for t in range(w.steps)]
     tokens = sum(n for *_, n in slots)
@@ -92,13 +116,13 @@ def count(config: dict[str, Any], works: Sequence[Work], beams: int, size: int) 
             size
             * (
                 steps * decoder_weights
-                + sum(2 * d * dec * (n * (t + 1) + w.summary) for t, w, n in slots)
+                + sum(2 * a * dec * (n * (t + 1) + w.summary) for t, w, n in slots)
             ),
         ),
         "lm_head": Stage(tokens * 2.0 * d * v, steps * d * v * size),
         "rescore": Stage(
             sum(decode(t + 1, s) + 2 * d * v for t, s in rescored),
-            size * (decoder_weights + d * v + 2 * d * dec * documents),
+            size * (decoder_weights + d * v + 2 * a * dec * documents),
         ),
     }
 

@@ -50,6 +50,7 @@ SECTIONS: dict[str, tuple[Block, ...]] = {
     "evaluate": (models.evaluate,),
     "worth_short": (models.worth_short,),
     "preset": (models.preset,),
+    "model_costs": (models.model_costs,),
     "storage": (models.storage,),
     "qags_models": (models.qags_models,),
     "conseq_experiment": (models.conseq_experiment,),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from bench.report.results import Reader
 from bench.shared.tables import interval, percent, table, with_spread
 from bench.studies.conseq_experiment.page import verdict
@@ -123,3 +125,67 @@ def conseq_experiment(results: Reader) -> str:
         f"{verdict(result)} Trained on {result['selection']['quals']['chosen']} documents, "
         f"measured on {result['texts']['held_out']}."
     )
+
+
+# Tokens of a batch by default, on a CPU and a GPU; and fewer for a small GPU.
+_BUDGETS = {"CPU": 32_768, "16 GB GPU": 65_536, "80 GB GPU": 327_680}
+_SMALL_GPU = 1 / 20  # of the large GPU's rate: assumed
+
+
+def model_costs(results: Reader) -> str:
+    """Report what models of full size would cost, by counts and the rates of other benchmarks."""
+    result = results.load("model_costs")
+    timed, model = results.load("end_to_end"), "bart-base"
+    on_cpu = timed["cases"][model]["workloads"]["long"]["floor"]["float32"]
+    on_gpu = results.load("throughput_gpu")
+    largest = on_gpu["batches"][max(on_gpu["batches"], key=int)]["floor"]
+    cpu, gpu = (sum(one["gflop"].values()) / one["seconds"] for one in (on_cpu, largest))
+    rates = {"CPU": cpu, "16 GB GPU": _SMALL_GPU * gpu, "80 GB GPU": gpu}
+
+    def cell(name: str, one: dict[str, Any]) -> str:
+        memory = _gigabytes(name, one)
+        if name == "16 GB GPU" and memory > 16:
+            return f"{memory:.1f} GB do not fit"
+        return f"{_time(sum(one['gflop_a_pair'].values()) / rates[name])}, {memory:.1f} GB"
+
+    rows = [
+        {
+            "model": name,
+            "parameters": f"{one['parameters'] / 1e6:,.0f} M",
+            "GFLOP a pair": f"{sum(one['gflop_a_pair'].values()):,.0f}",
+            **{
+                f"{machine}, {'float32' if machine == 'CPU' else '16 bits'}": cell(machine, one)
+                for machine in rates
+            },
+        }
+        for name, one in result["models"].items()
+    ]
+    mean, bart = result["lengths"], result["models"]["BART-large"]
+    return (
+        f"{table(rows)}\n\n**Computed from counts, not measured.** A pair has the mean lengths of "
+        f"the workload `long` (n = {result['rows']}): {mean['document']:.0f} tokens of document "
+        f"(T5 reads 512 at most), {mean['summary']:.0f} of summary, {mean['steps']:.0f} steps of "
+        f"60 beams, {mean['pairs']:.0f} kept pairs. Times are for large batches, at the rates that "
+        f"this program sustained: {cpu:.0f} GFLOP/s in float32 on {timed['machine']['threads']} "
+        f"cores of an {timed['machine']['cpu']} (BART-base), which stand for a laptop, and "
+        f"{gpu / 1e3:.0f} TFLOP/s in float16 on an {on_gpu['machine']['gpu']} (BART-large). The "
+        f"16 GB GPU is assumed to reach a twentieth of that. Memory is that of the weights, and of "
+        f"the keys and values of a full batch (`--max-batch-tokens`: "
+        f"{', '.join(f'{tokens:,} on the {name}' for name, tokens in _BUDGETS.items())}). What "
+        f"layers compute in passing comes on top: BART-large was measured at "
+        f"{on_gpu['peak_gpu_mib'] / 1024:.0f} GiB on the 80 GB GPU, where this counts "
+        f"{_gigabytes('80 GB GPU', bart) * 1e9 / 2**30:.0f}."
+    )
+
+
+def _gigabytes(machine: str, one: dict[str, Any]) -> float:
+    """Return the memory of weights, and of keys and values of a full batch, GB."""
+    kept = _BUDGETS[machine] * one["kept_of_a_token"]
+    if machine == "CPU":  # the LM head is a copy of the embedding, in another order
+        return 4 * float(one["parameters"] + one["lm_head"] + kept) / 1e9
+    return 2 * float(one["parameters"] + kept) / 1e9
+
+
+def _time(seconds: float) -> str:
+    """Write a time with about two significant digits."""
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms"
