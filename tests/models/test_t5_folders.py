@@ -9,7 +9,16 @@ import pytest
 import tiny_t5
 import torch
 from click.testing import CliRunner
-from model_folders import CPU, WEIGHTS, change_json, change_weights, fails, load
+from model_folders import (
+    CPU,
+    WEIGHTS,
+    change_json,
+    change_weights,
+    fails,
+    load,
+    split_in_two,
+)
+from safetensors.torch import load_file
 from torch_defaults import DEFAULTS, default
 from transformers import T5Config, T5ForConditionalGeneration
 
@@ -103,6 +112,20 @@ def test_copies_of_the_embedding_and_an_old_bias_are_dropped(folder):
         weights[unused] = torch.zeros(8, 3)
 
     change_weights(folder, add)
+    found = load(folder).network.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+
+
+@pytest.mark.parametrize("is_split", [False, True], ids=["whole", "shards"])
+def test_weights_as_pytorch_saves_them(folder, is_split):
+    expected = load(folder).network.state_dict()
+    weights = load_file(folder / WEIGHTS)
+    weights["encoder.embed_tokens.weight"] = weights["shared.weight"]  # one memory for both
+    (folder / WEIGHTS).unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    if is_split:
+        split_in_two(folder, "pytorch_model.bin", weights, torch.save)
     found = load(folder).network.state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
