@@ -97,7 +97,9 @@ def test_a_folder_that_was_not_exported(tiny_folder, tmp_path):
     refused(
         tiny_folder, f"has no {MANIFEST}, so it is not an exported model; make one with quals-fast "
     )
-    refused(tmp_path / "none", "is not a folder; backend 'onnx' runs a folder written by quals")
+    refused(
+        tmp_path / "none", "is not a folder; backend 'onnx' runs what quals-fast export wrote: a"
+    )
 
 
 @pytest.mark.parametrize("number", [1, 2, 99])
