@@ -172,7 +172,9 @@ class SingleGraph(nn.Module):
         c, batch = self._decoding, source_mask.shape[0]
         memory = SourceMemory(cross[::2], cross[1::2], source_mask[:, None, None])
         state, t = self._new_state(batch), torch.zeros((), dtype=torch.int64)
-        tokens = torch.full((batch, c.num_beams), self._conventions.decoder_start_token_id)
+        start = self._conventions.decoder_start_token_id
+        # Named, since the exporter of torch 2.11 takes any number without a type for a float.
+        tokens = torch.full((batch, c.num_beams), start, dtype=torch.int64)
         beam_idx = torch.arange(c.num_beams).repeat(batch, 1)
         shape = batch * c.num_beams, cross[0].shape[1], c.max_length + 1, cross[0].shape[3]
         past = tuple(torch.zeros(shape) for _ in cross)

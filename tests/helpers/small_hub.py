@@ -1,6 +1,7 @@
 """A small Hugging Face hub on loopback: what the real client asks for, and nothing else.
 
-Repositories are folders under a root, OWNER/NAME, each with one commit.
+Repositories are folders under a root, OWNER/NAME. What a folder holds is its latest commit; earlier
+ones that were asked for can still be had.
 """
 
 import hashlib
@@ -36,13 +37,20 @@ class SmallHub:
         self.cut: set[str] = set()
         self.is_down = False
         self.url = ""
+        self._commits: dict[tuple[str, str], dict[str, bytes]] = {}
 
     def commit(self, name: str) -> str:
-        """Return the one commit of a repository: it changes with its files."""
+        """Return the latest commit of a repository, which changes with its files."""
+        files = {path.name: path.read_bytes() for path in sorted((self.root / name).iterdir())}
         hashed = hashlib.sha1(name.encode())
-        for path in sorted((self.root / name).iterdir()):
-            hashed.update(path.name.encode() + path.read_bytes())
+        for file, content in files.items():
+            hashed.update(file.encode() + content)
+        self._commits[name, hashed.hexdigest()] = files
         return hashed.hexdigest()
+
+    def files(self, name: str, commit: str) -> dict[str, bytes] | None:
+        """Return the files of a commit, or None if nobody has ever asked for it."""
+        return self._commits.get((name, commit))
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -71,38 +79,34 @@ class _Handler(BaseHTTPRequestHandler):
         is_closed = found.re is _FILE and name in self.hub.gated
         if is_closed and self.headers["Authorization"] != f"Bearer {TOKEN}":
             return self._refuse(403, "GatedRepo")
-        if revision not in ("main", self.hub.commit(name)):
+        commit = self.hub.commit(name) if revision == "main" else revision
+        files = self.hub.files(name, commit)
+        if files is None:
             return self._refuse(404, "RevisionNotFound")
         if found.re is _INFO:
-            return self._send_info(name)
+            return self._send_info(name, commit, files)
         if found.re is _TREE:
-            return self._send_tree(name)
-        return self._send_file(name, found[3])
+            return self._send_tree(files)
+        return self._send_file(name, commit, found[3], files.get(found[3]))
 
-    def _send_info(self, name):
-        files = sorted(path.name for path in (self.hub.root / name).iterdir())
-        info = {
-            "id": name,
-            "sha": self.hub.commit(name),
-            "siblings": [{"rfilename": file} for file in files],
-        }
+    def _send_info(self, name, commit, files):
+        info = {"id": name, "sha": commit, "siblings": [{"rfilename": file} for file in files]}
         self._send(json.dumps(info).encode(), {"Content-Type": "application/json"})
 
-    def _send_tree(self, name):
-        files = [
-            {"type": "file", "path": path.name, "size": path.stat().st_size, "oid": _etag(path)}
-            for path in sorted((self.hub.root / name).iterdir())
+    def _send_tree(self, files):
+        entries = [
+            {"type": "file", "path": file, "size": len(content), "oid": _etag(content)}
+            for file, content in files.items()
         ]
-        self._send(json.dumps(files).encode(), {"Content-Type": "application/json"})
+        self._send(json.dumps(entries).encode(), {"Content-Type": "application/json"})
 
-    def _send_file(self, name, file):
-        path = self.hub.root / name / file
-        if not path.is_file():
+    def _send_file(self, name, commit, file, content):
+        if content is None:
             return self._refuse(404, "EntryNotFound")
         if self.command == "GET":
             self.hub.fetched.append(f"{name}/{file}")
-        headers = {"ETag": f'"{_etag(path)}"', "X-Repo-Commit": self.hub.commit(name)}
-        return self._send(path.read_bytes(), headers, cut=f"{name}/{file}" in self.hub.cut)
+        headers = {"ETag": f'"{_etag(content)}"', "X-Repo-Commit": commit}
+        return self._send(content, headers, cut=f"{name}/{file}" in self.hub.cut)
 
     def _send(self, content, headers, *, cut=False):
         start = 0
@@ -126,8 +130,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
 
-def _etag(path):
-    return hashlib.sha1(path.read_bytes()).hexdigest()
+def _etag(content):
+    return hashlib.sha1(content).hexdigest()
 
 
 @contextmanager
