@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
 CLAIM = (ROOT / "docs" / "claim.md").read_text("utf-8")
@@ -94,18 +95,24 @@ def test_the_line_for_qags_runs_where_the_package_is_installed(installed, tmp_pa
     assert found.stdout.splitlines()[-1].startswith("qags|answers:10|questions:20|")
 
 
-def test_recorded_runs_used_versions_within_the_ranges(wheel):
+def test_both_ends_of_every_range_and_each_python_were_run(wheel):
     matrix = runpy.run_path(str(ROOT / "tests" / "matrix.py"))
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (one for one in archive.namelist() if one.endswith(".dist-info/METADATA"))
         metadata = email.message_from_bytes(archive.read(name))
     ranges = matrix["widest_ranges"](metadata)
     cells = json.loads(matrix["OUTCOMES"].read_text("utf-8"))["cells"]
+    lowest = {name: Version(one) for name, one in cells["lowest-3.11"]["versions"].items()}
+    assert lowest == {name: matrix["lowest"](versions) for name, versions in ranges.items()}
     ran = [cell for cell in cells.values() if "versions" in cell]
-    assert ran
     for cell in ran:
         outside = {name: one for name, one in cell["versions"].items() if one not in ranges[name]}
         assert not outside, cell["python"]
+    assert {f"Python :: {cell['python'].rpartition('.')[0]}" for cell in ran} == {
+        classifier.removeprefix("Programming Language :: ")
+        for classifier in metadata.get_all("Classifier")
+        if classifier.startswith("Programming Language")
+    }
 
 
 def test_the_bundled_model_is_at_most_30_mib():
