@@ -15,7 +15,8 @@ from rich.console import Console
 
 from quals_fast.jobs.parsing import InputRow
 from quals_fast.pages.display import DROP, LARGE_DROP
-from quals_fast.pages.explain import BAR_CAP, ExplainedRow, render_html, render_terminal
+from quals_fast.pages.explain import ExplainedRow, render_html, render_terminal
+from quals_fast.pages.templating import BAR_CAP
 from quals_fast.results import QAPair, SummaryScore
 
 SIGNATURE = "quals|rule:fairseq09|model:toy@0123|version:0.1.0"
