@@ -12,7 +12,7 @@ from quals_fast.config import PRESETS, DecodingConfig, ScoringConfig
 
 D, S = DecodingConfig(), ScoringConfig()
 
-READING_OPTIONS = (
+FORMAT_OPTIONS = (
     click.option(
         "--format",
         "file_format",
@@ -29,7 +29,7 @@ READING_OPTIONS = (
 )  # fmt: skip
 INPUT_OPTIONS = (
     click.argument("input", metavar="INPUT"),
-    *READING_OPTIONS,
+    *FORMAT_OPTIONS,
     click.option("--fail-fast", is_flag=True,
                  help="Stop at the first row with status error. By default, the job continues with "
                       "the other rows."),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from quals_fast.commands.options import QUIET, READING_OPTIONS, GroupedCommand, with_groups
+from quals_fast.commands.options import FORMAT_OPTIONS, QUIET, GroupedCommand, with_groups
 from quals_fast.commands.running import require, usage_errors
 from quals_fast.errors import InputError
 from quals_fast.jobs.files import open_output, read_rows
@@ -27,7 +27,7 @@ INPUT_OPTIONS = (
                       "the texts of the worst rows. Repeat the option for several files, in the "
                       "order of their scores. The next four options say how to read it, as in "
                       "quals-fast score."),
-    *READING_OPTIONS,
+    *FORMAT_OPTIONS,
 )  # fmt: skip
 OUTPUT_OPTIONS = (
     click.option("-o", "--output", required=True, metavar="FILE",

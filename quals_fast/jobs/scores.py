@@ -97,7 +97,7 @@ def read_scores(path: str) -> Iterator[ScoreRow | BadLine]:
     try:
         with open_binary(path, name) as binary:
             is_csv = path.lower().removesuffix(".gz").endswith(".csv")
-            is_csv = is_csv or binary.peek(3).startswith(b"id,")
+            is_csv = is_csv or b"id,score,status," in binary.peek(64)[:64]
             for line, content in _csv_lines(binary) if is_csv else _json_lines(binary):
                 row = _row(name, line, content)
                 if isinstance(row, ScoreRow):
@@ -125,7 +125,7 @@ def _json_lines(binary: Any) -> Iterator[tuple[int, Any]]:
         if not text.strip():
             continue
         try:
-            yield line, json.loads(text)
+            yield line, json.loads(text.rstrip(b"\r\n"))
         except UnicodeDecodeError as error:
             yield line, ValueError(f"expected UTF-8, but got the byte 0x{text[error.start]:02X}")
         except json.JSONDecodeError as error:

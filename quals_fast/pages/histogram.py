@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-_BINS = 50  # at most, or one more
+_MOST_BINS = 50  # about, as is the next
+_FEWEST_BINS = 10
 _SMALLEST_SPAN = 0.1  # of an axis, so that equal scores do not make it a point
 
 
@@ -50,7 +51,8 @@ class Axis:
         low, high = max(smallest, near_low - reach), min(largest, near_high + reach)
         missing = max(0.0, _SMALLEST_SPAN - (high - low)) / 2
         low, high = low - missing, high + missing
-        self._width = _round_up((high - low) / _BINS)
+        n_bins = min(_MOST_BINS, max(_FEWEST_BINS, 2 * math.sqrt(len(scores))))
+        self._width = _round_up((high - low) / n_bins)
         self._first = math.floor(round(low / self._width, 6))
         self._last = math.ceil(round(high / self._width, 6))
         self._has_lower = smallest < self._edge(self._first)

@@ -81,7 +81,7 @@ def surprise(logprob: float) -> str:
     """Return a bar's height, as short as CSS allows; beyond the cap, bars are only marked."""
     if math.isnan(logprob):
         return "0"
-    return f"{min(max(-logprob, 0.0), BAR_CAP + 1):.2f}".strip("0").rstrip(".") or "0"
+    return f"{min(max(-logprob, 0.0), BAR_CAP + 1):z.2f}".strip("0").rstrip(".") or "0"
 
 
 def share(score: float, longest: float, best: float = 0.0) -> str:
