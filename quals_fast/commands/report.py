@@ -134,8 +134,8 @@ def _check_names(scores: tuple[str, ...], inputs: tuple[str, ...], output: str) 
     page = Path(output)
     if not page.parent.is_dir():
         raise InputError(f"cannot write {output}: there is no folder {page.parent}")
-    for path in map(Path, (*scores, *inputs)):
-        if path.is_file() and page.is_file() and path.samefile(page):
+    for read in map(Path, (*scores, *inputs)):
+        if read.is_file() and page.is_file() and read.samefile(page):
             raise InputError(
                 f"the output must not be one of the files that are read, but {output} is; choose "
                 "another name"

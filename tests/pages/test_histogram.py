@@ -1,5 +1,7 @@
 """Every score is in a bin, edges are round, and outliers do not squeeze the others."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -33,7 +35,7 @@ def test_every_score_is_counted_in_its_bin(scores):
     assert 1 <= len(bins) <= 102
     assert (bins[0].low, bins[-1].high) == (axis.low, axis.high)
     assert axis.place(axis.low) == 0 and axis.place(axis.high) == 100
-    for before, after in zip(bins, bins[1:], strict=False):
+    for before, after in pairwise(bins):
         assert before.high == after.low
     for one in bins[1:-1]:
         assert one.n == np.sum((scores >= one.low) & (scores < one.high))

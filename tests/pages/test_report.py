@@ -3,6 +3,7 @@
 import math
 import re
 import tracemalloc
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -366,7 +367,7 @@ def test_tables_and_charts_can_be_read_without_seeing():
             assert label
     levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h\d", tag)]
     assert levels[0] == 1 and levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in pairwise(levels))
 
 
 def test_memory_hardly_grows_with_the_rows():
