@@ -44,6 +44,7 @@ def test_the_wheel_has_two_packages_and_the_model(wheel):
     for name in (
         "quals_fast/py.typed",
         "quals_fast/pages/templates/explain.html.j2",
+        "quals_fast/pages/templates/report.html.j2",
         "quals_fast/models/assets/qagen-mini/README.md",
         "quals_fast/models/assets/qagen-mini/SHA256SUMS",
         "quals_fast/models/assets/qagen-mini/config.json",

@@ -9,6 +9,7 @@ from quals_fast.commands.conseq import conseq
 from quals_fast.commands.evaluate import evaluate
 from quals_fast.commands.explain import explain
 from quals_fast.commands.export import export
+from quals_fast.commands.report import report
 from quals_fast.commands.score import score
 from quals_fast.commands.streams import guarded_output
 from quals_fast.commands.train_qagen import train_qagen
@@ -32,6 +33,8 @@ def app() -> None:
       quals-fast score pairs.jsonl
     Write one JSON object per row:
       quals-fast score pairs.jsonl -o scores.jsonl
+    Show these scores in one page:
+      quals-fast report scores.jsonl -o report.html
     See which questions and tokens lowered a score:
       quals-fast explain pairs.jsonl --html why.html
     Compare scores with human judgements in the field "label":
@@ -48,7 +51,7 @@ def app() -> None:
     """  # noqa: D301 - click must get the character that the backslash stands for
 
 
-for command in (score, explain, evaluate, export, conseq, train_qagen):
+for command in (score, report, explain, evaluate, export, conseq, train_qagen):
     app.add_command(command)
 
 

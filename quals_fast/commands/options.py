@@ -12,8 +12,7 @@ from quals_fast.config import PRESETS, DecodingConfig, ScoringConfig
 
 D, S = DecodingConfig(), ScoringConfig()
 
-INPUT_OPTIONS = (
-    click.argument("input", metavar="INPUT"),
+FORMAT_OPTIONS = (
     click.option(
         "--format",
         "file_format",
@@ -27,6 +26,10 @@ INPUT_OPTIONS = (
                  help="JSON key or CSV column of the document."),
     click.option("--summary-field", default="summary", metavar="NAME",
                  help="JSON key or CSV column of the summary."),
+)  # fmt: skip
+INPUT_OPTIONS = (
+    click.argument("input", metavar="INPUT"),
+    *FORMAT_OPTIONS,
     click.option("--fail-fast", is_flag=True,
                  help="Stop at the first row with status error. By default, the job continues with "
                       "the other rows."),

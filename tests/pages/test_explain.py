@@ -7,15 +7,16 @@ import math
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 
 import pytest
+from html_page import Page
 from rich.cells import cell_len
 from rich.console import Console
 
 from quals_fast.jobs.parsing import InputRow
 from quals_fast.pages.display import DROP, LARGE_DROP
-from quals_fast.pages.explain import BAR_CAP, ExplainedRow, render_html, render_terminal
+from quals_fast.pages.explain import ExplainedRow, render_html, render_terminal
+from quals_fast.pages.templating import BAR_CAP
 from quals_fast.results import QAPair, SummaryScore
 
 SIGNATURE = "quals|rule:fairseq09|model:toy@0123|version:0.1.0"
@@ -77,41 +78,6 @@ def styles(row: ExplainedRow) -> dict[str, str]:
         for segment in console.render(render_terminal(row))
         if segment.style is not None
     }
-
-
-class Page(HTMLParser):
-    """A page as a browser reads it: texts, elements, and whether every element is closed."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[str] = []
-        self.feed(html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style" and data.strip():
-            self.texts.append(" ".join(data.split()))
-
-    @property
-    def text(self) -> str:
-        return "\n".join(self.texts)
-
-    def bars(self) -> list[tuple[float, float]]:
-        """Return the heights of each token's bars, given the summary and the document."""
-        found = [attrs["style"] for tag, attrs in self.elements if tag == "i"]
-        matches = [re.fullmatch(r"--s:([\d.]+);--d:([\d.]+)", style or "") for style in found]
-        return [(float(match[1]), float(match[2])) for match in matches]
 
 
 def test_a_row_of_a_file_may_lack_its_texts() -> None:

@@ -1,0 +1,254 @@
+"""Read back what `quals-fast score` wrote: JSON lines or CSV, with or without gzip."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import math
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from quals_fast.errors import InputError
+from quals_fast.jobs.opening import open_binary
+from quals_fast.results import QAPair
+
+_REQUIRED = ("score", "status", "signature")
+_COUNTS = ("truncated_tokens", "unknown_tokens")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadPair:
+    """A question and answer of any metric, as read back.
+
+    Attributes:
+        question: its text.
+        answer: its text.
+        score: the higher, the better the document supports the pair.
+        document_answer: QAGS only: the answer found in the document, which may be empty.
+        by_token: QUALS only: the pair with its log-probabilities.
+    """
+
+    question: str
+    answer: str
+    score: float
+    document_answer: str | None = None
+    by_token: QAPair | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRow:
+    """A row of a file of scores.
+
+    Attributes:
+        file: name of the file.
+        line: number of its line, from 1.
+        fields: everything that the row holds, by column.
+        score: NaN if there is none.
+        status: as in `results.RowScore`, like the next three.
+        truncated_tokens: number of tokens that were cut off.
+        unknown_tokens: number of tokens that the vocabulary lacks.
+        message: what is wrong, or None.
+        signature: what the score depends on.
+        pairs: empty unless the file was written with ``--pairs``.
+    """
+
+    file: str
+    line: int
+    fields: dict[str, Any]
+    score: float
+    status: str
+    truncated_tokens: int
+    unknown_tokens: int
+    message: str | None
+    signature: str
+    pairs: tuple[ReadPair, ...]
+
+    @property
+    def id(self) -> Any:
+        """The row's id; its line number if it has none."""
+        return self.fields.get("id", self.line)
+
+
+@dataclass(frozen=True, slots=True)
+class BadLine:
+    """A line that is no row of scores, and why."""
+
+    file: str
+    line: int
+    problem: str
+
+
+def read_scores(path: str) -> Iterator[ScoreRow | BadLine]:
+    """Read rows one by one; a line that is no row of scores becomes a `BadLine`.
+
+    Args:
+        path: a file, or ``-`` for standard input; gzip is decompressed.
+
+    Raises:
+        InputError: the file cannot be read, or none of its lines is a row of scores.
+    """
+    name = "standard input" if path == "-" else path
+    first_bad: BadLine | None = None
+    has_rows = False
+    try:
+        with open_binary(path, name) as binary:
+            is_csv = path.lower().removesuffix(".gz").endswith(".csv")
+            is_csv = is_csv or b"id,score,status," in binary.peek(64)[:64]
+            for line, content in _csv_lines(binary) if is_csv else _json_lines(binary):
+                row = _row(name, line, content)
+                if isinstance(row, ScoreRow):
+                    has_rows = True
+                else:
+                    first_bad = first_bad or row
+                yield row
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(
+            f"{name} is not a complete gzip file: {error}; check it with gzip -t"
+        ) from error
+    except OSError as error:
+        raise InputError(f"cannot read {name}: {error.strerror or error}") from error
+    if first_bad is not None and not has_rows:
+        raise InputError(
+            f"{name} must be a file that quals-fast score wrote, but line {first_bad.line} is no "
+            f"row of scores: {first_bad.problem}; write one with quals-fast score INPUT -o "
+            "scores.jsonl"
+        )
+
+
+def _json_lines(binary: Any) -> Iterator[tuple[int, Any]]:
+    """Yield number and content of each line that is not blank; a `ValueError` if it is no JSON."""
+    for line, text in enumerate(binary, 1):
+        if not text.strip():
+            continue
+        try:
+            yield line, json.loads(text.rstrip(b"\r\n"))
+        except UnicodeDecodeError as error:
+            yield line, ValueError(f"expected UTF-8, but got the byte 0x{text[error.start]:02X}")
+        except json.JSONDecodeError as error:
+            yield line, ValueError(f"invalid JSON: {error.msg} at column {error.colno}")
+        except RecursionError:
+            yield line, ValueError("invalid JSON: nested too deeply")
+        except ValueError as error:  # a number with thousands of digits
+            yield line, ValueError(f"invalid JSON: {error}")
+
+
+def _csv_lines(binary: Any) -> Iterator[tuple[int, Any]]:
+    """Yield the same of CSV, with numbers as JSON has them."""
+    csv.field_size_limit(2**31 - 1)
+    text = io.TextIOWrapper(binary, "utf-8-sig", errors="replace", newline="")
+    reader = csv.reader(text)
+    header = next(reader, [])
+    line = reader.line_num + 1
+    for cells in reader:
+        content: Any = dict(zip(header, cells, strict=False))
+        if len(cells) != len(header):
+            content = ValueError(f"expected {len(header)} cells, but got {len(cells)}")
+        else:
+            try:
+                content["score"] = float(content["score"]) if content.get("score") else None
+                content |= {name: int(content[name]) for name in _COUNTS if name in content}
+            except ValueError as error:
+                content = error
+        if cells:
+            yield line, content
+        line = reader.line_num + 1
+
+
+def _row(file: str, line: int, content: Any) -> ScoreRow | BadLine:
+    try:
+        return _checked_row(file, line, content)
+    except (ValueError, OverflowError) as error:
+        return BadLine(file, line, str(error))
+
+
+def _checked_row(file: str, line: int, content: Any) -> ScoreRow:
+    """Return a row; raise `ValueError` if the content is not one."""
+    if isinstance(content, ValueError):
+        raise content
+    if not isinstance(content, dict):
+        raise ValueError(f"expected a JSON object, but got {_short(content)}")
+    for key in _REQUIRED:
+        if key not in content:
+            has = ", ".join(map(repr, content)) or "none"
+            raise ValueError(f"expected a key {key!r}, but got {_cut(has)}")
+    for key in ("status", "signature"):
+        if not isinstance(content[key], str):
+            _refuse(key, "a string", content[key])
+    score = content["score"]
+    if score is not None and not _is_number(score):
+        _refuse("score", "a number or null", score)
+    for key in _COUNTS:
+        if type(content.get(key, 0)) is not int:
+            _refuse(key, "a whole number", content[key])
+    message = content.get("message")
+    if message is not None and not isinstance(message, str):
+        _refuse("message", "a string", message)
+    pairs = content.get("pairs", [])
+    if not isinstance(pairs, list):
+        _refuse("pairs", "an array", pairs)
+    return ScoreRow(
+        file=file,
+        line=line,
+        fields=content,
+        score=math.nan if score is None else float(score),
+        status=content["status"],
+        truncated_tokens=content.get("truncated_tokens", 0),
+        unknown_tokens=content.get("unknown_tokens", 0),
+        message=message or None,
+        signature=content["signature"],
+        pairs=tuple(map(_pair, pairs)),
+    )
+
+
+def _pair(content: Any) -> ReadPair:
+    if not isinstance(content, dict):
+        _refuse("pairs", "objects", content)
+    question, answer = content.get("question"), content.get("answer")
+    score: Any = content.get("score")
+    if not (isinstance(question, str) and isinstance(answer, str) and _is_number(score)):
+        _refuse("pairs", "objects with `question`, `answer` and `score`", content)
+    document_answer = content.get("document_answer")
+    return ReadPair(
+        question=question,
+        answer=answer,
+        score=float(score),
+        document_answer=document_answer if isinstance(document_answer, str) else None,
+        by_token=_by_token(content) if "tokens" in content else None,
+    )
+
+
+def _by_token(content: dict[str, Any]) -> QAPair:
+    names = ("token_ids", "tokens", "summary_logprobs", "document_logprobs")
+    lists: dict[str, Any] = {name: content.get(name) for name in names}
+    if (
+        not all(isinstance(one, list) for one in lists.values())
+        or len({len(one) for one in lists.values()}) != 1
+        or not all(isinstance(token, str) for token in lists["tokens"])
+        or not all(map(_is_number, lists["summary_logprobs"] + lists["document_logprobs"]))
+    ):
+        _refuse("pairs", "objects with tokens and as many log-probabilities", content)
+    return QAPair(
+        question=content["question"],
+        answer=content["answer"],
+        **{name: tuple(one) for name, one in lists.items()},
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _refuse(key: str, expected: str, got: Any) -> NoReturn:
+    raise ValueError(f"`{key}` must be {expected}, but got {_short(got)}")
+
+
+def _short(value: Any) -> str:
+    return _cut(json.dumps(value, ensure_ascii=True))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:60]}..."
