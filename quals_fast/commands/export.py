@@ -19,7 +19,8 @@ from quals_fast.errors import BackendUnavailableError
     type=click.Choice(["float32", "float16", "int8"]),
     default="float32",
     help="Precision of the graphs. int8 reads and rescores documents in 8-bit integers; the search "
-    "stays in float32, with 8-bit integers only to preselect the next tokens.",
+    "stays in float32, with 8-bit integers only to preselect the next tokens. T5 models "
+    "cannot be exported in float16.",
 )
 @click.option(
     "--single-file",

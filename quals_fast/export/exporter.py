@@ -35,19 +35,20 @@ from quals_fast.export.graphs import (
     GrowGraph,
     RescoreGraph,
     StepGraph,
-    bart_of,
 )
 from quals_fast.exported.engine import OnnxEngine
 from quals_fast.exported.loading import load_onnx
 from quals_fast.exported.manifest import DTYPES, LARGEST_SUMS, MANIFEST, WEIGHTS, write_manifest
 from quals_fast.exported.session import runtime
-from quals_fast.models.bart import Bart
 from quals_fast.models.checkpoint import checkpoint_files
 from quals_fast.models.loading import TorchModel, load_model, model_folder
+from quals_fast.models.network import Network
 
 _EMBEDDING = "head.weight"  # the LM head's matrix in step and rescore graphs
 # Layers of the documents' encoder whose rounding moves scores most: in float32, although int8.
-_KEPT_IN_FLOAT32 = ("self_attn.v_proj", "fc2")
+_KEPT_IN_FLOAT32 = ("self_attn.v_proj", "fc2", "SelfAttention.v", "DenseReluDense.wo")
+# Layers of a T5's decoder that stay in float32 too: a few of their inputs exceed all others by far.
+_UNEVEN_INPUTS = ("DenseReluDense.wo",)
 _MIN_EXTERNAL_BYTES = 1024  # smaller tensors stay in their graph
 _DYNAMIC = torch.export.Dim.DYNAMIC
 _MIN_IDENTICAL_SEQUENCES = 0.9  # at least, in float32; a near tie may part one text's search
@@ -74,7 +75,8 @@ def export(
         revision: Revision of a model on the hub, likewise.
         folder: Folder to write to; must be empty or not exist.
         dtype: ``"float32"``, ``"float16"``, or ``"int8"``: documents are read and rescored in 8-bit
-            integers; the search stays in float32, but integers screen the vocabulary.
+            integers; the search stays in float32, but integers screen the vocabulary. A T5 has no
+            float16.
         texts: Documents and summaries to check with; by default two built-in ones.
 
     Returns:
@@ -85,7 +87,7 @@ def export(
         ExportParityError: If the difference is beyond what the type explains. The folder stays for
             inspection, without its manifest, so that nothing will load it.
         CheckpointError: If the model cannot be loaded.
-        ValueError: If the type is unknown or the folder is not empty.
+        ValueError: If the type is unknown or not for this model, or the folder is not empty.
         ModuleNotFoundError: If onnx or onnxscript is not installed.
     """
     if dtype not in DTYPES:
@@ -95,9 +97,13 @@ def export(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"`folder` must be empty or not exist, but {target} is not; name another")
     loaded = load_model(source, device=torch.device("cpu"))
-    bart = bart_of(loaded)
+    if dtype == "float16" and loaded.shape.family == "t5":
+        raise ValueError(
+            f"`dtype` must be float32 or int8 for a T5 like {loaded.name}, whose feed-forward "
+            "layers exceed the largest float16 number, but got 'float16'"
+        )
     target.mkdir(parents=True, exist_ok=True)
-    names = _write_graphs(bart, target, dtype)
+    names = _write_graphs(loaded.network, target, dtype)
     copied = [path.name for path in checkpoint_files(source)]
     for name in copied:
         shutil.copyfile(source / name, target / name)
@@ -140,31 +146,32 @@ def built_in_texts() -> list[tuple[str, str]]:
     return [(row["document"], row["summary"]) for row in map(json.loads, lines)]
 
 
-def _write_graphs(bart: Bart, folder: Path, dtype: str) -> dict[str, str]:
+def _write_graphs(network: Network, folder: Path, dtype: str) -> dict[str, str]:
     """Write all graphs and their weights; return file names by graph."""
     if dtype == "float16":
-        bias = bart.final_logits_bias.clone()  # stays in float32, as in the torch path
-        bart = copy.deepcopy(bart).half()
-        bart.final_logits_bias = bias
+        bias = network.final_logits_bias.clone()  # stays in float32, as in the torch path
+        network = copy.deepcopy(network).half()
+        network.final_logits_bias = bias
     is_int8 = dtype == "int8"
-    inputs = _inputs(bart)
+    encoding = EncoderGraph(network)
+    inputs = _inputs(encoding)
     store = _Weights(folder / WEIGHTS)
-    encoder = _trace(EncoderGraph(bart), inputs, ("cross",))
+    encoder = _trace(encoding, inputs, ("cross",))
     names = {}
     with store:
         names["encoder"] = names["document_encoder"] = store.save(encoder, folder, "encoder")
         step = _trace(
-            StepGraph(bart, screened=is_int8),
+            StepGraph(network, screened=is_int8),
             inputs,
             ("logprobs", "candidates", "target_logprob", "new"),
         )
         _make_input_of_k(step)
-        rescoring = _trace(RescoreGraph(bart, screened=is_int8), inputs, ("logprobs",))
+        rescoring = _trace(RescoreGraph(network, screened=is_int8), inputs, ("logprobs",))
         if is_int8:
             from quals_fast.export.integers import largest_sums, use_integers
 
             use_integers(step, only=_EMBEDDING)
-            use_integers(rescoring)
+            use_integers(rescoring, skip=_UNEVEN_INPUTS)
             use_integers(encoder, skip=_KEPT_IN_FLOAT32)
             names["document_encoder"] = store.save(encoder, folder, "document_encoder")
             names[LARGEST_SUMS] = store.save(largest_sums(), folder, LARGEST_SUMS)
@@ -174,20 +181,16 @@ def _write_graphs(bart: Bart, folder: Path, dtype: str) -> dict[str, str]:
     return names
 
 
-def _inputs(bart: Bart) -> dict[str, Any]:
+def _inputs(encoder: EncoderGraph) -> dict[str, Any]:
     """Return an example of every input, all of whose varying sizes differ and exceed 1."""
     batch, source, rows, places, past, pairs, length, real = 2, 7, 5, 3, 11, 4, 6, 17
-    shape = bart.shape
-    heads = shape.decoder_attention_heads
-    size = shape.d_model // heads
 
     def ids(*sizes: int) -> torch.Tensor:
         return torch.zeros(sizes, dtype=torch.int64)
 
-    def floats(first: int, length: int) -> list[torch.Tensor]:
-        sizes = first, heads, length, size
-        return [torch.zeros(sizes, dtype=bart.dtype) for _ in range(2 * shape.decoder_layers)]
-
+    cross = encoder(ids(batch, source), ids(batch, source).bool() | True)
+    _, heads, _, size = cross[0].shape
+    decoded = [part.new_zeros(rows, heads, past, size) for part in cross]
     return {
         "input_ids": ids(batch, source),
         "attention_mask": ids(batch, source).bool() | True,
@@ -201,11 +204,11 @@ def _inputs(bart: Bart) -> dict[str, Any]:
         "decoder_input_ids": ids(batch, pairs, length),
         "token_rows": ids(real),
         "labels": ids(real),
-        "cross": floats(batch, source),
-        "past": floats(rows, past),
+        "cross": cross,
+        "past": decoded,
         "source": ids(rows + 2),
-        "old": floats(rows, past),
-        "new": [part[:, :, 0] for part in floats(rows, past)],
+        "old": decoded,
+        "new": [part[:, :, 0] for part in decoded],
     }
 
 
@@ -346,7 +349,7 @@ def _check(
     """
     encode = loaded.tokenizer.encode
     documents, summaries = (encode(list(column)) for column in zip(*texts, strict=True))
-    positions = bart_of(loaded).shape.max_position_embeddings
+    positions = loaded.shape.max_position_embeddings or 61
     config = DecodingConfig(num_beams=12, num_beam_groups=12, max_length=min(60, positions - 1))
     engine, exported = CpuEngine(loaded), OnnxEngine(load_onnx(folder, device="cpu"))
     with engine.inference():

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quals_fast.models.bart import POSITION_OFFSET, Bart
-from quals_fast.models.checkpoint import CheckpointError
-from quals_fast.models.loading import TorchModel
 from quals_fast.models.memory import SourceMemory
-from quals_fast.models.slots import Slots
+from quals_fast.models.network import Network
+from quals_fast.models.t5 import T5
 
 OPSET = 18
 MODULES = "pkg.torch.onnx.name_scopes"  # where torch's exporter notes which modules a node is of
@@ -35,34 +34,23 @@ def _bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(mask, torch.zeros((), dtype=dtype), lowest)
 
 
-def bart_of(model: TorchModel) -> Bart:
-    """Return a model's network, which must be a BART: no other is exported.
-
-    Raises:
-        CheckpointError: it is another.
-    """
-    if not isinstance(model.network, Bart):
-        raise CheckpointError(
-            f"only BART models can be exported so far, but {model.name} is a "
-            f"{model.shape.family.upper()}; score with it on a CPU with backend='eager'"
-        )
-    return model.network
-
-
 class EncoderGraph(nn.Module):
     """Sources to the keys and values that every decoder layer attends to.
 
     Args:
-        bart: the network.
+        network: the network.
     """
 
-    def __init__(self, bart: Bart) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
-        self.bart = bart
+        self.network = network
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
         """Map ids and mask ``(B, S)`` to keys and values ``(B, H, S, D)``, layer by layer."""
-        memory = self.bart.encode(input_ids, _bias(attention_mask, self.bart.dtype))
+        network = self.network
+        # A T5 has a bias of its own, where it puts the mask.
+        mask = attention_mask if isinstance(network, T5) else _bias(attention_mask, network.dtype)
+        memory = network.encode(input_ids, mask)
         pairs = zip(memory.keys, memory.values, strict=True)
         return [part for pair in pairs for part in pair]
 
@@ -71,15 +59,15 @@ class Head(nn.Module):
     """The LM head as graphs have it: all logits in the network's type, or screened by integers.
 
     Args:
-        bart: the network.
+        network: the network.
         screened: mark the product with all V tokens as one that integers may compute; what is
             found is then computed again in float32, as `models.lm_head.ScreenedLMHead` does.
     """
 
-    def __init__(self, bart: Bart, *, screened: bool) -> None:
+    def __init__(self, network: Network, *, screened: bool) -> None:
         super().__init__()
-        self.weight = bart.model.shared.weight
-        bias = bart.final_logits_bias.float()
+        self.weight = network.lm_head_weight
+        bias = network.final_logits_bias.float()
         self.bias = bias if bool((bias != 0).any()) else None
         self.screened = screened
 
@@ -127,6 +115,7 @@ class PastSlots:
         place_of_row: Shape ``(R,)``, int64, from 0 to B * P - 1.
 
     Attributes:
+        positions: of `past`, from 0; meaningless where `is_past` is False. Shape ``(T,)``, int64.
         new: keys and values of this step, layer by layer. Shape ``(R, H, D)``.
     """
 
@@ -139,6 +128,7 @@ class PastSlots:
         place_of_row: Tensor,
     ) -> None:
         self._memory, self._past = memory, past
+        self.positions = is_past.long().cumsum(0) - 1
         dtype = memory.keys[0].dtype
         self._past_bias = _bias(is_past, dtype)  # (T,)
         self._source_bias = _bias(memory.mask, dtype)  # (B, 1, 1, S)
@@ -148,13 +138,20 @@ class PastSlots:
     def self_attention(
         self, layer: int, t: int, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None
     ) -> Tensor:
-        """Attend to a row's past and to itself: ``(R, H, D)`` each, to ``(R, H, D)``."""
-        assert bias is None  # export refuses networks that have one
+        """Attend to a row's past and to itself: ``(R, H, D)`` each, to ``(R, H, D)``.
+
+        The bias is added to the scores of all rows, ``(H, T + 1)``.
+        """
         self.new += [k, v]
         q, k, v = (x[:, :, None] for x in (q * q.shape[-1] ** -0.5, k, v))  # (R, H, 1, D)
         keys, values = self._past[2 * layer : 2 * layer + 2]
-        past = q @ keys.transpose(2, 3) + self._past_bias  # (R, H, 1, T)
+        past = q @ keys.transpose(2, 3)  # (R, H, 1, T)
         itself = (q * k).sum(-1, keepdim=True)
+        if bias is None:
+            past = past + self._past_bias
+        else:
+            past = past + (bias[:, None, :-1] + self._past_bias)
+            itself = itself + bias[:, None, -1:]
         weights = torch.cat([past, itself], -1).softmax(-1)
         return (weights[..., :-1] @ values + weights[..., -1:] * v)[:, :, 0]
 
@@ -167,10 +164,15 @@ class PastSlots:
         return out.transpose(1, 2).flatten(0, 1)[self._place_of_row]
 
 
-def decode_step(bart: Bart, token_ids: Tensor, position: Tensor, slots: Slots) -> Tensor:
-    """`Bart.decode_step` with a position ``(1,)`` that is known only when the graph runs."""
-    stack = bart.model.decoder
-    x = bart.model.shared(token_ids) * bart.embedding_scale
+def decode_step(network: Network, token_ids: Tensor, position: Tensor, slots: PastSlots) -> Tensor:
+    """`Network.decode_step` with a position ``(1,)`` that is known only when the graph runs."""
+    if isinstance(network, T5):
+        positions = torch.cat([slots.positions, position])
+        bias = network.decoder.position_bias(position, positions)[:, 0]  # (H, T + 1)
+        return network.decode_step_with(bias, token_ids, 0, slots)
+    assert isinstance(network, Bart)  # there is no other
+    stack = network.model.decoder
+    x = network.model.shared(token_ids) * network.embedding_scale
     x = stack.layernorm_embedding(x, stack.embed_positions(position + POSITION_OFFSET))
     for index, layer in enumerate(stack.layers):
         x = layer.step(x, 0, index, slots)  # type: ignore[operator]
@@ -181,15 +183,15 @@ class StepGraph(nn.Module):
     """One decoder step of all rows, to candidates.
 
     Args:
-        bart: the network.
+        network: the network.
         screened: as `Head` takes it.
     """
 
     traced_k = 13  # candidates while tracing; the exporter makes an input of it
 
-    def __init__(self, bart: Bart, *, screened: bool) -> None:
+    def __init__(self, network: Network, *, screened: bool) -> None:
         super().__init__()
-        self.bart, self.head = bart, Head(bart, screened=screened)
+        self.network, self.head = network, Head(network, screened=screened)
 
     def forward(
         self,
@@ -206,7 +208,7 @@ class StepGraph(nn.Module):
         """Return candidates ``(R, k)``, the targets' log-probabilities, and new keys and values."""
         memory = SourceMemory(cross[::2], cross[1::2], source_mask[:, None, None])
         slots = PastSlots(memory, past, is_past, row_of_place, place_of_row)
-        x = decode_step(self.bart, token_ids, position, slots)
+        x = decode_step(self.network, token_ids, position, slots)
         return [*self.head.topk(x, self.traced_k, target_ids), *slots.new]
 
 
@@ -228,13 +230,13 @@ class RescoreGraph(nn.Module):
     """Teacher-forced log-probabilities of given targets.
 
     Args:
-        bart: the network.
+        network: the network.
         screened: as `Head` takes it.
     """
 
-    def __init__(self, bart: Bart, *, screened: bool) -> None:
+    def __init__(self, network: Network, *, screened: bool) -> None:
         super().__init__()
-        self.bart, self.head = bart, Head(bart, screened=screened)
+        self.network, self.head = network, Head(network, screened=screened)
 
     def forward(
         self,
@@ -245,7 +247,7 @@ class RescoreGraph(nn.Module):
         cross: list[Tensor],  # (B, H, S, D), keys and values layer by layer
     ) -> Tensor:
         """Return the log-probability of each real token, nats. Shape ``(M,)``."""
-        bias = _bias(source_mask[:, None, None], self.bart.dtype)
+        bias = _bias(source_mask[:, None, None], self.network.dtype)
         memory = SourceMemory(cross[::2], cross[1::2], bias)
-        hidden = self.bart.decode_teacher_forced(decoder_input_ids, memory)
+        hidden = self.network.decode_teacher_forced(decoder_input_ids, memory)
         return self.head.logprob(hidden.flatten(0, 2)[token_rows], labels)

@@ -16,7 +16,7 @@ from torch._higher_order_ops import while_loop
 from quals_fast.config import DecodingConfig, ScoringConfig
 from quals_fast.decoding.rules import STATES, Hypotheses, SearchState
 from quals_fast.engine.selection import PairSelector, Summaries
-from quals_fast.export.graphs import EncoderGraph, PastSlots, RescoreGraph, bart_of, decode_step
+from quals_fast.export.graphs import EncoderGraph, PastSlots, RescoreGraph, decode_step
 from quals_fast.export.loop_parts import contains, group_select
 from quals_fast.models.loading import TorchModel
 from quals_fast.models.memory import SourceMemory
@@ -54,9 +54,8 @@ class SingleGraph(nn.Module):
         self._conventions = model.conventions
         self._decoding, self._scoring = decoding, scoring
         self._unknown = model.tokenizer.unknown_token_id
-        network = bart_of(model)
-        self.encoder = EncoderGraph(network)
-        self.rescorer = RescoreGraph(network, screened=False)
+        self.encoder = EncoderGraph(model.network)
+        self.rescorer = RescoreGraph(model.network, screened=False)
         self._selector = PairSelector(
             model.tokenizer, model.conventions, torch.device("cpu"), contains
         )
@@ -234,7 +233,7 @@ class SingleGraph(nn.Module):
         past = tuple(part[parents] for part in past)
         is_past = torch.arange(past[0].shape[2]) < t
         slots = PastSlots(memory, past, is_past, rows.view_as(tokens), rows)
-        hidden = decode_step(self.rescorer.bart, tokens.flatten(), t[None], slots)
+        hidden = decode_step(self.rescorer.network, tokens.flatten(), t[None], slots)
         stored = zip(past, (new[:, :, None] for new in slots.new), strict=True)
         past = tuple(part.scatter(2, t.expand_as(new), new) for part, new in stored)
         logprobs = self.rescorer.head.logits(hidden).log_softmax(-1)

@@ -11,7 +11,6 @@ from quals_fast.exported.session import Graph, needs_wide_sums, resolve_provider
 from quals_fast.models.checkpoint import CheckpointError, read_checkpoint
 from quals_fast.models.hub import hub_name
 from quals_fast.models.model import Model
-from quals_fast.models.shape import BartShape
 from quals_fast.models.tokenizer import QATokenizer
 from quals_fast.processes import cpu_limit
 
@@ -32,7 +31,6 @@ class OnnxModel(Model):
             screens them with integers.
     """
 
-    shape: BartShape
     dtype: str
     provider: str
     graphs: dict[str, Graph]
@@ -79,7 +77,7 @@ def load_onnx(
             f"model with --dtype {dtype}, or use dtype='auto'"
         )
     shape, conventions = read_checkpoint(path)
-    assert isinstance(shape, BartShape)  # no other family is exported
+    tokenizer, conventions = QATokenizer.with_masked(path, shape, conventions)
     wide_sums = written_as == "int8" and needs_wide_sums(path / names[LARGEST_SUMS])
     if threads is None:
         threads = cpu_limit()  # ONNX Runtime knows nothing of quotas
@@ -95,7 +93,7 @@ def load_onnx(
         provider=graphs["step"].provider,
         shape=shape,
         conventions=conventions,
-        tokenizer=QATokenizer.from_folder(path, conventions),
+        tokenizer=tokenizer,
         graphs=graphs,
         spare_candidates=manifest["spare_candidates"],
     )

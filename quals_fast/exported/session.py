@@ -90,6 +90,7 @@ class Graph:
         is_bound: keys and values come from and stay with the provider's device, as `OrtValue`; what
             else comes out is an array of the host. So it is on a GPU; on a CPU all are arrays.
         types: of the inputs that are floating-point numbers.
+        sizes: of all inputs; a name where one may vary.
 
     Raises:
         CheckpointError: the graph cannot be read, or this ONNX Runtime is too old for it.
@@ -136,6 +137,7 @@ class Graph:
             for i in self._session.get_inputs()
             if i.type in _NUMPY_TYPES
         }
+        self.sizes = {i.name: i.shape for i in self._session.get_inputs()}
         self._outputs = [o.name for o in self._session.get_outputs()]
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:

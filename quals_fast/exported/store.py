@@ -43,13 +43,14 @@ def make_store(model: OnnxModel, batch_size: int, num_beams: int) -> Store:
         batch_size: B, rows of the first step.
         num_beams: K; there are B * K rows at most.
     """
-    shape, graph = model.shape, model.graphs["grow"]
-    heads = shape.decoder_attention_heads
-    names = [name.removeprefix("new_") for name in graph.types if name.startswith("new_")]
+    graph = model.graphs["grow"]
     rows = batch_size if graph.is_bound else batch_size * num_beams
     positions = 1 if graph.is_bound else _POSITIONS_AT_ONCE
-    sizes = rows, heads, positions, shape.d_model // heads
-    past = {f"past_{name}": np.zeros(sizes, graph.types[f"new_{name}"]) for name in names}
+    past = {}
+    for name, dtype in graph.types.items():
+        if name.startswith("new_"):
+            _, heads, size = graph.sizes[name]
+            past[name.replace("new", "past")] = np.zeros((rows, heads, positions, size), dtype)
     return BoundStore(graph, past) if graph.is_bound else HostStore(past)
 
 

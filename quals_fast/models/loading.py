@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -110,12 +110,7 @@ def load_model(
     if not isinstance(precision, Precision):
         precision = precision(shape.family)
     refuse_float16(precision, shape.family)
-    tokenizer = QATokenizer.from_folder(folder, conventions)
-    if shape.family == "t5":  # the size of its embedding is rounded up to a multiple of 128
-        unnamed = range(tokenizer.size, conventions.vocab_size)
-        masked = {*conventions.masked_token_ids, *unnamed}
-        conventions = replace(conventions, masked_token_ids=tuple(sorted(masked)))
-        tokenizer = tokenizer.with_conventions(conventions)
+    tokenizer, conventions = QATokenizer.with_masked(folder, shape, conventions)
     network = _build(shape, conventions, read_weights(folder, shape), folder)
     if not on_cpu and precision.documents != precision.search:
         raise ValueError(f"`precision` {precision.name!r} needs the eager backend on a CPU")

@@ -244,16 +244,29 @@ class DecoderBlock(nn.Module):
 class Stack(nn.Module):
     """The blocks, the first of which knows positions for all, and the last norm."""
 
+    buckets: Tensor  # of distances from -max_distance to max_distance
+
     def __init__(
         self, shape: T5Shape, block: type[EncoderBlock | DecoderBlock], number: int
     ) -> None:
         super().__init__()
-        self.shape, self.is_causal = shape, block is DecoderBlock
+        self.max_distance = shape.relative_attention_max_distance
+        buckets = relative_buckets(
+            # On the CPU, even if weights are on no device yet: they come later, this does not.
+            torch.arange(-self.max_distance, self.max_distance + 1, device="cpu"),
+            shape.relative_attention_num_buckets,
+            self.max_distance,
+            is_causal=block is DecoderBlock,
+        )
+        self.register_buffer("buckets", buckets, persistent=False)
         self.block = nn.ModuleList(block(shape, has_positions=i == 0) for i in range(number))
         self.final_layer_norm = RMSNorm(shape)
 
     def position_bias(self, queries: Tensor, keys: Tensor) -> Tensor:
         """Return what to add to the scores between tokens at these positions.
+
+        Buckets are looked up, so they do not depend on the logarithm of what runs an exported
+        graph.
 
         Args:
             queries: Shape ``(..., N)``, int64.
@@ -262,12 +275,10 @@ class Stack(nn.Module):
         Returns:
             Shape ``(..., H, N, S)``.
         """
-        buckets = relative_buckets(
-            keys[..., None, :] - queries[..., None],
-            self.shape.relative_attention_num_buckets,
-            self.shape.relative_attention_max_distance,
-            is_causal=self.is_causal,
-        )
+        relative = keys[..., None, :] - queries[..., None]
+        # Beyond the largest distance, all share one bucket.
+        near = relative.clamp(-self.max_distance, self.max_distance)
+        buckets = self.buckets[near + self.max_distance]
         table: nn.Embedding = self.block[0].layer[0].SelfAttention.relative_attention_bias  # type: ignore[union-attr,index]
         of_heads: Tensor = table(buckets)  # (..., N, S, H)
         return of_heads.movedim(-1, -3).contiguous()
@@ -356,6 +367,10 @@ class T5(Network):
         """As in `Network`."""
         positions = torch.arange(t + 1, device=self.device)
         bias = self.decoder.position_bias(positions[t:], positions)[:, 0]  # (H, t + 1)
+        return self.decode_step_with(bias, token_ids, t, slots)
+
+    def decode_step_with(self, bias: Tensor, token_ids: Tensor, t: int, slots: Slots) -> Tensor:
+        """Take a `decode_step` with what is added to the scores of the slots' positions, (H, N)."""
         x = self._embed(token_ids)
         for index, block in enumerate(self.decoder.block):
             x = block.step(x, t, index, slots, bias)  # type: ignore[operator]

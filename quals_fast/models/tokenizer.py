@@ -6,6 +6,7 @@ import json
 import re
 from array import array
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from quals_fast.models.checkpoint import (
     Conventions,
     read_tokenizer,
 )
+from quals_fast.models.shape import Shape
 
 _SPACE = "▁"  # of SentencePiece
 _PIECE_CHARACTERS = 4096  # characters that are tokenised together
@@ -114,6 +116,22 @@ class QATokenizer:
     def with_conventions(self, conventions: Conventions) -> QATokenizer:
         """Return one for other conventions of the same checkpoint, such as shorter sources."""
         return QATokenizer(self._tokenizer, conventions)
+
+    @classmethod
+    def with_masked(
+        cls, folder: Path, shape: Shape, conventions: Conventions
+    ) -> tuple[QATokenizer, Conventions]:
+        """Load a tokenizer as `from_folder`, and mask what a T5 has beyond the tokenizer's tokens.
+
+        The size of a T5's embedding is rounded up to a multiple of 128.
+        """
+        tokenizer = cls.from_folder(folder, conventions)
+        if shape.family == "t5":
+            unnamed = range(tokenizer.size, conventions.vocab_size)
+            masked = {*conventions.masked_token_ids, *unnamed}
+            conventions = replace(conventions, masked_token_ids=tuple(sorted(masked)))
+            tokenizer = tokenizer.with_conventions(conventions)
+        return tokenizer, conventions
 
     @property
     def size(self) -> int:

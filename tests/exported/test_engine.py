@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import tiny_models
-from exported_folders import TEXT
+from exported_folders import DOCUMENTS, SUMMARIES, TEXT, compare
 
 from quals_fast import DecodingConfig, QualsScorer
 from quals_fast.decoding.histories import Histories
@@ -18,8 +18,6 @@ from quals_fast.exported import session, store
 from quals_fast.exported.engine import OnnxEngine
 from quals_fast.exported.loading import load_onnx
 
-DOCUMENTS = [TEXT, "the king closed the game", TEXT + " . " + TEXT, "who was the queen ?"]
-SUMMARIES = ["anne opened the tower", "the queen won in 1969", "forty won by the river", TEXT]
 SMALL = {"num_beams": 12, "min_length": 2, "max_length": 12}
 ONE = DecodingConfig(**SMALL, num_beam_groups=12)
 
@@ -29,20 +27,6 @@ def scorer(exported):
     return QualsScorer.from_pretrained(
         exported["float32"][0], backend="onnx", device="cpu", decoding=ONE
     )
-
-
-def compare(model, folder, decoding, summaries=SUMMARIES):
-    eager = QualsScorer.from_pretrained(model, device="cpu", dtype="float32", decoding=decoding)
-    mine = QualsScorer.from_pretrained(folder, backend="onnx", device="cpu", decoding=decoding)
-    expected, found = eager.score(DOCUMENTS, summaries), mine.score(DOCUMENTS, summaries)
-    for one, other in zip(eager.generate(summaries), mine.generate(summaries), strict=True):
-        assert [h.token_ids for h in one] == [h.token_ids for h in other]
-    for row, other in zip(expected, found, strict=True):
-        assert (row.status, row.unknown_tokens) == (other.status, other.unknown_tokens)
-        assert [p.token_ids for p in row.pairs] == [p.token_ids for p in other.pairs]
-        assert [p.question for p in row.pairs] == [p.question for p in other.pairs]
-        assert other.score == pytest.approx(row.score, abs=1e-4, nan_ok=True)
-    return expected, found
 
 
 @pytest.mark.parametrize("groups", [12, 4, 1])
