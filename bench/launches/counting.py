@@ -6,7 +6,7 @@ import pkgutil
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from importlib import import_module
 from types import ModuleType
@@ -26,13 +26,12 @@ from quals_fast.decoding.diverse_beam import Search
 from quals_fast.decoding.rules import SearchState
 from quals_fast.engine import fused, generation, transfer
 from quals_fast.engine.protocol import TextPair
-from quals_fast.models.bart import Bart
 from quals_fast.models.checkpoint import Conventions
 from quals_fast.models.lm_head import LMHead
-from quals_fast.models.loading import TorchModel
+from quals_fast.models.loading import TorchModel, network_of
 from quals_fast.models.memory import SourceMemory
 from quals_fast.models.precision import PRECISIONS
-from quals_fast.models.shape import BartShape
+from quals_fast.models.shape import BartShape, Shape, T5Shape
 from quals_fast.models.tokenizer import QATokenizer, Source
 from quals_fast.ops import TRITON
 
@@ -60,6 +59,26 @@ BART_LARGE_CONVENTIONS = Conventions(
     masked_token_ids=(),
     max_source_tokens=1024,
     answer_match=None,
+)
+
+T5_LARGE = T5Shape(
+    vocab_size=32_128,
+    d_model=1024,
+    d_kv=64,
+    d_ff=4096,
+    num_layers=24,
+    num_decoder_layers=24,
+    num_heads=16,
+)
+T5_LARGE_CONVENTIONS = replace(
+    BART_LARGE_CONVENTIONS,
+    vocab_size=32_128,
+    bos_token_id=None,
+    eos_token_id=1,
+    pad_token_id=0,
+    sep_token_id=32_100,
+    decoder_start_token_id=0,
+    max_source_tokens=512,
 )
 
 
@@ -115,21 +134,20 @@ def byte_level_tokenizer(conventions: Conventions) -> QATokenizer:
 
 
 def without_data(
-    shape: BartShape, conventions: Conventions, tokenizer: QATokenizer, precision: str = "float16"
+    shape: Shape, conventions: Conventions, tokenizer: QATokenizer, precision: str = "float16"
 ) -> TorchModel:
     """Return a model of a shape whose weights take no memory."""
     of = PRECISIONS[precision]
-    with torch.device("meta"):
-        bart = Bart(shape).to(of.search)
-    bart.run_by(TRITON)
+    network = network_of(shape).to(of.search)
+    network.run_by(TRITON)
     bias = torch.zeros(shape.vocab_size, device="meta")
-    head = LMHead(bart.model.shared.weight.detach(), bias, TRITON)
+    head = LMHead(network.lm_head_weight.detach(), bias, TRITON)
     return TorchModel(
         name="shape",
         digest="",
         shape=shape,
-        network=bart,
-        document_network=bart,
+        network=network,
+        document_network=network,
         head=head,
         tokenizer=tokenizer,
         conventions=conventions,

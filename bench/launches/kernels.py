@@ -24,6 +24,7 @@ KERNELS: dict[str, int | Callable[[Sequence[Any], dict[str, Any]], int]] = {
     "linear": 1,  # the bias is added by the product's own kernel
     "scaled_dot_product_attention": _of_attention,
     "layer_norm": 1,
+    "rms_norm": 1,  # PyTorch's own kernel on a GPU
     "sort": 4,  # values copied, places numbered, copied to each row, all sorted
     "constant_pad_nd": 2,  # a fill and a copy
     "masked_fill": 2,  # a copy and a fill

@@ -1,10 +1,13 @@
 """Attention of many queries to the source that they share, some of whose tokens are padding.
 
-    out[b, n, h] = softmax(query[b, n, h] . keys[b, h, s] / sqrt(D)) values[b, h, s],  mask[b, s]
+    out[b, n, h] = softmax(query[b, n, h] . keys[b, h, s] / sqrt(D) + bias[h, s - n])
+                   values[b, h, s],  mask[b, s]
 
 Shapes: B sources, N queries each (beams, or the positions of all targets), H heads, S tokens.
 Bytes: query and out once, keys and values once for every 64 queries, of which the cache serves all
-but the first. Heads may lie anywhere, so neither a transposed copy nor a mask of numbers is made.
+but the first. Heads may lie anywhere, so neither a transposed copy nor a mask of numbers is made. A
+bias depends on the distance alone: H*(N+S-1) numbers that stay in the cache, where one for each
+pair of positions would be H*N*S.
 Source: arXiv 2205.14135 (softmax in one pass, block by block).
 """
 
@@ -34,6 +37,7 @@ def source_attention_ref(
     keys: Tensor,  # (B, H, S, D)
     values: Tensor,  # (B, H, S, D)
     mask: Tensor,  # (B, 1, 1, S)
+    bias: Tensor | None = None,  # (H, N + S - 1)
 ) -> Tensor:
     """Attend with all queries of a row to the tokens of its source; eager torch.
 
@@ -42,10 +46,17 @@ def source_attention_ref(
         keys: of the sources.
         values: likewise.
         mask: True where a token stands, at least one in each row; or what to add to the scores.
+        bias: added to the scores by distance, from 1 - N (the last query to the first token) to
+            S - 1 (the first query to the last token). None for nothing; otherwise the mask must be
+            bool.
 
     Returns:
         What `F.scaled_dot_product_attention` gives, in the query's dtype. Shape ``(B, N, H, D)``.
     """
+    if bias is not None:
+        num_queries, num_tokens = query.shape[1], keys.shape[2]
+        n, s = (torch.arange(size, device=bias.device) for size in (num_queries, num_tokens))
+        mask = torch.where(mask, bias[:, s - n[:, None] + num_queries - 1], -torch.inf)
     out = F.scaled_dot_product_attention(query.transpose(1, 2), keys, values, attn_mask=mask)
     return out.transpose(1, 2)
 
@@ -56,6 +67,7 @@ def _source_attention_kernel(
     keys_ptr: tl.tensor,  # (B, H, S, D)
     values_ptr: tl.tensor,  # (B, H, S, D), strides of keys
     mask_ptr: tl.tensor,  # (B, 1, 1, S) bool
+    bias_ptr: tl.tensor,  # (H, N + S - 1); not read without HAS_BIAS
     out_ptr: tl.tensor,  # (B, N, H, D), contiguous
     num_queries: int,
     num_tokens: int,
@@ -67,7 +79,9 @@ def _source_attention_kernel(
     source_stride_h: int,
     source_stride_s: int,
     mask_stride_b: int,
+    bias_stride_h: int,
     D: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_S: tl.constexpr,
@@ -99,6 +113,11 @@ def _source_attention_kernel(
         value = tl.load(values_ptr + at, mask=loaded, other=0.0)
         # TF32, the default of float32, keeps ten bits of the mantissa.
         score = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
+        if HAS_BIAS:
+            distance = s[None, :] - n[:, None]  # the lowest, 1 - N, comes first
+            biased = stands[None, :] & (n < num_queries)[:, None]
+            at = h * bias_stride_h + distance + num_queries - 1
+            score += tl.load(bias_ptr + at, mask=biased, other=0.0).to(tl.float32)
         score = tl.where(stands[None, :], score, -float("inf"))
         before = highest
         highest = tl.maximum(before, tl.max(score, axis=1))
@@ -118,6 +137,7 @@ def source_attention_triton(
     keys: Tensor,  # (B, H, S, D)
     values: Tensor,  # (B, H, S, D)
     mask: Tensor,  # (B, 1, 1, S)
+    bias: Tensor | None = None,  # (H, N + S - 1)
 ) -> Tensor:
     """Attend as `source_attention_ref` does; sums in float32.
 
@@ -129,6 +149,7 @@ def source_attention_triton(
         keys: the query's dtype.
         values: the query's dtype and the keys' strides.
         mask: bool, contiguous in S.
+        bias: float32, float16 or bfloat16; None for nothing.
 
     Returns:
         In the query's dtype, contiguous. Shape ``(B, N, H, D)``.
@@ -138,7 +159,7 @@ def source_attention_triton(
         TypeError: a dtype that does not fit.
     """
     require_triton()
-    _check(query, keys, values, mask)
+    _check(query, keys, values, mask, bias)
     batch, num_queries, heads, width = query.shape
     num_tokens = keys.shape[2]
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
@@ -150,6 +171,7 @@ def source_attention_triton(
             keys_ptr=keys,
             values_ptr=values,
             mask_ptr=mask,
+            bias_ptr=out if bias is None else bias,
             out_ptr=out,
             num_queries=num_queries,
             num_tokens=num_tokens,
@@ -161,7 +183,9 @@ def source_attention_triton(
             source_stride_h=keys.stride(1),
             source_stride_s=keys.stride(2),
             mask_stride_b=mask.stride(0),
+            bias_stride_h=0 if bias is None else bias.stride(0),
             D=width,
+            HAS_BIAS=bias is not None,
             BLOCK_D=max(next_power_of_2(width), 16),  # the least that tl.dot takes
             BLOCK_N=_BLOCK_N,
             BLOCK_S=_BLOCK_S,
@@ -172,11 +196,11 @@ def source_attention_triton(
     return out
 
 
-def _check(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> None:
+def _check(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, bias: Tensor | None) -> None:
     device, same = query.device, (query.dtype,)
     check_tensor("query", query, shape=(None,) * 4, dtypes=FLOATS, device=device)
     check_head_size("query", query)
-    batch, _, heads, width = query.shape
+    batch, num_queries, heads, width = query.shape
     source = (batch, heads, None, width)
     check_tensor("keys", keys, shape=source, dtypes=same, device=device)
     check_tensor("values", values, shape=tuple(keys.shape), dtypes=same, device=device)
@@ -188,3 +212,6 @@ def _check(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> None:
         raise ValueError(f"`keys` must hold a token or more, but got shape {tuple(keys.shape)}")
     padding = (batch, 1, 1, keys.shape[2])
     check_tensor("mask", mask, shape=padding, dtypes=(torch.bool,), device=device)
+    if bias is not None:
+        distances = (heads, num_queries + keys.shape[2] - 1)
+        check_tensor("bias", bias, shape=distances, dtypes=FLOATS, device=device)

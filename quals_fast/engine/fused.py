@@ -39,7 +39,6 @@ from quals_fast.engine.transfer import CopiesToHost, to_host
 from quals_fast.models.cache import EncodingCache, hidden_states
 from quals_fast.models.loading import TorchModel
 from quals_fast.models.memory import SourceMemory
-from quals_fast.models.shape import BartShape
 from quals_fast.models.slots import DenseSlots, Stores
 from quals_fast.models.targets import pack
 from quals_fast.models.tokenizer import Source
@@ -113,9 +112,8 @@ class FusedPass:
         self._capturing_beside = self._stream
         self._graphs = GraphCache(graph_bytes // 4 if is_gpu else 0)
         self._stores: Stores | None = None  # what the beams of all graphs decode into
-        shape, size = model.shape, model.network.dtype.itemsize
-        assert isinstance(shape, BartShape)  # no other family is loaded for a GPU
-        self._store_bytes = 2 * shape.decoder_layers * shape.d_model * size * self._beam_tokens
+        of_token = model.shape.stored_per_token * model.network.dtype.itemsize
+        self._store_bytes = of_token * self._beam_tokens
 
     @property
     def _graph_batch(self) -> int:

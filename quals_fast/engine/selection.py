@@ -54,7 +54,7 @@ class PairSelector:
 
     Args:
         tokenizer: determines whether answers are matched by ids or by text. If its decoder is
-            neither WordPiece nor byte-level, every summary is unsure.
+            neither WordPiece nor byte-level nor Metaspace, every summary is unsure.
         conventions: special ids and V.
         device: where the hypotheses are.
         span_match: the implementation of `ops.Kernels.span_match`.
@@ -67,7 +67,7 @@ class PairSelector:
         device: torch.device,
         span_match: SpanMatch,
     ) -> None:
-        self._device, self._span_match = device, span_match
+        self._device, self._tokenizer, self._span_match = device, tokenizer, span_match
         self._by_ids = tokenizer.answer_match == "ids"
         self._sep, self._unknown = conventions.sep_token_id, tokenizer.unknown_token_id
         special = {
@@ -89,7 +89,8 @@ class PairSelector:
     def pad_summaries(self, summaries: Sequence[Source]) -> Summaries:
         """Do as `encode_summaries` does, but leave them on the host."""
         rows: list[Sequence[int]] = [
-            s.text_ids if self._by_ids else [*map(ord, s.text.lower())] for s in summaries
+            s.text_ids if self._by_ids else [*map(ord, self._tokenizer.spelled(s).lower())]
+            for s in summaries
         ]
         lengths = [len(row) for row in rows]
         width = size_from(max(_MIN_WIDTH, *lengths))

@@ -64,7 +64,7 @@ def reader_for(
     """Return the reader of a tokenizer's sequences, or None where its decoder is not known.
 
     Args:
-        tokenizer: WordPiece and byte-level BPE are known.
+        tokenizer: WordPiece, byte-level BPE and SentencePiece's (Metaspace) are known.
         vocab_size: V of the model, which may have ids that the tokenizer lacks.
         device: where the sequences are.
         by_letters: whether `Readings.letters` are wanted.
@@ -77,8 +77,8 @@ def reader_for(
         byte_of = _byte_level_alphabet()
         octets = [_octets(piece, byte_of) for piece in named for _ in range(2)]
         return LetterReader(octets, exists)
-    if isinstance(decoder, decoders.WordPiece):
-        # It decodes piece by piece, and the first one otherwise than those behind it.
+    if isinstance(decoder, decoders.WordPiece | decoders.Metaspace):
+        # They decode piece by piece, and the first one otherwise than those behind it.
         first = [decoder.decode([piece]) for piece in named]
         later = [decoder.decode(["a", piece]).removeprefix("a") for piece in named]
         texts = [text for both in zip(first, later, strict=True) for text in both]

@@ -221,10 +221,7 @@ class Bart(Network):
         return self.model.shared
 
     def run_by(self, kernels: Kernels) -> None:
-        """Let kernels for a GPU compute, and one product make query, key and value.
-
-        For inference, when the weights are where they stay.
-        """
+        """As in `Network`."""
         for module in self.modules():
             if isinstance(module, AddNorm):
                 module.add_layer_norm = kernels.add_layer_norm

@@ -102,11 +102,6 @@ def load_model(
         verify_checksums(folder, "reinstall quals_fast")
     shape, conventions = read_checkpoint(folder)
     on_cpu = runs_on_cpu(device, kernels)
-    if not on_cpu and shape.family != "bart":
-        raise BackendUnavailableError(
-            f"{folder}: T5 models run only on a CPU with the eager backend so far; use "
-            "device='cpu' and backend='eager'"
-        )
     if not isinstance(precision, Precision):
         precision = precision(shape.family)
     refuse_float16(precision, shape.family)
@@ -121,7 +116,6 @@ def load_model(
         make = ScreenedLMHead if precision.integers else CpuLMHead
         head = make(weight, bias, kernels)
     else:
-        assert isinstance(network, Bart)  # see above
         network.to(device=device, dtype=precision.search).run_by(kernels)
         head = LMHead(network.lm_head_weight.detach(), bias, kernels)
     document_network = network
@@ -234,14 +228,19 @@ def digest_of(folder: Path) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
+def network_of(shape: Shape) -> Network:
+    """Return a network of a shape, whose weights take no memory."""
+    with torch.device("meta"):
+        return T5(shape) if isinstance(shape, T5Shape) else Bart(shape)
+
+
 def _build(
     shape: Shape, conventions: Conventions, weights: dict[str, Tensor], folder: Path
 ) -> Network:
     """Check every tensor against the network, then load it."""
     none = torch.zeros(shape.vocab_size, device="cpu")
     bias = weights.pop("final_logits_bias", none).float().flatten()
-    with torch.device("meta"):
-        network: Network = T5(shape) if isinstance(shape, T5Shape) else Bart(shape)
+    network = network_of(shape)
     expected = network.state_dict()
     if bias.shape == expected["final_logits_bias"].shape:
         bias[list(conventions.masked_token_ids)] = -torch.inf

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from quals_fast.models.memory import SourceMemory
 from quals_fast.models.slots import Slots
 from quals_fast.models.targets import PackedTargets
+from quals_fast.ops import Kernels
 
 
 class Network(nn.Module, ABC):
@@ -48,6 +49,13 @@ class Network(nn.Module, ABC):
     def dtype(self) -> torch.dtype:
         """Type of the weights."""
         return self.embedding.weight.dtype
+
+    @abstractmethod
+    def run_by(self, kernels: Kernels) -> None:
+        """Let kernels for a GPU compute, and one product make query, key and value.
+
+        For inference, when the weights are where they stay.
+        """
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor) -> SourceMemory:
         """Encode sources and project them for every decoder layer, once.

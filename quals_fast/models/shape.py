@@ -27,6 +27,11 @@ class BartShape:
     activation_function: str = "gelu"
     scale_embedding: bool = False
 
+    @property
+    def stored_per_token(self) -> int:
+        """Numbers that a search stores of each token: keys and values of all decoder layers."""
+        return 2 * self.decoder_layers * self.d_model
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class T5Shape:
@@ -47,6 +52,11 @@ class T5Shape:
     layer_norm_epsilon: float = 1e-6
     feed_forward_proj: str = "relu"
     tie_word_embeddings: bool = True
+
+    @property
+    def stored_per_token(self) -> int:
+        """As in `BartShape`."""
+        return 2 * self.num_decoder_layers * self.num_heads * self.d_kv
 
 
 Shape: TypeAlias = BartShape | T5Shape

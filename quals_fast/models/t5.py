@@ -18,7 +18,7 @@ from quals_fast.models.network import Network
 from quals_fast.models.shape import T5Shape
 from quals_fast.models.slots import Slots
 from quals_fast.models.targets import PackedTargets
-from quals_fast.ops import EAGER
+from quals_fast.ops import EAGER, Kernels
 
 # An old name in some checkpoints; transformers ignores it as well.
 UNUSED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
@@ -34,15 +34,19 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``(..., d)`` float32, to the same shape."""
-        normed = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
+        normed = F.rms_norm(x, self.weight.shape, eps=self.eps)
         return normed.to(self.weight.dtype) * self.weight
 
 
 class Attention(nn.Module):
     """Multi-head attention; the caller says where keys and values come from."""
 
+    qkv_weight: Tensor | None
+
     def __init__(self, shape: T5Shape, *, has_positions: bool = False) -> None:
         super().__init__()
+        self.source_attention = EAGER.source_attention
+        self.register_buffer("qkv_weight", None, persistent=False)
         width = shape.num_heads * shape.d_kv
         self.heads, self.scale = shape.num_heads, shape.d_kv**0.5
         self.q = nn.Linear(shape.d_model, width, bias=False)
@@ -62,11 +66,28 @@ class Attention(nn.Module):
 
         T5 does not divide scores by sqrt(D), but what computes attention does: so they cancel out.
         """
-        return self.split(self.q(x) * self.scale)
+        query = self.q(x)
+        return self.split(query if self.scale == 1.0 else query * self.scale)
 
     def query_key_value(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the query, key and value of ``(..., d)``, each ``(..., H, D)``."""
-        return self.query(x), self.split(self.k(x)), self.split(self.v(x))
+        if self.qkv_weight is None:
+            return self.query(x), self.split(self.k(x)), self.split(self.v(x))
+        q, k, v = map(self.split, F.linear(x, self.qkv_weight).chunk(3, -1))
+        return q, k, v
+
+    def scale_weights(self) -> None:
+        """Let the query's weight do the scaling."""
+        self.q.weight = nn.Parameter(self.q.weight * self.scale, requires_grad=False)
+        self.scale = 1.0
+
+    def join_projections(self) -> None:
+        """Let one product make query, key and value; the three weights become views of its own."""
+        self.scale_weights()
+        layers = self.q, self.k, self.v
+        self.qkv_weight = torch.cat([layer.weight.detach() for layer in layers])
+        for layer, weight in zip(layers, self.qkv_weight.chunk(3), strict=True):
+            layer.weight = nn.Parameter(weight, requires_grad=False)
 
     def key_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values, each ``(B, H, S, D)``, of ``(B, S, d)``."""
@@ -81,18 +102,21 @@ class SelfAttentionLayer(nn.Module):
         self.SelfAttention = Attention(shape, has_positions=has_positions)
         self.layer_norm = RMSNorm(shape)
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, bias: Tensor | None = None) -> Tensor:
         """Let the N tokens of a row attend to each other.
 
         Args:
             x: Shape ``(B, N, d)``.
-            bias: what to add to the scores. Shape ``(B, H, N, N)``, or 1 for B.
+            mask: True for tokens, ``(B, 1, 1, N)``; or what to add to the scores, ``(B, H, N, N)``
+                or 1 for B.
+            bias: what to add to the scores by distance, ``(H, 2 * N - 1)``; None for nothing.
 
         Returns:
             The same shape as `x`.
         """
-        attn, normed = self.SelfAttention, self.layer_norm(x)
-        out = EAGER.source_attention(attn.query(normed), *attn.key_value(normed), bias)
+        attn = self.SelfAttention
+        q, k, v = attn.query_key_value(self.layer_norm(x))
+        out = attn.source_attention(q, k.transpose(1, 2), v.transpose(1, 2), mask, bias)
         return x + attn.o(out.flatten(2))
 
     def step(self, x: Tensor, t: int, layer: int, slots: Slots, bias: Tensor) -> Tensor:
@@ -105,7 +129,7 @@ class SelfAttentionLayer(nn.Module):
         """Attend within packed targets, ``(R, d)`` to the same; bias ``(B, H, M, M)``."""
         attn = self.SelfAttention
         q, k, v = map(targets.to_slots, attn.query_key_value(self.layer_norm(x)))
-        out = EAGER.source_attention(q, k.transpose(1, 2), v.transpose(1, 2), bias)
+        out = attn.source_attention(q, k.transpose(1, 2), v.transpose(1, 2), bias)
         return x + attn.o(targets.to_rows(out).flatten(1))
 
 
@@ -120,7 +144,7 @@ class CrossAttentionLayer(nn.Module):
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """Attend with N queries of each source, ``(B, N, d)`` to the same."""
         attn = self.EncDecAttention
-        out = EAGER.source_attention(attn.query(self.layer_norm(x)), keys, values, mask)
+        out = attn.source_attention(attn.query(self.layer_norm(x)), keys, values, mask)
         return x + attn.o(out.flatten(2))
 
     def step(self, x: Tensor, layer: int, slots: Slots) -> Tensor:
@@ -133,7 +157,7 @@ class CrossAttentionLayer(nn.Module):
         """Attend from packed targets to hidden states ``(B, S, d)``: ``(R, d)`` to the same."""
         attn = self.EncDecAttention
         q = targets.to_slots(attn.query(self.layer_norm(x)))
-        out = EAGER.source_attention(q, *attn.key_value(source), mask)
+        out = attn.source_attention(q, *attn.key_value(source), mask)
         return x + attn.o(targets.to_rows(out).flatten(1))
 
 
@@ -190,10 +214,10 @@ class EncoderBlock(nn.Module):
         attend = SelfAttentionLayer(shape, has_positions=has_positions)
         self.layer = nn.ModuleList([attend, FeedForwardLayer(shape)])
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """Map ``(B, S, d)`` to ``(B, S, d)``; bias ``(B, H, S, S)``."""
+    def forward(self, x: Tensor, mask: Tensor, bias: Tensor | None) -> Tensor:
+        """Map ``(B, S, d)`` to ``(B, S, d)``; mask and bias as for `SelfAttentionLayer`."""
         attend, feed_forward = self.layer
-        out: Tensor = feed_forward(attend(x, bias))
+        out: Tensor = feed_forward(attend(x, mask, bias))
         return out
 
 
@@ -329,6 +353,7 @@ class T5(Network):
         self.shared = nn.Embedding(shape.vocab_size, shape.d_model)
         self.encoder = Stack(shape, EncoderBlock, shape.num_layers)
         self.decoder = Stack(shape, DecoderBlock, shape.num_decoder_layers)
+        self.adds_by_distance = False  # whether the kernels add the encoder's bias themselves
         self.output_scale = 1.0
         if shape.tie_word_embeddings:
             self.output_scale = shape.d_model**-0.5
@@ -346,14 +371,32 @@ class T5(Network):
         """As in `Network`."""
         return self.shared.weight if self.shape.tie_word_embeddings else self.lm_head.weight
 
+    def run_by(self, kernels: Kernels) -> None:
+        """As in `Network`."""
+        self.adds_by_distance = kernels.name == "triton"
+        for module in self.modules():
+            if isinstance(module, SelfAttentionLayer):
+                module.SelfAttention.join_projections()
+            elif isinstance(module, CrossAttentionLayer):
+                module.EncDecAttention.scale_weights()
+                module.EncDecAttention.source_attention = kernels.source_attention
+        for block in self.encoder.block:
+            block.layer[0].SelfAttention.source_attention = kernels.source_attention  # type: ignore[union-attr,index]
+
     def encode_hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """As in `Network`."""
-        positions = torch.arange(input_ids.shape[1], device=self.device)
-        bias = self.encoder.position_bias(positions, positions)
-        bias = torch.where(attention_mask[:, None, None], bias, -torch.inf)  # (B, H, S, S)
+        size = input_ids.shape[1]
+        positions = torch.arange(size, device=self.device)
+        mask, by_distance = attention_mask[:, None, None], None
+        if self.adds_by_distance:
+            distances = torch.arange(1 - size, size, device=self.device)
+            by_distance = self.encoder.position_bias(positions[:1], distances)[:, 0]
+        else:  # laid out once for all blocks, (B, H, S, S)
+            bias = self.encoder.position_bias(positions, positions)
+            mask = torch.where(mask, bias, -torch.inf)
         x = self._embed(input_ids)
         for block in self.encoder.block:
-            x = block(x, bias)
+            x = block(x, mask, by_distance)
         hidden: Tensor = self.encoder.final_layer_norm(x)
         return hidden
 
@@ -388,8 +431,9 @@ class T5(Network):
 
     def decode_packed(self, targets: PackedTargets, source: Tensor, source_mask: Tensor) -> Tensor:
         """As in `Network`."""
-        positions = targets.positions[targets.row_of_slot]  # (B, M)
-        bias = self.decoder.position_bias(positions, positions)
+        # Two tokens of one target are as many slots apart as positions.
+        slots = torch.arange(targets.row_of_slot.shape[1], device=self.device)
+        bias = self.decoder.position_bias(slots, slots)  # (H, M, M)
         bias = torch.where(targets.sees, bias, -torch.inf)  # (B, H, M, M)
         mask = source_mask[:, None, None]
         x = self._embed(targets.input_ids)

@@ -19,11 +19,15 @@ from bench.shared.common import ROOT
 from quals_fast import DecodingConfig
 
 
+def counts_of(shape, conventions, precision):
+    tokenizer = counting.byte_level_tokenizer(conventions)
+    model = counting.without_data(shape, conventions, tokenizer, precision)
+    return {size: count(model, DecodingConfig(), size) for size in (1, 128)}
+
+
 @pytest.fixture(scope="module")
 def counts():
-    tokenizer = counting.byte_level_tokenizer(counting.BART_LARGE_CONVENTIONS)
-    model = counting.without_data(counting.BART_LARGE, counting.BART_LARGE_CONVENTIONS, tokenizer)
-    return {size: count(model, DecodingConfig(), size) for size in (1, 128)}
+    return counts_of(counting.BART_LARGE, counting.BART_LARGE_CONVENTIONS, "float16")
 
 
 def test_counts_at_the_size_of_bart_large(counts):
@@ -40,6 +44,18 @@ def test_counts_at_the_size_of_bart_large(counts):
     assert one.outside == both | {"rescoring": 209, "copies to graphs": 9}
     # Of several sources, queries, keys and values are laid out in slots, and taken back: 6 a layer.
     assert many.outside == both | {"rescoring": 209 + 12 * 6, "sorting": 10}
+
+
+def test_counts_at_the_size_of_t5_large():
+    counts = counts_of(counting.T5_LARGE, counting.T5_LARGE_CONVENTIONS, "bfloat16")
+    one, many = counts[1], counts[128]
+    # A layer's step: 6 products, 2 attentions, ReLU, and 3 times a norm in float32, its type, its
+    # weight and the sum. The bias of all layers, embedding, LM head, choice and histories are left.
+    of_layers = 24 * (6 + 2 + 1 + 3 * 4)
+    assert (of_layers, one.products) == (504, 144)
+    assert (one.early, one.usual) == (546, 559)
+    assert one.step == many.step
+    assert one.outside["encoding"] == many.outside["encoding"] == 776
 
 
 def test_a_whole_pass(counts):

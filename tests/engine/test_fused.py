@@ -9,8 +9,9 @@ from unittest.mock import MagicMock
 
 import pytest
 import tiny_models
+import tiny_t5
 import torch
-from engines import in_fixed_shapes, pass_of
+from engines import in_fixed_shapes, in_half_precision, pass_of
 from quals_fast_kernels._compat import HAS_TRITON
 from recorded_graphs import record_graphs
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -33,9 +34,21 @@ DOCUMENTS = [TEXT, "the river", TEXT, "the town", TEXT]
 DISTINCT = [TEXT, "the river", "the town", "the queen"]
 
 
+T5S = {  # with a head size that the kernels take
+    "T5 1.0": {**tiny_t5.CONFIG, "d_kv": 8},
+    "T5 1.1": {**tiny_t5.T5_1_1, "d_kv": 8},
+}
+every_t5 = pytest.mark.parametrize("folder", T5S, indirect=True)
+every_family = pytest.mark.parametrize("folder", ["BART", *T5S], indirect=True)
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tiny_models.write_checkpoint(tmp_path_factory.mktemp("fused") / "m", trained_on=TEXT)
+def folder(request, tmp_path_factory):
+    """Return the folder of a model that generates pairs: a BART's unless the test names another."""
+    family, path = getattr(request, "param", "BART"), tmp_path_factory.mktemp("fused") / "m"
+    if family == "BART":
+        return tiny_models.write_checkpoint(path, trained_on=TEXT)
+    return tiny_t5.write_t5(path, T5S[family], trained_on=TEXT)
 
 
 def scorers(folder, rule, *, groups=12, max_pairs=10):
@@ -62,6 +75,7 @@ def check_equal(staged, fused):
             assert mine.summary_logprobs == pytest.approx(theirs.summary_logprobs, abs=1e-5)
 
 
+@every_family
 @pytest.mark.parametrize("groups", [12, 4])
 @pytest.mark.parametrize("rule", ["fairseq09", "hamming"])
 def test_equal_to_the_staged_pass(folder, rule, groups):
@@ -143,6 +157,7 @@ ALIKE = ("_encode_documents", "_encode_summaries", "_select")  # of all pairs of
 PARTS = (*ALIKE, "search", "_logprobs")
 
 
+@every_family
 @pytest.mark.parametrize("rule", ["fairseq09", "hamming"])
 def test_all_parts_are_graphs_that_read_no_value_and_the_scores_are_the_same(
     folder, monkeypatch, rule
@@ -459,6 +474,7 @@ def test_other_failures_are_raised_as_they_are(folder, monkeypatch):
         fused.score(DOCUMENTS, SUMMARIES)
 
 
+@every_family
 @pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
 @pytest.mark.parametrize(("rule", "groups"), [("fairseq09", 6), ("hamming", 3)])
 def test_the_kernels_together_in_the_interpreter(folder, rule, groups):
@@ -470,9 +486,24 @@ def test_the_kernels_together_in_the_interpreter(folder, rule, groups):
         for backend in ("eager", "triton")
     )
     expected, found = (one.score(DOCUMENTS[:2], SUMMARIES[:2]) for one in (eager, triton))
-    assert found.scores == pytest.approx(expected.scores, abs=1e-5)
+    assert found.scores == pytest.approx(expected.scores, abs=1e-5, nan_ok=True)
+    assert expected[0].pairs
     assert [p.token_ids for p in found[0].pairs] == [p.token_ids for p in expected[0].pairs]
     assert "|backend:triton|kernels:lm_head_topk+group_select+linear_logprob+" in found.signature
+
+
+@every_t5
+def test_a_t5_in_bfloat16(folder):
+    exact, _ = scorers(folder, "fairseq09")
+    short = in_half_precision(folder, "bfloat16", exact.decoding)
+    expected = exact.score(DOCUMENTS[:2], SUMMARIES[:2])
+    found = short.score(DOCUMENTS[:2], SUMMARIES[:2])
+    assert [row.status for row in found] == [row.status for row in expected]
+    targets = [[pair.token_ids for pair in expected[0].pairs]]
+    (exactly,), (nearly,) = (one.rescore(DOCUMENTS[:1], targets) for one in (exact, short))
+    assert nearly != exactly
+    for one, other in zip(nearly, exactly, strict=True):
+        assert one == pytest.approx(other, abs=0.1)
 
 
 class Counting(TorchDispatchMode):
@@ -490,6 +521,7 @@ class Counting(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@every_family
 @pytest.mark.parametrize("rule", ["fairseq09", "hamming"])
 def test_no_step_of_the_search_reads_a_value_or_copies_between_devices(folder, rule):
     _, fused = scorers(folder, rule)

@@ -70,6 +70,18 @@ def byte_level(match=None, merges=("a b", "Ġ a", "Ã ¤", "a Ì"), added=("\u20
     return QATokenizer(tokenizer, conventions), conventions
 
 
+def unigram(match=None, words=("▁a", "▁b", "a", "b", "ab", "▁", "A", "▁who", "?", "Ä", "ä▁b")):
+    """T5's: SEP, EOS and PAD are added; `▁` is a space, but not at the beginning."""
+    vocab = [(token, 0.0) for token in ("<pad>", "<sep>", "<unk>", "<s>", "</s>")]
+    vocab += [(word, -float(n)) for n, word in enumerate(words, 1)]
+    tokenizer = Tokenizer(models.Unigram(vocab, unk_id=2, byte_fallback=False))
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    conventions = conventions_of(len(vocab), match)
+    return QATokenizer(tokenizer, conventions), conventions
+
+
 class Case:
     """A tokenizer with its selector; compares tensors with the host."""
 
@@ -79,7 +91,7 @@ class Case:
         self.reader = self.selector._reader
         self.vocab = tokenizer._tokenizer.get_vocab()
         self.frequent = [
-            self.vocab[t] for t in ("a", "b", "ab", "##b", "A", "Ġ") if t in self.vocab
+            self.vocab[t] for t in ("a", "b", "ab", "##b", "A", "Ġ", "▁a", "▁") if t in self.vocab
         ]
 
     def ids(self, text):
@@ -142,6 +154,8 @@ CASES = {
     "wordpiece-text": lambda: Case(*wordpiece("text", cleanup=False)),
     "byte-level": lambda: Case(*byte_level()),
     "byte-level-ids": lambda: Case(*byte_level("ids")),
+    "unigram": lambda: Case(*unigram()),
+    "unigram-ids": lambda: Case(*unigram("ids")),
 }
 
 
@@ -296,7 +310,7 @@ def test_texts_too_long_to_assemble_are_left_to_the_host():
 
 def test_an_unknown_decoder_leaves_all_to_the_host():
     tokenizer, conventions = wordpiece()
-    tokenizer._tokenizer.decoder = decoders.Metaspace()
+    tokenizer._tokenizer.decoder = decoders.BPEDecoder()
     case = Case(tokenizer, conventions)
     assert case.check([[(case.sequence(["a"], ["a"]), -1.0)]], ["a"], unsure=True) == [None]
 
@@ -393,7 +407,7 @@ def test_a_summary_does_not_depend_on_its_neighbours(case):
 @pytest.mark.skipif(
     not HAS_TRITON or torch.cuda.is_available(), reason="needs Triton and no GPU (interpreter)"
 )
-@pytest.mark.parametrize("make", [wordpiece, byte_level])
+@pytest.mark.parametrize("make", [wordpiece, byte_level, unigram])
 def test_with_the_kernel(make):
     case = Case(*make(), span_match=span_match_triton)
     rows = [(case.sequence(q, a), -1.0) for q in ("a", "who") for a in ("a", "ab")]

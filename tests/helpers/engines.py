@@ -17,7 +17,7 @@ def in_fixed_shapes(scorer, conventions=None, bias=None, **settings):
     model = scorer.engine.model
     network = model.network
     head = LMHead(
-        network.model.shared.weight, network.final_logits_bias if bias is None else bias, EAGER
+        network.lm_head_weight, network.final_logits_bias if bias is None else bias, EAGER
     )
     model = replace(model, head=head, conventions=conventions or model.conventions)
     engine = GpuEngine(model, **settings)

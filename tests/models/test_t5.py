@@ -1,12 +1,14 @@
 """The T5 network against transformers' own, over random sizes."""
 
-from dataclasses import asdict
+import copy
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quals_fast_kernels._compat import HAS_TRITON
 from transformers import T5Config, T5ForConditionalGeneration
 from transformers.models.t5.modeling_t5 import T5Attention
 
@@ -15,7 +17,7 @@ from quals_fast.models.shape import T5Shape
 from quals_fast.models.slots import DenseSlots, DistinctSlots
 from quals_fast.models.t5 import T5, relative_buckets
 from quals_fast.models.targets import pack
-from quals_fast.ops import EAGER
+from quals_fast.ops import EAGER, TRITON
 from quals_fast.reference.tolerances import TOKEN_LOGPROB
 
 VOCAB = 24
@@ -124,6 +126,43 @@ def test_steps_and_packed_targets_are_decoded_as_padded_ones(shape, seed):
             close(hidden.expand(2, 3, -1), expected[:, :, t])
     is_token = torch.arange(30) < lengths[..., None]
     close(found[: int(lengths.sum())], expected[is_token])
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
+@settings(max_examples=3, deadline=None)
+@given(shapes(), st.sampled_from([8, 16, 24]), st.integers(0, 2**20))
+def test_the_kernels_compute_what_pytorch_does(shape, d_kv, seed):
+    _, network = both(replace(shape, d_kv=d_kv), seed)
+    on_kernels = copy.deepcopy(network)
+    on_kernels.run_by(TRITON)
+    source, mask, targets = texts(seed)
+    lengths = torch.tensor([[7, 4, 0], [0, 30, 1]])
+    packed = pack(targets, lengths, 0, int(lengths.sum()) + 3, 32)
+    with torch.inference_mode():
+        hidden = network.encode_hidden(source, mask)
+        close(on_kernels.encode_hidden(source, mask)[mask], hidden[mask])
+        memories = [one.project(hidden, mask) for one in (network, on_kernels)]
+        padded, of_kernels = (
+            one.decode_teacher_forced(targets[:, :, :9], memory)
+            for one, memory in zip((network, on_kernels), memories, strict=True)
+        )
+        close(of_kernels, padded)
+        expected = network.decode_packed(packed, hidden, mask)
+        found = on_kernels.decode_packed(packed, hidden, mask)
+        close(found[: int(lengths.sum())], expected[: int(lengths.sum())])
+        slots = [
+            DenseSlots(memory, 3, 30, kernels)
+            for memory, kernels in zip(memories, (EAGER, TRITON), strict=True)
+        ]
+        beam_idx = None
+        for t in range(12):
+            tokens = targets[:, :, t] if t else targets[:, :1, 0]
+            expected, found = (
+                one.decode_step(of.arrange(tokens, beam_idx, t), t, of)
+                for one, of in zip((network, on_kernels), slots, strict=True)
+            )
+            close(found, expected)
+            beam_idx = torch.randint(3, (2, 3))
 
 
 def close(found, expected):

@@ -29,7 +29,7 @@ from quals_fast.models.integers import has_fast_int8
 from quals_fast.models.lm_head import ScreenedLMHead
 from quals_fast.models.loading import load_model
 from quals_fast.models.precision import PRECISIONS
-from quals_fast.ops import EAGER, TRITON, BackendUnavailableError
+from quals_fast.ops import BackendUnavailableError
 from quals_fast.reference.tolerances import TOKEN_LOGPROB
 from quals_fast.training.qagen.settings import TrainingSettings
 from quals_fast.training.qagen.starting_point import load_starting_point
@@ -328,16 +328,6 @@ def test_no_limit_of_sources(folder):
     fails(folder, "config.json: no `max_source_tokens`, and the tokenizer has no")
 
 
-@pytest.mark.parametrize(
-    ("device", "kernels"),
-    [("cpu", TRITON), ("cuda", EAGER), ("cuda", TRITON)],
-    ids=["Triton on a CPU", "eager on a GPU", "Triton on a GPU"],
-)
-def test_a_gpu(trained, device, kernels):
-    with pytest.raises(BackendUnavailableError, match="T5 models run only on a CPU with the eager"):
-        load_model(trained, device=torch.device(device), kernels=kernels)
-
-
 def test_float16(trained):
     message = r"dtype 'float16' is not for T5 models, whose feed-forward layers exceed the largest"
     with pytest.raises(BackendUnavailableError, match=message):
@@ -348,9 +338,3 @@ def test_training_from_it(trained, tmp_path):
     settings = TrainingSettings(train=["town.json"], output=tmp_path, init=str(trained))
     with pytest.raises(CheckpointError, match="`model_type` 'bart', but got 't5'"):
         load_starting_point(settings, print, [])
-
-
-def test_no_weights_are_read_before_a_gpu_is_refused(folder):
-    (folder / WEIGHTS).unlink()
-    with pytest.raises(BackendUnavailableError, match="use device='cpu' and backend='eager'"):
-        load_model(folder, device=torch.device("cuda"))

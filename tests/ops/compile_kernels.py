@@ -30,7 +30,7 @@ class Driver:
 
 
 def compile_all():
-    for dtype in (torch.float16, torch.float32):
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
         for rows in (60, 960):  # each has tiles of its own
             hidden = torch.zeros(rows, WIDTH, dtype=dtype)
             head = hidden, torch.zeros(TOKENS, WIDTH, dtype=dtype), torch.zeros(TOKENS)
@@ -44,7 +44,9 @@ def compile_all():
                 TRITON.beam_attention(query, query, query, *store, index, length, bias)
         for tokens in (1, 128, 1024):
             source = torch.zeros(2, 1, tokens, HEADS, 64, dtype=dtype).transpose(2, 3)
-            TRITON.source_attention(query, *source, torch.ones(1, 1, 1, tokens).bool())
+            mask, distances = torch.ones(1, 1, 1, tokens).bool(), BEAMS + tokens - 1
+            for bias in (None, torch.zeros(HEADS, distances, dtype=dtype)):
+                TRITON.source_attention(query, *source, mask, bias)
         norm = torch.zeros(2, WIDTH, dtype=dtype)
         TRITON.add_layer_norm(*hidden.new_zeros(2, BEAMS, WIDTH), *norm, 1e-5)
     for rule, width in (("fairseq09", 120), ("hamming", 61)):

@@ -40,10 +40,13 @@ def inputs(B, N, H, D, S, dtype=torch.float32):
     return query.to(DEVICE, dtype), keys, values, mask.to(DEVICE)
 
 
-def truth(query, keys, values, mask):
+def truth(query, keys, values, mask, bias=None):
     """Spell the definition out in float64."""
     query, keys, values = (x.double().cpu() for x in (query, keys, values))
     scores = torch.einsum("bnhd,bhsd->bhns", query, keys) / query.shape[-1] ** 0.5
+    for n in range(0 if bias is None else query.shape[1]):
+        first = query.shape[1] - 1 - n  # the entry of the first token
+        scores[:, :, n] += bias[:, first : first + keys.shape[2]].double().cpu()
     weights = scores.masked_fill(~mask.cpu(), -torch.inf).softmax(-1)
     return torch.einsum("bhns,bhsd->bnhd", weights, values)
 
@@ -55,6 +58,21 @@ def test_equal_to_the_definition(attend, shape):
     found = attend(*case)
     assert found.dtype == torch.float32
     assert error(found, truth(*case)) <= 1e-5
+
+
+@both
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_bias_is_added_to_the_scores_by_distance(attend, shape):
+    _, queries, heads, _, tokens = shape
+    case = *inputs(*shape), torch.randn(heads, queries + tokens - 1, device=DEVICE) * 3
+    assert error(attend(*case), truth(*case)) <= 1e-5
+
+
+@needs_triton
+def test_a_bias_may_be_a_view_in_half_precision():
+    bias = torch.randn(3, 25, dtype=torch.float16, device=DEVICE)[:, 4:23]
+    case = *inputs(2, 5, 3, 40, 15), bias
+    assert error(source_attention_triton(*case), truth(*case)) <= 1e-5
 
 
 def check_half_precision(dtype, shape):
@@ -170,6 +188,8 @@ def test_no_query_is_no_result(shape):
         ({"mask": torch.ones(2, 5).bool()}, ValueError, "`mask` must have shape"),
         ({"mask": torch.ones(2, 1, 1, 4).bool()}, ValueError, "`mask` must have shape"),
         ({"mask": torch.zeros(2, 1, 1, 5)}, TypeError, "`mask` must be torch.bool"),
+        ({"bias": torch.zeros(2, 5)}, ValueError, r"`bias` must have shape \(2, 7\)"),
+        ({"bias": torch.zeros(2, 7).int()}, TypeError, "`bias` must be torch.float32"),
     ],
 )
 def test_the_launcher_refuses_what_does_not_fit(change, error, message):
