@@ -16,6 +16,7 @@ assert VERSION is not None
 # bound is a release that installs beside all the others.
 EVALUATE = ["scipy>=1.15,<2", "scikit-learn>=1.5,<2", "rouge-score>=0.1.2,<0.2"]
 TRANSFORMERS = ["transformers>=5.13,<6"]
+PARQUET = ["pyarrow>=21,<27"]
 TRAIN = [
     *TRANSFORMERS,
     *EVALUATE,
@@ -60,6 +61,7 @@ setup(
     extras_require={
         "evaluate": EVALUATE,
         "reference": TRANSFORMERS,
+        "parquet": PARQUET,
         "qags": [*TRANSFORMERS, *SPACY],
         "bench": [*BENCH, *EVALUATE, *MEASURE],
         "train": TRAIN,
@@ -73,6 +75,7 @@ setup(
             *MEASURE,
             *EXPORT,
             *TRAIN,
+            *PARQUET,
             "onnxruntime>=1.30,<2",
             # Its interpreter runs the kernels where there is no GPU. That of 3.6 needs numpy<2.4.
             "triton>=3.7,<4; platform_system == 'Linux'",
