@@ -66,11 +66,11 @@ def killed_and_resumed(folder, settings, moment, n, whole):
     """Kill a job, resume it, and compare its output with that of a job that was not killed."""
     arguments = ["score", "in.jsonl", "-o", "out.jsonl", *settings]
     process = killed.start("SIGKILL", moment, n, arguments, cwd=folder)
-    if moment == "starting":  # at any moment from then on
+    if moment == "seconds":
         time.sleep(n)
         process.kill()
     process.communicate()
-    if moment == "starting" and process.returncode == 1:  # it has finished before
+    if moment == "seconds" and process.returncode == 1:  # it has finished before
         (folder / "out.jsonl").unlink()
         return killed_and_resumed(folder, settings, moment, n / 2, whole)
     assert process.returncode == -signal.SIGKILL
@@ -130,12 +130,12 @@ def test_a_job_killed_at_a_random_moment_goes_on_to_the_same_bits(long_job, tmp_
         "scoring": N_ROWS - 1,
         "writing": len(whole) - 1,
         "replacing": 6,  # records: at first, of 3 windows and of the end; then the output
-        "starting": seconds,
+        "seconds": seconds,
     }
     moment = list(moments)[seed % len(moments)]
     draw = random.Random(seed)
     n = draw.uniform(0, 0.9) * moments[moment]
-    n = n if moment == "starting" else 1 + int(n)
+    n = n if moment == "seconds" else 1 + int(n)
     killed_and_resumed(tmp_path, settings, moment, n, whole)
 
 

@@ -3,7 +3,7 @@
     python killed.py SIGKILL scoring 70 score in.jsonl -o out.jsonl
 
 A moment is what the program does and how often it has done so: `reading` rows, `scoring` rows,
-`writing` bytes of results (so mostly within a line), `replacing` files, or never.
+`writing` bytes of results (so mostly within a line), or `replacing` files. Any other never comes.
 """
 
 import os
@@ -31,7 +31,7 @@ def main():
     from quals_fast.jobs import inputs, resuming
 
     _, name, moment, n, *arguments = sys.argv
-    remaining = int(n)
+    remaining = float(n)
 
     def tick(doing, times=1):
         nonlocal remaining
@@ -55,7 +55,7 @@ def main():
     def write(self, real=resuming.ResumableFile._write):
         text = "".join(self._waiting)
         if moment == "writing" and remaining < len(text):
-            self._waiting = [text[:remaining]]
+            self._waiting = [text[: int(remaining)]]
             real(self)
         tick("writing", len(text))
         real(self)
