@@ -50,6 +50,16 @@ def signature(
     return "|".join(["quals", *(f"{key}:{value}" for key, value in parts.items())])
 
 
+def must_match(signature: str) -> str:
+    """Return the part of a signature that must be equal wherever rows of one job are scored.
+
+    That is on resume, and on all machines that share the job. It has settings, model, precision and
+    engine. It has no versions, neither of this program nor of what a machine has installed; each
+    row carries its whole signature.
+    """
+    return "|".join(part for part in signature.split("|") if not part.startswith("version:"))
+
+
 def escaped(name: str) -> str:
     """Percent-encode what a signature cannot hold in a folder's name: ``|``, line breaks, ..."""
     return "".join(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from quals_fast import __version__
@@ -11,12 +13,25 @@ from quals_fast.commands.explain import explain
 from quals_fast.commands.export import export
 from quals_fast.commands.report import report
 from quals_fast.commands.score import score
-from quals_fast.commands.streams import guarded_output
+from quals_fast.commands.streams import Interrupted, guarded_output
 from quals_fast.commands.train_qagen import train_qagen
 from quals_fast.processes import bound_spinning
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+class App(click.Group):
+    """The commands; Ctrl-C ends each of them with one line."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted") from None
+
+
+@click.group(
+    cls=App, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}
+)
 @click.version_option(__version__, prog_name="quals-fast")
 def app() -> None:
     """Score the factual consistency of summaries with QUALS.
@@ -25,8 +40,8 @@ def app() -> None:
     summary and given the document. A score near 0 means that the document supports the summary; a
     clearly negative score means that it does not.
 
-    INPUT is a file with one document and one summary per row: JSON lines, a JSON array or CSV,
-    optionally compressed with gzip. Use - to read standard input.
+    INPUT is a file with one document and one summary per row: JSON lines, a JSON array, CSV
+    (these optionally compressed with gzip) or Parquet. Use - to read standard input.
 
     \b
     Print a table of scores:

@@ -14,14 +14,21 @@ from quals_fast.commands.options import (
     GroupedCommand,
     with_groups,
 )
-from quals_fast.commands.running import finish, require, results_file, scoring_job, usage_errors
+from quals_fast.commands.running import (
+    finish,
+    job_input,
+    require,
+    results_file,
+    scoring_job,
+    usage_errors,
+)
 
 OUTPUT_OPTIONS = (
     click.option("-o", "--output", metavar="FILE",
                  help="Also write the result to FILE as one JSON object. - writes it to standard "
                       "output instead of the table."),
     click.option("--label", default="label", metavar="NAME",
-                 help="JSON key or CSV column of the human judgement: a number, higher for more "
+                 help="JSON key or column of the human judgement: a number, higher for more "
                       "consistent."),
     click.option("--positive-from", type=float, default=1.0,
                  help="For AUC, summaries with this label or a higher one count as consistent."),
@@ -66,10 +73,10 @@ def evaluate(
     require("scipy", "sklearn", "rouge_score", message=message)
     tally, labels = Tally(0), Labels(label)
     with (
-        scoring_job(options, check=labels.check) as (scorer, results),
+        scoring_job(options, job_input(options, check=labels.check)) as job,
         results_file(output, options) as file,
     ):
-        for row, result in results:
+        for row, result in job.results():
             tally.add(row, result)
             labels.add(row, result)
         with usage_errors(ValueError):
@@ -81,7 +88,7 @@ def evaluate(
             )
         if file is not None:
             content = [one.to_dict() for one in agreements]
-            file.write(json.dumps({"signature": scorer.signature, "agreement": content}) + "\n")
+            file.write(json.dumps({"signature": job.scorer.signature, "agreement": content}) + "\n")
     if output is None or (output != "-" and not options["quiet"]):
-        show(agreement_table(agreements, scorer.signature))
+        show(agreement_table(agreements, job.scorer.signature))
     finish(tally, options)

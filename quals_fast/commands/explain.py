@@ -13,7 +13,7 @@ from quals_fast.commands.options import (
     GroupedCommand,
     with_groups,
 )
-from quals_fast.commands.running import finish, require, results_file, scoring_job
+from quals_fast.commands.running import finish, job_input, require, results_file, scoring_job
 
 OUTPUT_OPTIONS = (
     click.option("--html", metavar="FILE",
@@ -57,10 +57,10 @@ def explain(html: str | None, ids: tuple[str, ...], top: int | None, **options: 
     tally = Tally(0)
     explained = []
     with (
-        scoring_job(options, ids=ids, prints=html is None) as (scorer, results),
+        scoring_job(options, job_input(options, ids=ids), prints=html is None) as job,
         results_file(html, options) as file,
     ):
-        for row, result in results:
+        for row, result in job.results():
             tally.add(row, result)
             one = ExplainedRow.of(row, result)
             if file is None:
@@ -69,9 +69,9 @@ def explain(html: str | None, ids: tuple[str, ...], top: int | None, **options: 
                 explained.append(one)
         if file is None:
             show(MARKS_LEGEND)
-            show(signature_line(scorer.signature))
+            show(signature_line(job.scorer.signature))
         else:
-            file.write(render_html(explained, scorer.signature))
+            file.write(render_html(explained, job.scorer.signature))
     if html not in (None, "-") and not options["quiet"]:
         click.echo(f"wrote {html}", err=True)
     finish(tally, options)

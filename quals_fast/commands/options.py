@@ -16,24 +16,26 @@ FORMAT_OPTIONS = (
     click.option(
         "--format",
         "file_format",
-        type=click.Choice(["auto", "jsonl", "csv"]),
+        type=click.Choice(["auto", "jsonl", "csv", "parquet"]),
         default="auto",
         help="Input format. jsonl: one JSON object per line, or a JSON array. csv: a header, and "
-        "columns separated by commas, semicolons or tabs. auto: detect by file name and content.",
+        "columns separated by commas, semicolons or tabs. parquet: needs pyarrow. auto: detect by "
+        "file name and content.",
     ),
-    click.option("--encoding", default="utf-8", help="Input encoding, such as utf-8 or latin-1."),
+    click.option("--encoding", default="utf-8",
+                 help="Encoding of JSON and CSV, such as utf-8 or latin-1."),
     click.option("--document-field", default="document", metavar="NAME",
-                 help="JSON key or CSV column of the document."),
+                 help="JSON key or column of the document."),
     click.option("--summary-field", default="summary", metavar="NAME",
-                 help="JSON key or CSV column of the summary."),
+                 help="JSON key or column of the summary."),
 )  # fmt: skip
-INPUT_OPTIONS = (
-    click.argument("input", metavar="INPUT"),
+READING_OPTIONS = (
     *FORMAT_OPTIONS,
     click.option("--fail-fast", is_flag=True,
                  help="Stop at the first row with status error. By default, the job continues with "
                       "the other rows."),
 )  # fmt: skip
+INPUT_OPTIONS = (click.argument("input", metavar="INPUT"), *READING_OPTIONS)
 QUIET = click.option("--quiet", is_flag=True, help="Hide the progress bar and the summary line.")
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from importlib.util import find_spec
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,51 +19,105 @@ from quals_fast.commands.options import ONLY_QAGS, ONLY_QUALS
 from quals_fast.commands.streams import UsageFailure
 from quals_fast.config import DecodingConfig, ScoringConfig
 from quals_fast.errors import BackendUnavailableError, InputError
-from quals_fast.jobs.files import OutputFile, open_output
+from quals_fast.jobs.inputs import JobInput, matching_files
+from quals_fast.jobs.output import OutputFile, open_output
 from quals_fast.jobs.parsing import InputRow
-from quals_fast.jobs.scoring import JobInput, Scorer, score_rows
+from quals_fast.jobs.scoring import Scorer, Window, score_windows
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
     from quals_fast.pages.tables import Tally
     from quals_fast.scorer import QualsScorer
 
 
+LOG_SECONDS = 60  # between two lines of progress where there is no terminal
+
+
+@dataclass(slots=True)
+class ScoringJob:
+    """A job over INPUT, with a loaded model, behind a progress bar.
+
+    Attributes:
+        scorer: scores the rows.
+        rows: the rows of INPUT.
+        n_rows: number of rows; None for a stream.
+        fail_fast: whether the job ends at the first row with status ``error``.
+    """
+
+    scorer: Scorer
+    rows: JobInput
+    n_rows: int | None
+    fail_fast: bool
+    _progress: Progress
+    _task: TaskID
+    _logs: bool
+    _logged_at: float = field(default_factory=time.monotonic)
+
+    def windows(self, chosen: range | None = None, *, skip: int = 0) -> Iterator[Window]:
+        """Score rows.
+
+        Args:
+            chosen: which rows of a file; None for all.
+            skip: how many of these have been scored before.
+        """
+        total = self.n_rows if chosen is None else len(chosen)
+        self._progress.reset(self._task, total=total, completed=skip, description="scoring")
+        rows = self.rows if chosen is None else islice(self.rows, chosen.start + skip, chosen.stop)
+        return score_windows(
+            self.scorer,
+            rows,
+            fail_fast=self.fail_fast,
+            on_progress=lambda n: self._progress.advance(self._task, n),
+        )
+
+    def results(self) -> Iterator[tuple[InputRow, Any]]:
+        """Score all rows and yield them one by one."""
+        for window in self.windows():
+            yield from window
+
+    def show(self, counts: str) -> None:
+        """Show the counts by status with the progress; without a terminal, a line a minute."""
+        self._progress.update(self._task, counts=counts)
+        task, now = self._progress.tasks[0], time.monotonic()
+        if not self._logs or task.finished or now - self._logged_at < LOG_SECONDS:
+            return
+        self._logged_at = now
+        of = "" if task.total is None else f" of {task.total:,.0f}"
+        line = f"{task.completed:,.0f}{of} rows: {counts}"
+        if task.speed:
+            line += f"; {task.speed:.1f} rows/s"
+        if task.time_remaining is not None:
+            line += f", {timedelta(seconds=task.time_remaining)} left"
+        click.echo(line, err=True)
+
+
 @contextmanager
 def scoring_job(
-    options: dict[str, Any],
-    *,
-    ids: tuple[str, ...] = (),
-    check: Callable[[InputRow], None] | None = None,
-    prints: bool = False,
-) -> Iterator[tuple[Scorer, Iterator[tuple[InputRow, Any]]]]:
-    """Load the model and score the input's rows behind a progress bar.
+    options: dict[str, Any], rows: JobInput, *, prints: bool = False
+) -> Iterator[ScoringJob]:
+    """Look at the input, load the model, and show the job's progress.
 
     Args:
         options: of the command.
-        ids: score only the rows with these.
-        check: raises on a row that makes the job pointless.
+        rows: what is scored.
         prints: whether each row is printed to standard output at once; then a terminal shows no
             progress bar, which these lines would break.
     """
     from quals_fast.pages.display import progress_bar
 
-    rows = job_input(options, ids=ids, check=check)
     hidden = options["quiet"] or (prints and sys.stdout.isatty())
     with usage_errors(InputError):
-        total = rows.survey()
+        with progress_bar(hidden=hidden) as progress:
+            progress.add_task("reading the input", total=None, counts="")
+            n_rows = rows.survey()
         options = fetch_model(options)
         with progress_bar(hidden=hidden) as progress:
-            task = progress.add_task("loading the model", total=total)
+            task = progress.add_task("loading the model", total=n_rows, counts="")
             with usage_errors(ValueError, BackendUnavailableError, ModuleNotFoundError):
                 scorer = _scorer(options)
-            progress.update(task, description="scoring")
-            results = score_rows(
-                scorer,
-                rows,
-                fail_fast=options["fail_fast"],
-                on_progress=lambda n: progress.advance(task, n),
-            )
-            yield scorer, results
+            logs = not hidden and not sys.stderr.isatty()
+            yield ScoringJob(scorer, rows, n_rows, options["fail_fast"], progress, task, logs)
 
 
 def job_input(
@@ -68,17 +126,26 @@ def job_input(
     ids: tuple[str, ...] = (),
     check: Callable[[InputRow], None] | None = None,
 ) -> JobInput:
-    """Return the rows of INPUT, read as the options say."""
+    """Return the rows of INPUT, read as the options say.
+
+    Args:
+        options: of the command; `input` is one name, or several names and patterns.
+        ids: take only the rows with these.
+        check: raises on a row that makes the job pointless.
+    """
     names = ("file_format", "encoding", "document_field", "summary_field")
     reading = {name: options[name] for name in names}
-    return JobInput(path=options["input"], ids=ids, check=check, **reading)
+    given = options["input"]
+    with usage_errors(InputError):
+        paths = (given,) if isinstance(given, str) else matching_files(given)
+    return JobInput(paths=paths, ids=ids, check=check, **reading)
 
 
 def results_file(
     path: str | None, options: dict[str, Any]
 ) -> AbstractContextManager[OutputFile | None]:
     """Open the file for results, if there is one."""
-    return nullcontext() if path is None else open_output(path, input_path=options["input"])
+    return nullcontext() if path is None else open_output(path, inputs=[options["input"]])
 
 
 def finish(tally: Tally, options: dict[str, Any]) -> None:

@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import click
 
 from quals_fast.commands.options import (
-    INPUT_OPTIONS,
     METRIC_OPTIONS,
     QUIET,
+    READING_OPTIONS,
     GroupedCommand,
     with_groups,
 )
-from quals_fast.commands.running import finish, results_file, scoring_job
-from quals_fast.jobs.files import RowWriter
+from quals_fast.commands.running import (
+    finish,
+    job_input,
+    options_given,
+    scoring_job,
+    usage_errors,
+)
+from quals_fast.commands.streams import Interrupted
+from quals_fast.errors import InputError
+from quals_fast.jobs.inputs import JobInput, check_shard, is_stream, shard_of
+from quals_fast.jobs.output import OutputFile, RowWriter, open_output
+from quals_fast.jobs.resuming import ResumableFile
+from quals_fast.signature import must_match
 
+INPUT = click.argument("input", metavar="INPUT...", nargs=-1, required=True)
+SHARD = click.option(
+    "--shard", metavar="i/n",
+    help="Score only the i-th of n parts of the rows, for job arrays. The outputs of all parts "
+         "joined in order are the output of a single job.",
+)  # fmt: skip
 OUTPUT_OPTIONS = (
     click.option("-o", "--output", metavar="FILE",
                  help="Write one JSON object per row to FILE, or CSV if it ends in .csv; - writes "
-                      "JSON lines to standard output. Without -o, a table is printed."),
+                      "JSON lines to standard output. FILE is called FILE.part until it is "
+                      "complete. Without -o, a table is printed."),
+    click.option("--resume", is_flag=True,
+                 help="Continue an interrupted job with the same input and options, or start it."),
+    click.option("--overwrite", is_flag=True,
+                 help="Replace FILE and FILE.part. By default, an existing file is an error."),
     click.option("--pairs", "include_pairs", is_flag=True,
                  help="Include the question-answer pairs of each row in the JSON output."),
     click.option("--rows", type=click.IntRange(1), metavar="N",
@@ -30,20 +53,34 @@ OUTPUT_OPTIONS = (
 
 
 @click.command(cls=GroupedCommand)
-@with_groups({"Input": INPUT_OPTIONS, "Output": OUTPUT_OPTIONS, **METRIC_OPTIONS})
-def score(output: str | None, include_pairs: bool, rows: int | None, **options: Any) -> None:
+@with_groups(
+    {"Input": (INPUT, *READING_OPTIONS, SHARD), "Output": OUTPUT_OPTIONS, **METRIC_OPTIONS}
+)
+def score(
+    output: str | None,
+    include_pairs: bool,
+    rows: int | None,
+    shard: str | None,
+    resume: bool,
+    overwrite: bool,
+    **options: Any,
+) -> None:
     """Score each summary in INPUT against its document.
+
+    INPUT is one or more files, or patterns in quotes, such as 'in/*.parquet'.
 
     \b
     Print a table:
       quals-fast score pairs.jsonl
     Write JSON lines, and print the ten lowest-scoring rows:
       quals-fast score pairs.jsonl -o scores.jsonl --rows 10
+    Start a long job, or continue it after an interruption:
+      quals-fast score pairs.jsonl -o scores.jsonl --resume
     Read CSV columns with other names from standard input:
       cat pairs.csv | quals-fast score - --document-field article --summary-field highlights
 
     Exit codes: 0 if every row was processed, 1 if at least one row has status error, 2 if the
-    command cannot run as given.
+    command cannot run as given, 130 after Ctrl-C.
     """  # noqa: D301 - click must get the character that the backslash stands for
     from quals_fast.pages.display import show
     from quals_fast.pages.tables import Tally, score_table
@@ -56,16 +93,78 @@ def score(output: str | None, include_pairs: bool, rows: int | None, **options: 
         raise click.UsageError(
             "--rows is for the table, but got -o -, which prints none; leave one of them out"
         )
-    tally = Tally(rows or 100)
-    with (
-        scoring_job(options, prints=output == "-") as (scorer, results),
-        results_file(output, options) as file,
-    ):
-        writer = RowWriter(file, is_csv=is_csv, include_pairs=include_pairs) if file else None
-        for row, result in results:
-            tally.add(row, result)
-            if writer is not None:
-                writer.write(row, result, scorer.signature)
+    source = job_input(options)
+    with usage_errors(InputError):
+        check_shard(shard, source)
+        file = _results_file(output, source, resume=resume, overwrite=overwrite)
+    tally = Tally(rows or (100 if output is None else 0))
+    is_stopped = False
+    with scoring_job(options, source, prints=output == "-") as job, file or nullcontext():
+        signature = job.scorer.signature
+        chosen = None if job.n_rows is None else shard_of(shard, job.n_rows)
+        if isinstance(file, ResumableFile):
+            settings = {"--shard": shard, "--pairs": include_pairs, "--rows": rows}
+            what = None if chosen is None else _what(source, signature) | settings
+            file.open(what, None if chosen is None else len(chosen))
+            if file.state is not None:
+                tally.restore(file.state)
+        writer = None
+        if file is not None:
+            writer = RowWriter(
+                file,
+                is_csv=is_csv,
+                include_pairs=include_pairs,
+                include_file=len(source.paths) > 1,
+                is_continued=tally.total > 0,
+            )
+        try:
+            for window in job.windows(chosen, skip=tally.total):
+                for row, result in window:
+                    tally.add(row, result)
+                    if writer is not None:
+                        writer.write(row, result, signature)
+                is_stopped = job.fail_fast and window[-1][1].status == "error"
+                if file is not None and not is_stopped:
+                    file.commit(tally.total, tally.state())
+                job.show(tally.counts())
+        except KeyboardInterrupt:
+            rest = f"; {file.advice}" if isinstance(file, ResumableFile) else ""
+            raise Interrupted(f"interrupted{rest}") from None
+        if file is not None and not is_stopped:
+            file.finish()
     if output is None or rows is not None:
-        show(score_table(tally, scorer.signature))
+        show(score_table(tally, signature))
+    if is_stopped and isinstance(file, ResumableFile) and not options["quiet"]:
+        click.echo(f"stopped at the first error; the rows up to it are in {file.part}", err=True)
     finish(tally, options)
+
+
+def _results_file(
+    path: str | None, source: JobInput, *, resume: bool, overwrite: bool
+) -> OutputFile | ResumableFile | None:
+    """Return the file for results: a `ResumableFile` if it is neither a stream nor a device."""
+    if resume and overwrite:
+        raise InputError("--resume keeps what --overwrite replaces; leave one of them out")
+    if path is None or is_stream(path):
+        for option in options_given(("resume", "overwrite")):
+            got = "no -o" if path is None else f"-o {path}"
+            raise InputError(f"{option} needs the name of a file, but got {got}; add -o FILE")
+        return None if path is None else open_output(path, inputs=source.paths)
+    if resume and source.is_stream:
+        raise InputError(
+            f"--resume needs input that can be read again, but got {source.name}; write it to a "
+            "file first"
+        )
+    return ResumableFile(path, inputs=source.paths, resume=resume, overwrite=overwrite)
+
+
+def _what(source: JobInput, signature: str) -> dict[str, Any]:
+    """Return what must be equal when a job is resumed, but for the options of this command."""
+    return {
+        "the signature": must_match(signature),
+        "the input": source.digests(),
+        "--format": source.file_format,
+        "--encoding": source.encoding,
+        "--document-field": source.document_field,
+        "--summary-field": source.summary_field,
+    }

@@ -18,6 +18,16 @@ class UsageFailure(click.ClickException):
     exit_code = 2
 
 
+class Interrupted(click.ClickException):
+    """Ctrl-C: one line on standard error, exit code 130."""
+
+    exit_code = 130
+
+    def show(self, file: Any = None) -> None:
+        """Print the line."""
+        click.echo(self.message, err=True)
+
+
 class _StandardOutput(io.FileIO):
     """Descriptor 1: the first failure raises and says what failed; later writes are dropped."""
 

@@ -14,14 +14,11 @@ from typing import Any, TextIO
 from quals_fast.errors import InputError
 
 _GZIP = b"\x1f\x8b"
+PARQUET = b"PAR1"
 _UNPACK = "decompress it first"
 _SAVE = "save it as CSV or JSON lines"
 # How files begin that are not text.
 _REFUSED = {
-    b"PAR1": (
-        "a Parquet file",
-        "convert it with pandas: read_parquet(...).to_json(..., orient='records', lines=True)",
-    ),
     b"PK\x03\x04": ("an Excel workbook or another zip archive", f"{_SAVE}, or {_UNPACK}"),
     b"\xd0\xcf\x11\xe0": ("an old Excel workbook", _SAVE),
     b"ARROW1": ("an Arrow file", _SAVE),
@@ -44,6 +41,11 @@ def open_binary(path: str, name: str) -> Iterator[Any]:
         is_gzip = path.endswith(".gz") or packed.peek(2).startswith(_GZIP)
         file = gzip.GzipFile(fileobj=packed) if is_gzip else packed
         start = file.peek(8)
+        if start.startswith(PARQUET) and (is_gzip or path == "-" or not packed.seekable()):
+            raise InputError(
+                f"{name} is a Parquet file, which cannot be read "
+                f"{'compressed; decompress it first' if is_gzip else 'from a pipe; give its name'}"
+            )
         for beginning, (kind, advice) in _REFUSED.items():
             if start.startswith(beginning):
                 raise InputError(f"{name} is {kind}, which is not supported; {advice}")

@@ -1,4 +1,4 @@
-"""Parse rows: JSON lines, JSON arrays, JSON objects over several lines, and CSV."""
+"""Parse rows of text files: JSON lines, arrays, objects over several lines, and CSV."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ class InputRow:
     """One row of a file.
 
     Attributes:
-        line: number of its first line, from 1.
-        id: the row's own id, or its line number.
+        line: number of its first line, from 1; in a Parquet file, number of the row.
+        id: the row's own id, or `line`.
         fields: all its fields.
         document: content of the document field; None if `problem` is set.
         summary: content of the summary field; None if `problem` is set.
         problem: why the row could not be read, or None.
+        unit: what `line` counts, ``line`` or ``row``.
+        file: its file, if a job reads several.
     """
 
     line: int
@@ -36,6 +38,13 @@ class InputRow:
     document: Any = None
     summary: Any = None
     problem: str | None = None
+    unit: str = "line"
+    file: str | None = None
+
+    @property
+    def place(self) -> str:
+        """Where the row is, for messages."""
+        return f"{'' if self.file is None else f'{self.file}, '}{self.unit} {self.line}"
 
 
 def has_columns(start: str, fields: tuple[str, str]) -> bool:
@@ -167,7 +176,7 @@ def _json_row(line: int, content: Any, fields: tuple[str, str], problem: str | N
     if not isinstance(content, dict):
         problem = f"{_expected(fields)}, but got {_JSON_NAMES[type(content)]}"
         content = {}
-    return _row(line, _usable_id(content.get("id"), line), content, fields, problem)
+    return make_row(line, usable_id(content.get("id"), line), content, fields, problem)
 
 
 def _expected(fields: tuple[str, str]) -> str:
@@ -184,7 +193,7 @@ _JSON_NAMES = {
 }
 
 
-def _usable_id(row_id: Any, line: int) -> Any:
+def usable_id(row_id: Any, line: int) -> Any:
     """Return a row's id, or its line number if it has none that JSON can hold."""
     try:
         json.dumps(row_id, allow_nan=False)
@@ -210,19 +219,7 @@ def parse_csv(
         header = next((cells for cells in reader if cells), [])
     except csv.Error as error:
         raise InputError(f"the header of {name} cannot be read: {_csv_problem(error)}") from error
-    missing = [field for field in fields if field not in header]
-    if missing:
-        raise InputError(
-            f"{name} must have a column {missing[0]!r}, but has "
-            f"{', '.join(map(repr, header)) or 'none'}; name the right columns with "
-            "--document-field and --summary-field"
-        )
-    twice = [field for field in (*fields, "id") if header.count(field) > 1]
-    if twice:
-        raise InputError(
-            f"{name} must have one column {twice[0]!r}, but has {header.count(twice[0])}; rename "
-            "the others"
-        )
+    check_columns(name, header, fields)
     while True:
         line = reader.line_num + 1
         try:
@@ -241,7 +238,28 @@ def parse_csv(
                 f"that contain a {_DELIMITERS[delimiter]} or a line break"
             )
         content = dict(zip(header, cells, strict=False))
-        yield _row(line, content.get("id") or line, content, fields, problem)
+        yield make_row(line, content.get("id") or line, content, fields, problem)
+
+
+def check_columns(name: str, columns: list[str], fields: tuple[str, str]) -> None:
+    """Check that a file has each column that is read once.
+
+    Raises:
+        InputError: it does not.
+    """
+    missing = [field for field in fields if field not in columns]
+    if missing:
+        raise InputError(
+            f"{name} must have a column {missing[0]!r}, but has "
+            f"{', '.join(map(repr, columns)) or 'none'}; name the right columns with "
+            "--document-field and --summary-field"
+        )
+    twice = [field for field in (*fields, "id") if columns.count(field) > 1]
+    if twice:
+        raise InputError(
+            f"{name} must have one column {twice[0]!r}, but has {columns.count(twice[0])}; rename "
+            "the others"
+        )
 
 
 def _delimiter(header: str, fields: tuple[str, str]) -> str:
@@ -264,9 +282,10 @@ def _csv_problem(error: csv.Error) -> str:
     )
 
 
-def _row(
+def make_row(
     line: int, row_id: Any, content: dict[str, Any], fields: tuple[str, str], problem: str | None
 ) -> InputRow:
+    """Return a row with its two texts, or with the problem that it lacks one."""
     missing = [field for field in fields if field not in content]
     if problem is None and missing:
         problem = (

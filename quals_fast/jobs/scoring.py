@@ -2,88 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from threading import Thread
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
+from quals_fast.batching import is_out_of_memory
 from quals_fast.errors import InputError
-from quals_fast.jobs.files import FileFormat, read_rows
+from quals_fast.jobs.inputs import MAX_WINDOW_ROWS, JobInput
 from quals_fast.jobs.parsing import InputRow
 from quals_fast.results import RowScore, RowScores, SummaryScore
 from quals_fast.validation import check_pair
 
-MAX_WINDOW_ROWS = 64  # scored together: enough to batch by length, few to lose
+Window: TypeAlias = list[tuple[InputRow, RowScore]]
+
 MAX_WAIT_SECONDS = 0.2  # for which a window waits for more rows from a pipe
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobInput:
-    """The rows of a job's file; each iteration reads the file again.
-
-    Attributes:
-        path: as for `read_rows`, like the next four.
-        file_format: `auto`, `jsonl` or `csv`.
-        encoding: of the text.
-        document_field: key or column of the document.
-        summary_field: key or column of the summary.
-        ids: take only the rows with these ids; empty for all rows.
-        check: raises `InputError` on a row that makes the job pointless.
-    """
-
-    path: str
-    file_format: FileFormat = "auto"
-    encoding: str = "utf-8"
-    document_field: str = "document"
-    summary_field: str = "summary"
-    ids: tuple[str, ...] = ()
-    check: Callable[[InputRow], None] | None = None
-
-    def __iter__(self) -> Iterator[InputRow]:
-        """Yield the rows.
-
-        Raises:
-            InputError: the file cannot be read, or does not have one of `ids`.
-        """
-        missing = dict.fromkeys(self.ids)
-        for row in read_rows(
-            self.path,
-            file_format=self.file_format,
-            encoding=self.encoding,
-            document_field=self.document_field,
-            summary_field=self.summary_field,
-        ):
-            if self.ids and str(row.id) not in self.ids:
-                continue
-            missing.pop(str(row.id), None)
-            if self.check is not None:
-                self.check(row)
-            yield row
-        if missing:
-            name = "standard input" if self.path == "-" else self.path
-            raise InputError(
-                f"no row of {name} has the id {' or '.join(missing)}; for a row without an id, "
-                "give its line number"
-            )
-
-    def survey(self) -> int | None:
-        """Read and count all rows, which is cheap and finds a bad file before the work.
-
-        Returns:
-            None if rows can be read only once: from standard input, or from a pipe such as bash's
-            <(...).
-        """
-        return None if self.is_stream else sum(1 for _ in self)
-
-    @property
-    def is_stream(self) -> bool:
-        """Whether rows can be read only once, and may arrive slowly."""
-        path = Path(self.path)
-        return self.path == "-" or path.is_fifo() or path.is_char_device()
+_LOG = logging.getLogger("quals_fast")
 
 
 class Scorer(Protocol):
@@ -105,14 +43,17 @@ class Scorer(Protocol):
         ...
 
 
-def score_rows(
+def score_windows(
     scorer: Scorer,
     rows: Iterable[InputRow],
     *,
     fail_fast: bool = False,
-    on_progress: Callable[[int], None] | None = None,
-) -> Iterator[tuple[InputRow, RowScore]]:
+    on_progress: Callable[[int], None] = lambda n: None,
+) -> Iterator[Window]:
     """Score rows in windows, in order; a bad row gets status ``error`` and a message.
+
+    Windows of files have `MAX_WINDOW_ROWS` rows, across files, so each row has the same batch
+    mates, and the same score to the last bit, whenever the job runs.
 
     Args:
         scorer: scores the good rows.
@@ -128,15 +69,68 @@ def score_rows(
             end = next(bad, len(window)) + 1
             window, problems = window[:end], problems[:end]
         good = [row for row, problem in zip(window, problems, strict=True) if problem is None]
-        if on_progress is not None:
-            on_progress(len(window) - len(good))
-        documents, summaries = [row.document for row in good], [row.summary for row in good]
-        scored = iter(scorer.score(documents, summaries, on_progress=on_progress).flat())
+        on_progress(len(window) - len(good))
+        scored = iter(_score(scorer, good, on_progress))
+        done: Window = []
         for row, problem in zip(window, problems, strict=True):
-            result = _at_line(row, next(scored) if problem is None else problem)
-            yield row, result
-            if fail_fast and result.status == "error":
+            done.append((row, _with_place(row, next(scored) if problem is None else problem)))
+            if fail_fast and done[-1][1].status == "error":
+                yield done
                 return
+        yield done
+
+
+def score_rows(
+    scorer: Scorer,
+    rows: Iterable[InputRow],
+    *,
+    fail_fast: bool = False,
+    on_progress: Callable[[int], None] = lambda n: None,
+) -> Iterator[tuple[InputRow, RowScore]]:
+    """Score rows as `score_windows` does, and yield them one by one."""
+    for window in score_windows(scorer, rows, fail_fast=fail_fast, on_progress=on_progress):
+        yield from window
+
+
+def _score(
+    scorer: Scorer, rows: list[InputRow], on_progress: Callable[[int], None]
+) -> list[RowScore]:
+    """Score rows together, or each alone if one of them is too much for memory or tokenizer."""
+    if not rows:
+        return []
+    n_reported = 0
+
+    def count(n: int) -> None:
+        nonlocal n_reported
+        n_reported += n
+        on_progress(n)
+
+    documents, summaries = [row.document for row in rows], [row.summary for row in rows]
+    try:
+        return list(scorer.score(documents, summaries, on_progress=count).flat())
+    except BaseException as error:
+        if not _is_of_one_row(error):
+            raise
+        message = f"{type(error).__name__}: {error}"
+    # Outside of `except`, whose traceback holds the tensors.
+    on_progress(-n_reported)
+    if len(rows) == 1:
+        on_progress(1)
+        return [SummaryScore(status="error", message=message)]
+    _LOG.warning("a window of %d rows failed (%s); scoring them singly", len(rows), message)
+    return [result for row in rows for result in _score(scorer, [row], on_progress)]
+
+
+def _is_of_one_row(error: BaseException) -> bool:
+    """Return whether an error is due to a text: memory ran out, or the tokenizer failed.
+
+    Anything else, such as a lost GPU, would fail with every row.
+    """
+    if isinstance(error, KeyboardInterrupt):  # perhaps while memory ran out
+        return False
+    # Tokenizers, in Rust, raises plain exceptions; a panic is not even an Exception.
+    is_of_tokenizer = type(error) is Exception or type(error).__name__ == "PanicException"
+    return is_of_tokenizer or is_out_of_memory(error)
 
 
 def _windows(rows: Iterable[InputRow]) -> Iterator[list[InputRow]]:
@@ -196,7 +190,7 @@ def usable_rows(rows: Iterable[InputRow], *, fail_fast: bool = False) -> tuple[l
         if problem is None:
             good.append(row)
         elif fail_fast:
-            raise InputError(f"line {row.line}: {problem.message or problem.status}")
+            raise InputError(f"{row.place}: {problem.message or problem.status}")
         n_bad += problem is not None
     return good, n_bad
 
@@ -208,8 +202,8 @@ def _problem(row: InputRow) -> SummaryScore | None:
     return check_pair(row.document, row.summary)
 
 
-def _at_line(row: InputRow, result: RowScore) -> RowScore:
-    """Name the line in the message, if there is one."""
+def _with_place(row: InputRow, result: RowScore) -> RowScore:
+    """Name the row's place in the message, if there is one."""
     if result.message is None:
         return result
-    return replace(result, message=f"line {row.line}: {result.message}")
+    return replace(result, message=f"{row.place}: {result.message}")

@@ -11,6 +11,8 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -58,13 +60,26 @@ def show(renderable: RenderableType) -> None:
     console.print(Group(renderable), crop=False)
 
 
+class _Rate(ProgressColumn):
+    """Rows a second and counts by status of a task that has the field ``counts``."""
+
+    def render(self, task: Task) -> Text:
+        counts = task.fields.get("counts")
+        rate = f"{task.speed:.1f} rows/s  " if counts and task.speed else ""
+        return Text(rate + (counts or ""))
+
+
 def progress_bar(*, hidden: bool) -> Progress:
-    """Return a progress bar on standard error; it is hidden without a terminal."""
+    """Return a progress bar on standard error; it is hidden without a terminal.
+
+    A task's field ``counts`` is shown behind it, with the rate.
+    """
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
+        _Rate(),
         console=Console(stderr=True),
         transient=True,
         disable=hidden or not sys.stderr.isatty(),

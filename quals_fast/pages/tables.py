@@ -6,7 +6,9 @@ import heapq
 import math
 from collections import Counter
 from collections.abc import Iterator
-from typing import NamedTuple
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 from rich.console import Group
 from rich.table import Table
@@ -49,7 +51,7 @@ class Tally:
     def __init__(self, max_rows: int) -> None:
         self.max_rows = max_rows
         self.statuses: Counter[str] = Counter()
-        self.error_lines: list[int] = []
+        self.error_places: list[tuple[str, int]] = []
         self.first_error: str | None = None
         self.truncated_rows = 0
         self.truncated_tokens = 0
@@ -81,8 +83,8 @@ class Tally:
             self._n_scored += 1
         if result.status == "error":
             self.first_error = self.first_error or result.message
-            if len(self.error_lines) < 10:
-                self.error_lines.append(row.line)
+            if len(self.error_places) < 10:
+                self.error_places.append((f"{row.file or ''} {row.unit}".lstrip(), row.line))
         worst = result.worst_pair
         entry = _Entry(
             badness=math.inf if math.isnan(result.score) else -result.score,
@@ -98,6 +100,20 @@ class Tally:
         if len(self._lowest) > self.max_rows:
             heapq.heappop(self._lowest)
 
+    def state(self) -> dict[str, Any]:
+        """Return what was counted, in a form that JSON can hold."""
+        return dict(vars(self))
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        vars(self).update(state)
+        self.statuses = Counter(self.statuses)
+        self._lowest = [_Entry(*entry) for entry in self._lowest]
+
+    def counts(self) -> str:
+        """Return the number of rows of each status."""
+        return ", ".join(f"{n} {status}" for status, n in self.statuses.most_common())
+
     def rows(self) -> list[_Entry]:
         """Return the kept rows: in input order if all were kept, else the lowest first."""
         if self.total <= self.max_rows:
@@ -106,12 +122,15 @@ class Tally:
 
     def closing_line(self) -> str:
         """Return counts, failures, lost tokens, mean and the first error's message in one line."""
-        counts = ", ".join(f"{n} {status}" for status, n in self.statuses.most_common())
+        counts = self.counts()
         parts = [count(self.total, "row") + (f": {counts}" if counts else "")]
-        if self.error_lines:
-            more = self.statuses["error"] - len(self.error_lines)
-            lines = ", ".join(map(str, self.error_lines)) + (f" and {more} more" if more else "")
-            parts.append(f"errors at line {lines}")
+        if self.error_places:
+            more = self.statuses["error"] - len(self.error_places)
+            places = ", ".join(
+                f"{kind} {', '.join(str(line) for _, line in group)}"
+                for kind, group in groupby(self.error_places, key=itemgetter(0))
+            )
+            parts.append(f"errors at {places}" + (f" and {more} more" if more else ""))
         if self.truncated_rows:
             tokens = count(self.truncated_tokens, "token")
             parts.append(f"{tokens} cut off in {count(self.truncated_rows, 'row')}")

@@ -74,9 +74,9 @@ def test_version():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["score"], "Missing argument 'INPUT'"),
+        (["score"], "Missing argument 'INPUT...'"),
         (["scores", "in.jsonl"], "No such command 'scores'"),
-        (["score", "a", "b"], "unexpected extra argument (b)"),
+        (["explain", "a", "b"], "unexpected extra argument (b)"),
     ],
     ids=["no-input", "unknown-command", "two-inputs"],
 )

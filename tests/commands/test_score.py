@@ -14,6 +14,7 @@ from cli_helpers import (
     MIXED,
     STATUSES,
     SUMMARIES,
+    assert_usage_error,
     json_lines,
     row,
     write,
@@ -21,7 +22,7 @@ from cli_helpers import (
 )
 
 from quals_fast.config import PRESETS
-from quals_fast.jobs.files import CSV_COLUMNS
+from quals_fast.jobs.output import CSV_COLUMNS
 
 # Where results go
 
@@ -170,6 +171,59 @@ def test_a_pipe_is_read_once(run, tmp_path):
     result = run("score", str(pipe), "-o", "-")
     writer.join(5)
     assert [line["id"] for line in json_lines(result.stdout)] == list(SUMMARIES)
+
+
+# Several files
+
+
+def test_several_files_are_one_job(run, expected):
+    write("a.jsonl", GOOD[:2])
+    write_csv("b.csv", GOOD[2:])
+    result = run("score", "a.jsonl", "b*", "-o", "out.jsonl")
+    assert result.exit_code == 0
+    lines = json_lines(Path("out.jsonl").read_text("utf-8"))
+    assert [line.pop("file") for line in lines] == ["a.jsonl"] * 2 + ["b.csv"] * 2
+    assert lines == [  # also the scores, to the last bit: windows do not end with a file
+        {"id": row_id, **one.to_dict(include_pairs=False), "signature": expected.signature}
+        for row_id, one in zip(SUMMARIES, expected, strict=True)
+    ]
+    run("score", "a.jsonl", "b.csv", "-o", "out.csv")
+    with open("out.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == ("file", *CSV_COLUMNS)
+    assert [one["file"] for one in rows] == ["a.jsonl"] * 2 + ["b.csv"] * 2
+
+
+def test_errors_of_several_files_are_named_with_their_file(run):
+    write("a.jsonl", [GOOD[0], "x", "y"])
+    write("b.jsonl", ["z", *GOOD])
+    result = run("score", "a.jsonl", "b.jsonl", "-o", "-")
+    assert result.exit_code == 1
+    assert "; errors at a.jsonl line 2, 3, b.jsonl line 1; " in result.stderr
+    assert "; first error: a.jsonl, line 2: invalid JSON: " in result.stderr
+    messages = [line["message"] for line in json_lines(result.stdout) if "message" in line]
+    places = [message.split(": ")[0] for message in messages]
+    assert places == ["a.jsonl, line 2", "a.jsonl, line 3", "b.jsonl, line 1"]
+
+
+def test_parquet(run, expected):
+    pa = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet", reason="Parquet needs pyarrow")
+    pq.write_table(pa.Table.from_pylist([*GOOD, row("n", summary=None)]), "in.parquet")
+    result = run("score", "in.parquet", "-o", "out.jsonl")
+    assert result.exit_code == 1
+    assert "; errors at row 5; " in result.stderr
+    lines = json_lines(Path("out.jsonl").read_text("utf-8"))
+    assert [line["score"] for line in lines[:4]] == [
+        None if one.status == "no_pairs" else one.score for one in expected
+    ]
+    assert lines[4]["message"].startswith("row 5: `summary` must be a string, but got NoneType")
+    stdin = Path("in.parquet").read_bytes()
+    result = run("score", "-", stdin=stdin)
+    assert_usage_error(result, "standard input is a Parquet file … from a pipe; give its name")
+    Path("in.parquet.gz").write_bytes(gzip.compress(stdin))
+    result = run("score", "in.parquet.gz")
+    assert_usage_error(result, "in.parquet.gz is a Parquet file … compressed; decompress it first")
 
 
 # Settings

@@ -12,7 +12,8 @@ import pytest
 from messages import says
 
 from quals_fast.errors import InputError
-from quals_fast.jobs.files import CSV_COLUMNS, RowWriter, open_output, read_rows
+from quals_fast.jobs.files import read_rows
+from quals_fast.jobs.output import CSV_COLUMNS, RowWriter, open_output
 from quals_fast.jobs.parsing import InputRow
 from quals_fast.results import QAPair, SummaryScore
 
@@ -209,7 +210,6 @@ def test_gzip_under_any_name_and_on_standard_input(read, feed, name):
 @pytest.mark.parametrize(
     ("start", "what"),
     [
-        (b"PAR1\x15\x04", "a Parquet file … pandas"),
         (b"PK\x03\x04\x14", "an Excel workbook or another zip archive … save it as CSV"),
         (bytes.fromhex("d0cf11e0a1b11ae1"), "an old Excel workbook … save it as CSV"),
         (b"ARROW1\0\0", "an Arrow file"),

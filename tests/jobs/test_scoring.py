@@ -9,9 +9,10 @@ from threading import Thread
 import pytest
 
 from quals_fast.errors import InputError
+from quals_fast.jobs.inputs import MAX_WINDOW_ROWS as WINDOW
+from quals_fast.jobs.inputs import JobInput
 from quals_fast.jobs.parsing import InputRow
-from quals_fast.jobs.scoring import MAX_WINDOW_ROWS as WINDOW
-from quals_fast.jobs.scoring import JobInput, score_rows
+from quals_fast.jobs.scoring import score_rows
 from quals_fast.results import QualsResult, SummaryScore
 
 
@@ -154,6 +155,66 @@ def test_rows_are_read_one_window_ahead_at_most():
     assert next(endless).line == WINDOW
 
 
+class PanicException(BaseException):
+    """As Python sees a panic of a library in Rust."""
+
+
+class FailingScorer(LengthScorer):
+    """Raises as long as certain summaries are among those it is given."""
+
+    def __init__(self, errors):
+        super().__init__()
+        self.errors = errors
+
+    def score(self, documents, summaries, *, on_progress=None):
+        result = super().score(documents, summaries, on_progress=on_progress)
+        for summary in summaries:
+            if summary in self.errors:
+                raise self.errors[summary]
+        return result
+
+
+TOO_MUCH = [
+    MemoryError("a single text of 9 tokens does not fit into memory"),
+    RuntimeError("CUDA out of memory. Tried to allocate 9 GiB"),
+    PanicException("index out of bounds"),
+    Exception("the tokenizer failed"),
+]
+
+
+@pytest.mark.parametrize("error", TOO_MUCH, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("n", [1, 9, WINDOW + 2])
+def test_a_row_that_is_too_much_for_memory_or_tokenizer_is_the_only_one_lost(error, n):
+    rows = [row(i, "x" * (i + 1)) for i in range(n)]
+    rows[n // 2] = row(n // 2, "bad")
+    progress = []
+    scorer = FailingScorer({"bad": error})
+    found = [result for _, result in score_rows(scorer, rows, on_progress=progress.append)]
+    bad = found.pop(n // 2)
+    assert bad.status == "error"
+    assert bad.message == f"line {n // 2}: {type(error).__name__}: {error}"
+    assert [one.score for one in found] == [i + 1 for i in range(n) if i != n // 2]
+    assert sum(progress) == n
+
+
+BUGS = [RuntimeError("CUDA error: device lost"), ValueError("a bug"), OSError("gone")]
+
+
+@pytest.mark.parametrize("error", [*BUGS, KeyboardInterrupt()], ids=lambda e: type(e).__name__)
+def test_what_would_fail_with_every_row_ends_the_job(error):
+    scorer = FailingScorer({"bad": error})
+    with pytest.raises(type(error)):
+        list(score_rows(scorer, [row(1, "x"), row(2, "bad")]))
+    assert len(scorer.calls) == 1
+
+
+def test_control_c_while_memory_runs_out_ends_the_job():
+    error = KeyboardInterrupt()
+    error.__context__ = MemoryError("out of memory")
+    with pytest.raises(KeyboardInterrupt):
+        list(score_rows(FailingScorer({"bad": error}), [row(1, "bad")]))
+
+
 class _Slow:
     """A pipe into which rows are written one by one."""
 
@@ -183,7 +244,7 @@ def test_rows_of_a_pipe_do_not_wait_for_a_full_window(tmp_path, name):
     if name == "pipe.csv":
         pipe._commands.put("id,document,summary\n")
         pipe.put = lambda *ids: pipe._commands.put("".join(f"{i},d,s\n" for i in ids))
-    results = score_rows(LengthScorer(), JobInput(path=pipe.path), on_progress=lambda n: None)
+    results = score_rows(LengthScorer(), JobInput(paths=(pipe.path,)), on_progress=lambda n: None)
     for i in "ab":
         pipe.put(i)
         assert next(results)[0].id == i  # the next row has not been written yet
@@ -195,7 +256,7 @@ def test_rows_of_a_pipe_do_not_wait_for_a_full_window(tmp_path, name):
 
 def test_rows_of_a_pipe_that_come_together_are_scored_together_after_the_first(tmp_path):
     pipe, scorer = _Slow(tmp_path / "pipe"), LengthScorer()
-    results = score_rows(scorer, JobInput(path=pipe.path), on_progress=lambda n: None)
+    results = score_rows(scorer, JobInput(paths=(pipe.path,)), on_progress=lambda n: None)
     pipe.put(*range(2 * WINDOW + 2))
     pipe.end()
     assert [one.id for one, _ in results] == list(range(2 * WINDOW + 2))
@@ -206,7 +267,7 @@ def test_rows_of_a_pipe_that_come_together_are_scored_together_after_the_first(t
 def test_an_error_in_a_pipe_comes_after_the_rows_before_it(tmp_path):
     pipe = _Slow(tmp_path / "pipe")
     results = score_rows(
-        LengthScorer(), JobInput(path=pipe.path, ids=("a", "x")), on_progress=print
+        LengthScorer(), JobInput(paths=(pipe.path,), ids=("a", "x")), on_progress=print
     )
     pipe.put("a")
     pipe.end()
@@ -230,20 +291,20 @@ def path(tmp_path):
     ("ids", "lines"), [((), [1, 2, 3]), (("a",), [1, 3]), (("b", "a"), [1, 2, 3])], ids=str
 )
 def test_rows_of_a_file_can_be_counted_and_then_read(path, ids, lines):
-    rows = JobInput(path=path, ids=ids)
+    rows = JobInput(paths=(path,), ids=ids)
     assert rows.survey() == len(lines)
     assert [one.line for one in rows] == lines
 
 
 def test_missing_ids_are_named(path):
-    rows = JobInput(path=path, ids=("x", "b", "y"))
+    rows = JobInput(paths=(path,), ids=("x", "b", "y"))
     with pytest.raises(InputError, match=r"in.jsonl has the id x or y; .*line number"):
         rows.survey()
 
 
 def test_each_row_is_checked(path):
     seen = []
-    rows = JobInput(path=path, ids=("a",), check=lambda one: seen.append(one.line))
+    rows = JobInput(paths=(path,), ids=("a",), check=lambda one: seen.append(one.line))
     rows.survey()
     assert seen == [1, 3]
 
@@ -251,4 +312,4 @@ def test_each_row_is_checked(path):
 def test_what_can_be_read_only_once_is_not_surveyed(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in ("-", str(tmp_path / "pipe"), os.devnull):
-        assert JobInput(path=path).survey() is None
+        assert JobInput(paths=(path,)).survey() is None

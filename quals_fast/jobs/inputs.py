@@ -1,0 +1,164 @@
+"""The rows of a job: one or several files, from which some rows may be taken."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from quals_fast.errors import InputError
+from quals_fast.jobs.files import FileFormat, read_rows
+from quals_fast.jobs.parsing import InputRow
+
+MAX_WINDOW_ROWS = 64  # scored together: enough to batch by length, few to lose
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobInput:
+    """The rows of a job's files, one after the other; each iteration reads the files again.
+
+    Attributes:
+        paths: files, as for `read_rows`, like the next four.
+        file_format: `auto`, `jsonl`, `csv` or `parquet`.
+        encoding: of the text.
+        document_field: key or column of the document.
+        summary_field: key or column of the summary.
+        ids: take only the rows with these ids; empty for all rows.
+        check: raises `InputError` on a row that makes the job pointless.
+    """
+
+    paths: tuple[str, ...]
+    file_format: FileFormat = "auto"
+    encoding: str = "utf-8"
+    document_field: str = "document"
+    summary_field: str = "summary"
+    ids: tuple[str, ...] = ()
+    check: Callable[[InputRow], None] | None = None
+
+    def __iter__(self) -> Iterator[InputRow]:
+        """Yield the rows.
+
+        Raises:
+            InputError: a file cannot be read, or no row has one of `ids`.
+        """
+        missing = dict.fromkeys(self.ids)
+        for row in self._all_rows():
+            if self.ids and str(row.id) not in self.ids:
+                continue
+            missing.pop(str(row.id), None)
+            if self.check is not None:
+                self.check(row)
+            yield row
+        if missing:
+            raise InputError(
+                f"no row of {self.name} has the id {' or '.join(missing)}; for a row without an "
+                "id, give its line number"
+            )
+
+    def _all_rows(self) -> Iterator[InputRow]:
+        for path in self.paths:
+            for row in read_rows(
+                path,
+                file_format=self.file_format,
+                encoding=self.encoding,
+                document_field=self.document_field,
+                summary_field=self.summary_field,
+            ):
+                yield row if len(self.paths) == 1 else replace(row, file=path)
+
+    def survey(self) -> int | None:
+        """Read and count all rows, which is cheap and finds a bad file before the work.
+
+        Returns:
+            None if rows can be read only once: from standard input, or from a pipe such as bash's
+            <(...).
+        """
+        return None if self.is_stream else sum(1 for _ in self)
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether rows can be read only once, and may arrive slowly."""
+        return any(map(is_stream, self.paths))
+
+    @property
+    def name(self) -> str:
+        """Name for messages."""
+        return " ".join("standard input" if path == "-" else path for path in self.paths)
+
+    def digests(self) -> list[str]:
+        """Return name and hash of each file, to tell a later job whether it reads the same."""
+        found = []
+        for path in self.paths:
+            try:
+                with open(path, "rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                raise InputError(f"cannot read {path}: {error.strerror}") from error
+            found.append(f"{path}@{digest[:12]}")
+        return found
+
+
+def is_stream(path: str) -> bool:
+    """Return whether a name stands for a standard stream, a pipe or a device."""
+    return path == "-" or Path(path).is_fifo() or Path(path).is_char_device()
+
+
+def matching_files(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the files that names and patterns such as ``in/*.jsonl`` stand for.
+
+    They keep the order in which they are given; the files of a pattern are sorted.
+
+    Raises:
+        InputError: a pattern matches no file, or a file comes twice.
+    """
+    found: dict[Path, str] = {}
+    for name in names:
+        is_pattern = glob.has_magic(name) and not Path(name).exists()
+        files = sorted(glob.glob(name, recursive=True)) if is_pattern else [name]
+        if not files:
+            raise InputError(f"no file matches {name}")
+        for file in files:
+            real = Path(file).resolve()
+            if real in found:
+                raise InputError(
+                    f"INPUT must have each file once, but {found[real]} and {file} are the same; "
+                    "leave one of them out"
+                )
+            found[real] = file
+    return tuple(found.values())
+
+
+def check_shard(shard: str | None, rows: JobInput) -> None:
+    """Check that `shard_of` can take a part of the rows.
+
+    Raises:
+        InputError: `shard` is not ``i/n``, or the rows cannot be counted in advance.
+    """
+    if shard is None:
+        return
+    numbers = re.fullmatch(r"([0-9]+)/([0-9]+)", shard)
+    if numbers is None or not 1 <= int(numbers[1]) <= int(numbers[2]):
+        raise InputError(
+            f"`--shard` must be i/n for the i-th of n parts, from 1/n to n/n, but got {shard!r}; "
+            "number the tasks of a job array from 1"
+        )
+    if rows.is_stream:
+        raise InputError(f"`--shard` needs files, but got {rows.name}; write it to a file first")
+
+
+def shard_of(shard: str | None, n_rows: int) -> range:
+    """Return the rows of a part of the job.
+
+    Parts are of whole windows, so their rows have the same batch mates as in one job.
+
+    Args:
+        shard: ``i/n`` for the i-th of n parts, from 1; None for all rows.
+        n_rows: rows of all parts.
+    """
+    i, n = (1, 1) if shard is None else map(int, shard.split("/"))
+    n_windows = -(-n_rows // MAX_WINDOW_ROWS)
+    first, end = (min(n_rows, MAX_WINDOW_ROWS * (n_windows * k // n)) for k in (i - 1, i))
+    return range(first, end)
