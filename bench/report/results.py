@@ -80,7 +80,7 @@ class Reader:
         """
         result, former = _read(name)
         if former:
-            self.former.setdefault(_named(former), []).append(_commit(result))
+            self.former.setdefault(_named(former), []).extend(_commits(result))
         return result
 
     def current(self, name: str) -> Result | None:
@@ -156,6 +156,11 @@ def _named(former: list[str]) -> str:
     return f"Former model{'s' * (len(former) > 1)} {', '.join(f'`{one}`' for one in former)}"
 
 
-def _commit(result: Result) -> str:
-    machine = result["machine"]
-    return f"{machine['commit']}{' with uncommitted changes' if machine['dirty'] else ''}"
+def _commits(result: Result) -> list[str]:
+    """Say at which commits a result was measured; models that it kept may be of earlier ones."""
+    cases = result.get("cases", {}).values()
+    own = [case["machine"] for case in cases if isinstance(case, dict) and "machine" in case]
+    return [
+        f"{machine['commit']}{' with uncommitted changes' if machine['dirty'] else ''}"
+        for machine in own or [result["machine"]]
+    ]
