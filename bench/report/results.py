@@ -18,6 +18,8 @@ _COMMANDS = {
     "model_settings": "bench.model --settings",
     "parity_fairseq09": "bench.parity",
     "parity_hamming": "bench.parity",
+    "parity_t5_fairseq09": "bench.parity --model t5-small",
+    "parity_t5_hamming": "bench.parity --model t5-small",
     "qags_models": "bench.qags_training evaluate",
     "settings": "bench.gpu.settings",
 }
@@ -88,9 +90,13 @@ class Reader:
         result, former = _read(name)
         return None if former else result
 
+    def where_measured(self, name: str) -> Result | None:
+        """Read a result, where there is one."""
+        return self.load(name) if _path(name).is_file() else None
+
     def of_gpu(self, name: str) -> Result | None:
         """Return a result that was measured on a GPU, where there is one."""
-        return self.load(f"{name}_gpu") if _path(f"{name}_gpu").is_file() else None
+        return self.where_measured(f"{name}_gpu")
 
     def current_of_gpu(self, name: str) -> Result | None:
         """Return a result of the bundled model, or of it grown, on a GPU, where there is one."""

@@ -9,6 +9,7 @@ from bench.shared.tables import is_quotable, percent, table, where, with_spread
 from bench.shared.weights import MODEL
 from bench.studies.claim.page import verdict
 
+RULES = ("fairseq09", "hamming")
 PROGRAMS = {"reference": "published pipeline", "ctranslate2": "CTranslate2 int8, its parts"}
 CLAIMS = {
     "published_vs_qags_as_shipped": "QUALS as published against QAGS as shipped",
@@ -201,8 +202,12 @@ def ablation(results: Reader) -> str:
 
 def parity(results: Reader) -> str:
     """Report the agreement with the reference on real summaries."""
+    measured = [(rule, results.load(f"parity_{rule}")) for rule in RULES]
+    of_t5 = ((rule, results.where_measured(f"parity_t5_{rule}")) for rule in RULES)
+    measured += [(rule, one) for rule, one in of_t5 if one is not None]
     rows = [
         {
+            "model": f"`{one['model']}`",
             "rule": rule,
             "summaries": str(one["rows"]),
             "identical": percent(one["identical_sequences"], 1),
@@ -210,8 +215,7 @@ def parity(results: Reader) -> str:
             "wrong": str(len(one["wrong"])),
             "max abs. difference of score": f"{one['max_abs_delta']:.1e}",
         }
-        for rule in ("fairseq09", "hamming")
-        for one in [results.load(f"parity_{rule}")]
+        for rule, one in measured
     ]
     return table(rows)
 
