@@ -34,8 +34,6 @@ from quals_fast.models.loading import load_model
 from quals_fast.models.precision import PRECISIONS
 from quals_fast.ops import EAGER, TRITON, BackendUnavailableError
 from quals_fast.reference.tolerances import TOKEN_LOGPROB
-from quals_fast.training.qagen.settings import TrainingSettings
-from quals_fast.training.qagen.starting_point import load_starting_point
 
 SUMMARY = "queen anne opened the tower by the river in 1969 , forty won"
 SMALL = DecodingConfig(num_beams=12, num_beam_groups=12, min_length=2, max_length=12)
@@ -353,12 +351,6 @@ def test_an_export(trained, tmp_path, write):
     with pytest.raises(CheckpointError, match=r"only BART models .*, but tiny-t5 is a T5"):
         write(trained, target)
     assert not Path(target).exists()
-
-
-def test_training_from_it(trained, tmp_path):
-    settings = TrainingSettings(train=["town.json"], output=tmp_path, init=str(trained))
-    with pytest.raises(CheckpointError, match="`model_type` 'bart', but got 't5'"):
-        load_starting_point(settings, print, [])
 
 
 def test_no_weights_are_read_before_a_gpu_is_refused(folder):
