@@ -1,6 +1,7 @@
 """Does the engine find the same token ids as the reference on real summaries, under both rules?
 
     python -m bench.parity --data ../shared/data/docsum_pairs.jsonl.gz --rows 300
+    python -m bench.parity --data ../shared/data/docsum_pairs.jsonl.gz --rows 100 --model t5-small
 
 Two correct float32 programs may differ in near ties: a summary may differ if, at the first step at
 which the two searches differ, the reference decided with a margin under 2e-5. Near ties are counted
@@ -22,7 +23,7 @@ from bench.checks.near_ties import compare_search
 from bench.checks.precision import agreement
 from bench.recipes.grow import folder_of
 from bench.shared.common import EXAMPLES, Pair, finish, load_pairs, texts_of
-from bench.shared.options import TINY, command_line
+from bench.shared.options import T5S, TINY, command_line
 from bench.shared.weights import weights_of
 from quals_fast.config import DecodingConfig, Rule
 from quals_fast.reference import quals
@@ -89,13 +90,20 @@ def main() -> None:
         default=get_args(Rule),
         help="search rules; both by default",
     )
-    parser.add_argument("--model", default="qagen-mini", help="bundled model, folder, or tiny")
+    parser.add_argument(
+        "--model",
+        default="qagen-mini",
+        help=f"bundled model, folder, tiny, or one of {', '.join(T5S)}, which get results of "
+        "their own",
+    )
     parser.add_argument("--device", default="cpu", help="device of the engine")
     parser.add_argument("--dtype", help="also compare this type with float32")
     parser.add_argument("--dtype-rows", type=int, default=50, help="rows for --dtype")
     arguments = parser.parse_args()
     pairs = load_pairs(arguments.data, arguments.rows)
-    model = folder_of(TINY) if arguments.model == TINY else arguments.model
+    is_made = arguments.model in (TINY, *T5S)
+    model = folder_of(arguments.model) if is_made else arguments.model
+    prefix = "parity_t5" if arguments.model in T5S else "parity"
     weights = weights_of(arguments.model)
     good = True
     for rule in arguments.rules:
@@ -103,12 +111,12 @@ def main() -> None:
         result |= compare(rule, pairs, model, arguments.device)
         good &= not result["wrong"]
         good &= len(result["near_ties"]) <= max(1, MAX_NEAR_TIES * len(pairs))
-        finish(f"parity_{rule}", result, arguments.device, weights=weights)
+        finish(f"{prefix}_{rule}", result, arguments.device, weights=weights)
         if arguments.dtype is not None:
             more = load_pairs(arguments.data, arguments.dtype_rows)
             agreed = compare_dtype(arguments.dtype, rule, more, model, arguments.device)
             finish(
-                f"parity_{rule}",
+                f"{prefix}_{rule}",
                 result | {f"{arguments.dtype}_vs_float32": agreed},
                 arguments.device,
                 weights=weights,

@@ -26,9 +26,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bench.recipes.net2net import Growth, Statistics, deepen, widen
+from bench.recipes.t5 import SHAPES, write_t5
 from bench.recipes.tiny import write_tiny
 from bench.shared.common import EXAMPLES, load_pairs, texts_of
-from bench.shared.options import EVERY_MODEL, TINY, command_line
+from bench.shared.options import EVERY_MODEL, T5S, TINY, command_line
 from bench.shared.published import PublishedPipeline
 from quals_fast import QualsScorer
 from quals_fast.models.checkpoint import sha256
@@ -57,9 +58,13 @@ def folder_of(name: str) -> Path:
         texts = [text for pair in load_pairs([EXAMPLES]) for text in (pair.document, pair.summary)]
         parts = [EXAMPLES, Path(__file__).with_name("tiny.py")]
         return cached(name, parts, lambda target: write_tiny(texts, target))
-    if name not in GROWTHS:
-        raise ValueError(f"`model` must be one of {', '.join(EVERY_MODEL)}, but got {name!r}")
     source = model_folder("qagen-mini")
+    if name in T5S:
+        parts = [source / "tokenizer.json", Path(__file__).with_name("t5.py")]
+        return cached(name, parts, lambda target: write_t5(SHAPES[name], target))
+    if name not in GROWTHS:
+        known = ", ".join((*EVERY_MODEL, *T5S))
+        raise ValueError(f"`model` must be one of {known}, but got {name!r}")
     parts = [source / "SHA256SUMS", Path(__file__), Path(__file__).with_name("net2net.py")]
     return cached(name, parts, lambda target: write(source, GROWTHS[name], target))
 

@@ -18,6 +18,8 @@ _COMMANDS = {
     "model_settings": "bench.model --settings",
     "parity_fairseq09": "bench.parity",
     "parity_hamming": "bench.parity",
+    "parity_t5_fairseq09": "bench.parity --model t5-small",
+    "parity_t5_hamming": "bench.parity --model t5-small",
     "qags_models": "bench.qags_training evaluate",
     "settings": "bench.gpu.settings",
 }
@@ -80,7 +82,7 @@ class Reader:
         """
         result, former = _read(name)
         if former:
-            self.former.setdefault(_named(former), []).append(_commit(result))
+            self.former.setdefault(_named(former), []).extend(_commits(result))
         return result
 
     def current(self, name: str) -> Result | None:
@@ -88,9 +90,13 @@ class Reader:
         result, former = _read(name)
         return None if former else result
 
+    def where_measured(self, name: str) -> Result | None:
+        """Read a result, where there is one."""
+        return self.load(name) if _path(name).is_file() else None
+
     def of_gpu(self, name: str) -> Result | None:
         """Return a result that was measured on a GPU, where there is one."""
-        return self.load(f"{name}_gpu") if _path(f"{name}_gpu").is_file() else None
+        return self.where_measured(f"{name}_gpu")
 
     def current_of_gpu(self, name: str) -> Result | None:
         """Return a result of the bundled model, or of it grown, on a GPU, where there is one."""
@@ -156,6 +162,11 @@ def _named(former: list[str]) -> str:
     return f"Former model{'s' * (len(former) > 1)} {', '.join(f'`{one}`' for one in former)}"
 
 
-def _commit(result: Result) -> str:
-    machine = result["machine"]
-    return f"{machine['commit']}{' with uncommitted changes' if machine['dirty'] else ''}"
+def _commits(result: Result) -> list[str]:
+    """Say at which commits a result was measured; models that it kept may be of earlier ones."""
+    cases = result.get("cases", {}).values()
+    own = [case["machine"] for case in cases if isinstance(case, dict) and "machine" in case]
+    return [
+        f"{machine['commit']}{' with uncommitted changes' if machine['dirty'] else ''}"
+        for machine in own or [result["machine"]]
+    ]

@@ -9,6 +9,7 @@ from bench.shared.tables import is_quotable, percent, table, where, with_spread
 from bench.shared.weights import MODEL
 from bench.studies.claim.page import verdict
 
+RULES = ("fairseq09", "hamming")
 PROGRAMS = {"reference": "published pipeline", "ctranslate2": "CTranslate2 int8, its parts"}
 CLAIMS = {
     "published_vs_qags_as_shipped": "QUALS as published against QAGS as shipped",
@@ -27,7 +28,8 @@ def _headline_of_cpu(results: Reader) -> str:
     result = results.current("end_to_end")
     if result is None:
         return "The speed of the bundled model has not been measured yet."
-    m, of_model = result["machine"], result["cases"][MODEL]
+    of_model = result["cases"][MODEL]
+    m = _machine(result, MODEL)
     quoted = [
         f"{ratio['median']:.1f} times as fast on {workload} texts {_lowest(ratio)}"
         for workload, ratio in result["speedup_vs_reference"][MODEL].items()
@@ -98,7 +100,14 @@ def speed_short(results: Reader) -> str:
         for workload, case in of_model["workloads"].items()
         for sizes in [case["sizes"]]
     )
-    return f"{table(rows)}\n\n{sizes[0].upper()}{sizes[1:]}. {where(result)}"
+    here = where({"machine": _machine(result, MODEL)})
+    return f"{table(rows)}\n\n{sizes[0].upper()}{sizes[1:]}. {here}"
+
+
+def _machine(result: Result, model: str) -> dict[str, Any]:
+    """Return what a model of `end_to_end` was measured on, which may be kept from another run."""
+    machine: dict[str, Any] = result["cases"][model].get("machine", result["machine"])
+    return machine
 
 
 def _agreement(case: dict[str, Any], dtype: str) -> tuple[str, dict[str, Any]]:
@@ -119,17 +128,26 @@ def speed(results: Reader) -> str:
         for workload, case in of_model["workloads"].items()
         for arm in case["seconds_per_summary"]
     ]
+    places: dict[str, list[str]] = {}
+    for model in result["cases"]:
+        m = _machine(result, model)
+        ctranslate2 = m["versions"].get("ctranslate2")
+        place = f"{where({'machine': m})[:-1]}, CTranslate2 {ctranslate2}."
+        places.setdefault(place, []).append(f"`{model}`")
+    here = [
+        place if len(places) == 1 else f"{', '.join(models)}: {place}"
+        for place, models in places.items()
+    ]
     return (
         f"{table(rows)}\n\nMedian (lowest to highest, n = rounds). Differences: float32 against "
-        f"the reference, other types against float32. {where(result)[:-1]}, CTranslate2 "
-        f"{result['machine']['versions'].get('ctranslate2')}."
+        f"the reference, other types against float32. {' '.join(here)}"
     )
 
 
 def _arm(title: str, arm: str, case: dict[str, Any], facts: dict[str, Any]) -> dict[str, str]:
     by_reference, by_ctranslate2 = (
         with_spread(ratios[arm]) if arm in ratios else ""
-        for ratios in (case["speedup_vs_reference"], case["speedup_vs_ctranslate2"])
+        for ratios in (case["speedup_vs_reference"], case.get("speedup_vs_ctranslate2", {}))
     )
     same = difference = ""
     if arm in case["speedup_vs_reference"]:
@@ -184,8 +202,12 @@ def ablation(results: Reader) -> str:
 
 def parity(results: Reader) -> str:
     """Report the agreement with the reference on real summaries."""
+    measured = [(rule, results.load(f"parity_{rule}")) for rule in RULES]
+    of_t5 = ((rule, results.where_measured(f"parity_t5_{rule}")) for rule in RULES)
+    measured += [(rule, one) for rule, one in of_t5 if one is not None]
     rows = [
         {
+            "model": f"`{one['model']}`",
             "rule": rule,
             "summaries": str(one["rows"]),
             "identical": percent(one["identical_sequences"], 1),
@@ -193,8 +215,7 @@ def parity(results: Reader) -> str:
             "wrong": str(len(one["wrong"])),
             "max abs. difference of score": f"{one['max_abs_delta']:.1e}",
         }
-        for rule in ("fairseq09", "hamming")
-        for one in [results.load(f"parity_{rule}")]
+        for rule, one in measured
     ]
     return table(rows)
 

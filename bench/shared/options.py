@@ -11,6 +11,7 @@ from typing import Any
 MODELS = ("qagen-mini", "bart-base", "bart-large")  # the bundled model, and grown to these sizes
 TINY = "tiny"  # for dry runs; its figures are meaningless
 EVERY_MODEL = (*MODELS, TINY)
+T5S = ("t5-small", "t5-base")  # of these sizes, with random weights
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "data": {"type": Path, "help": "JSON lines with documents and summaries; by default, the "

@@ -1,18 +1,19 @@
 """The published pipeline on Hugging Face's modules, done decently: what a careful user would run.
 
-Attention through SDPA, key-value cache, all threads, the published batch sizes (5 summaries, 30
-pairs), every batch padded. As published, the search looks at all V log-probabilities for each of
-the 60 groups in turn, finished summaries leave the batch, and the document is encoded once a pair.
+Attention through SDPA, if transformers has it for the network, key-value cache, all threads, the
+published batch sizes (5 summaries, 30 pairs), every batch padded. As published, the search looks at
+all V log-probabilities for each of the 60 groups in turn, finished summaries leave the batch, and
+the document is encoded once a pair.
 Source: docs/semantics.md 1; fairseq 0.9 (sequence_generator.py, search.py); amazon-science/
 fact-check-summarization. One sentence at a time: quals_fast/reference/diverse_beam.py.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,9 +22,9 @@ from torch import Tensor
 
 from quals_fast.config import DecodingConfig, ScoringConfig
 from quals_fast.models.checkpoint import read_checkpoint
-from quals_fast.models.loading import model_folder, read_weights
+from quals_fast.models.loading import model_folder
 from quals_fast.models.tokenizer import QATokenizer
-from quals_fast.reference.model import cache_name
+from quals_fast.reference.model import cache_name, load_network
 from quals_fast.reference.quals import answer_stands_in, select, split_at_sep
 from quals_fast.results import Hypothesis, TokenLogprobs
 
@@ -74,7 +75,7 @@ class PublishedPipeline:
             not do: to see what that alone brings.
 
     Attributes:
-        network: Hugging Face's `BartForConditionalGeneration`.
+        network: Hugging Face's `BartForConditionalGeneration` or `T5ForConditionalGeneration`.
         stages: seconds that `score` spent last, by stage.
 
     Raises:
@@ -91,12 +92,11 @@ class PublishedPipeline:
         dtype: torch.dtype = torch.float32,
         encode_once: bool = False,
     ) -> None:
-        from transformers import BartConfig, BartForConditionalGeneration
         from transformers.modeling_outputs import BaseModelOutput
 
         self.decoding, self.scoring = decoding or DecodingConfig(), scoring or ScoringConfig()
         folder = model_folder(model)
-        _, self.conventions = read_checkpoint(folder)
+        shape, self.conventions = read_checkpoint(folder)
         if self.decoding.rule != "fairseq09" or self.decoding.group_size != 1:
             raise ValueError(
                 "the published pipeline needs rule 'fairseq09' and groups of one beam, but got "
@@ -107,15 +107,14 @@ class PublishedPipeline:
                 f"{folder} forces a first token, which the published pipeline cannot do"
             )
         self.tokenizer = QATokenizer.from_folder(folder, self.conventions)
+        if shape.family == "t5":  # rows of its embedding that no token has
+            unnamed = range(self.tokenizer.size, shape.vocab_size)
+            masked = {*self.conventions.masked_token_ids, *unnamed}
+            self.conventions = replace(self.conventions, masked_token_ids=tuple(sorted(masked)))
         self._output, self._device = BaseModelOutput, torch.device(device)
         self._encode_once = encode_once
         self.stages: dict[str, float] = {}
-        stored = json.loads((folder / "config.json").read_text("utf-8"))
-        config = BartConfig(**stored | {"dtype": "float32"})  # the bundled weights are int8
-        self.network = BartForConditionalGeneration._from_config(config, attn_implementation="sdpa")
-        self.network.load_state_dict(read_weights(folder), strict=False)  # the rest is tied
-        self.network.tie_weights()
-        self.network.to(device=self._device, dtype=dtype).eval()
+        self.network = load_network(folder, shape).to(device=self._device, dtype=dtype)
 
     @torch.inference_mode()
     def score(

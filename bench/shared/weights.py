@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from bench.recipes.grow import GROWTHS, folder_of
 from bench.shared.common import QAGS_MODELS
-from bench.shared.options import EVERY_MODEL, TINY
+from bench.shared.options import EVERY_MODEL, T5S, TINY
 from quals_fast.models.loading import digest_of, model_folder
 from quals_fast.qags.networks import ANSWERING, GENERATION, NetworkFiles
 
@@ -21,6 +21,7 @@ MODEL = "qagen-mini"
 BUNDLED = (MODEL, GENERATION, ANSWERING)
 GROWN = "grown by bench.grow"
 RANDOM = "random weights of this shape"
+ASKING = "random weights of this shape, a few set by hand so that it asks (bench/recipes/t5.py)"
 ORIGINAL = "before bench.bundle stored it in int8"
 DRY_RUN = "trained for dry runs"
 UNKNOWN = "unknown"  # the digest in results of before digests were recorded
@@ -67,18 +68,20 @@ def bundled(name: str) -> str:
 
 def origin(name: str, described: dict[str, str]) -> str | None:
     """Return NAME@DIGEST of the model that weights are or come from; None of random ones."""
-    if described.get("recipe") == RANDOM:
+    if described.get("recipe") in (RANDOM, ASKING):
         return None
     return described.get("from", f"{name}@{described.get('digest', UNKNOWN)}")
 
 
 def describe(model: str | Path) -> dict[str, str]:
     """Return what `Weights` hold of one model."""
-    named = str(model) in EVERY_MODEL
+    named = str(model) in (*EVERY_MODEL, *T5S)
     folder = folder_of(str(model)) if named else model_folder(model)
     described = {"digest": _digest(folder)}
     if model in GROWTHS:
         described |= {"recipe": GROWN, "from": bundled(MODEL)}
+    elif model in T5S:
+        described |= {"recipe": ASKING}
     elif model == TINY:
         described |= {"recipe": DRY_RUN}
     return described

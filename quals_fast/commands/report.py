@@ -13,7 +13,8 @@ import click
 from quals_fast.commands.options import FORMAT_OPTIONS, QUIET, GroupedCommand, with_groups
 from quals_fast.commands.running import require, usage_errors
 from quals_fast.errors import InputError
-from quals_fast.jobs.files import open_output, read_rows
+from quals_fast.jobs.files import read_rows
+from quals_fast.jobs.output import open_output
 from quals_fast.jobs.parsing import InputRow
 from quals_fast.jobs.scores import read_scores
 

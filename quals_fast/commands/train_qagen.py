@@ -36,9 +36,9 @@ DATA_OPTIONS = (
 )  # fmt: skip
 MODEL_OPTIONS = (
     click.option("--init", required=True, metavar="MODEL",
-                 help="BART model to start from: a local folder, a bundled model's name, or a name "
-                      "on the Hugging Face hub. minilm:FOLDER builds a BART from a BERT-family "
-                      "encoder."),
+                 help="BART or T5 model to start from: a local folder, a bundled model's name, or "
+                      "a name on the Hugging Face hub. minilm:FOLDER builds a BART from a "
+                      "BERT-family encoder."),
     click.option("--decoder-layers", default="1,3,5", metavar="N,N,...",
                  help="With minilm:, the encoder layers to copy into the decoder."),
     click.option("--sep-token", default=T["sep_token"], metavar="TOKEN",
@@ -46,7 +46,8 @@ MODEL_OPTIONS = (
                       "token that occurs in no text."),
     click.option("--positions", type=int, default=T["positions"],
                  help="Extend the model to this many positions (tokens of a source). New positions "
-                      "start as copies of the first ones."),
+                      "start as copies of the first ones. A T5 has no such table: this sets how "
+                      "long its sources may be."),
     click.option("--prune", is_flag=True,
                  help="Remove the tokens that no training text uses from a WordPiece vocabulary. "
                       "A word with a letter that no training text has becomes unknown."),
@@ -98,7 +99,7 @@ TRAINING_OPTIONS = (
                  help="Batches per training step, on each device."),
     click.option("--dropout", type=float, default=T["dropout"],
                  help="Dropout of hidden states, from 0 to 1; switches off dropout of attention "
-                      "and activations. By default, all three are as in --init."),
+                      "and activations. A T5 has one rate for all. By default, as in --init."),
     click.option("--label-smoothing", type=float, default=T["label_smoothing"],
                  help="Label smoothing of the loss, from 0 to 1."),
     click.option("--seed", type=int, default=T["seed"],
@@ -174,9 +175,9 @@ def training_settings(options: dict[str, Any]) -> TrainingSettings:
 def train_qagen(**options: Any) -> None:
     """Train a model that generates question-answer pairs.
 
-    Fine-tunes a BART model on questions with their contexts and answers, and writes a folder that
-    the other commands take as --model. Run the same command again to resume from the last complete
-    checkpoint.
+    Fine-tunes a BART or T5 model on questions with their contexts and answers, and writes a folder
+    that the other commands take as --model. Run the same command again to resume from the last
+    complete checkpoint.
 
     \b
     Train BART-large on SQuAD and NewsQA:

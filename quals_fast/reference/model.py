@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from quals_fast.models.loading import TorchModel, load_model, model_folder, read_weights
+from quals_fast.models.shape import Shape
 
 
 class ReferenceModel:
@@ -26,7 +27,6 @@ class ReferenceModel:
 
     def __init__(self, model: str | Path = "qagen-mini") -> None:
         try:
-            from transformers import AutoConfig, AutoModelForSeq2SeqLM
             from transformers.modeling_outputs import BaseModelOutput
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
@@ -35,18 +35,7 @@ class ReferenceModel:
         self._output = BaseModelOutput
         # Tokenizer and conventions are the engine's; the network is not.
         self.checkpoint: TorchModel = load_model(model, device=torch.device("cpu"))
-        folder = model_folder(model)
-        said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        config = AutoConfig.for_model(said.pop("model_type"), **said)
-        self._network = AutoModelForSeq2SeqLM.from_config(config).float().eval()
-        # The engine has checked that the weights are complete; what is missing here is tied.
-        read = read_weights(folder, self.checkpoint.shape)
-        weights = {name: tensor.float() for name, tensor in read.items()}
-        lm_head = weights.pop("lm_head.weight", None)
-        self._network.load_state_dict(weights, strict=False)
-        self._network.tie_weights()
-        if lm_head is not None:  # transformers 5 ties a T5's whatever the config says
-            self._network.lm_head.weight = torch.nn.Parameter(lm_head)
+        self._network = load_network(model_folder(model), self.checkpoint.shape)
         self._cache_name = cache_name(self._network)
 
     @torch.inference_mode()
@@ -76,6 +65,25 @@ class ReferenceModel:
     def decoder(self, states: Tensor, num_beams: int) -> BeamDecoder:
         """Return a decoder of `num_beams` slots over copies of one source's states."""
         return BeamDecoder(self, states.expand(num_beams, -1, -1))
+
+
+def load_network(folder: Path, shape: Shape) -> Any:
+    """Return transformers' BART or T5 with a folder's weights, in float32.
+
+    The engine checks that the weights are complete; what is missing here is tied.
+    """
+    from transformers import AutoConfig, AutoModelForSeq2SeqLM
+
+    said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = AutoConfig.for_model(said.pop("model_type"), **said)
+    network = AutoModelForSeq2SeqLM.from_config(config).float().eval()
+    weights = {name: tensor.float() for name, tensor in read_weights(folder, shape).items()}
+    lm_head = weights.pop("lm_head.weight", None)
+    network.load_state_dict(weights, strict=False)
+    network.tie_weights()
+    if lm_head is not None:  # transformers 5 ties a T5's whatever the config says
+        network.lm_head.weight = torch.nn.Parameter(lm_head)
+    return network
 
 
 def cache_name(network: Any) -> str:

@@ -24,15 +24,12 @@ from transformers import T5Config, T5ForConditionalGeneration
 from quals_fast import DecodingConfig, QualsScorer
 from quals_fast.commands.app import app
 from quals_fast.engine.cpu import CpuEngine
-from quals_fast.models.checkpoint import CheckpointError
 from quals_fast.models.integers import has_fast_int8
 from quals_fast.models.lm_head import ScreenedLMHead
 from quals_fast.models.loading import load_model
 from quals_fast.models.precision import PRECISIONS
 from quals_fast.ops import BackendUnavailableError
 from quals_fast.reference.tolerances import TOKEN_LOGPROB
-from quals_fast.training.qagen.settings import TrainingSettings
-from quals_fast.training.qagen.starting_point import load_starting_point
 
 SUMMARY = "queen anne opened the tower by the river in 1969 , forty won"
 SMALL = DecodingConfig(num_beams=12, num_beam_groups=12, min_length=2, max_length=12)
@@ -332,9 +329,3 @@ def test_float16(trained):
     message = r"dtype 'float16' is not for T5 models, whose feed-forward layers exceed the largest"
     with pytest.raises(BackendUnavailableError, match=message):
         load_model(trained, device=CPU, precision=PRECISIONS["float16"])
-
-
-def test_training_from_it(trained, tmp_path):
-    settings = TrainingSettings(train=["town.json"], output=tmp_path, init=str(trained))
-    with pytest.raises(CheckpointError, match="`model_type` 'bart', but got 't5'"):
-        load_starting_point(settings, print, [])

@@ -1,1 +1,1 @@
-"""Fine-tune a BART to generate question-answer pairs: `quals-fast train-qagen`."""
+"""Fine-tune a BART or T5 to generate question-answer pairs: `quals-fast train-qagen`."""

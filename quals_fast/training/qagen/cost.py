@@ -13,13 +13,20 @@ def training_flops(config: Any, source_tokens: int, target_tokens: int) -> float
     Those are under a tenth for sources of up to 1,024 tokens.
 
     Args:
-        config: of a BART.
+        config: of a BART or T5.
         source_tokens: of all examples of the run, without padding.
         target_tokens: the same.
     """
-    square = config.d_model**2
-    encoder = 4 * square + 2 * config.d_model * config.encoder_ffn_dim
-    decoder = 6 * square + 2 * config.d_model * config.decoder_ffn_dim
-    of_sources = config.encoder_layers * encoder + config.decoder_layers * 2 * square
-    of_targets = config.decoder_layers * decoder + config.vocab_size * config.d_model
+    if config.model_type == "t5":
+        square = config.d_model * config.num_heads * config.d_kv
+        matrices = 3 if config.is_gated_act else 2
+        layers, units = (config.num_layers, config.num_decoder_layers), (config.d_ff, config.d_ff)
+    else:
+        square, matrices = config.d_model**2, 2
+        layers = config.encoder_layers, config.decoder_layers
+        units = config.encoder_ffn_dim, config.decoder_ffn_dim
+    encoder = 4 * square + matrices * config.d_model * units[0]
+    decoder = 6 * square + matrices * config.d_model * units[1]
+    of_sources = layers[0] * encoder + layers[1] * 2 * square
+    of_targets = layers[1] * decoder + config.vocab_size * config.d_model
     return float(_FLOPS_PER_WEIGHT * (of_sources * source_tokens + of_targets * target_tokens))

@@ -1,4 +1,4 @@
-"""The network in training: the BART of transformers, with a loss on real labels only."""
+"""The network in training: the BART or T5 of transformers, with a loss on real labels only."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ _BLOCK_ROWS = 64  # of logits in float32 at a time
 _LOWEST = torch.finfo(torch.float32).min
 
 
-class BartForConditionalGeneration(
-    transformers.BartForConditionalGeneration  # type: ignore[misc]
-):
-    """The class of transformers, with the same name, which is saved in config.json.
+class LossOnTargets:
+    """Mixin with the loss.
 
     The LM head sees only real target tokens: a third of a batch's targets is padding, and the
     vocabulary is the largest matrix.
     """
 
     label_smoothing = 0.0  # share of a target's weight that is spread over the vocabulary
+    config: Any
+    lm_head: nn.Linear
+    final_logits_bias: Tensor  # (1, V); -inf takes a token out of the vocabulary
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor
@@ -42,8 +43,9 @@ class BartForConditionalGeneration(
             attention_mask: true for source tokens, ``(B, S)``.
             labels: targets ``(B, T)``, `IGNORED` where there is none.
         """
-        is_cpu = input_ids.device.type == "cpu"
-        self.config._attn_implementation = attention.NAME if is_cpu else "sdpa"
+        if self.config.model_type == "bart":
+            is_cpu = input_ids.device.type == "cpu"
+            self.config._attn_implementation = attention.NAME if is_cpu else "sdpa"
         hidden, targets = target_states(self, input_ids, attention_mask, labels)
         nats = nats_of(self, hidden, targets)
         costs = nats
@@ -67,6 +69,20 @@ class BartForConditionalGeneration(
         return (hidden * difference).sum(1) + bias[targets] - share @ bias
 
 
+class BartForConditionalGeneration(
+    LossOnTargets,
+    transformers.BartForConditionalGeneration,  # type: ignore[misc]
+):
+    """The class of transformers, with the same name, which is saved in config.json."""
+
+
+class T5ForConditionalGeneration(
+    LossOnTargets,
+    transformers.T5ForConditionalGeneration,  # type: ignore[misc]
+):
+    """The same for T5; attention is eager, since only that takes the bias of positions anywhere."""
+
+
 def token_nats(network: Any, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
     """Return the negative log-probability of every target token, in nats, in one row.
 
@@ -86,7 +102,7 @@ def target_states(
     """Return the last hidden state before every target token ``(N, d)``, and the token ``(N,)``.
 
     Args:
-        network: of transformers' BART.
+        network: of transformers' BART or T5.
         input_ids: as for `token_nats`, and so are the others.
         attention_mask: where a source token stands.
         labels: targets.
@@ -96,6 +112,10 @@ def target_states(
     place, mask = _targets_apart(labels, config.eos_token_id)
     inputs = labels.masked_fill(~is_real, config.pad_token_id).roll(1, 1)
     inputs = inputs.masked_fill(place == 0, config.decoder_start_token_id)
+    if config.model_type == "t5":
+        return _t5_states(network, input_ids, attention_mask, inputs, mask)[is_real], labels[
+            is_real
+        ]
     # The decoder adds the positions of one target that starts at 0.
     positions = network.model.decoder.embed_positions
     added = positions(inputs)
@@ -109,6 +129,26 @@ def target_states(
         use_cache=False,
     ).last_hidden_state
     return hidden[is_real], labels[is_real]
+
+
+def _t5_states(
+    network: Any, input_ids: Tensor, attention_mask: Tensor, inputs: Tensor, mask: Tensor
+) -> Tensor:
+    """Return the decoder's hidden states ``(B, T, d)``, scaled for the LM head.
+
+    T5 knows tokens by their distance, which is the same wherever in a row their target begins.
+    """
+    is_token = attention_mask.long()
+    encoded = network.encoder(input_ids=input_ids, attention_mask=is_token).last_hidden_state
+    hidden: Tensor = network.decoder(
+        input_ids=inputs,
+        attention_mask=mask,
+        encoder_hidden_states=encoded,
+        encoder_attention_mask=is_token,
+        use_cache=False,
+    ).last_hidden_state
+    config = network.config
+    return hidden * config.d_model**-0.5 if config.scale_decoder_outputs else hidden
 
 
 def nats_of(network: Any, hidden: Tensor, targets: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Fine-tune a BART to generate question-answer pairs: the story of `quals-fast train-qagen`.
+"""Fine-tune a BART or T5 to generate question-answer pairs: the story of `quals-fast train-qagen`.
 
 Read the questions, load what to start from, plan the batches, go on from the last whole checkpoint
 if there is one, train, and write a folder that `QualsScorer.from_pretrained` loads.
@@ -82,8 +82,9 @@ def train(settings: TrainingSettings, report: Callable[[str], None] = print) -> 
         asked = (text for one in corpus.questions for text in (one.text, one.answer))
         texts = (*corpus.passages, *asked)
         start = load_starting_point(settings, say, texts)
-    positions = start.network.config.max_position_embeddings
-    encoder = PairEncoder(start.tokenizer, start.conventions, positions, settings.long_contexts)
+    encoder = PairEncoder(
+        start.tokenizer, start.conventions, start.positions, settings.long_contexts
+    )
     say(_counts(settings.train, corpus, encoder, settings))
     dev = {} if settings.dev is None else _dev(settings.dev, settings, encoder, say)
 

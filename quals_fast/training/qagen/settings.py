@@ -88,13 +88,14 @@ class TrainingSettings:
     Args:
         train: files of questions, SQuAD-format JSON or JSON lines.
         output: folder for checkpoints and the trained model.
-        init: model to start from: a local BART folder, a bundled model's name, a name on the
+        init: model to start from: a local BART or T5 folder, a bundled model's name, a name on the
             Hugging Face hub, or ``minilm:FOLDER`` for a BART built from a BERT-family encoder.
         dev: file of questions to evaluate on; None means no evaluation.
         decoder_layers: with ``minilm:``, the encoder layers that are copied into the decoder.
         sep_token: separator for an `init` that has none; by default, an unused token of its
             vocabulary, or else a new one.
-        positions: extend encoder and decoder to this many positions; new ones start as copies.
+        positions: extend encoder and decoder to this many positions; new ones start as copies. A T5
+            has no table of positions: this is the length at which its sources are cut.
         prune: remove tokens that no text of `train` uses from a WordPiece vocabulary.
         epochs: passes over the questions.
         examples: number of questions to show, in place of `epochs`.
@@ -109,7 +110,8 @@ class TrainingSettings:
             head.
         accumulate: batches per step, on each device.
         dropout: dropout of hidden states; attention and activations then have none, which on a CPU
-            would take as long as everything else. None means the values of `init` for all three.
+            would take as long as everything else. A T5 has one rate for all. None means the values
+            of `init`.
         label_smoothing: share of each target's weight that is spread over the whole vocabulary.
         views: shares of the views in which questions are shown.
         early_views: views for the first `early_examples` questions, in place of `views`.

@@ -1,4 +1,4 @@
-"""The starting point of a run: a BART's network, tokenizer and conventions; and saving them."""
+"""The starting point of a run: network, tokenizer and conventions of a BART or T5; and saving."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from quals_fast.models.checkpoint import (
     CheckpointError,
     Conventions,
     check_config,
+    check_t5_config,
     read_config,
     read_json,
     read_tokenizer,
@@ -24,9 +25,13 @@ from quals_fast.models.checkpoint import (
 )
 from quals_fast.models.hub import is_hub_name
 from quals_fast.models.loading import BUNDLED, model_folder, read_weights
+from quals_fast.models.shape import Shape
 from quals_fast.training.qagen import resizing, warm_start
 from quals_fast.training.qagen.checkpoints import writing
-from quals_fast.training.qagen.network import BartForConditionalGeneration
+from quals_fast.training.qagen.network import (
+    BartForConditionalGeneration,
+    T5ForConditionalGeneration,
+)
 from quals_fast.training.qagen.settings import TrainingError, TrainingSettings
 
 # Tokens that occur in no text, in order of preference: the published model's, then WordPiece's.
@@ -44,9 +49,15 @@ class StartingPoint:
         conventions: special tokens and lengths.
     """
 
-    network: BartForConditionalGeneration
+    network: BartForConditionalGeneration | T5ForConditionalGeneration
     tokenizer: Tokenizer
     conventions: Conventions
+
+    @property
+    def positions(self) -> int:
+        """Tokens that a target may have; a T5's are as many as those of a source."""
+        limit: int | None = getattr(self.network.config, "max_position_embeddings", None)
+        return limit or self.conventions.max_source_tokens
 
 
 def load_starting_point(
@@ -54,8 +65,8 @@ def load_starting_point(
 ) -> StartingPoint:
     """Load `init`; a model that is not a question-answer generator yet gets a separator.
 
-    Its sources then begin with BOS, as in pre-training, and its targets with the question: as in
-    the published model, there is no forced first token.
+    A BART's sources then begin with BOS and a T5's do not, as in pre-training. Its targets begin
+    with the question: as in the published model, there is no forced first token.
 
     Args:
         settings: settings of the run.
@@ -63,15 +74,17 @@ def load_starting_point(
         texts: with `prune`, the texts whose tokens are kept.
 
     Raises:
-        CheckpointError: the folder is not of the BART family or cannot be used.
-        TrainingError: there is no such folder, or the wanted separator has another use.
+        CheckpointError: the folder is of neither the BART nor the T5 family, or cannot be used.
+        TrainingError: there is no such folder, the wanted separator has another use, or a setting
+            is not for this family.
     """
     folder = _folder(settings)
     config = read_config(folder)
-    if config.get("model_type") != "bart":
+    family = config.get("model_type")
+    if family not in ("bart", "t5"):
         raise CheckpointError(
-            f"{folder}: expected a model with `model_type` 'bart', but got "
-            f"{config.get('model_type')!r}; for a BERT-family encoder, use "
+            f"{folder}: expected a model with `model_type` 'bart' or 't5', but got "
+            f"{family!r}; for a BERT-family encoder, use "
             f"{warm_start.PREFIX}{folder}"
         )
     config |= tokenizer_settings(folder, config)
@@ -87,18 +100,26 @@ def load_starting_point(
             f"{tokenizer.id_to_token(config['sep_token_id'])!r}; leave it out"
         )
     tokenizer.encode_special_tokens = True
-    _, conventions = check_config(folder, config)
-    weights = read_weights(folder)
-    if settings.positions is not None:
+    if family == "t5" and settings.positions is not None:  # there is no table to extend
+        config["max_source_tokens"] = settings.positions
+    check: Callable[[Path, dict[str, Any]], tuple[Shape, Conventions]]
+    check = check_t5_config if family == "t5" else check_config
+    shape, conventions = check(folder, config)
+    weights = read_weights(folder, shape)
+    if family == "bart" and settings.positions is not None:
         resizing.add_positions(config, weights, settings.positions)
     if settings.prune:
         used = resizing.used_tokens(tokenizer, texts)
         tokenizer = resizing.prune(tokenizer, config, weights, used)
         report(f"{config['vocab_size']:,} tokens are left in the vocabulary")
     if settings.positions is not None or settings.prune:
-        _, conventions = check_config(folder, config)
+        _, conventions = check(folder, config)
     network = _network(folder, config, weights, settings.dropout)
     network.label_smoothing = settings.label_smoothing
+    if family == "t5":
+        bias = torch.zeros(1, network.config.vocab_size)
+        bias[:, max(tokenizer.get_vocab().values()) + 1 :] = -torch.inf  # rows that no token has
+        network.register_buffer("final_logits_bias", bias, persistent=False)
     network.final_logits_bias[:, list(conventions.masked_token_ids)] = -torch.inf
     return StartingPoint(network, tokenizer, conventions)
 
@@ -167,31 +188,42 @@ def _separator(
     return {
         "sep_token_id": number,
         "vocab_size": max(config.get("vocab_size", 0), number + 1),
-        "source_bos": True,
+        "source_bos": config.get("model_type") != "t5",
         "forced_bos_token_id": None,
     }
 
 
 def _network(
     folder: Path, config: dict[str, Any], weights: dict[str, Tensor], dropout: float | None
-) -> BartForConditionalGeneration:
+) -> BartForConditionalGeneration | T5ForConditionalGeneration:
     size = config["vocab_size"]
     shared = next((n for n in ("model.shared.weight", "shared.weight") if n in weights), None)
     rows = len(weights[shared]) if shared else size
-    known = transformers.BartConfig.from_dict(config | {"vocab_size": rows})
-    if dropout is not None:
-        known.dropout, known.attention_dropout, known.activation_dropout = dropout, 0.0, 0.0
-    known.decoder_layerdrop = known.encoder_layerdrop = 0.0
-    network, loading = BartForConditionalGeneration.from_pretrained(
+    is_t5 = config["model_type"] == "t5"
+    known_class = transformers.T5Config if is_t5 else transformers.BartConfig
+    known = known_class.from_dict(config | {"vocab_size": rows})
+    if is_t5:
+        known.dropout_rate = known.dropout_rate if dropout is None else dropout
+        known.tie_word_embeddings = known.scale_decoder_outputs  # transformers ties them always
+        known._attn_implementation = "eager"
+    else:
+        if dropout is not None:
+            known.dropout, known.attention_dropout, known.activation_dropout = dropout, 0.0, 0.0
+        known.decoder_layerdrop = known.encoder_layerdrop = 0.0
+    network_class = T5ForConditionalGeneration if is_t5 else BartForConditionalGeneration
+    network, loading = network_class.from_pretrained(
         None, config=known, state_dict=weights, output_loading_info=True, dtype=torch.float32
     )
-    wrong = sorted(loading["missing_keys"] | loading["unexpected_keys"])
+    tied = {f"{part}.embed_tokens.weight" for part in ("encoder", "decoder")} if is_t5 else set()
+    wrong = sorted((loading["missing_keys"] - tied) | loading["unexpected_keys"])
     if wrong or loading["mismatched_keys"]:
         first = wrong[0] if wrong else sorted(loading["mismatched_keys"])[0][0]
         raise CheckpointError(
             f"{folder}: the weights must match config.json, but {first} does not; use weights and "
             "config of the same checkpoint"
         )
+    if is_t5:  # transformers ties them only together with the LM head
+        network.set_input_embeddings(network.shared)
     if size > rows:
         network.resize_token_embeddings(size, mean_resizing=False)
     return network
