@@ -173,7 +173,7 @@ def options_in_text(page):
     """Return the options that a page names outside of its blocks; those of other programs not."""
     text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
     spans = [span for span in re.findall(r"`([^`\n]+)`", text) if OURS.match(span)]
-    return {option for span in spans for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", span)}
+    return {option for span in spans for option in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", span)}
 
 
 def known_options():
@@ -184,7 +184,7 @@ def known_options():
         for option in (*parameter.opts, *parameter.secondary_opts)
     }
     sources = "".join(path.read_text("utf-8") for path in (ROOT / "bench").rglob("*.py"))
-    return of_app | set(re.findall(r"\"(--[a-z-]+)\"", sources)) | {"--help"}
+    return of_app | set(re.findall(r"\"(--[a-z0-9-]+)\"", sources)) | {"--help"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

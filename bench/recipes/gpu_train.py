@@ -300,7 +300,7 @@ def _written(path: Path, result: dict[str, Any]) -> Iterator[None]:
 
 def dry_run(a: argparse.Namespace, folder: Path) -> None:
     """Do all that two calls do, with a few questions about the examples and a tiny model."""
-    a.data, a.device, a.minutes, a.questions, a.rows = folder / "data", "cpu", 2.0, 8, 6
+    a.data, a.device, a.minutes, a.questions, a.rows = folder / "data", "cpu", 20.0, 8, 6
     few = ["--batch-tokens", "800", "--every", "2", "--threads", "1", "--examples"]
     a.options = [*few, "12", "--early-examples", "4"]
     a.workers, a.seeds = 1, [0, 1]

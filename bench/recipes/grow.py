@@ -61,7 +61,8 @@ def folder_of(name: str) -> Path:
     source = model_folder("qagen-mini")
     if name in T5S:
         parts = [source / "tokenizer.json", Path(__file__).with_name("t5.py")]
-        return cached(name, parts, lambda target: write_t5(SHAPES[name], target))
+        vary = name == "t5-small"
+        return cached(name, parts, lambda target: write_t5(SHAPES[name], target, words_vary=vary))
     if name not in GROWTHS:
         known = ", ".join((*EVERY_MODEL, *T5S))
         raise ValueError(f"`model` must be one of {known}, but got {name!r}")

@@ -6,6 +6,9 @@ copy common words of the source to the logits, and let a question end after some
 answer after one or two, like those of the bundled model. All other weights are random, and those
 that add to the hidden states are small. Nothing is trained, so the weights are the same everywhere.
 
+In t5-small, with which programs are compared, the random blocks of the decoder also change which
+words are likely, so that a mistake in them would change the questions.
+
 The tokenizer is a Unigram like T5's own, with the pieces of the bundled model's vocabulary and, as
 in T5's, 100 extra ids; `<sep>` follows them.
 """
@@ -49,12 +52,13 @@ SHORTEST_QUESTION = 7  # tokens, about
 QUESTION_ENDS, ANSWER_ENDS = 0.3, 6.0  # nats above those of a word in the source
 
 
-def write_t5(shape: T5Shape, folder: Path) -> None:
+def write_t5(shape: T5Shape, folder: Path, *, words_vary: bool = False) -> None:
     """Make a model and write it as Hugging Face would.
 
     Args:
         shape: its sizes: six heads or more, and `vocab_size` for the tokenizer.
         folder: does not exist yet.
+        words_vary: whether the random blocks of the decoder change which words are likely.
     """
     tokenizer, words = unigram_tokenizer(COPYING_HEADS * shape.d_kv)
     sep = tokenizer.get_vocab()["<sep>"]
@@ -74,7 +78,7 @@ def write_t5(shape: T5Shape, folder: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = random_t5(shape)
-        let_ask(network, words, sep)
+        let_ask(network, words, sep, words_vary=words_vary)
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config), "utf-8")
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -154,7 +158,7 @@ class Dimensions(NamedTuple):
     end: int
 
 
-def let_ask(network: T5, words: Sequence[int], sep: int) -> None:
+def let_ask(network: T5, words: Sequence[int], sep: int, *, words_vary: bool) -> None:
     """Set what lets a random network ask with words of the source.
 
     The first dimensions of hidden states are one for each common word.
@@ -163,12 +167,14 @@ def let_ask(network: T5, words: Sequence[int], sep: int) -> None:
         network: is changed.
         words: ids of the common words.
         sep: id of the separator.
+        words_vary: as for `write_t5`.
     """
     shape, n_words = network.shape, len(words)
     at = Dimensions(*range(n_words, n_words + len(Dimensions._fields)))
     for name, weight in network.named_parameters():
         if name.endswith((".o.weight", ".wo.weight")):
-            weight[: at.end + 1] = 0.0
+            is_free = words_vary and name.startswith("decoder.block.") and ".block.0." not in name
+            weight[n_words if is_free else 0 : at.end + 1] = 0.0
     _set_embedding(network, words, sep, at)
     attend, cross, feed_forward = network.decoder.block[0].layer  # type: ignore[misc]
     own, source = attend.SelfAttention, cross.EncDecAttention

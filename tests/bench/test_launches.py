@@ -53,9 +53,9 @@ def test_counts_at_the_size_of_t5_large():
     # weight and the sum. The bias of all layers, embedding, LM head, choice and histories are left.
     of_layers = 24 * (6 + 2 + 1 + 3 * 4)
     assert (of_layers, one.products) == (504, 144)
-    assert (one.early, one.usual) == (546, 559)
+    assert (one.early, one.usual) == (534, 547)
     assert one.step == many.step
-    assert one.outside["encoding"] == many.outside["encoding"] == 776
+    assert one.outside["encoding"] == many.outside["encoding"] == 752
 
 
 def test_a_whole_pass(counts):

@@ -30,6 +30,8 @@ def main():
     from quals_fast.commands.app import main as program
     from quals_fast.jobs import inputs, resuming
 
+    # As in a terminal: what a script starts in the background ignores Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     _, name, moment, n, *arguments = sys.argv
     remaining = float(n)
 

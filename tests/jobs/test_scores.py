@@ -10,7 +10,7 @@ import pytest
 from messages import says
 
 from quals_fast.errors import InputError
-from quals_fast.jobs.files import RowWriter, open_output
+from quals_fast.jobs.output import RowWriter, open_output
 from quals_fast.jobs.parsing import InputRow
 from quals_fast.jobs.scores import BadLine, read_scores
 from quals_fast.qags.results import QagsPair, QagsScore

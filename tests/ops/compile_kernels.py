@@ -29,24 +29,29 @@ class Driver:
         return 0
 
 
+def compile_attention(dtype):
+    query = torch.zeros(1, BEAMS, HEADS, 64, dtype=dtype)
+    store = torch.zeros(2, 1, BEAMS, HEADS, LENGTH, 64, dtype=dtype)
+    for length in (1, 20):
+        index = torch.zeros(1, BEAMS, LENGTH, dtype=torch.int64)
+        for bias in (None, torch.zeros(HEADS, length, dtype=dtype)):
+            TRITON.beam_attention(query, query, query, *store, index, length, bias)
+    for tokens in (1, 128, 1024):
+        source = torch.zeros(2, 1, tokens, HEADS, 64, dtype=dtype).transpose(2, 3)
+        by_distance = torch.zeros(HEADS, BEAMS + tokens - 1, dtype=dtype)
+        for bias in (None, by_distance) if tokens == 128 else (None,):
+            TRITON.source_attention(query, *source, torch.ones(1, 1, 1, tokens).bool(), bias)
+
+
 def compile_all():
     for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        compile_attention(dtype)
+    for dtype in (torch.float16, torch.float32):
         for rows in (60, 960):  # each has tiles of its own
             hidden = torch.zeros(rows, WIDTH, dtype=dtype)
             head = hidden, torch.zeros(TOKENS, WIDTH, dtype=dtype), torch.zeros(TOKENS)
             TRITON.lm_head_topk(*head, 120, (1, 2))
             TRITON.linear_logprob(*head, torch.zeros(rows, dtype=torch.int64))
-        query = torch.zeros(1, BEAMS, HEADS, 64, dtype=dtype)
-        store = torch.zeros(2, 1, BEAMS, HEADS, LENGTH, 64, dtype=dtype)
-        for length in (1, 20):
-            index = torch.zeros(1, BEAMS, LENGTH, dtype=torch.int64)
-            for bias in (None, torch.zeros(HEADS, length, dtype=dtype)):
-                TRITON.beam_attention(query, query, query, *store, index, length, bias)
-        for tokens in (1, 128, 1024):
-            source = torch.zeros(2, 1, tokens, HEADS, 64, dtype=dtype).transpose(2, 3)
-            mask, distances = torch.ones(1, 1, 1, tokens).bool(), BEAMS + tokens - 1
-            for bias in (None, torch.zeros(HEADS, distances, dtype=dtype)):
-                TRITON.source_attention(query, *source, mask, bias)
         norm = torch.zeros(2, WIDTH, dtype=dtype)
         TRITON.add_layer_norm(*hidden.new_zeros(2, BEAMS, WIDTH), *norm, 1e-5)
     for rule, width in (("fairseq09", 120), ("hamming", 61)):

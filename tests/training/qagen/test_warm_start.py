@@ -110,7 +110,7 @@ def test_names_on_the_hub_are_fetched(settings, base, monkeypatch):
 
 
 def test_an_encoder_without_the_prefix_is_explained(encoder, settings):
-    message = "expected a model with `model_type` 'bart', but got 'bert'; .* minilm:"
+    message = "expected a model with `model_type` 'bart' or 't5', but got 'bert'; .* minilm:"
     with pytest.raises(CheckpointError, match=message):
         load_starting_point(replace(settings, init=str(encoder[0])), print, [])
     with pytest.raises(TrainingError, match=r"but './nowhere' does not exist"):
