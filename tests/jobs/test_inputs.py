@@ -64,6 +64,7 @@ def test_formats_may_differ_and_a_file_may_be_empty():
         ("b.csv", b"document,text\nd,s\n", "b.csv must have a column 'summary', but has"),
         ("b.parquet", b"", "b.parquet is not a complete Parquet file"),
     ],
+    ids=["gzip", "csv", "parquet"],
 )
 def test_the_survey_names_the_bad_one_of_several_files(name, content, message):
     Path(name).write_bytes(content)
