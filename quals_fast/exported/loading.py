@@ -73,8 +73,8 @@ def load_onnx(
         raise CheckpointError(f"{path}: the manifest is damaged; export the model again")
     if dtype not in ("auto", written_as):
         raise BackendUnavailableError(
-            f"`dtype` is {dtype!r}, but {path} was exported as {written_as!r}; export the "
-            f"model with --dtype {dtype}, or use dtype='auto'"
+            f"`dtype` is {dtype!r}, but {path} was exported as {written_as!r}; use "
+            "dtype='auto', or export the model with another --dtype"
         )
     shape, conventions = read_checkpoint(path)
     tokenizer, conventions = QATokenizer.with_masked(path, shape, conventions)

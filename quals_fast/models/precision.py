@@ -108,12 +108,10 @@ def _on_gpu(name: str, device: torch.device, family: str) -> Precision:
     if name == "auto":
         name = "float16" if capability >= HALF_PRECISION_CAPABILITY else "float32"
     if name == "mixed":
-        raise BackendUnavailableError(
-            "dtype 'mixed' needs a CPU; use dtype='float16' or 'bfloat16' on a GPU"
-        )
+        raise BackendUnavailableError("dtype 'mixed' needs a CPU; use dtype='auto' on a GPU")
     if name == "bfloat16" and capability < BFLOAT16_CAPABILITY:
         raise BackendUnavailableError(
             f"dtype 'bfloat16' is not available on {torch.cuda.get_device_name(device)}; use "
-            "dtype='float16' or 'float32'"
+            "dtype='auto'"
         )
     return PRECISIONS[name]

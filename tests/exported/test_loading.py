@@ -165,7 +165,9 @@ def test_an_unsupported_opset(folder):
 
 
 def test_another_type_than_was_exported(folder):
-    with pytest.raises(BackendUnavailableError, match=r"but .* was exported as 'float32'"):
+    with pytest.raises(
+        BackendUnavailableError, match=r"but .* was exported as 'float32'; use dtype='auto'"
+    ):
         load_onnx(folder, dtype="int8")
 
 

@@ -197,7 +197,7 @@ NO_SEPARATOR = (
     "config.json: no `sep_token_id`, and the tokenizer has no `sep_token` that is not EOS, BOS or "
     "CLS as well (BART's </s> is EOS); either this is not a question-answer generator, or its "
     "files do not say which token separates question and answer: add "
-    '"sep_token_id" to config.json (the published model has 50259)'
+    '"sep_token_id" to config.json (the published BART has 50259)'
 )
 
 

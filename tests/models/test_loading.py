@@ -412,6 +412,6 @@ def test_automatic_precision_of_a_t5_is_never_float16(monkeypatch, capability, n
 def test_bfloat16_on_a_gpu_without_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
-    message = r"dtype 'bfloat16' is not available on Tesla T4; use dtype='float16' or 'float32'"
+    message = r"dtype 'bfloat16' is not available on Tesla T4; use dtype='auto'"
     with pytest.raises(RuntimeError, match=message):
         resolve_precision("bfloat16", torch.device("cuda"))

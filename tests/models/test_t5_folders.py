@@ -320,6 +320,11 @@ def test_wrong_config(folder, key, value, message):
     fails(folder, message)
 
 
+def test_no_separator(folder):
+    change_json(folder / "tokenizer_config.json", sep_token=None)
+    fails(folder, "config.json: no `sep_token_id`, and the tokenizer has no `sep_token`")
+
+
 def test_no_limit_of_sources(folder):
     change_json(folder / "tokenizer_config.json", model_max_length=None)
     fails(folder, "config.json: no `max_source_tokens`, and the tokenizer has no")
