@@ -63,6 +63,7 @@ class ScoringJob:
         """
         total = self.n_rows if chosen is None else len(chosen)
         self._progress.reset(self._task, total=total, completed=skip, description="scoring")
+        self._progress.advance(self._task, 0)  # the rate counts from here, not from the first rows
         rows = self.rows if chosen is None else islice(self.rows, chosen.start + skip, chosen.stop)
         return score_windows(
             self.scorer,

@@ -82,6 +82,7 @@ def progress_bar(*, hidden: bool) -> Progress:
         _Rate(),
         console=Console(stderr=True),
         transient=True,
+        speed_estimate_period=3600,  # by default 30 seconds, in which a CPU may finish no window
         disable=hidden or not sys.stderr.isatty(),
         redirect_stdout=False,  # otherwise results would go to standard error
         redirect_stderr=False,

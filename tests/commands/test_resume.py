@@ -13,7 +13,9 @@ import pytest
 from cli_helpers import DOCUMENT, GOOD, SMALL, SUMMARIES, assert_usage_error, json_lines, row, write
 
 from quals_fast import QualsScorer
+from quals_fast.commands.running import ScoringJob
 from quals_fast.jobs.inputs import MAX_WINDOW_ROWS as WINDOW
+from quals_fast.pages.display import progress_bar
 
 N_ROWS = 2 * WINDOW + 20
 
@@ -469,3 +471,28 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(run, monkeypatch):
     assert second.startswith(f"{2 * WINDOW} of {N_ROWS} rows: ") and "1 error" in second
     result = run("score", "in.jsonl", "-o", "out.jsonl", "--overwrite", "--quiet")
     assert result.stderr == ""
+
+
+def test_rate_of_windows_that_take_long_and_report_their_rows_at_once(monkeypatch, capsys):
+    clock = 0.0
+
+    def slow_windows(scorer, rows, *, fail_fast, on_progress):
+        nonlocal clock
+        for _ in range(2):
+            clock += 64.0
+            on_progress(WINDOW // 2)
+            clock += 0.1
+            on_progress(WINDOW // 2)
+            yield []
+
+    monkeypatch.setattr("quals_fast.commands.running.score_windows", slow_windows)
+    monkeypatch.setattr("quals_fast.commands.running.LOG_SECONDS", 0)
+    progress = progress_bar(hidden=True)
+    progress.get_time = lambda: clock
+    task = progress.add_task("loading the model", total=4 * WINDOW, counts="")
+    job = ScoringJob(None, [], 4 * WINDOW, False, progress, task, True)
+    for _ in job.windows():
+        job.show("")
+    first, second = capsys.readouterr().err.splitlines()
+    assert "; 1.0 rows/s, 0:03:1" in first
+    assert "; 1.0 rows/s, 0:02:0" in second
