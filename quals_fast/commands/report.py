@@ -14,7 +14,7 @@ from quals_fast.commands.options import FORMAT_OPTIONS, QUIET, GroupedCommand, w
 from quals_fast.commands.running import require, usage_errors
 from quals_fast.errors import InputError
 from quals_fast.jobs.files import read_rows
-from quals_fast.jobs.output import open_output
+from quals_fast.jobs.output import check_name, open_output
 from quals_fast.jobs.parsing import InputRow
 from quals_fast.jobs.scores import read_scores
 
@@ -132,9 +132,8 @@ def _check_names(scores: tuple[str, ...], inputs: tuple[str, ...], output: str) 
         if file in seen:
             raise InputError(f"SCORES must be different files, but {path} is given twice")
         seen.add(file)
+    check_name(output, ())
     page = Path(output)
-    if not page.parent.is_dir():
-        raise InputError(f"cannot write {output}: there is no folder {page.parent}")
     for read in map(Path, (*scores, *inputs)):
         if read.is_file() and page.is_file() and read.samefile(page):
             raise InputError(

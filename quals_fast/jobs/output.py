@@ -140,13 +140,15 @@ def check_name(path: str, inputs: Sequence[str]) -> None:
     """Check that a file can be an output.
 
     Raises:
-        InputError: it would have to be compressed, or is one of the inputs.
+        InputError: it would have to be compressed, is one of the inputs, or its folder is missing.
     """
     if path.endswith(".gz"):
         raise InputError(
             f"results are written uncompressed, but got the file name {path}; leave out .gz, and "
             "compress the file afterwards"
         )
+    if not Path(path).parent.is_dir():
+        raise InputError(f"cannot write {path}: there is no folder {Path(path).parent}")
     for one in inputs:
         if Path(path).is_file() and Path(one).is_file() and Path(path).samefile(one):
             raise InputError(

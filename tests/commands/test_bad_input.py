@@ -353,7 +353,7 @@ def test_output_that_cannot_be_written_is_found_before_the_work(run, monkeypatch
     write("in.jsonl", [one | {"label": 1} for one in GOOD])
     monkeypatch.setattr(QualsScorer, "score", None)
     result = run(command, "in.jsonl", option, "none/out")
-    assert_usage_error(result, "cannot write none/out: No such file or directory")
+    assert_usage_error(result, "cannot write none/out: there is no folder none")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a full disk at hand")

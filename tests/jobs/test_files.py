@@ -660,7 +660,7 @@ def test_standard_output_is_utf8_whatever_the_terminal(monkeypatch):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("{}/none/out.jsonl", "cannot write {}/none/out.jsonl: No such file or directory"),
+        ("{}/none/out.jsonl", "cannot write {0}/none/out.jsonl: there is no folder {0}/none"),
         ("{}", "cannot write {}: Is a directory"),
         ("", "cannot write : No such file or directory"),
         (
