@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.report.results import Reader
+from bench.report.results import Reader, machine_of
 from bench.shared.tables import interval, percent, table, with_spread
 from bench.studies.conseq_experiment.page import verdict
 
@@ -136,6 +136,7 @@ def model_costs(results: Reader) -> str:
     """Report what models of full size would cost, by counts and the rates of other benchmarks."""
     result = results.load("model_costs")
     timed, model = results.load("end_to_end"), "bart-base"
+    here = machine_of(timed, model)
     on_cpu = timed["cases"][model]["workloads"]["long"]["floor"]["float32"]
     on_gpu = results.load("throughput_gpu")
     largest = on_gpu["batches"][max(on_gpu["batches"], key=int)]["floor"]
@@ -166,8 +167,8 @@ def model_costs(results: Reader) -> str:
         f"the workload `long` (n = {result['rows']}): {mean['document']:.0f} tokens of document "
         f"(T5 reads 512 at most), {mean['summary']:.0f} of summary, {mean['steps']:.0f} steps of "
         f"60 beams, {mean['pairs']:.0f} kept pairs. Times are for large batches, at the rates that "
-        f"this program sustained: {cpu:.0f} GFLOP/s in float32 on {timed['machine']['threads']} "
-        f"cores of an {timed['machine']['cpu']} (BART-base), which stand for a laptop, and "
+        f"this program sustained: {cpu:.0f} GFLOP/s in float32 on {here['threads']} "
+        f"cores of an {here['cpu']} (BART-base), which stand for a laptop, and "
         f"{gpu / 1e3:.0f} TFLOP/s in float16 on an {on_gpu['machine']['gpu']} (BART-large). The "
         f"16 GB GPU is assumed to reach a twentieth of that; a T5 needs bfloat16 for it, which "
         f"GPUs before compute capability 8.0 lack. Memory is that of the weights, and of "

@@ -162,6 +162,12 @@ def _named(former: list[str]) -> str:
     return f"Former model{'s' * (len(former) > 1)} {', '.join(f'`{one}`' for one in former)}"
 
 
+def machine_of(result: Result, model: str) -> dict[str, Any]:
+    """Return what a model of `end_to_end` was measured on, which may be kept from another run."""
+    machine: dict[str, Any] = result["cases"][model].get("machine", result["machine"])
+    return machine
+
+
 def _commits(result: Result) -> list[str]:
     """Say at which commits a result was measured; models that it kept may be of earlier ones."""
     cases = result.get("cases", {}).values()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.report.results import Reader, Result
+from bench.report.results import Reader, Result, machine_of
 from bench.shared.tables import is_quotable, percent, table, where, with_spread
 from bench.shared.weights import MODEL
 from bench.studies.claim.page import verdict
@@ -29,7 +29,7 @@ def _headline_of_cpu(results: Reader) -> str:
     if result is None:
         return "The speed of the bundled model has not been measured yet."
     of_model = result["cases"][MODEL]
-    m = _machine(result, MODEL)
+    m = machine_of(result, MODEL)
     quoted = [
         f"{ratio['median']:.1f} times as fast on {workload} texts {_lowest(ratio)}"
         for workload, ratio in result["speedup_vs_reference"][MODEL].items()
@@ -100,14 +100,8 @@ def speed_short(results: Reader) -> str:
         for workload, case in of_model["workloads"].items()
         for sizes in [case["sizes"]]
     )
-    here = where({"machine": _machine(result, MODEL)})
+    here = where({"machine": machine_of(result, MODEL)})
     return f"{table(rows)}\n\n{sizes[0].upper()}{sizes[1:]}. {here}"
-
-
-def _machine(result: Result, model: str) -> dict[str, Any]:
-    """Return what a model of `end_to_end` was measured on, which may be kept from another run."""
-    machine: dict[str, Any] = result["cases"][model].get("machine", result["machine"])
-    return machine
 
 
 def _agreement(case: dict[str, Any], dtype: str) -> tuple[str, dict[str, Any]]:
@@ -130,7 +124,7 @@ def speed(results: Reader) -> str:
     ]
     places: dict[str, list[str]] = {}
     for model in result["cases"]:
-        m = _machine(result, model)
+        m = machine_of(result, model)
         ctranslate2 = m["versions"].get("ctranslate2")
         place = f"{where({'machine': m})[:-1]}, CTranslate2 {ctranslate2}."
         places.setdefault(place, []).append(f"`{model}`")

@@ -434,3 +434,16 @@ def test_a_kernel_that_loses_is_counted(put, tmp_path):
     text = command.section("gpu_kernels")
     assert "| `op`, int32 | 2 | 0.5 (N=2; 2.000 ms) | 2.0 (N=1; 1.000 ms) |" in text
     assert "in 2 cases: 1 of them loses." in text
+
+
+def test_costs_of_models_name_the_machine_whose_rate_they_take(folder):
+    def keep(content):
+        """As if another model had been measured later, on another machine."""
+        of_bart = content["cases"]["bart-base"]
+        of_bart["machine"] = content["machine"] | {"cpu": "earlier", "threads": 3}
+        content["machine"] |= {"cpu": "later", "threads": 7}
+
+    change(folder, "end_to_end", keep)
+    page = section("model_costs")
+    assert "on 3 cores of an earlier (BART-base)" in page
+    assert "later" not in page
