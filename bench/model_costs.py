@@ -14,8 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bench.floor import Work, count, sizes_of, works_of
 from bench.recipes.grow import folder_of
 from bench.shared.arms import EngineArm
@@ -24,9 +22,8 @@ from bench.shared.options import command_line
 from bench.shared.weights import MODEL, weights_of
 from bench.shared.workloads import load_workload
 from quals_fast.config import DecodingConfig
-from quals_fast.models.bart import Bart
-from quals_fast.models.checkpoint import check_config, check_t5_config
-from quals_fast.models.t5 import T5
+from quals_fast.models.checkpoint import check_config_of_family
+from quals_fast.models.loading import network_of
 
 # As their config.json on the Hugging Face hub says; Conventions are made up and change nothing.
 _T5 = {
@@ -64,10 +61,8 @@ def costs(config: dict[str, Any], works: Sequence[Work]) -> dict[str, Any]:
         attention, keys and values of all decoder layers; GFLOPs a pair by stage; tokens of one
         search: all that its beams decode, and its source.
     """
-    check = check_t5_config if config["model_type"] == "t5" else check_config
-    shape, conventions = check(Path(), config)
-    with torch.device("meta"):
-        network = T5(shape) if config["model_type"] == "t5" else Bart(shape)  # type: ignore[arg-type]
+    shape, conventions = check_config_of_family(Path(), config)
+    network = network_of(shape)
     limit, beams = conventions.max_source_tokens, DecodingConfig().num_beams
     works = [work._replace(document=min(work.document, limit)) for work in works]
     sizes = sizes_of(config)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,7 +95,8 @@ class PublishedPipeline:
 
         self.decoding, self.scoring = decoding or DecodingConfig(), scoring or ScoringConfig()
         folder = model_folder(model)
-        shape, self.conventions = read_checkpoint(folder)
+        shape, conventions = read_checkpoint(folder)
+        self.tokenizer, self.conventions = QATokenizer.with_masked(folder, shape, conventions)
         if self.decoding.rule != "fairseq09" or self.decoding.group_size != 1:
             raise ValueError(
                 "the published pipeline needs rule 'fairseq09' and groups of one beam, but got "
@@ -106,11 +106,6 @@ class PublishedPipeline:
             raise ValueError(
                 f"{folder} forces a first token, which the published pipeline cannot do"
             )
-        self.tokenizer = QATokenizer.from_folder(folder, self.conventions)
-        if shape.family == "t5":  # rows of its embedding that no token has
-            unnamed = range(self.tokenizer.size, shape.vocab_size)
-            masked = {*self.conventions.masked_token_ids, *unnamed}
-            self.conventions = replace(self.conventions, masked_token_ids=tuple(sorted(masked)))
         self._output, self._device = BaseModelOutput, torch.device(device)
         self._encode_once = encode_once
         self.stages: dict[str, float] = {}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from importlib.util import find_spec
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -74,8 +74,7 @@ class ScoringJob:
 
     def results(self) -> Iterator[tuple[InputRow, Any]]:
         """Score all rows and yield them one by one."""
-        for window in self.windows():
-            yield from window
+        return chain.from_iterable(self.windows())
 
     def show(self, counts: str) -> None:
         """Show the counts by status with the progress; without a terminal, a line a minute."""

@@ -6,13 +6,18 @@ raises.
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Iterator
 from typing import Literal
 
 from quals_fast.errors import InputError
-from quals_fast.jobs.opening import PARQUET, as_text, known_encoding, open_binary
+from quals_fast.jobs.opening import (
+    PARQUET,
+    as_text,
+    known_encoding,
+    open_binary,
+    read_errors,
+    shown_name,
+)
 from quals_fast.jobs.parquet import read_parquet
 from quals_fast.jobs.parsing import InputRow, has_columns, parse_csv, parse_json
 
@@ -44,10 +49,10 @@ def read_rows(
             lacks a column.
     """
     fields = (document_field, summary_field)
-    name = "standard input" if path == "-" else path
+    name = shown_name(path)
     known_encoding(encoding)
     try:
-        with open_binary(path, name) as binary:
+        with read_errors(name), open_binary(path, name) as binary:
             is_parquet = path.lower().endswith(".parquet") or binary.peek(4).startswith(PARQUET)
             if file_format != "auto" and is_parquet != (file_format == "parquet"):
                 raise InputError(
@@ -70,10 +75,3 @@ def read_rows(
             yield from parse(file, name, encoding, fields)
     except UnicodeError as error:  # encodings that surrogateescape cannot carry
         raise InputError(f"{name} is not {encoding}: {error}; give its --encoding") from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(
-            f"{name} is not a complete gzip file: {error}; check it with gzip -t, or remove .gz "
-            "from its name if it is not compressed"
-        ) from error
-    except OSError as error:
-        raise InputError(f"cannot read {name}: {error.strerror or error}") from error

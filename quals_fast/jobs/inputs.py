@@ -11,6 +11,7 @@ from pathlib import Path
 
 from quals_fast.errors import InputError
 from quals_fast.jobs.files import FileFormat, read_rows
+from quals_fast.jobs.opening import read_errors, shown_name
 from quals_fast.jobs.parsing import InputRow
 
 MAX_WINDOW_ROWS = 64  # scored together: enough to batch by length, few to lose
@@ -86,17 +87,14 @@ class JobInput:
     @property
     def name(self) -> str:
         """Name for messages."""
-        return " ".join("standard input" if path == "-" else path for path in self.paths)
+        return " ".join(map(shown_name, self.paths))
 
     def digests(self) -> list[str]:
         """Return name and hash of each file, to tell a later job whether it reads the same."""
         found = []
         for path in self.paths:
-            try:
-                with open(path, "rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
-            except OSError as error:
-                raise InputError(f"cannot read {path}: {error.strerror}") from error
+            with read_errors(path), open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
             found.append(f"{path}@{digest[:12]}")
         return found
 

@@ -6,6 +6,7 @@ import codecs
 import gzip
 import io
 import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,25 @@ _REFUSED = {
     b"\xfd7zXZ": ("compressed with xz", _UNPACK),
     b"BZh": ("compressed with bzip2", _UNPACK),
 }
+
+
+def shown_name(path: str) -> str:
+    """Return what messages call a file; ``-`` is standard input."""
+    return "standard input" if path == "-" else path
+
+
+@contextmanager
+def read_errors(name: str) -> Iterator[None]:
+    """Name the file that cannot be read, or is a gzip file that is damaged."""
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(
+            f"{name} is not a complete gzip file: {error}; check it with gzip -t, or remove .gz "
+            "from its name if it is not compressed"
+        ) from error
+    except OSError as error:
+        raise InputError(f"cannot read {name}: {error.strerror or error}") from error
 
 
 @contextmanager

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import json
 import math
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from quals_fast.errors import InputError
-from quals_fast.jobs.opening import open_binary
+from quals_fast.jobs.opening import open_binary, read_errors, shown_name
 from quals_fast.results import QAPair
 
 _REQUIRED = ("score", "status", "signature")
@@ -91,26 +89,19 @@ def read_scores(path: str) -> Iterator[ScoreRow | BadLine]:
     Raises:
         InputError: the file cannot be read, or none of its lines is a row of scores.
     """
-    name = "standard input" if path == "-" else path
+    name = shown_name(path)
     first_bad: BadLine | None = None
     has_rows = False
-    try:
-        with open_binary(path, name) as binary:
-            is_csv = path.lower().removesuffix(".gz").endswith(".csv")
-            is_csv = is_csv or b"id,score,status," in binary.peek(64)[:64]
-            for line, content in _csv_lines(binary) if is_csv else _json_lines(binary):
-                row = _row(name, line, content)
-                if isinstance(row, ScoreRow):
-                    has_rows = True
-                else:
-                    first_bad = first_bad or row
-                yield row
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(
-            f"{name} is not a complete gzip file: {error}; check it with gzip -t"
-        ) from error
-    except OSError as error:
-        raise InputError(f"cannot read {name}: {error.strerror or error}") from error
+    with read_errors(name), open_binary(path, name) as binary:
+        is_csv = path.lower().removesuffix(".gz").endswith(".csv")
+        is_csv = is_csv or b"id,score,status," in binary.peek(64)[:64]
+        for line, content in _csv_lines(binary) if is_csv else _json_lines(binary):
+            row = _row(name, line, content)
+            if isinstance(row, ScoreRow):
+                has_rows = True
+            else:
+                first_bad = first_bad or row
+            yield row
     if first_bad is not None and not has_rows:
         raise InputError(
             f"{name} must be a file that quals-fast score wrote, but line {first_bad.line} is no "

@@ -80,18 +80,6 @@ def score_windows(
         yield done
 
 
-def score_rows(
-    scorer: Scorer,
-    rows: Iterable[InputRow],
-    *,
-    fail_fast: bool = False,
-    on_progress: Callable[[int], None] = lambda n: None,
-) -> Iterator[tuple[InputRow, RowScore]]:
-    """Score rows as `score_windows` does, and yield them one by one."""
-    for window in score_windows(scorer, rows, fail_fast=fail_fast, on_progress=on_progress):
-        yield from window
-
-
 def _score(
     scorer: Scorer, rows: list[InputRow], on_progress: Callable[[int], None]
 ) -> list[RowScore]:

@@ -85,8 +85,7 @@ def read_checkpoint(folder: Path) -> tuple[Shape, Conventions]:
             f"{folder}: expected a model with `model_type` 'bart' or 't5', but got {family!r}; "
             "other families are not supported yet"
         )
-    check = check_t5_config if family == "t5" else check_config
-    return check(folder, config | tokenizer_settings(folder, config))
+    return check_config_of_family(folder, config | tokenizer_settings(folder, config))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -225,6 +224,17 @@ def verify_checksums(folder: Path, advice: str) -> None:
                 f"{path} is damaged: expected SHA-256 {expected[:12]}..., but got "
                 f"{actual[:12]}...; {advice}"
             )
+
+
+def check_config_of_family(folder: Path, config: dict[str, Any]) -> tuple[Shape, Conventions]:
+    """Check a config by its `model_type`, which must be `bart` or `t5`.
+
+    Raises:
+        CheckpointError: it cannot be used.
+    """
+    if config["model_type"] == "t5":
+        return check_t5_config(folder, config)
+    return check_config(folder, config)
 
 
 def check_config(folder: Path, config: dict[str, Any]) -> tuple[BartShape, Conventions]:

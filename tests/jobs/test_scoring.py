@@ -3,7 +3,7 @@
 import json
 import os
 import queue
-from itertools import count
+from itertools import chain, count
 from threading import Thread
 
 import pytest
@@ -12,7 +12,7 @@ from quals_fast.errors import InputError
 from quals_fast.jobs.inputs import MAX_WINDOW_ROWS as WINDOW
 from quals_fast.jobs.inputs import JobInput
 from quals_fast.jobs.parsing import InputRow
-from quals_fast.jobs.scoring import score_rows
+from quals_fast.jobs.scoring import score_windows
 from quals_fast.results import QualsResult, SummaryScore
 
 
@@ -45,6 +45,10 @@ def row(line, summary, document="document", problem=None):
 
 def unread(line):
     return row(line, None, None, problem="the line is blank")
+
+
+def score_rows(*args, **options):
+    return chain.from_iterable(score_windows(*args, **options))
 
 
 def run(rows, damaged=(), **options):

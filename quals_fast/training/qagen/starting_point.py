@@ -16,8 +16,7 @@ from torch import Tensor
 from quals_fast.models.checkpoint import (
     CheckpointError,
     Conventions,
-    check_config,
-    check_t5_config,
+    check_config_of_family,
     read_config,
     read_json,
     read_tokenizer,
@@ -25,7 +24,6 @@ from quals_fast.models.checkpoint import (
 )
 from quals_fast.models.hub import is_hub_name
 from quals_fast.models.loading import BUNDLED, model_folder, read_weights
-from quals_fast.models.shape import Shape
 from quals_fast.training.qagen import resizing, warm_start
 from quals_fast.training.qagen.checkpoints import writing
 from quals_fast.training.qagen.network import (
@@ -102,9 +100,7 @@ def load_starting_point(
     tokenizer.encode_special_tokens = True
     if family == "t5" and settings.positions is not None:  # there is no table to extend
         config["max_source_tokens"] = settings.positions
-    check: Callable[[Path, dict[str, Any]], tuple[Shape, Conventions]]
-    check = check_t5_config if family == "t5" else check_config
-    shape, conventions = check(folder, config)
+    shape, conventions = check_config_of_family(folder, config)
     weights = read_weights(folder, shape)
     if family == "bart" and settings.positions is not None:
         resizing.add_positions(config, weights, settings.positions)
@@ -113,7 +109,7 @@ def load_starting_point(
         tokenizer = resizing.prune(tokenizer, config, weights, used)
         report(f"{config['vocab_size']:,} tokens are left in the vocabulary")
     if settings.positions is not None or settings.prune:
-        _, conventions = check(folder, config)
+        _, conventions = check_config_of_family(folder, config)
     network = _network(folder, config, weights, settings.dropout)
     network.label_smoothing = settings.label_smoothing
     if family == "t5":

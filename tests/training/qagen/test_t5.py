@@ -3,23 +3,22 @@
 import json
 import shutil
 from dataclasses import replace
+from itertools import chain
 
 import pytest
 import tiny_t5
 import torch
+from engine_nats import nats_by_engine
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import T5Config, T5ForConditionalGeneration
 
 from quals_fast import DecodingConfig, QualsScorer
-from quals_fast.engine.rescoring import rescore
 from quals_fast.models.checkpoint import CheckpointError, read_checkpoint
 from quals_fast.models.loading import load_model
 from quals_fast.training.qagen import checkpoints
-from quals_fast.training.qagen.batches import Examples
-from quals_fast.training.qagen.corpus import read_corpus
 from quals_fast.training.qagen.cost import training_flops
-from quals_fast.training.qagen.encoding import Pair, PairEncoder
+from quals_fast.training.qagen.encoding import Pair
 from quals_fast.training.qagen.network import Collator
 from quals_fast.training.qagen.pipeline import train
 from quals_fast.training.qagen.settings import TrainingError, Views
@@ -61,15 +60,7 @@ def test_the_loss_falls_and_the_folder_scores(run, settings, t5):
     small = DecodingConfig(num_beams=4, num_beam_groups=4, min_length=2, max_length=12)
     scorer = QualsScorer.from_pretrained(settings.output, device="cpu", decoding=small)
     assert scorer.score(["queen anne won"], ["anne won"])[0].status in ("ok", "no_pairs")
-    generator = load_model(settings.output, device=torch.device("cpu"))
-    encoder = PairEncoder(generator.tokenizer._tokenizer, generator.conventions, 40)
-    examples = Examples(read_corpus(settings.train), encoder, settings, "passage")
-    pairs = [examples[place] for place in range(len(examples))]
-    with torch.inference_mode():
-        by_engine = rescore(
-            generator, [p.source for p in pairs], [[tuple(p.target)] for p in pairs], 4096
-        )
-    nats = [-value for (row,) in by_engine for value in row]
+    nats = [*chain.from_iterable(nats_by_engine(settings, 40))]
     assert sum(nats) / len(nats) == pytest.approx(losses[-1], abs=1e-5)
 
 

@@ -5,16 +5,17 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from itertools import chain
 
 import pytest
 import tiny_models
 import torch
 from click.testing import CliRunner
+from engine_nats import nats_by_engine
 from safetensors.torch import load_file
 
 from quals_fast import DecodingConfig, QualsScorer
 from quals_fast.commands.app import app
-from quals_fast.engine.rescoring import rescore
 from quals_fast.models.checkpoint import read_checkpoint
 from quals_fast.models.loading import load_model
 from quals_fast.training.qagen import batches, checkpoints, clock, pipeline
@@ -51,16 +52,8 @@ def test_the_folder_scores_and_keeps_the_conventions(run, settings, base):
 def test_the_perplexity_is_that_of_the_engine(run, settings):
     """Nats a token of whole passages, as the scorer gives them for the same targets."""
     _, found = run(dev=settings.train[0], views=Views.parse("passage=1"))
-    generator = load_model(settings.output, device=torch.device("cpu"))
-    tokenizer = generator.tokenizer._tokenizer
-    encoder = PairEncoder(tokenizer, generator.conventions, 64)
-    examples = Examples(read_corpus(settings.train), encoder, settings, "passage")
-    pairs = [examples[place] for place in range(len(examples))]
-    with torch.inference_mode():
-        found_by_engine = rescore(
-            generator, [p.source for p in pairs], [[tuple(p.target)] for p in pairs], 4096
-        )
-    nats = [-value for (row,) in found_by_engine for value in row]
+    found_by_engine = nats_by_engine(settings, 64)
+    nats = [*chain.from_iterable(found_by_engine)]
     assert len(found_by_engine) == 12
     assert sum(nats) / len(nats) == pytest.approx(found["evaluations"][-1]["eval_loss"], abs=1e-5)
 
