@@ -444,6 +444,6 @@ def test_costs_of_models_name_the_machine_whose_rate_they_take(folder):
         content["machine"] |= {"cpu": "later", "threads": 7}
 
     change(folder, "end_to_end", keep)
-    page = section("model_costs")
+    page = command.section("model_costs")
     assert "on 3 cores of an earlier (BART-base)" in page
     assert "later" not in page
