@@ -148,10 +148,12 @@ def _arm(title: str, arm: str, case: dict[str, Any], facts: dict[str, Any]) -> d
         _, agreement = _agreement(case, arm)
         same = percent(agreement["identical_sequences"])
         difference = f"{agreement['mean_abs_delta']:.1e}, {agreement['max_abs_delta']:.1e}"
+    of_floor = case["floor"].get(arm)
     return {
         "model, workload": title,
         "program": PROGRAMS.get(arm, f"quals_fast {arm}"),
         "s a summary": with_spread(case["seconds_per_summary"][arm]),
+        "of the floor's speed": "" if of_floor is None else percent(of_floor["share"]),
         "times as fast as the reference": by_reference,
         "as CTranslate2 int8": by_ctranslate2,
         "kept pairs the same": same,
