@@ -184,6 +184,16 @@ def test_a_file_of_something_else_is_refused(tmp_path):
         list(read_scores(str(path)))
 
 
+def test_a_file_of_something_else_is_not_read_to_its_end(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    pair, row = '{"document": "d", "summary": "s"}\n', json.dumps(GOOD) + "\n"
+    path.write_text(99 * pair + row + 200 * pair)
+    assert sum(isinstance(one, BadLine) for one in read_scores(str(path))) == 299
+    path.write_text(100 * pair + row)
+    with pytest.raises(InputError, match=says("but line 1 is no row of scores: expected a key")):
+        list(read_scores(str(path)))
+
+
 def test_a_missing_file_and_a_cut_gzip_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"cannot read .*none.jsonl: No such file"):
         list(read_scores(str(tmp_path / "none.jsonl")))

@@ -234,7 +234,7 @@ def test_files_can_be_compared():
         (
             [make_row(1, fields={"pairs": [], "x": 1})],
             "y",
-            "`--by` must be a column … but got 'y'; there are 'file', 'id', 'x'; … --input",
+            "`--by` must … got 'y'; the columns of s.jsonl are 'file', 'id', 'x'; … --input",
         ),
         (
             [make_row(i) for i in range(1, 102)],
