@@ -15,6 +15,7 @@ from quals_fast.errors import InputError
 
 _UNDECODED = re.compile("[\udc80-\udcff]")  # what errors="surrogateescape" makes of a byte
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
+_MAX_WHOLE = 250_000_000  # characters of JSON that is not one object per line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,7 @@ def parse_json(
     """Yield a row for each line, or for each object of an array or over several lines.
 
     Raises:
-        InputError: such an array or object cannot be read.
+        InputError: such arrays or objects cannot be read, or are too long to be held in memory.
     """
     before = _up_to_text(file)
     first = before[-1].strip() if before else ""
@@ -68,8 +69,18 @@ def parse_json(
     if not is_array and not _goes_on(first):
         yield from _line_rows(chain(before, file), encoding, fields)
         return
-    rest = file.read()
+    rest = file.read(_MAX_WHOLE)
     text = "".join(before) + rest
+    if following := file.readline():
+        if not _begins_with_object(rest):
+            raise InputError(
+                f"{name} must have one JSON object per line, but is an array or has objects over "
+                f"several lines; those are read as a whole, up to {_MAX_WHOLE:,} characters; write "
+                "one object per line, for example with jq -c '.[]' (an array) or jq -c . (objects)"
+            )
+        lines = chain(io.StringIO(text + following, "\n"), file)
+        yield from _line_rows(lines, encoding, fields)
+        return
     try:
         values = list(_values(text))
     except (ValueError, RecursionError) as error:
@@ -111,7 +122,7 @@ def _goes_on(line: str) -> bool:
 
 def _begins_with_object(text: str) -> bool:
     """Return whether the first line that is not blank is a JSON object."""
-    first = next((line for line in text.split("\n") if line.strip()), "")
+    first = next((line for line in io.StringIO(text, "\n") if line.strip()), "")
     try:
         return isinstance(json.loads(first), dict)
     except (ValueError, RecursionError):
@@ -300,8 +311,12 @@ def make_row(
 
 def _undecoded(text: str, encoding: str) -> str | None:
     """Return the problem of a text with bytes that could not be decoded, or None."""
-    found = _UNDECODED.search(text)
-    if found is None:
+    try:
+        text.encode()  # several times as fast as the search
+        return None
+    except UnicodeEncodeError:
+        found = _UNDECODED.search(text)
+    if found is None:  # it holds other lone surrogates
         return None
     return (
         f"expected {encoding}, but got the byte 0x{ord(found[0]) - 0xDC00:02X}; give the file's "

@@ -490,7 +490,7 @@ def test_rate_of_windows_that_take_long_and_report_their_rows_at_once(monkeypatc
     progress = progress_bar(hidden=True)
     progress.get_time = lambda: clock
     task = progress.add_task("loading the model", total=4 * WINDOW, counts="")
-    job = ScoringJob(None, [], 4 * WINDOW, False, progress, task, True)
+    job = ScoringJob(None, [], 4 * WINDOW, [], False, progress, task, True)
     for _ in job.windows():
         job.show("")
     first, second = capsys.readouterr().err.splitlines()
