@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from itertools import chain, islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -153,9 +153,8 @@ def _look(
 def _check_output(output: str, read_files: tuple[str, ...]) -> None:
     """Refuse, before reading, an output that cannot be."""
     check_name(output, ())
-    page = Path(output)
-    for read in map(Path, read_files):
-        if read.is_file() and page.is_file() and read.samefile(page):
+    for path in read_files:
+        if os.path.isfile(path) and os.path.isfile(output) and os.path.samefile(path, output):
             raise InputError(
                 f"the output must not be one of the files that are read, but {output} is; choose "
                 "another name"

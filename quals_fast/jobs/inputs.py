@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import os
 import re
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -117,7 +119,13 @@ class JobInput:
 
 def is_stream(path: str) -> bool:
     """Return whether a name stands for a standard stream, a pipe or a device."""
-    return path == "-" or Path(path).is_fifo() or Path(path).is_char_device()
+    if path == "-":
+        return True
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # opening it will tell
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
 
 
 def matching_files(names: tuple[str, ...], what: str = "INPUT") -> tuple[str, ...]:
@@ -134,7 +142,7 @@ def matching_files(names: tuple[str, ...], what: str = "INPUT") -> tuple[str, ..
     """
     found: dict[Path, str] = {}
     for name in names:
-        is_pattern = glob.has_magic(name) and not Path(name).exists()
+        is_pattern = glob.has_magic(name) and not os.path.exists(name)
         files = sorted(glob.glob(name, recursive=True)) if is_pattern else [name]
         if not files:
             raise InputError(f"no file matches {name}")

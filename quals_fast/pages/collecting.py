@@ -240,7 +240,7 @@ class Collection:
                 f"{'an array' if isinstance(value, list) else 'an object'} in {row.file}, line "
                 f"{row.line}"
             )
-        name = value if isinstance(value, str) else json.dumps(value)
+        name = json.dumps(value) if isinstance(value, bool) else str(value)
         if value is None or name == "":
             name = NO_VALUE
         self._group_names.add(name)

@@ -1,5 +1,6 @@
 """The report's figures are right, complete and readable, whatever the texts are."""
 
+import decimal
 import math
 import re
 import tracemalloc
@@ -216,6 +217,8 @@ def test_values_may_be_numbers_and_the_scores_own_columns_come_first():
     texts = [InputRow(line=i, id=5, fields={"id": "other"}) for i in range(1, 5)]
     assert {"1960", "1961"} <= set(page_of(rows, by="year").texts)
     assert "true" in page_of(rows, by="ok").texts
+    texts[0].fields["price"] = decimal.Decimal("1.50")  # as from Parquet
+    assert "1.50" in page_of(rows, by="price", texts=texts).texts
     assert "other" not in page_of(rows, by="id", texts=texts).texts
 
 
