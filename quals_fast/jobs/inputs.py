@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from quals_fast.errors import InputError
 from quals_fast.jobs.files import FileFormat, read_rows
-from quals_fast.jobs.opening import shown_name
+from quals_fast.jobs.opening import read_errors, shown_name
 from quals_fast.jobs.parsing import InputRow
 
 if TYPE_CHECKING:
@@ -103,8 +103,15 @@ class JobInput:
             return None
         digests = [hashlib.sha256() for _ in self.paths]
         n_rows = sum(1 for _ in self._rows(digests))
-        named = zip(self.paths, digests, strict=True)
-        return Survey(n_rows, [f"{path}@{digest.hexdigest()[:12]}" for path, digest in named])
+        return Survey(n_rows, list(map(_named, self.paths, digests)))
+
+    def digests(self) -> list[str]:
+        """Return the digests of `Survey` without reading rows."""
+        found = []
+        for path in self.paths:
+            with read_errors(path), open(path, "rb") as file:
+                found.append(_named(path, hashlib.file_digest(file, "sha256")))
+        return found
 
     @property
     def is_stream(self) -> bool:
@@ -115,6 +122,10 @@ class JobInput:
     def name(self) -> str:
         """Name for messages."""
         return " ".join(map(shown_name, self.paths))
+
+
+def _named(path: str, digest: _Hash) -> str:
+    return f"{path}@{digest.hexdigest()[:12]}"
 
 
 def is_stream(path: str) -> bool:
