@@ -91,7 +91,7 @@ def parse_json(
         message = f"{name} is not valid JSON: {error}"
         if isinstance(error, json.JSONDecodeError):
             place = f"line {error.lineno}, column {error.colno}"
-            message = f"{name} is not valid JSON: {error.msg} at {place}"
+            message = f"{name} is not valid JSON: {error.msg.removesuffix(' at')} at {place}"
         raise InputError(f"{message}; fix it, or write one object per line") from error
     line = 1
     for at, (start, end, content) in zip([0, *(v[0] for v in values)], values, strict=False):
@@ -174,13 +174,18 @@ def _jsonl_row(line: int, text: str, encoding: str, fields: tuple[str, str]) -> 
     if problem is None:
         try:
             content = json.loads(text.rstrip("\r\n"))  # else an error at the end is in column 1
-        except json.JSONDecodeError as error:
-            problem = f"invalid JSON: {error.msg} at column {error.colno}; {_expected(fields)}"
-        except RecursionError:
-            problem = f"invalid JSON: nested too deeply; {_expected(fields)}"
-        except ValueError as error:  # a number with thousands of digits
-            problem = f"invalid JSON: {error}"
+        except (ValueError, RecursionError) as error:
+            problem = f"{json_problem(error)}; {_expected(fields)}"
     return _json_row(line, content, fields, problem)
+
+
+def json_problem(error: ValueError | RecursionError) -> str:
+    """Return in words why a line is no JSON."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"invalid JSON: {error.msg.removesuffix(' at')} at column {error.colno}"
+    if isinstance(error, RecursionError):
+        return "invalid JSON: nested too deeply"
+    return f"invalid JSON: {str(error).partition(';')[0]}"  # a number with thousands of digits
 
 
 def _json_row(line: int, content: Any, fields: tuple[str, str], problem: str | None) -> InputRow:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from quals_fast.errors import InputError
 from quals_fast.jobs.opening import open_binary, read_errors, shown_name
+from quals_fast.jobs.parsing import json_problem
 from quals_fast.results import QAPair
 
 _REQUIRED = ("score", "status", "signature")
@@ -121,12 +122,8 @@ def _json_lines(binary: Any) -> Iterator[tuple[int, Any]]:
             yield line, json.loads(text.rstrip(b"\r\n"))
         except UnicodeDecodeError as error:
             yield line, ValueError(f"expected UTF-8, but got the byte 0x{text[error.start]:02X}")
-        except json.JSONDecodeError as error:
-            yield line, ValueError(f"invalid JSON: {error.msg} at column {error.colno}")
-        except RecursionError:
-            yield line, ValueError("invalid JSON: nested too deeply")
-        except ValueError as error:  # a number with thousands of digits
-            yield line, ValueError(f"invalid JSON: {error}")
+        except (ValueError, RecursionError) as error:
+            yield line, ValueError(json_problem(error))
 
 
 def _csv_lines(binary: Any) -> Iterator[tuple[int, Any]]:

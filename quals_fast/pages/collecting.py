@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-MAX_GROUPS = 100
+MAX_GROUPS = 200
 MAX_SIGNATURES = 20
 MAX_EXAMPLES = 20  # of rows without a score, and of lines that cannot be read
 NO_VALUE = "(no value)"

@@ -393,7 +393,7 @@ BAD_LINES = [
     ),
     pytest.param(
         '{"document": "a\tb"}',
-        f"invalid JSON: Invalid control character at at column 16 … {EXPECTED}",
+        f"invalid JSON: Invalid control character at column 16 … {EXPECTED}",
         id="raw-tab",
     ),
     pytest.param("[" * 100_000, f"invalid JSON: nested too deeply … {EXPECTED}", id="deep"),

@@ -109,7 +109,7 @@ def test_pairs_of_qags_come_back(tmp_path):
 
 
 BAD = [
-    ('{"id": "a", "sco', "invalid JSON: … at column 13"),
+    ('{"id": "a", "sco', "invalid JSON: Unterminated string starting at column 13"),
     (b'{"id": "\xe9"}', "expected UTF-8, but got the byte 0xE9"),
     ("[" * 100_000, "invalid JSON: nested too deeply"),
     (f'{{"score": {"9" * 5000}}}', "invalid JSON: … digits"),
