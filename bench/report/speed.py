@@ -220,7 +220,17 @@ def memory(results: Reader) -> str:
     """Report peak memory by rows."""
     result = results.load("memory")
     peaks = [f"{peak:.0f} MiB at {rows} rows" for rows, peak in result["peak_mib"].items()]
-    return f"Peak resident memory of `quals-fast score`: {', '.join(peaks)}."
+    formats = {"jsonl": "JSON lines", "jsonl.gz": "JSON lines, gzip", "parquet": "Parquet"}
+    files = [
+        {"MiB by rows": formats[form]}
+        | {f"{int(rows):,}": f"{peak:.0f}" for rows, peak in peaks_of_form.items()}
+        for form, peaks_of_form in result["file_peak_mib"].items()
+    ]
+    return (
+        f"Peak resident memory of `quals-fast score`: {', '.join(peaks)}.\n\n"
+        "The same with empty summaries, so that rows are read and written, but nothing is scored "
+        f"(the model is loaded):\n\n{table(files)}"
+    )
 
 
 def scaling(results: Reader) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
-from itertools import chain
-from pathlib import Path
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,20 +14,23 @@ from quals_fast.commands.options import FORMAT_OPTIONS, QUIET, GroupedCommand, w
 from quals_fast.commands.running import require, usage_errors
 from quals_fast.errors import InputError
 from quals_fast.jobs.files import read_rows
+from quals_fast.jobs.inputs import is_stream, matching_files
 from quals_fast.jobs.output import check_name, open_output
 from quals_fast.jobs.parsing import InputRow
-from quals_fast.jobs.scores import read_scores
+from quals_fast.jobs.scores import ScoreRow, read_scores
 
 if TYPE_CHECKING:
     from quals_fast.pages.collecting import Collection
+
+_FIRST_ROWS = 100  # of each file, looked at before all are read
 
 INPUT_OPTIONS = (
     click.argument("scores", nargs=-1, required=True),
     click.option("--input", "inputs", multiple=True, metavar="FILE",
                  help="The file that was scored: then --by can use its columns, and the page shows "
-                      "the texts of the worst rows. Repeat the option for several files, in the "
-                      "order of their scores. The next four options say how to read it, as in "
-                      "quals-fast score."),
+                      "the texts of the worst rows. For several files, repeat the option in the "
+                      "order of their scores, or give a pattern in quotes. The next four options "
+                      "say how to read it, as in quals-fast score."),
     *FORMAT_OPTIONS,
 )  # fmt: skip
 OUTPUT_OPTIONS = (
@@ -57,10 +60,10 @@ def report(
 ) -> None:
     """Show scores in one HTML page.
 
-    SCORES are one or more files that quals-fast score wrote: JSON lines or CSV, with or without
-    gzip. The page has the distribution of the scores, the statuses, what was cut off, and the
-    lowest-scoring rows, with their questions if you scored with --pairs. It is one file without
-    scripts and needs no network.
+    SCORES are one or more files that quals-fast score wrote, JSON lines or CSV, with or without
+    gzip, or patterns in quotes, such as 'scores-*.jsonl'. The page has the distribution of the
+    scores, the statuses, what was cut off, and the lowest-scoring rows, with their questions if you
+    scored with --pairs. It is one file without scripts and needs no network.
 
     \b
     Score with questions, then look at the scores:
@@ -79,7 +82,9 @@ def report(
     """  # noqa: D301 - click must get the character that the backslash stands for
     require("jinja2", message="the report needs Jinja: pip install jinja2")
     with usage_errors(InputError):
-        _check_names(scores, inputs, output)
+        scores, inputs = matching_files(scores, "SCORES"), matching_files(inputs, "--input")
+        _check_output(output, (*scores, *inputs))
+        _look(scores, inputs, by, reading)
         collection = _collect(scores, inputs, by, rows, quiet, reading)
         from quals_fast.pages.report import render_report
 
@@ -124,18 +129,32 @@ def _input_rows(inputs: tuple[str, ...], reading: dict[str, Any]) -> Iterator[In
     return chain.from_iterable(read_rows(path, **reading) for path in inputs)
 
 
-def _check_names(scores: tuple[str, ...], inputs: tuple[str, ...], output: str) -> None:
-    """Refuse, before reading, an output that cannot be, and scores that would count twice."""
-    seen = set()
+def _look(
+    scores: tuple[str, ...], inputs: tuple[str, ...], by: str | None, reading: dict[str, Any]
+) -> None:
+    """Find what is no file of scores, and a column that no file has, in the first rows."""
+    from quals_fast.pages.collecting import check_column
+
+    columns = {"file": None}
     for path in scores:
-        file = path if path == "-" else Path(path).resolve()
-        if file in seen:
-            raise InputError(f"SCORES must be different files, but {path} is given twice")
-        seen.add(file)
+        if not is_stream(path):
+            for row in islice(read_scores(path), _FIRST_ROWS):
+                columns |= dict.fromkeys(row.fields if isinstance(row, ScoreRow) else ())
+    for path in inputs:
+        if not is_stream(path):
+            for text in islice(read_rows(path, **reading), _FIRST_ROWS):
+                columns |= dict.fromkeys(text.fields)
+    is_known = len(columns) > 1 and not any(map(is_stream, (*scores, *inputs)))
+    columns["message"] = None  # which a row has only if it needs one
+    if by is not None and is_known:
+        check_column(by, columns, (*scores, *inputs))
+
+
+def _check_output(output: str, read_files: tuple[str, ...]) -> None:
+    """Refuse, before reading, an output that cannot be."""
     check_name(output, ())
-    page = Path(output)
-    for read in map(Path, (*scores, *inputs)):
-        if read.is_file() and page.is_file() and read.samefile(page):
+    for path in read_files:
+        if os.path.isfile(path) and os.path.isfile(output) and os.path.samefile(path, output):
             raise InputError(
                 f"the output must not be one of the files that are read, but {output} is; choose "
                 "another name"

@@ -42,12 +42,14 @@ class ScoringJob:
         scorer: scores the rows.
         rows: the rows of INPUT.
         n_rows: number of rows; None for a stream.
+        digests: name and hash of each file; empty for a stream.
         fail_fast: whether the job ends at the first row with status ``error``.
     """
 
     scorer: Scorer
     rows: JobInput
     n_rows: int | None
+    digests: list[str]
     fail_fast: bool
     _progress: Progress
     _task: TaskID
@@ -110,14 +112,16 @@ def scoring_job(
     with usage_errors(InputError):
         with progress_bar(hidden=hidden) as progress:
             progress.add_task("reading the input", total=None, counts="")
-            n_rows = rows.survey()
+            n_rows, digests = rows.survey() or (None, [])
         options = fetch_model(options)
         with progress_bar(hidden=hidden) as progress:
             task = progress.add_task("loading the model", total=n_rows, counts="")
             with usage_errors(ValueError, BackendUnavailableError, ModuleNotFoundError):
                 scorer = _scorer(options)
             logs = not hidden and not sys.stderr.isatty()
-            yield ScoringJob(scorer, rows, n_rows, options["fail_fast"], progress, task, logs)
+            yield ScoringJob(
+                scorer, rows, n_rows, digests, options["fail_fast"], progress, task, logs
+            )
 
 
 def job_input(

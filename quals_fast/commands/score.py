@@ -104,7 +104,7 @@ def score(
         chosen = None if job.n_rows is None else shard_of(shard, job.n_rows)
         if isinstance(file, ResumableFile):
             settings = {"--shard": shard, "--pairs": include_pairs, "--rows": rows}
-            what = None if chosen is None else _what(source, signature) | settings
+            what = None if chosen is None else _what(source, job.digests, signature) | settings
             file.open(what, None if chosen is None else len(chosen))
             if file.state is not None:
                 tally.restore(file.state)
@@ -158,11 +158,11 @@ def _results_file(
     return ResumableFile(path, inputs=source.paths, resume=resume, overwrite=overwrite)
 
 
-def _what(source: JobInput, signature: str) -> dict[str, Any]:
+def _what(source: JobInput, digests: list[str], signature: str) -> dict[str, Any]:
     """Return what must be equal when a job is resumed, but for the options of this command."""
     return {
         "the signature": must_match(signature),
-        "the input": source.digests(),
+        "the input": digests,
         "--format": source.file_format,
         "--encoding": source.encoding,
         "--document-field": source.document_field,

@@ -7,7 +7,7 @@ raises.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from quals_fast.errors import InputError
 from quals_fast.jobs.opening import (
@@ -21,6 +21,9 @@ from quals_fast.jobs.opening import (
 from quals_fast.jobs.parquet import read_parquet
 from quals_fast.jobs.parsing import InputRow, has_columns, parse_csv, parse_json
 
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
 FileFormat = Literal["auto", "jsonl", "csv", "parquet"]
 
 
@@ -31,6 +34,7 @@ def read_rows(
     encoding: str = "utf-8",
     document_field: str = "document",
     summary_field: str = "summary",
+    digest: _Hash | None = None,
 ) -> Iterator[InputRow]:
     """Read rows one by one.
 
@@ -43,6 +47,7 @@ def read_rows(
         encoding: of the text; Parquet has its own.
         document_field: key or column of the document.
         summary_field: key or column of the summary.
+        digest: gets the bytes of the file, all of them once the last row has been read.
 
     Raises:
         InputError: the file cannot be opened or decoded, is of an unsupported kind, or its header
@@ -52,7 +57,7 @@ def read_rows(
     name = shown_name(path)
     known_encoding(encoding)
     try:
-        with read_errors(name), open_binary(path, name) as binary:
+        with read_errors(name), open_binary(path, name, digest) as binary:
             is_parquet = path.lower().endswith(".parquet") or binary.peek(4).startswith(PARQUET)
             if file_format != "auto" and is_parquet != (file_format == "parquet"):
                 raise InputError(

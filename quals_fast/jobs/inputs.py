@@ -4,17 +4,35 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import os
 import re
-from collections.abc import Callable, Iterator
+import stat
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from quals_fast.errors import InputError
 from quals_fast.jobs.files import FileFormat, read_rows
 from quals_fast.jobs.opening import read_errors, shown_name
 from quals_fast.jobs.parsing import InputRow
 
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
 MAX_WINDOW_ROWS = 64  # scored together: enough to batch by length, few to lose
+
+
+class Survey(NamedTuple):
+    """What a first reading finds.
+
+    Attributes:
+        n_rows: number of rows.
+        digests: name and hash of each file, to tell a later job whether it reads the same.
+    """
+
+    n_rows: int
+    digests: list[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +63,11 @@ class JobInput:
         Raises:
             InputError: a file cannot be read, or no row has one of `ids`.
         """
+        return self._rows([None] * len(self.paths))
+
+    def _rows(self, digests: Sequence[_Hash | None]) -> Iterator[InputRow]:
         missing = dict.fromkeys(self.ids)
-        for row in self._all_rows():
+        for row in self._all_rows(digests):
             if self.ids and str(row.id) not in self.ids:
                 continue
             missing.pop(str(row.id), None)
@@ -59,25 +80,38 @@ class JobInput:
                 "id, give its line number"
             )
 
-    def _all_rows(self) -> Iterator[InputRow]:
-        for path in self.paths:
+    def _all_rows(self, digests: Sequence[_Hash | None]) -> Iterator[InputRow]:
+        for path, digest in zip(self.paths, digests, strict=True):
             for row in read_rows(
                 path,
                 file_format=self.file_format,
                 encoding=self.encoding,
                 document_field=self.document_field,
                 summary_field=self.summary_field,
+                digest=digest,
             ):
                 yield row if len(self.paths) == 1 else replace(row, file=path)
 
-    def survey(self) -> int | None:
-        """Read and count all rows, which is cheap and finds a bad file before the work.
+    def survey(self) -> Survey | None:
+        """Read all rows, which is cheap and finds a bad file before the work.
 
         Returns:
             None if rows can be read only once: from standard input, or from a pipe such as bash's
             <(...).
         """
-        return None if self.is_stream else sum(1 for _ in self)
+        if self.is_stream:
+            return None
+        digests = [hashlib.sha256() for _ in self.paths]
+        n_rows = sum(1 for _ in self._rows(digests))
+        return Survey(n_rows, list(map(_named, self.paths, digests)))
+
+    def digests(self) -> list[str]:
+        """Return the digests of `Survey` without reading rows."""
+        found = []
+        for path in self.paths:
+            with read_errors(path), open(path, "rb") as file:
+                found.append(_named(path, hashlib.file_digest(file, "sha256")))
+        return found
 
     @property
     def is_stream(self) -> bool:
@@ -89,32 +123,37 @@ class JobInput:
         """Name for messages."""
         return " ".join(map(shown_name, self.paths))
 
-    def digests(self) -> list[str]:
-        """Return name and hash of each file, to tell a later job whether it reads the same."""
-        found = []
-        for path in self.paths:
-            with read_errors(path), open(path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            found.append(f"{path}@{digest[:12]}")
-        return found
+
+def _named(path: str, digest: _Hash) -> str:
+    return f"{path}@{digest.hexdigest()[:12]}"
 
 
 def is_stream(path: str) -> bool:
     """Return whether a name stands for a standard stream, a pipe or a device."""
-    return path == "-" or Path(path).is_fifo() or Path(path).is_char_device()
+    if path == "-":
+        return True
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # opening it will tell
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
 
 
-def matching_files(names: tuple[str, ...]) -> tuple[str, ...]:
+def matching_files(names: tuple[str, ...], what: str = "INPUT") -> tuple[str, ...]:
     """Return the files that names and patterns such as ``in/*.jsonl`` stand for.
 
     They keep the order in which they are given; the files of a pattern are sorted.
+
+    Args:
+        names: as given.
+        what: the argument that they come from, for messages.
 
     Raises:
         InputError: a pattern matches no file, or a file comes twice.
     """
     found: dict[Path, str] = {}
     for name in names:
-        is_pattern = glob.has_magic(name) and not Path(name).exists()
+        is_pattern = glob.has_magic(name) and not os.path.exists(name)
         files = sorted(glob.glob(name, recursive=True)) if is_pattern else [name]
         if not files:
             raise InputError(f"no file matches {name}")
@@ -122,7 +161,7 @@ def matching_files(names: tuple[str, ...]) -> tuple[str, ...]:
             real = Path(file).resolve()
             if real in found:
                 raise InputError(
-                    f"INPUT must have each file once, but {found[real]} and {file} are the same; "
+                    f"{what} must have each file once, but {found[real]} and {file} are the same; "
                     "leave one of them out"
                 )
             found[real] = file

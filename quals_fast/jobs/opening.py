@@ -10,9 +10,12 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from quals_fast.errors import InputError
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 _GZIP = b"\x1f\x8b"
 PARQUET = b"PAR1"
@@ -48,16 +51,39 @@ def read_errors(name: str) -> Iterator[None]:
         raise InputError(f"cannot read {name}: {error.strerror or error}") from error
 
 
+class _HashedFile(io.FileIO):
+    """A file whose bytes go into a hash as they are read, each of them once and in order."""
+
+    def __init__(self, path: str, digest: _Hash) -> None:
+        super().__init__(path)
+        self._digest = digest
+
+    def readinto(self, buffer: Any) -> int:
+        n = super().readinto(buffer)
+        self._digest.update(memoryview(buffer)[:n])
+        return n
+
+    def readall(self) -> bytes:
+        data = super().readall()
+        self._digest.update(data)
+        return data
+
+
 @contextmanager
-def open_binary(path: str, name: str) -> Iterator[Any]:
+def open_binary(path: str, name: str, digest: _Hash | None = None) -> Iterator[Any]:
     """Open a file that can be peeked into, or standard input for ``-``; gzip is decompressed.
+
+    Args:
+        path: its name.
+        name: what messages call it.
+        digest: gets all bytes of the file, those that the caller has not read at the end.
 
     Raises:
         InputError: the file is of an unsupported kind, or standard input is closed.
         OSError: it cannot be opened.
     """
     # A GzipFile does not close the file that it reads; this does.
-    with _standard_input() if path == "-" else Path(path).open("rb") as packed:
+    with _standard_input() if path == "-" else _open_file(path, digest) as packed:
         is_gzip = path.endswith(".gz") or packed.peek(2).startswith(_GZIP)
         file = gzip.GzipFile(fileobj=packed) if is_gzip else packed
         start = file.peek(8)
@@ -70,6 +96,8 @@ def open_binary(path: str, name: str) -> Iterator[Any]:
             if start.startswith(beginning):
                 raise InputError(f"{name} is {kind}, which is not supported; {advice}")
         yield file
+        while digest is not None and packed.read(2**20):
+            pass  # pyarrow reads Parquet by itself
 
 
 def as_text(file: Any, name: str, encoding: str, newline: str) -> TextIO:
@@ -101,6 +129,12 @@ def known_encoding(encoding: str) -> str:
             f"`--encoding` must be an encoding that Python knows, such as utf-8, utf-16, latin-1 "
             f"or cp1252, but got {encoding!r}"
         ) from None
+
+
+def _open_file(path: str, digest: _Hash | None) -> Any:
+    if digest is None:
+        return Path(path).open("rb")
+    return io.BufferedReader(_HashedFile(path, digest))
 
 
 def _standard_input() -> Any:

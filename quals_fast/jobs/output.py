@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -150,7 +151,7 @@ def check_name(path: str, inputs: Sequence[str]) -> None:
     if not Path(path).parent.is_dir():
         raise InputError(f"cannot write {path}: there is no folder {Path(path).parent}")
     for one in inputs:
-        if Path(path).is_file() and Path(one).is_file() and Path(path).samefile(one):
+        if os.path.isfile(path) and os.path.isfile(one) and os.path.samefile(path, one):
             raise InputError(
                 f"the output must not be the same file as INPUT, but both are {path}; choose "
                 "another name"

@@ -42,7 +42,7 @@ def read_parquet(path: str, fields: tuple[str, str]) -> Iterator[InputRow]:
                     )
             number = 0
             for batch in file.iter_batches(_BATCH_ROWS):
-                for content in batch.to_pylist():
+                for content in _contents(batch, path, number):
                     number += 1
                     row_id = usable_id(_plain(content.get("id")), number)
                     yield replace(make_row(number, row_id, content, fields, None), unit="row")
@@ -59,6 +59,22 @@ def _can_hold_text(kind: Any) -> bool:
     return any(test(kind) for test in tests)
 
 
+def _contents(batch: Any, path: str, n_before: int) -> list[dict[str, Any]]:
+    """Return the rows of a batch; times are texts, since Python's have other limits."""
+    from pyarrow import types
+
+    for i, field in enumerate(batch.schema):
+        if types.is_temporal(field.type):
+            batch = batch.set_column(i, field.name, batch.column(i).cast("string"))
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}, rows {n_before + 1} to {n_before + batch.num_rows}: a text is not UTF-8, as "
+            f"Parquet requires ({error}); write the file again with valid text"
+        ) from error
+
+
 def _plain(row_id: Any) -> Any:
-    """Return a date, a decimal number and whatever else JSON lacks as text."""
+    """Return a decimal number and whatever else JSON lacks as text."""
     return row_id if isinstance(row_id, str | int | float | None) else str(row_id)

@@ -15,6 +15,7 @@ from quals_fast.errors import InputError
 
 _UNDECODED = re.compile("[\udc80-\udcff]")  # what errors="surrogateescape" makes of a byte
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
+_MAX_WHOLE = 250_000_000  # characters of JSON that is not one object per line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,7 @@ def parse_json(
     """Yield a row for each line, or for each object of an array or over several lines.
 
     Raises:
-        InputError: such an array or object cannot be read.
+        InputError: such arrays or objects cannot be read, or are too long to be held in memory.
     """
     before = _up_to_text(file)
     first = before[-1].strip() if before else ""
@@ -68,8 +69,18 @@ def parse_json(
     if not is_array and not _goes_on(first):
         yield from _line_rows(chain(before, file), encoding, fields)
         return
-    rest = file.read()
+    rest = file.read(_MAX_WHOLE)
     text = "".join(before) + rest
+    if following := file.readline():
+        if not _begins_with_object(rest):
+            raise InputError(
+                f"{name} must have one JSON object per line, but is an array or has objects over "
+                f"several lines; those are read as a whole, up to {_MAX_WHOLE:,} characters; write "
+                "one object per line, for example with jq -c '.[]' (an array) or jq -c . (objects)"
+            )
+        lines = chain(io.StringIO(text + following, "\n"), file)
+        yield from _line_rows(lines, encoding, fields)
+        return
     try:
         values = list(_values(text))
     except (ValueError, RecursionError) as error:
@@ -80,7 +91,7 @@ def parse_json(
         message = f"{name} is not valid JSON: {error}"
         if isinstance(error, json.JSONDecodeError):
             place = f"line {error.lineno}, column {error.colno}"
-            message = f"{name} is not valid JSON: {error.msg} at {place}"
+            message = f"{name} is not valid JSON: {error.msg.removesuffix(' at')} at {place}"
         raise InputError(f"{message}; fix it, or write one object per line") from error
     line = 1
     for at, (start, end, content) in zip([0, *(v[0] for v in values)], values, strict=False):
@@ -111,7 +122,7 @@ def _goes_on(line: str) -> bool:
 
 def _begins_with_object(text: str) -> bool:
     """Return whether the first line that is not blank is a JSON object."""
-    first = next((line for line in text.split("\n") if line.strip()), "")
+    first = next((line for line in io.StringIO(text, "\n") if line.strip()), "")
     try:
         return isinstance(json.loads(first), dict)
     except (ValueError, RecursionError):
@@ -163,13 +174,18 @@ def _jsonl_row(line: int, text: str, encoding: str, fields: tuple[str, str]) -> 
     if problem is None:
         try:
             content = json.loads(text.rstrip("\r\n"))  # else an error at the end is in column 1
-        except json.JSONDecodeError as error:
-            problem = f"invalid JSON: {error.msg} at column {error.colno}; {_expected(fields)}"
-        except RecursionError:
-            problem = f"invalid JSON: nested too deeply; {_expected(fields)}"
-        except ValueError as error:  # a number with thousands of digits
-            problem = f"invalid JSON: {error}"
+        except (ValueError, RecursionError) as error:
+            problem = f"{json_problem(error)}; {_expected(fields)}"
     return _json_row(line, content, fields, problem)
+
+
+def json_problem(error: ValueError | RecursionError) -> str:
+    """Return in words why a line is no JSON."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"invalid JSON: {error.msg.removesuffix(' at')} at column {error.colno}"
+    if isinstance(error, RecursionError):
+        return "invalid JSON: nested too deeply"
+    return f"invalid JSON: {str(error).partition(';')[0]}"  # a number with thousands of digits
 
 
 def _json_row(line: int, content: Any, fields: tuple[str, str], problem: str | None) -> InputRow:
@@ -300,8 +316,12 @@ def make_row(
 
 def _undecoded(text: str, encoding: str) -> str | None:
     """Return the problem of a text with bytes that could not be decoded, or None."""
-    found = _UNDECODED.search(text)
-    if found is None:
+    try:
+        text.encode()  # several times as fast as the search
+        return None
+    except UnicodeEncodeError:
+        found = _UNDECODED.search(text)
+    if found is None:  # it holds other lone surrogates
         return None
     return (
         f"expected {encoding}, but got the byte 0x{ord(found[0]) - 0xDC00:02X}; give the file's "

@@ -59,6 +59,8 @@ class ResumableFile:
         with named_errors(path):
             if self._path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            if not os.access(self._path.parent, os.W_OK | os.X_OK):  # for the part
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             is_there, is_known = self._path.exists(), self._record.exists()
             has_part = self._part.exists() and self._part.stat().st_size > 0
         if resume and not is_known and (has_part or is_there):

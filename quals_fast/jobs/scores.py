@@ -12,10 +12,12 @@ from typing import Any, NoReturn
 
 from quals_fast.errors import InputError
 from quals_fast.jobs.opening import open_binary, read_errors, shown_name
+from quals_fast.jobs.parsing import json_problem
 from quals_fast.results import QAPair
 
 _REQUIRED = ("score", "status", "signature")
 _COUNTS = ("truncated_tokens", "unknown_tokens")
+_MOST_BAD = 100  # lines without a row of scores, at the start of a file, that end the reading
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,10 +89,10 @@ def read_scores(path: str) -> Iterator[ScoreRow | BadLine]:
         path: a file, or ``-`` for standard input; gzip is decompressed.
 
     Raises:
-        InputError: the file cannot be read, or none of its lines is a row of scores.
+        InputError: the file cannot be read, or none of its first lines is a row of scores.
     """
     name = shown_name(path)
-    first_bad: BadLine | None = None
+    bad: list[BadLine] = []  # lines before the first row of scores
     has_rows = False
     with read_errors(name), open_binary(path, name) as binary:
         is_csv = path.lower().removesuffix(".gz").endswith(".csv")
@@ -99,14 +101,15 @@ def read_scores(path: str) -> Iterator[ScoreRow | BadLine]:
             row = _row(name, line, content)
             if isinstance(row, ScoreRow):
                 has_rows = True
-            else:
-                first_bad = first_bad or row
+            elif not has_rows:
+                bad.append(row)
+                if len(bad) == _MOST_BAD:
+                    break
             yield row
-    if first_bad is not None and not has_rows:
+    if bad and not has_rows:
         raise InputError(
-            f"{name} must be a file that quals-fast score wrote, but line {first_bad.line} is no "
-            f"row of scores: {first_bad.problem}; write one with quals-fast score INPUT -o "
-            "scores.jsonl"
+            f"{name} must be a file that quals-fast score wrote, but line {bad[0].line} is no row "
+            f"of scores: {bad[0].problem}; write one with quals-fast score INPUT -o scores.jsonl"
         )
 
 
@@ -119,12 +122,8 @@ def _json_lines(binary: Any) -> Iterator[tuple[int, Any]]:
             yield line, json.loads(text.rstrip(b"\r\n"))
         except UnicodeDecodeError as error:
             yield line, ValueError(f"expected UTF-8, but got the byte 0x{text[error.start]:02X}")
-        except json.JSONDecodeError as error:
-            yield line, ValueError(f"invalid JSON: {error.msg} at column {error.colno}")
-        except RecursionError:
-            yield line, ValueError("invalid JSON: nested too deeply")
-        except ValueError as error:  # a number with thousands of digits
-            yield line, ValueError(f"invalid JSON: {error}")
+        except (ValueError, RecursionError) as error:
+            yield line, ValueError(json_problem(error))
 
 
 def _csv_lines(binary: Any) -> Iterator[tuple[int, Any]]:

@@ -104,6 +104,8 @@ def _score(
     on_progress(-n_reported)
     if len(rows) == 1:
         on_progress(1)
+        sizes = f"document {len(documents[0]):,}, summary {len(summaries[0]):,}"
+        message += f"; length in characters: {sizes}"
         return [SummaryScore(status="error", message=message)]
     _LOG.warning("a window of %d rows failed (%s); scoring them singly", len(rows), message)
     return [result for row in rows for result in _score(scorer, [row], on_progress)]

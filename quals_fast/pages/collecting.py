@@ -7,18 +7,19 @@ import json
 import math
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from quals_fast.errors import InputError
 from quals_fast.jobs.parsing import InputRow
 from quals_fast.jobs.scores import BadLine, ScoreRow
+from quals_fast.pages.display import count
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-MAX_GROUPS = 100
+MAX_GROUPS = 200
 MAX_SIGNATURES = 20
 MAX_EXAMPLES = 20  # of rows without a score, and of lines that cannot be read
 NO_VALUE = "(no value)"
@@ -217,12 +218,8 @@ class Collection:
         """
         if not self.n_rows:
             raise InputError("SCORES has no rows; write some with quals-fast score INPUT -o FILE")
-        if self.by is not None and self.by not in self._columns:
-            columns = ", ".join(repr(name) for name in self._columns if name not in _NO_COLUMNS)
-            raise InputError(
-                f"`--by` must be a column of SCORES or of --input, but got {self.by!r}; there are "
-                f"{columns}; for the columns of the file that was scored, give it with --input"
-            )
+        if self.by is not None:
+            check_column(self.by, self._columns, list(self.files))
 
     def _new_part(self, row: ScoreRow) -> Part:
         if len(self.parts) == MAX_SIGNATURES:
@@ -243,7 +240,7 @@ class Collection:
                 f"{'an array' if isinstance(value, list) else 'an object'} in {row.file}, line "
                 f"{row.line}"
             )
-        name = value if isinstance(value, str) else json.dumps(value)
+        name = json.dumps(value) if isinstance(value, bool) else str(value)
         if value is None or name == "":
             name = NO_VALUE
         self._group_names.add(name)
@@ -254,6 +251,27 @@ class Collection:
                 "another column"
             )
         return name
+
+
+def check_column(by: str, columns: Iterable[str], files: Sequence[str]) -> None:
+    """Check that rows can be grouped by a column.
+
+    Args:
+        by: its name.
+        columns: the columns that there are.
+        files: where they were found, at least one; for the message.
+
+    Raises:
+        InputError: it is not one of them.
+    """
+    if by in columns:
+        return
+    shown = ", ".join(repr(name) for name in columns if name not in _NO_COLUMNS)
+    more = "" if len(files) == 1 else f" and {count(len(files) - 1, 'more file')}"
+    raise InputError(
+        f"`--by` must be a column of SCORES or of --input, but got {by!r}; the columns of "
+        f"{files[0]}{more} are {shown}; for those of the file that was scored, give it with --input"
+    )
 
 
 def joined(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _MAX_TEXT = 10_000  # characters of a document or summary
 _MAX_LABEL = 300  # of an id, a question, a message
+_MOST_OPEN_CHARTS = 24  # of groups; more are folded
 
 
 class _Metric(NamedTuple):
@@ -92,6 +93,7 @@ def render_report(collection: Collection) -> str:
                 collection.parts.items(), _differences(signatures), strict=True
             )
         ],
+        most_open_charts=_MOST_OPEN_CHARTS,
         max_text=_MAX_TEXT,
         max_label=_MAX_LABEL,
     )

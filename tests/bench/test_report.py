@@ -350,6 +350,7 @@ def test_a_source_that_is_none_is_refused(source):
 
 def test_a_source_of_another_model_is_refused(folder):
     text = "<!-- figure: bench/results/memory.json -->\n12 MiB\n"
+    change(folder, "memory", set_digest("unknown"))
     with pytest.raises(UnknownFigureError, match=r"memory\.json was measured with a former model"):
         check_figures("x.md", text)
     change(folder, "memory", set_digest("0123456789ab"))

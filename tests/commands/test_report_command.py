@@ -123,8 +123,12 @@ def test_rows_limits_what_is_shown(report):
         (["s.jsonl"], "Missing option '-o'"),
         (["empty.jsonl", "-o", "r.html"], "SCORES has no rows"),
         (["in.jsonl", "-o", "r.html"], "in.jsonl must be a file that quals-fast score wrote"),
-        (["s.jsonl", "-o", "r.html", "--by", "x"], "got 'x'; there are 'file', 'id', 'score'"),
-        (["s.jsonl", "./s.jsonl", "-o", "r.html"], "different files, but ./s.jsonl is given twice"),
+        (
+            ["s.jsonl", "-o", "r.html", "--by", "x"],
+            "got 'x'; the columns of s.jsonl are 'file', 'id', 'score'",
+        ),
+        (["s.jsonl", "./s.jsonl", "-o", "r.html"], "SCORES must have each file once … ./s.jsonl"),
+        (["n*.jsonl", "-o", "r.html"], "no file matches n*.jsonl"),
         (["s.jsonl", "-o", "./s.jsonl"], "must not be one of the files that are read"),
         (["s.jsonl", "--input", "in.jsonl", "-o", "in.jsonl"], "in.jsonl is; choose another name"),
         (["s.jsonl", "-o", "none/r.html"], "cannot write none/r.html: there is no folder none"),
@@ -141,6 +145,50 @@ def test_bad_input(report, arguments, message):
     before = {path: path.read_bytes() for path in Path().iterdir()}
     assert_usage_error(report(*arguments), message)
     assert {path: path.read_bytes() for path in Path().iterdir()} == before
+
+
+def test_patterns(report):
+    for name in ("b", "a"):
+        scores(f"s-{name}.jsonl", 1)
+        write(f"in-{name}.jsonl", [{"id": "r1", "document": "d", "summary": f"of {name}"}])
+    done = report("s-*.jsonl", "--input", "in-?.jsonl", "--by", "file", "-o", "r.html")
+    assert (done.exit_code, done.stderr) == (0, "wrote r.html: 2 rows\n")
+    assert {"Scores of 2 files", "s-a.jsonl", "s-b.jsonl", "of a", "of b"} <= set(page().texts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--by", "x"], "got 'x'; the columns of a.jsonl and 1 more file are 'file', 'id', 'score"),
+        (["--by", "x", "--input", "in.jsonl"], "2 more files are … 'system', 'message'; for"),
+        (["in.jsonl"], "in.jsonl must be a file that quals-fast score wrote, but line 1 is no"),
+        (["--input", "none.jsonl"], "cannot read none.jsonl: No such file or directory"),
+    ],
+    ids=["column", "column-of-input", "other-file", "missing"],
+)
+def test_what_cannot_be_is_found_in_the_first_rows(report, monkeypatch, arguments, message):
+    monkeypatch.setattr("quals_fast.pages.collecting.Collection", None)  # which reads all rows
+    scores("a.jsonl")
+    scores("b.jsonl")
+    write("in.jsonl", [{"id": "r1", "document": "d", "summary": "s", "system": "x"}])
+    assert_usage_error(report("a.jsonl", "b.jsonl", *arguments, "-o", "r.html"), message)
+
+
+def test_a_column_may_be_missing_in_some_rows_and_files(report):
+    scores("a.jsonl", 1)
+    with open(scores("b.jsonl", 50), "a") as file:
+        file.write(Path(scores("c.jsonl", 1, kind="k")).read_text())
+    assert report("a.jsonl", "b.jsonl", "--by", "kind", "-o", "r.html").exit_code == 0
+    assert {"k", "(no value)"} <= set(page().texts)
+    with open(scores("a.jsonl", 200), "a") as file:
+        file.write(Path(scores("c.jsonl", 1, message="broken")).read_text())
+    assert report("a.jsonl", "--by", "message", "-o", "r.html").exit_code == 0
+
+
+def test_a_column_of_standard_input_is_checked_at_the_end(report):
+    text = Path(scores("s.jsonl")).read_text()
+    done = report("-", "--by", "x", "-o", "r.html", stdin=text)
+    assert_usage_error(done, "got 'x'; the columns of standard input are 'file', 'id', 'score'")
 
 
 def test_without_jinja(report, monkeypatch):

@@ -441,12 +441,26 @@ def test_a_link_keeps_pointing_to_the_results(run):
     assert len(Path("far/scores.jsonl").read_text().splitlines()) == 4
 
 
+def test_no_permission_is_found_before_the_model_is_loaded(run, monkeypatch):
+    write("in.jsonl", GOOD)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    result = run("score", "in.jsonl", "-o", "out.jsonl", "--model", "none", small=False)
+    assert_usage_error(result, "cannot write out.jsonl: Permission denied")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_no_permission(run):
     write("in.jsonl", GOOD)
     Path("locked").mkdir(mode=0o500)
     result = run("score", "in.jsonl", "-o", "locked/out.jsonl")
     assert_usage_error(result, "cannot write locked/out.jsonl: Permission denied")
+    Path("locked").chmod(0)
+    result = run("score", "in.jsonl", "-o", "locked/out.jsonl")
+    assert_usage_error(result, "cannot write locked/out.jsonl: Permission denied")
+    for command in ("score", "report"):
+        result = run(command, "locked/in.jsonl", "-o", "out", small=False)
+        assert_usage_error(result, "cannot read locked/in.jsonl: Permission denied")
+    assert_usage_error(run("score", "locked/*"), "no file matches locked/*")
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.part", "out.jsonl.resume"])
@@ -490,7 +504,7 @@ def test_rate_of_windows_that_take_long_and_report_their_rows_at_once(monkeypatc
     progress = progress_bar(hidden=True)
     progress.get_time = lambda: clock
     task = progress.add_task("loading the model", total=4 * WINDOW, counts="")
-    job = ScoringJob(None, [], 4 * WINDOW, False, progress, task, True)
+    job = ScoringJob(None, [], 4 * WINDOW, [], False, progress, task, True)
     for _ in job.windows():
         job.show("")
     first, second = capsys.readouterr().err.splitlines()

@@ -193,8 +193,19 @@ def test_json_that_breaks_off_is_one_error(read, content, message):
         read(content)
 
 
+@pytest.mark.parametrize("content", [WHOLE["indented array"], WHOLE["indented objects"]])
+def test_json_that_is_read_as_a_whole_has_a_limit(read, monkeypatch, content):
+    _, rest = content.split("\n", 1)
+    monkeypatch.setattr("quals_fast.jobs.parsing._MAX_WHOLE", len(rest))
+    assert len(read(content)) == 2
+    monkeypatch.setattr("quals_fast.jobs.parsing._MAX_WHOLE", len(rest) - 1)
+    fails(read, content, "rows.jsonl", "rows.jsonl must have one JSON object … jq -c '.[]'")
+
+
+@pytest.mark.parametrize("limit", [100, 250_000_000])
 @pytest.mark.parametrize("first", ["[", "[1, 2]", "{", "[broken", '{"document": "d",'])
-def test_a_broken_first_line_of_json_lines_costs_no_other_row(read, first):
+def test_a_broken_first_line_of_json_lines_costs_no_other_row(read, monkeypatch, first, limit):
+    monkeypatch.setattr("quals_fast.jobs.parsing._MAX_WHOLE", limit)
     rows = read(f"{first}\n" + jsonl(GOOD, GOOD))
     assert list(problems(rows)) == [1]
     assert [row.line for row in rows] == [1, 2, 3]
@@ -382,7 +393,7 @@ BAD_LINES = [
     ),
     pytest.param(
         '{"document": "a\tb"}',
-        f"invalid JSON: Invalid control character at at column 16 … {EXPECTED}",
+        f"invalid JSON: Invalid control character at column 16 … {EXPECTED}",
         id="raw-tab",
     ),
     pytest.param("[" * 100_000, f"invalid JSON: nested too deeply … {EXPECTED}", id="deep"),

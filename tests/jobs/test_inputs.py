@@ -1,6 +1,7 @@
 """Which rows a job has: several files, patterns, shards, and what tells them from other input."""
 
 import gzip
+import hashlib
 import json
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def test_files_one_after_the_other():
         ("a.jsonl.gz", 1, 1),  # ids are not keys
     ]
     assert [row.place for row in rows][-1] == "a.jsonl.gz, line 1"
-    assert rows.survey() == 3
+    assert rows.survey().n_rows == 3
 
 
 def test_a_single_file_is_not_named():
@@ -116,23 +117,44 @@ def test_a_file_that_comes_twice(names):
     message = says(f"each file once, but {names[0]} and … are the same; leave one of them out")
     with pytest.raises(InputError, match=message):
         matching_files(names)
+    with pytest.raises(InputError, match=r"^SCORES must have each file once"):
+        matching_files(names, "SCORES")
 
 
 # Digests
 
 
-def test_digests_tell_the_content():
-    rows = JobInput(paths=(write("a.jsonl", 1), write("b.jsonl", 2)))
-    first, second = rows.digests()
-    assert first.startswith("a.jsonl@") and second.startswith("b.jsonl@")
-    write("b.jsonl", 3)
-    assert rows.digests()[0] == first
-    assert rows.digests()[1] != second
+def test_digests_are_those_of_all_bytes_of_each_file():
+    pa = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet", reason="Parquet needs pyarrow")
+    row = {"document": "d" * 9_999, "summary": "s"}
+    text = 40 * json.dumps(row) + "\n\n"
+    Path("a.jsonl").write_text(text)
+    Path("b.json").write_text(json.dumps([row] * 40, indent=2) + "\n" * 9_999)
+    Path("c.csv").write_text("document,summary\n" + "d,s\n" * 9_999)
+    Path("d.jsonl.gz").write_bytes(gzip.compress(text.encode()) + bytes(9_999))  # padding
+    pq.write_table(pa.table({"document": ["d" * 99_999], "summary": ["s"]}), "e.parquet")
+    paths = ("a.jsonl", "b.json", "c.csv", "d.jsonl.gz", "e.parquet")
+    rows = JobInput(paths=paths)
+    assert rows.survey().digests == rows.digests() == [
+        f"{path}@{hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]}" for path in paths
+    ]  # fmt: skip
 
 
 def test_no_digest_of_a_file_that_has_gone():
     with pytest.raises(InputError, match=r"^cannot read a.jsonl: No such file or directory$"):
         JobInput(paths=("a.jsonl",)).digests()
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="only Linux counts what is read")
+def test_a_survey_reads_a_file_once():
+    def n_read():
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    path = write("a.jsonl", *range(50_000))
+    before = n_read()
+    assert JobInput(paths=(path,)).survey().n_rows == 50_000
+    assert n_read() - before < 1.1 * Path(path).stat().st_size
 
 
 # Shards

@@ -81,6 +81,27 @@ def test_ids(read, ids, expected):
     assert [row.id for row in read(GOOD | {"id": ids})] == expected
 
 
+def test_times_are_texts_whatever_python_can_hold(read):
+    rows = read(GOOD | {
+        "far": pa.array([2**62, None], pa.timestamp("us")),
+        "fine": pa.array([1_000_000_001, 0], pa.timestamp("ns")),
+    })  # fmt: skip
+    assert texts(rows) == [("d1", "s1"), ("d2", "s2")]
+    assert [row.fields["fine"][:23] for row in rows] == [
+        "1970-01-01 00:00:01.000", "1970-01-01 00:00:00.000"
+    ]  # fmt: skip
+    assert rows[1].fields["far"] is None
+
+
+def test_text_that_is_not_utf8(tmp_path):
+    offsets, data = b"".join(n.to_bytes(4, "little") for n in (0, 1, 3)), b"s\xff\xfe"
+    bad = pa.Array.from_buffers(pa.string(), 2, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"document": ["d", "d"], "summary": bad}), path)
+    with pytest.raises(InputError, match=says("rows.parquet, rows 1 to 2: … UTF-8 … 0xff … write")):
+        list(read_rows(str(path)))
+
+
 def test_no_rows(read):
     assert read(pa.schema([("document", "string"), ("summary", "string")]).empty_table()) == []
 

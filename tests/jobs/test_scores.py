@@ -109,7 +109,7 @@ def test_pairs_of_qags_come_back(tmp_path):
 
 
 BAD = [
-    ('{"id": "a", "sco', "invalid JSON: … at column 13"),
+    ('{"id": "a", "sco', "invalid JSON: Unterminated string starting at column 13"),
     (b'{"id": "\xe9"}', "expected UTF-8, but got the byte 0xE9"),
     ("[" * 100_000, "invalid JSON: nested too deeply"),
     (f'{{"score": {"9" * 5000}}}', "invalid JSON: … digits"),
@@ -181,6 +181,16 @@ def test_a_file_of_something_else_is_refused(tmp_path):
     path.write_text('\n{"document": "d", "summary": "s"}\n' * 3)
     message = "pairs.jsonl must be a file that quals-fast score wrote, but line 2 is no row of … -o"
     with pytest.raises(InputError, match=says(message)):
+        list(read_scores(str(path)))
+
+
+def test_a_file_of_something_else_is_not_read_to_its_end(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    pair, row = '{"document": "d", "summary": "s"}\n', json.dumps(GOOD) + "\n"
+    path.write_text(99 * pair + row + 200 * pair)
+    assert sum(isinstance(one, BadLine) for one in read_scores(str(path))) == 299
+    path.write_text(100 * pair + row)
+    with pytest.raises(InputError, match=says("but line 1 is no row of scores: expected a key")):
         list(read_scores(str(path)))
 
 

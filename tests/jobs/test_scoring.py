@@ -196,7 +196,8 @@ def test_a_row_that_is_too_much_for_memory_or_tokenizer_is_the_only_one_lost(err
     found = [result for _, result in score_rows(scorer, rows, on_progress=progress.append)]
     bad = found.pop(n // 2)
     assert bad.status == "error"
-    assert bad.message == f"line {n // 2}: {type(error).__name__}: {error}"
+    sizes = "length in characters: document 8, summary 3"
+    assert bad.message == f"line {n // 2}: {type(error).__name__}: {error}; {sizes}"
     assert [one.score for one in found] == [i + 1 for i in range(n) if i != n // 2]
     assert sum(progress) == n
 
@@ -296,7 +297,7 @@ def path(tmp_path):
 )
 def test_rows_of_a_file_can_be_counted_and_then_read(path, ids, lines):
     rows = JobInput(paths=(path,), ids=ids)
-    assert rows.survey() == len(lines)
+    assert rows.survey().n_rows == len(lines)
     assert [one.line for one in rows] == lines
 
 

@@ -1,5 +1,6 @@
 """The report's figures are right, complete and readable, whatever the texts are."""
 
+import decimal
 import math
 import re
 import tracemalloc
@@ -198,6 +199,27 @@ def test_groups_are_compared_highest_mean_first():
     assert "Counts of these charts" in page.texts
 
 
+@pytest.mark.parametrize("n", [24, 25])
+def test_the_charts_of_many_groups_are_folded(n):
+    page = page_of([make_row(i, fields={"x": f"g{i:02}"}) for i in range(n)], by="x")
+    labels = [attrs.get("aria-label") or "" for tag, attrs in page.elements if tag == "svg"]
+    assert sum(label.startswith("Histogram of the scores of g") for label in labels) == n
+    assert ("A histogram of each" in page.texts) == (n == 25)
+
+
+@pytest.mark.parametrize(
+    ("scores", "n_worst", "heading"),
+    [
+        ([-1.0], 5, "The only score"),
+        ([-1.0, math.nan, -2.0], 5, "All scores, worst first"),
+        ([-1.0, -2.0], 1, "The lowest score"),
+    ],
+)
+def test_the_heading_says_which_rows_follow(scores, n_worst, heading):
+    rows = [make_row(i, score) for i, score in enumerate(scores, 1)]
+    assert heading in page_of(rows, n_worst=n_worst).texts
+
+
 def test_a_group_without_scores_is_in_the_table():
     rows = [make_row(1, fields={"x": "a"}), make_row(2, math.nan, fields={"x": "b"})]
     found = table(page_of(rows, by="x"), "By x")
@@ -216,6 +238,8 @@ def test_values_may_be_numbers_and_the_scores_own_columns_come_first():
     texts = [InputRow(line=i, id=5, fields={"id": "other"}) for i in range(1, 5)]
     assert {"1960", "1961"} <= set(page_of(rows, by="year").texts)
     assert "true" in page_of(rows, by="ok").texts
+    texts[0].fields["price"] = decimal.Decimal("1.50")  # as from Parquet
+    assert "1.50" in page_of(rows, by="price", texts=texts).texts
     assert "other" not in page_of(rows, by="id", texts=texts).texts
 
 
@@ -234,12 +258,12 @@ def test_files_can_be_compared():
         (
             [make_row(1, fields={"pairs": [], "x": 1})],
             "y",
-            "`--by` must be a column … but got 'y'; there are 'file', 'id', 'x'; … --input",
+            "`--by` must … got 'y'; the columns of s.jsonl are 'file', 'id', 'x'; … --input",
         ),
         (
-            [make_row(i) for i in range(1, 102)],
+            [make_row(i) for i in range(1, 202)],
             "id",
-            "at most 100 different values, but 'id' has more: s.jsonl, line 101 has 'r101'; choose",
+            "at most 200 different values, but 'id' has more: s.jsonl, line 201 has 'r201'; choose",
         ),
         (
             [make_row(1, fields={"pairs": []})],
