@@ -288,10 +288,12 @@ def _build(
             f"lacks {missing[0]}" if missing else f"has {unknown[0]}, which {family} does not have"
         )
         count = len(missing or unknown)
+        advice = "use weights and config of the same checkpoint"
+        if missing == ["lm_head.weight"]:
+            advice = "`tie_word_embeddings` in config.json must match the weights"
         raise CheckpointError(
             f"{folder}: the weights must match config.json, but the checkpoint {what} "
-            f"({count} such {'tensor' if count == 1 else 'tensors'}); use weights and config of "
-            "the same checkpoint"
+            f"({count} such {'tensor' if count == 1 else 'tensors'}); {advice}"
         )
     for name, tensor in weights.items():
         if tensor.shape != expected[name].shape:
