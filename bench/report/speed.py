@@ -314,7 +314,7 @@ def train_qagen(results: Reader) -> str:
         if (result := results.where_measured(name)) is not None
     ]
     if not measured:
-        return ""
+        return "Not measured yet: `python -m bench.train_qagen` does it."
     rows = [
         {
             "model": name,

@@ -28,7 +28,7 @@ def arguments(tmp_path, monkeypatch):
 
 
 def test_a_t5_is_measured_and_stands_on_the_page(arguments, monkeypatch):
-    assert report.section("train_qagen") == ""
+    assert report.section("train_qagen").startswith("Not measured yet")
     options = [*arguments, "--rounds", "2", "--batch-tokens", "110"]
     monkeypatch.setattr(sys, "argv", ["train_qagen", *options])
     train_qagen.main()
