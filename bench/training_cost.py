@@ -5,9 +5,10 @@
 
 A step is like one of GRPO with a sequence-to-sequence model: G completions of each document are
 sampled, scored, and learnt from by policy gradient (8 documents x 8 completions; AdamW). An
-evaluation summarises documents greedily and scores the summaries (500). The trained model has the
-size of `--policy` and random weights. So every completion gets the length of the workload's median
-summary, and real summaries are scored in its place: the document's own and those of the next rows.
+evaluation summarises documents greedily and scores the summaries (500). The trained model, a BART
+or T5, has the size of `--policy` and random weights. So every completion gets the length of the
+workload's median summary, and real summaries are scored in its place: the document's own and those
+of the next rows.
 
 Arms, which take turns within a round:
 
@@ -25,7 +26,8 @@ its first steps are cold, and it has no cold arm.
 
 The defaults take hours on two cores. The time of an evaluation grows with its summaries, so fewer
 are enough to estimate its shares: --documents 8 --completions 8 --summaries 16 --rounds 1 takes 10
-minutes. `--quick`: 2 documents x 4 completions, an evaluation of 8 summaries, 2 rounds.
+minutes. `--quick`: 2 documents x 4 completions, an evaluation of 8 summaries, 2 rounds. A T5 has a
+result of its own, training_cost_t5.json.
 """
 
 from __future__ import annotations
@@ -44,12 +46,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional as F
-from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
 
 from bench.recipes.grow import folder_of
 from bench.shared.common import Pair, finish, spread, synchronize
 from bench.shared.engines import torch_engine
-from bench.shared.options import EVERY_MODEL, TINY, command_line, fill_in
+from bench.shared.options import EVERY_MODEL, FLANS, T5S, TINY, command_line, fill_in
 from bench.shared.weights import weights_of
 from bench.shared.workloads import WORKLOADS, describe, load_workload, token_count
 from quals_fast import QualsScorer
@@ -82,19 +84,19 @@ class Policy:
     """
 
     def __init__(self, folder: Path, device: str, new_tokens: int) -> None:
-        config = BartConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder)
         config.forced_eos_token_id = config.forced_bos_token_id = None
         torch.manual_seed(0)
-        self.model = BartForConditionalGeneration(config).to(device)
+        self.model = AutoModelForSeq2SeqLM.from_config(config).to(device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-6)
         self.new_tokens = new_tokens
-        self._tokenizer = PreTrainedTokenizerFast(
-            tokenizer_file=str(folder / "tokenizer.json"), pad_token="[PAD]"
-        )
+        self._tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+        self._tokenizer.pad_token = self._tokenizer.convert_ids_to_tokens(config.pad_token_id)
 
     def generate(self, documents: list[str], count: int) -> tuple[Any, torch.Tensor]:
         """Sample (one completion: greedily) for each document; return sources and ids."""
-        longest = min(SOURCE_TOKENS, self.model.config.max_position_embeddings)
+        positions = getattr(self.model.config, "max_position_embeddings", SOURCE_TOKENS)
+        longest = min(SOURCE_TOKENS, positions)
         sources = self._tokenizer(
             documents, truncation=True, max_length=longest, padding=True, return_tensors="pt"
         ).to(self.model.device)
@@ -114,7 +116,8 @@ class Policy:
         model = self.model.train()
         count = len(ids) // len(sources["input_ids"])
         mask = sources["attention_mask"]
-        states = model.model.encoder(sources["input_ids"], attention_mask=mask).last_hidden_state
+        encoder = model.get_encoder()
+        states = encoder(sources["input_ids"], attention_mask=mask).last_hidden_state
         logits = model(
             encoder_outputs=(states.repeat_interleave(count, 0),),
             attention_mask=mask.repeat_interleave(count, 0),
@@ -321,14 +324,16 @@ def run_case(
 
 
 def main() -> None:
-    """Measure and write bench/results/training_cost.json."""
+    """Measure and write bench/results/training_cost.json, or training_cost_t5.json."""
     parser = command_line(__doc__, data=None)
     parser.add_argument("--quick", action="store_true", help="a small run, see above")
     parser.add_argument(
         "--workloads", nargs="+", choices=[*WORKLOADS], default=["short"], help="default: short"
     )
     parser.add_argument(
-        "--policy", choices=EVERY_MODEL, help="trained model (quick: qagen-mini, else bart-base)"
+        "--policy",
+        choices=(*EVERY_MODEL, *T5S, *FLANS),
+        help="trained model (quick: qagen-mini, else bart-base)",
     )
     parser.add_argument(
         "--scorer", default="qagen-mini", help="model that scores: the bundled one, or a folder"
@@ -364,7 +369,7 @@ def main() -> None:
             if all(what in one for one in cases.values())
         }
         finish(
-            "training_cost",
+            "training_cost_t5" if arguments.policy in (*T5S, *FLANS) else "training_cost",
             {
                 **shares,
                 "policy": arguments.policy,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
@@ -26,6 +26,7 @@ from quals_fast_kernels import (
 )
 from quals_fast_kernels._compat import HAS_TRITON, triton_version
 from quals_fast_kernels._histories import Candidates, Histories
+from quals_fast_kernels._launch import MAX_HEAD_SIZE, takes_head_size
 from quals_fast_kernels.group_select import GroupChoice
 from quals_fast_kernels.lm_head_topk import topk_lowest_id
 from quals_fast_kernels.move_slots import MovedSlots
@@ -42,6 +43,7 @@ __all__ = [
     "GroupChoice",
     "Histories",
     "Kernels",
+    "check_head_sizes",
     "resolve_backend",
     "topk_lowest_id",
 ]
@@ -125,6 +127,20 @@ def resolve_backend(backend: str, device: torch.device) -> Kernels:
         raise BackendUnavailableError(f"{problem}; use backend='eager' or 'auto'")
     logging.getLogger("quals_fast").warning("%s; continuing with the eager kernels", problem)
     return EAGER
+
+
+def check_head_sizes(kernels: Kernels, sizes: Iterable[int]) -> None:
+    """Raise unless the kernels take attention heads of these sizes.
+
+    Raises:
+        BackendUnavailableError: they do not; eager kernels take any.
+    """
+    wrong = [size for size in sizes if not takes_head_size(size)]
+    if wrong and kernels is not EAGER:
+        raise BackendUnavailableError(
+            f"backend {kernels.name!r} needs attention heads whose size is a multiple of 8 up to "
+            f"{MAX_HEAD_SIZE}, but this model's have size {wrong[0]}; use backend='eager'"
+        )
 
 
 def _problem_with_triton(device: torch.device) -> str | None:

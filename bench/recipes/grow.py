@@ -29,7 +29,7 @@ from bench.recipes.net2net import Growth, Statistics, deepen, widen
 from bench.recipes.t5 import SHAPES, write_t5
 from bench.recipes.tiny import write_tiny
 from bench.shared.common import EXAMPLES, load_pairs, texts_of
-from bench.shared.options import EVERY_MODEL, T5S, TINY, command_line
+from bench.shared.options import EVERY_MODEL, TINY, command_line
 from bench.shared.published import PublishedPipeline
 from quals_fast import QualsScorer
 from quals_fast.models.checkpoint import sha256
@@ -59,12 +59,12 @@ def folder_of(name: str) -> Path:
         parts = [EXAMPLES, Path(__file__).with_name("tiny.py")]
         return cached(name, parts, lambda target: write_tiny(texts, target))
     source = model_folder("qagen-mini")
-    if name in T5S:
+    if name in SHAPES:
         parts = [source / "tokenizer.json", Path(__file__).with_name("t5.py")]
         vary = name == "t5-small"
         return cached(name, parts, lambda target: write_t5(SHAPES[name], target, words_vary=vary))
     if name not in GROWTHS:
-        known = ", ".join((*EVERY_MODEL, *T5S))
+        known = ", ".join((*EVERY_MODEL, *SHAPES))
         raise ValueError(f"`model` must be one of {known}, but got {name!r}")
     parts = [source / "SHA256SUMS", Path(__file__), Path(__file__).with_name("net2net.py")]
     return cached(name, parts, lambda target: write(source, GROWTHS[name], target))

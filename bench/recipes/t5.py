@@ -1,4 +1,4 @@
-"""T5 models of the published sizes with random weights, which ask and answer all the same.
+"""T5 models of the published sizes with random weights; T5 1.0s ask and answer all the same.
 
 With random weights alone, a T5 generates no pairs: lengths and kept pairs would be made up. So a
 few of the weights are set by hand, in the first block of the decoder and in the embedding. They
@@ -8,6 +8,8 @@ that add to the hidden states are small. Nothing is trained, so the weights are 
 
 In t5-small, with which programs are compared, the random blocks of the decoder also change which
 words are likely, so that a mistake in them would change the questions.
+
+FLAN-T5's sizes are for training, so their weights are random alone.
 
 The tokenizer is a Unigram like T5's own, with the pieces of the bundled model's vocabulary and, as
 in T5's, 100 extra ids; `<sep>` follows them.
@@ -37,6 +39,15 @@ SHAPES = {
     "t5-base": T5Shape(
         vocab_size=32_128, d_model=768, d_kv=64, d_ff=3_072, num_layers=12, num_decoder_layers=12,
         num_heads=12,
+    ),
+    "flan-t5-base": T5Shape(
+        vocab_size=32_128, d_model=768, d_kv=64, d_ff=2_048, num_layers=12, num_decoder_layers=12,
+        num_heads=12, feed_forward_proj="gated-gelu", tie_word_embeddings=False,
+    ),
+    "flan-t5-large": T5Shape(
+        vocab_size=32_128, d_model=1_024, d_kv=64, d_ff=2_816, num_layers=24,
+        num_decoder_layers=24, num_heads=16, feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
     ),
 }  # fmt: skip
 SPECIAL = ("<pad>", "</s>", "<unk>")  # ids 0 to 2
@@ -78,7 +89,8 @@ def write_t5(shape: T5Shape, folder: Path, *, words_vary: bool = False) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = random_t5(shape)
-        let_ask(network, words, sep, words_vary=words_vary)
+        if shape.tie_word_embeddings:
+            let_ask(network, words, sep, words_vary=words_vary)
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config), "utf-8")
     tokenizer.save(str(folder / "tokenizer.json"))

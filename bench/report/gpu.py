@@ -34,6 +34,7 @@ def remarks(results: Reader) -> str:
             ("parity_fairseq09", _parity),
             ("attention", _attention),
             ("training_cost", _training),
+            ("training_cost_t5", _training),
         )
         if (result := results.of_gpu(name)) is not None
     )

@@ -22,6 +22,9 @@ _COMMANDS = {
     "parity_t5_hamming": "bench.parity --model t5-small",
     "qags_models": "bench.qags_training evaluate",
     "settings": "bench.gpu.settings",
+    "train_qagen_gpu": "bench.train_qagen --device cuda",
+    "training_cost_t5": "bench.training_cost --policy t5-small",
+    "training_cost_t5_gpu": "bench.training_cost --policy flan-t5-base --device cuda",
 }
 
 
@@ -57,7 +60,7 @@ class Result(dict[str, Any]):
 def command_of(path: Path) -> str:
     """Return the command that writes a result."""
     name = path.stem
-    if name.endswith("_gpu"):
+    if name.endswith("_gpu") and name not in _COMMANDS:
         return f"bench/gpu.sh {_STAGE_OF[name.removesuffix('_gpu')]}"
     return f"python -m {_COMMANDS.get(name, f'bench.{name}')}"
 

@@ -287,7 +287,16 @@ def _claimed(result: Result, place: str = "") -> list[dict[str, str]]:
 
 def training_cost(results: Reader) -> str:
     """Report what scoring costs in a training."""
-    result = results.load("training_cost")
+    return _training_cost(results.load("training_cost"))
+
+
+def training_cost_of_t5(results: Reader) -> str:
+    """Report the same for a T5 that is trained, where it was measured."""
+    result = results.where_measured("training_cost_t5")
+    return "" if result is None else _training_cost(result)
+
+
+def _training_cost(result: Result) -> str:
     of_step, of_evaluation = (
         result[f"share_of_{what}"][result["policy"]] for what in ("step", "evaluation")
     )
@@ -304,6 +313,34 @@ def training_cost(results: Reader) -> str:
     return (
         f"{table(rows)}\n\nStep: {result['documents']} documents with {result['completions']} "
         f"completions each. Evaluation: {result['summaries']} summaries. {where(result)}"
+    )
+
+
+def train_qagen(results: Reader) -> str:
+    """Report how fast generators are trained, where it was measured."""
+    measured = [
+        result
+        for name in ("train_qagen", "train_qagen_gpu")
+        if (result := results.where_measured(name)) is not None
+    ]
+    if not measured:
+        return "Not measured yet: `python -m bench.train_qagen` does it."
+    rows = [
+        {
+            "model": name,
+            "on": m["gpu"] or f"{m['threads']} threads of an {m['cpu']}",
+            "tokens of source, target": ", ".join(f"{n:.0f}" for n in case["tokens_of_example"]),
+            "questions per second": with_spread(case["examples_per_s"], 1),
+            "TFLOP/s": with_spread(case["tflop_per_s"], 3),
+            "peak GiB": f"{case['peak_mib'] / 1024:.1f}",
+        }
+        for result in measured
+        for m in [result["machine"]]
+        for name, case in result["cases"].items()
+    ]
+    return (
+        f"Measured, with random weights (`python -m bench.train_qagen`):\n\n{table(rows)}\n\n"
+        f"{' '.join(map(where, measured))}"
     )
 
 

@@ -12,6 +12,7 @@ MODELS = ("qagen-mini", "bart-base", "bart-large")  # the bundled model, and gro
 TINY = "tiny"  # for dry runs; its figures are meaningless
 EVERY_MODEL = (*MODELS, TINY)
 T5S = ("t5-small", "t5-base")  # of these sizes, with random weights
+FLANS = ("flan-t5-base", "flan-t5-large")  # likewise, to be trained: they ask nothing
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "data": {"type": Path, "help": "JSON lines with documents and summaries; by default, the "

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from bench.recipes.grow import GROWTHS, folder_of
 from bench.shared.common import QAGS_MODELS
-from bench.shared.options import EVERY_MODEL, T5S, TINY
+from bench.shared.options import EVERY_MODEL, FLANS, T5S, TINY
 from quals_fast.models.loading import digest_of, model_folder
 from quals_fast.qags.networks import ANSWERING, GENERATION, NetworkFiles
 
@@ -75,13 +75,15 @@ def origin(name: str, described: dict[str, str]) -> str | None:
 
 def describe(model: str | Path) -> dict[str, str]:
     """Return what `Weights` hold of one model."""
-    named = str(model) in (*EVERY_MODEL, *T5S)
+    named = str(model) in (*EVERY_MODEL, *T5S, *FLANS)
     folder = folder_of(str(model)) if named else model_folder(model)
     described = {"digest": _digest(folder)}
     if model in GROWTHS:
         described |= {"recipe": GROWN, "from": bundled(MODEL)}
     elif model in T5S:
         described |= {"recipe": ASKING}
+    elif model in FLANS:
+        described |= {"recipe": RANDOM}
     elif model == TINY:
         described |= {"recipe": DRY_RUN}
     return described

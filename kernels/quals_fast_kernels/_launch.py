@@ -74,10 +74,15 @@ def check_tensor(
         )
 
 
+def takes_head_size(size: int) -> bool:
+    """Return whether the kernels of attention take heads of a size."""
+    return size % 8 == 0 and 0 < size <= MAX_HEAD_SIZE
+
+
 def check_head_size(name: str, tensor: Tensor) -> None:
     """Raise unless the last dimension, a head's, has a size that the kernels of attention take."""
     size = tensor.shape[-1]
-    if size % 8 or not 0 < size <= MAX_HEAD_SIZE:
+    if not takes_head_size(size):
         raise ValueError(
             f"`{name}` must have a head size that is a multiple of 8 up to {MAX_HEAD_SIZE}, "
             f"but got {size}"

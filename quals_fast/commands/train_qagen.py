@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from quals_fast.commands.options import GroupedCommand, with_groups
+from quals_fast.commands.options import REVISION, GroupedCommand, with_groups
 from quals_fast.commands.running import usage_errors
 from quals_fast.models.checkpoint import CheckpointError
 from quals_fast.training.qagen.settings import TrainingError, TrainingSettings, Views
@@ -39,6 +39,7 @@ MODEL_OPTIONS = (
                  help="BART or T5 model to start from: a local folder, a bundled model's name, or "
                       "a name on the Hugging Face hub. minilm:FOLDER builds a BART from a "
                       "BERT-family encoder."),
+    REVISION,
     click.option("--decoder-layers", default="1,3,5", metavar="N,N,...",
                  help="With minilm:, the encoder layers to copy into the decoder."),
     click.option("--sep-token", default=T["sep_token"], metavar="TOKEN",

@@ -309,9 +309,9 @@ def _read_conventions(reader: _Reader, shape: Shape) -> Conventions:
     if reader.config.get("sep_token_id") is None:
         reader.fail(
             "no `sep_token_id`, and the tokenizer has no `sep_token` that is not EOS, BOS or CLS "
-            "as well (BART's </s> is EOS); either this is not a question-answer generator, or its "
-            "files do not say which token separates question and answer: add "
-            '"sep_token_id" to config.json (the published BART has 50259)'
+            "as well (</s> is EOS); either this is not a question-answer generator, or its "
+            "files do not say which token separates question and answer: then add "
+            '"sep_token_id" to config.json'
         )
     source_bos = reader.boolean("source_bos", True)
     eos = reader.integer("eos_token_id", 0, last)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -75,6 +76,51 @@ def fetch(
         CheckpointError: the model cannot be downloaded; the message says why.
         ModuleNotFoundError: huggingface_hub is not installed.
     """
+    download = partial(_download, name, revision)
+    folder = download(_SETTINGS, show_progress=show_progress)
+    commit = folder.name  # of all other files, whatever is pushed in the meantime
+    if (folder / EXPORT).is_file():
+        listed = _listed(folder)
+        download(listed, commit=commit)
+        _check_complete(name, folder, listed)
+        return folder
+    if before_weights is not None:
+        before_weights()
+    for weights in WEIGHTS:
+        kind = Path(weights)
+        index = f"{weights}.index.json"
+        download([weights, index, f"{kind.stem}-*{kind.suffix}"], commit=commit)
+        if (folder / weights).is_file() or (folder / index).is_file():
+            break
+    else:
+        refuse_adapter(folder)
+        raise CheckpointError(
+            f"there are no weights of {name} in {folder}: the repository has neither "
+            f"{' nor '.join(WEIGHTS)}, or its download was interrupted; download it again "
+            "where there is a network, or choose another model"
+        )
+    if not (folder / "tokenizer.json").is_file():
+        download(["spiece.model"], commit=commit)  # says what to do with it
+    return folder
+
+
+def commit_of(name: str, revision: str | None = None) -> str:
+    """Return the commit that a revision stands for, of the main branch by default.
+
+    Without a network, it is the one in the cache. Errors are those of `fetch`.
+    """
+    return _download(name, revision, ["config.json"]).name
+
+
+def _download(
+    name: str,
+    revision: str | None,
+    patterns: list[str],
+    *,
+    commit: str | None = None,
+    show_progress: bool = True,
+) -> Path:
+    """Download some files of a revision, or of the commit that it stood for; as for `fetch`."""
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError
@@ -87,39 +133,11 @@ def fetch(
     if not show_progress:
         disable_progress_bars()
     transport_error = HfHubHTTPError.__bases__[0]  # of the HTTP library, which depends on versions
-
-    def download(*patterns: str, commit: str | None = None) -> Path:
-        at = commit or revision
-        return Path(snapshot_download(name, revision=at, allow_patterns=list(patterns)))
-
     try:
-        folder = download(*_SETTINGS)
-        commit = folder.name  # of all other files, whatever is pushed in the meantime
-        if (folder / EXPORT).is_file():
-            listed = _listed(folder)
-            download(*listed, commit=commit)
-            _check_complete(name, folder, listed)
-            return folder
-        if before_weights is not None:
-            before_weights()
-        for weights in WEIGHTS:
-            kind = Path(weights)
-            index = f"{weights}.index.json"
-            download(weights, index, f"{kind.stem}-*{kind.suffix}", commit=commit)
-            if (folder / weights).is_file() or (folder / index).is_file():
-                break
-        else:
-            refuse_adapter(folder)
-            raise CheckpointError(
-                f"there are no weights of {name} in {folder}: the repository has neither "
-                f"{' nor '.join(WEIGHTS)}, or its download was interrupted; download it again "
-                "where there is a network, or choose another model"
-            )
-        if not (folder / "tokenizer.json").is_file():
-            download("spiece.model", commit=commit)  # says what to do with it
+        at = commit or revision
+        return Path(snapshot_download(name, revision=at, allow_patterns=patterns))
     except (OSError, transport_error) as error:
         _explain(name, revision, error)
-    return folder
 
 
 def _listed(folder: Path) -> list[str]:

@@ -20,6 +20,7 @@ from quals_fast.ops import Kernels, topk_lowest_id
 _MAX_ROWS = 64  # rows of logits at once: 64 x 28,216 float32 are 7 MB
 _SPARE_CANDIDATES = 8  # in addition to those wanted, since 8-bit integers confuse their order
 _DEFAULT_CANDIDATES = 16  # if the number is not given
+_NEARLY = 0.01  # nats: a token that was missed, but is hardly likelier than one that was found
 _BLOCK_COLUMNS = 64  # columns that are represented by their maximum in finding candidates
 
 
@@ -115,6 +116,22 @@ class ScreenedLMHead(CpuLMHead):
         super().__init__(weight, bias, kernels)
         self._screen = Int8Linear(weight)
         self._usual = min(_DEFAULT_CANDIDATES + _SPARE_CANDIDATES, len(weight))
+
+    def finds_likeliest(self, hidden: Tensor) -> bool:
+        """Return whether the likeliest tokens after these decoder states are all preselected.
+
+        Where one feature is hundreds of times the others, 8-bit integers hide the others.
+
+        Args:
+            hidden: Shape ``(N, d)``; rows that are not finite are left out.
+        """
+        rows = hidden[hidden.isfinite().all(-1)].float()
+        k = min(_DEFAULT_CANDIDATES, len(self._weight))
+        if not len(rows):
+            return True
+        found, _ = self.topk(rows, k, (), exact_edge=False)
+        expected, _ = super().topk(rows, k, (), exact_edge=False)
+        return bool((found.amin(1) >= expected.amin(1) - _NEARLY).all())
 
     def topk(
         self, hidden: Tensor, k: int, suppressed: tuple[int, ...], *, exact_edge: bool = True

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,14 +29,24 @@ from quals_fast.models.lm_head import CpuLMHead, LMHead, ScreenedLMHead
 from quals_fast.models.model import Model
 from quals_fast.models.network import Network
 from quals_fast.models.pickles import read_pickled
-from quals_fast.models.precision import PRECISIONS, Precision, refuse_float16
+from quals_fast.models.precision import (
+    PRECISIONS,
+    Precision,
+    refuse_float16,
+    resolve_precision,
+)
 from quals_fast.models.shape import Shape, T5Shape
 from quals_fast.models.storage import dequantize
 from quals_fast.models.t5 import T5, UNUSED
 from quals_fast.models.tokenizer import QATokenizer
-from quals_fast.ops import EAGER, BackendUnavailableError, Kernels
+from quals_fast.ops import EAGER, BackendUnavailableError, Kernels, check_head_sizes
 
 ASSETS = Path(__file__).parent / "assets"
+# What is read and written to look at a model's decoder states; outlying features are in all texts.
+_SAMPLE = (
+    "The mayor of the small town opened the new bridge over the river on Monday, and forty people "
+    "came to see it."
+)
 BUNDLED = ("qagen-mini",)
 
 
@@ -77,7 +89,7 @@ def load_model(
     *,
     revision: str | None = None,
     device: torch.device,
-    precision: Precision | Callable[[str], Precision] = PRECISIONS["float32"],
+    precision: Precision | Callable[..., Precision] = PRECISIONS["float32"],
     kernels: Kernels = EAGER,
 ) -> TorchModel:
     """Load a bundled model by name, a local folder, or a model on the Hugging Face hub.
@@ -88,8 +100,8 @@ def load_model(
         model: ``"qagen-mini"``, a folder, or OWNER/NAME on the hub.
         revision: of a model on the hub.
         device: where the weights go.
-        precision: which part computes in which type; or a function that chooses it for the
-            model's family.
+        precision: which part computes in which type; or a function that chooses it as
+            `resolve_precision` does, given the model's family and `integers_fit`.
         kernels: implementation of the operations.
 
     Raises:
@@ -102,9 +114,14 @@ def load_model(
         verify_checksums(folder, "reinstall quals_fast")
     shape, conventions = read_checkpoint(folder)
     on_cpu = runs_on_cpu(device, kernels)
-    if not isinstance(precision, Precision):
-        precision = precision(shape.family)
+    if isinstance(precision, Precision):
+        choose: Callable[..., Precision] = partial(
+            resolve_precision, precision.name, device, kernels
+        )
+    else:
+        choose, precision = precision, precision(family=shape.family)
     refuse_float16(precision, shape.family)
+    check_head_sizes(kernels, shape.head_sizes)
     tokenizer, conventions = QATokenizer.with_masked(folder, shape, conventions)
     network = _build(shape, conventions, read_weights(folder, shape), folder)
     if not on_cpu and precision.documents != precision.search:
@@ -113,8 +130,16 @@ def load_model(
     bias = network.final_logits_bias.to(device)  # float32, before the network changes its type
     if on_cpu:
         weight = network.lm_head_weight.detach()
-        make = ScreenedLMHead if precision.integers else CpuLMHead
-        head = make(weight, bias, kernels)
+        head = CpuLMHead(weight, bias, kernels)
+        if precision.integers:
+            screened = ScreenedLMHead(weight, bias, kernels)
+            if screened.finds_likeliest(_states_of_sample(network, tokenizer, conventions)):
+                head = screened
+            else:
+                precision = choose(family=shape.family, integers_fit=False)
+                logging.getLogger("quals_fast").warning(
+                    "8-bit integers miss likely tokens of %s; continuing in float32", folder
+                )
     else:
         network.to(device=device, dtype=precision.search).run_by(kernels)
         head = LMHead(network.lm_head_weight.detach(), bias, kernels)
@@ -133,6 +158,16 @@ def load_model(
         precision=precision,
         kernels=kernels,
     )
+
+
+@torch.inference_mode()
+def _states_of_sample(network: Network, tokenizer: QATokenizer, conventions: Conventions) -> Tensor:
+    """Return the decoder states of a text that is read and written, ``(T, d)``."""
+    (source,) = tokenizer.encode([_SAMPLE])
+    ids = torch.tensor(source.input_ids, device=network.device)
+    memory = network.encode(ids[None], torch.ones_like(ids[None], dtype=torch.bool))
+    inputs = torch.cat([ids.new_tensor([conventions.decoder_start_token_id]), ids[:-1]])
+    return network.decode_teacher_forced(inputs[None, None], memory)[0, 0]
 
 
 def runs_on_cpu(device: torch.device, kernels: Kernels) -> bool:
@@ -253,10 +288,12 @@ def _build(
             f"lacks {missing[0]}" if missing else f"has {unknown[0]}, which {family} does not have"
         )
         count = len(missing or unknown)
+        advice = "use weights and config of the same checkpoint"
+        if missing == ["lm_head.weight"]:
+            advice = "`tie_word_embeddings` in config.json must match the weights"
         raise CheckpointError(
             f"{folder}: the weights must match config.json, but the checkpoint {what} "
-            f"({count} such {'tensor' if count == 1 else 'tensors'}); use weights and config of "
-            "the same checkpoint"
+            f"({count} such {'tensor' if count == 1 else 'tensors'}); {advice}"
         )
     for name, tensor in weights.items():
         if tensor.shape != expected[name].shape:

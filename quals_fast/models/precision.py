@@ -39,7 +39,12 @@ PRECISIONS = {
 
 
 def resolve_precision(
-    name: str, device: torch.device, kernels: Kernels = EAGER, family: str = "bart"
+    name: str,
+    device: torch.device,
+    kernels: Kernels = EAGER,
+    family: str = "bart",
+    *,
+    integers_fit: bool = True,
 ) -> Precision:
     """Return the named precision.
 
@@ -59,10 +64,11 @@ def resolve_precision(
         device: where the network will be.
         kernels: that will run.
         family: ``"bart"`` or ``"t5"``; it matters to ``"auto"`` only.
+        integers_fit: whether 8-bit integers find the model's likeliest tokens.
 
     Raises:
         ValueError: the name is unknown.
-        BackendUnavailableError: the device does not support the type.
+        BackendUnavailableError: the device does not support the type, or the integers do not fit.
     """
     if name != "auto" and name not in PRECISIONS:
         expected = ", ".join(["auto", *PRECISIONS])
@@ -72,7 +78,7 @@ def resolve_precision(
     if name in ("bfloat16", "float16"):
         raise BackendUnavailableError(
             f"dtype {name!r} needs a GPU, but the device is {str(device)!r}; use dtype='auto', "
-            "which is 'mixed' or 'float32' on a CPU"
+            "which on a CPU is 'float32' for a T5, and 'mixed' or 'float32' for a BART"
         )
     if name == "auto" and family == "t5":
         name = "float32"
@@ -82,7 +88,14 @@ def resolve_precision(
             "dtype 'mixed' needs a processor with AVX-512 BF16 and VNNI, and the eager backend; "
             "use dtype='float32'"
         )
-    return PRECISIONS[("mixed" if fast else "float32") if name == "auto" else name]
+    if name == "mixed" and not integers_fit:
+        raise BackendUnavailableError(
+            "dtype 'mixed' does not fit this model: its 8-bit integers miss likely tokens, because "
+            "some features of the decoder's output are far larger than the others; use "
+            "dtype='float32'"
+        )
+    is_mixed = fast and integers_fit
+    return PRECISIONS[("mixed" if is_mixed else "float32") if name == "auto" else name]
 
 
 def refuse_float16(precision: Precision, family: str) -> None:

@@ -28,6 +28,12 @@ class BartShape:
     scale_embedding: bool = False
 
     @property
+    def head_sizes(self) -> tuple[int, int]:
+        """Dimensions of an attention head of encoder and decoder, D."""
+        heads = self.encoder_attention_heads, self.decoder_attention_heads
+        return self.d_model // heads[0], self.d_model // heads[1]
+
+    @property
     def stored_per_token(self) -> int:
         """Numbers that a search stores of each token: keys and values of all decoder layers."""
         return 2 * self.decoder_layers * self.d_model
@@ -52,6 +58,11 @@ class T5Shape:
     layer_norm_epsilon: float = 1e-6
     feed_forward_proj: str = "relu"
     tie_word_embeddings: bool = True
+
+    @property
+    def head_sizes(self) -> tuple[int, int]:
+        """As in `BartShape`."""
+        return self.d_kv, self.d_kv
 
     @property
     def stored_per_token(self) -> int:

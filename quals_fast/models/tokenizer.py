@@ -83,8 +83,8 @@ class QATokenizer:
             "ids" if is_wordpiece else "text"
         )
         self.unknown_token_id = unknown_token_id(tokenizer)
-        # Unigram puts it before an unknown character, so every other token would be a known one.
-        self._space_id = tokenizer.token_to_id(_SPACE) if self._is_unigram else None
+        # It stands before an unknown character, so every other token would be a known one.
+        self._space_id = tokenizer.token_to_id(_SPACE) if self._is_sentencepiece else None
         self._cut = safe_cut(tokenizer)
 
     @classmethod
@@ -112,6 +112,13 @@ class QATokenizer:
     @property
     def _is_unigram(self) -> bool:
         return isinstance(self._tokenizer.model, models.Unigram)
+
+    @property
+    def _is_sentencepiece(self) -> bool:
+        """Whether pieces write spaces as SentencePiece does; it has Unigram and BPE models."""
+        model = self._tokenizer.model
+        is_bpe = isinstance(model, models.BPE) and model.token_to_id(_SPACE) is not None
+        return self._is_unigram or is_bpe
 
     def with_conventions(self, conventions: Conventions) -> QATokenizer:
         """Return one for other conventions of the same checkpoint, such as shorter sources."""
@@ -178,10 +185,11 @@ class QATokenizer:
     def spelled(self, source: Source) -> str:
         """Return a source's text as decoded answers would spell it, to look them up in it.
 
-        A Unigram tokenizer normalises texts, so it is what their tokens say, without the unknown
-        ones.
+        SentencePiece, and a BPE with a normaliser, change texts, so it is what their tokens say,
+        without the unknown ones.
         """
-        if not self._is_unigram:
+        normalises = isinstance(self._tokenizer.model, models.BPE) and self._tokenizer.normalizer
+        if not (self._is_sentencepiece or normalises):
             return source.text
         runs = groupby(source.text_ids, key=lambda i: i == self.unknown_token_id)
         return "\0".join(self.decode([*ids]) for is_unknown, ids in runs if not is_unknown)

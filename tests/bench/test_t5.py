@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,15 +11,16 @@ from safetensors.torch import load_file
 
 from bench import end_to_end
 from bench.floor import Work, count
+from bench.model_costs import CONFIGS
 from bench.recipes.t5 import SHAPES, write_t5
 from bench.report import __main__ as report
 from bench.shared import common, weights
 from bench.shared.arms import EngineArm
-from bench.shared.options import T5S
+from bench.shared.options import FLANS, T5S
 from bench.shared.published import PublishedPipeline
 from bench.shared.weights import ASKING, describe, origin
 from quals_fast import DecodingConfig
-from quals_fast.models.checkpoint import read_checkpoint
+from quals_fast.models.checkpoint import check_t5_config, read_checkpoint
 from quals_fast.reference.tolerances import QUALS
 
 SMALL = replace(
@@ -39,7 +41,10 @@ def folder(tmp_path_factory):
 
 
 def test_the_named_shapes_are_the_published_ones():
-    assert [*SHAPES] == [*T5S]
+    assert [*SHAPES] == [*T5S, *FLANS]
+    for name in ("T5-base", "FLAN-T5-base", "FLAN-T5-large"):
+        shape, _ = check_t5_config(Path(), CONFIGS[name])
+        assert SHAPES[name.lower()] == shape
     base = SHAPES["t5-base"]
     assert base.tie_word_embeddings and base.feed_forward_proj == "relu"
     sizes = (base.d_model, base.d_kv, base.num_heads, base.num_layers, base.d_ff, base.vocab_size)

@@ -2,6 +2,7 @@
 
 import pytest
 import tiny_models
+import tiny_t5
 from training_helpers import SETTINGS
 
 from bench.shared.common import Pair
@@ -19,12 +20,19 @@ def test_completions_are_the_rows_own_and_the_next_ones_summaries():
     assert batch.completions[1] == [PAIRS[1].summary, PAIRS[2].summary]
 
 
-def test_all_arms_run(tmp_path):
+@pytest.mark.parametrize("policy", ["BART", "T5", "T5 1.1"])
+def test_all_arms_run(policy, tmp_path):
     folder = tiny_models.write_checkpoint(tmp_path / "m", trained_on=TEXT)
+    trained = folder
+    if policy != "BART":
+        config = tiny_t5.CONFIG
+        if policy == "T5 1.1":  # of equal depth: generate() fails with more layers in the decoder
+            config = {**tiny_t5.T5_1_1, "num_layers": 3}
+        trained = tiny_t5.write_t5(tmp_path / "t5", config)
     scorer = QualsScorer.from_pretrained(folder, cache_bytes=1 << 20, **SETTINGS)
     step = step_batch(PAIRS, 2, 2)
     with BackgroundScorer(scorer) as thread, BackgroundScorer(scorer) as process:
-        arms = Arms(Policy(folder, "cpu", 4), scorer, {"thread": thread, "process": process})
+        arms = Arms(Policy(trained, "cpu", 4), scorer, {"thread": thread, "process": process})
         of_step = list(arms.steps())
         bases = {name: "none" for name, _ in of_step[1:]}
         (found,) = take_turns(of_step, step, 1, bases)

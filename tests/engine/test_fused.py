@@ -27,6 +27,8 @@ from quals_fast.engine.generation import begin_search
 from quals_fast.engine.gpu import GpuEngine
 from quals_fast.engine.graphs import Captured, GraphCache
 from quals_fast.models.lm_head import LMHead
+from quals_fast.reference.quals import ReferenceScorer, generate
+from quals_fast.reference.tolerances import QUALS, TOKEN_LOGPROB
 
 TEXT = "the queen opened the 陈 bridge over the river in the town"
 SUMMARIES = ["queen opened bridge", "the town", "陈 bridge over the river", "?", "陈 伟 ,"]
@@ -485,11 +487,32 @@ def test_the_kernels_together_in_the_interpreter(folder, rule, groups):
         QualsScorer.from_pretrained(folder, dtype="float32", backend=backend, decoding=config)
         for backend in ("eager", "triton")
     )
-    expected, found = (one.score(DOCUMENTS[:2], SUMMARIES[:2]) for one in (eager, triton))
+    reference = ReferenceScorer(folder, decoding=config)
+    texts = DOCUMENTS[:2], SUMMARIES[:2]
+    found, expected, defined = (one.score(*texts) for one in (triton, eager, reference))
     assert found.scores == pytest.approx(expected.scores, abs=1e-5, nan_ok=True)
+    assert found.scores == pytest.approx([row.score for row in defined], abs=QUALS, nan_ok=True)
     assert expected[0].pairs
-    assert [p.token_ids for p in found[0].pairs] == [p.token_ids for p in expected[0].pairs]
+    for other in (expected, defined):
+        for row, theirs in zip(found, other, strict=True):
+            assert [p.token_ids for p in row.pairs] == [p.token_ids for p in theirs.pairs]
     assert "|backend:triton|kernels:lm_head_topk+group_select+linear_logprob+" in found.signature
+
+
+@pytest.mark.slow
+@every_t5
+@pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
+@pytest.mark.parametrize("rule", ["fairseq09", "hamming"])
+def test_a_t5_on_the_kernels_finds_what_the_reference_finds(folder, rule):
+    config = DecodingConfig(rule=rule, num_beams=6, num_beam_groups=6, min_length=2, max_length=5)
+    reference = ReferenceScorer(folder, decoding=config)
+    scorer = QualsScorer.from_pretrained(folder, dtype="float32", backend="triton", decoding=config)
+    texts = SUMMARIES[:2]
+    for summary, found in zip(texts, scorer.generate(texts), strict=True):
+        expected = generate(reference.model, summary, config)
+        assert [h.token_ids for h in found] == [h.token_ids for h in expected]
+        for one, other in zip(found, expected, strict=True):
+            assert one.logprobs == pytest.approx(other.logprobs, abs=TOKEN_LOGPROB)
 
 
 @every_t5

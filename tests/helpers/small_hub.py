@@ -6,11 +6,17 @@ ones that were asked for can still be had.
 
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import NamedTuple
+
+from messages import says
 
 TOKEN = "hf_small"  # opens what is gated
 _INFO = re.compile(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/?]+))?")
@@ -23,6 +29,7 @@ class SmallHub:
 
     Attributes:
         root: folder of the repositories.
+        tags: commits by their names.
         gated: names whose files need the token.
         fetched: files that were sent, as OWNER/NAME/FILE.
         cut: files that are sent by half, and then the connection ends.
@@ -32,6 +39,7 @@ class SmallHub:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.tags: dict[str, str] = {}
         self.gated: set[str] = set()
         self.fetched: list[str] = []
         self.cut: set[str] = set()
@@ -79,7 +87,8 @@ class _Handler(BaseHTTPRequestHandler):
         is_closed = found.re is _FILE and name in self.hub.gated
         if is_closed and self.headers["Authorization"] != f"Bearer {TOKEN}":
             return self._refuse(403, "GatedRepo")
-        commit = self.hub.commit(name) if revision == "main" else revision
+        tagged = self.hub.tags.get(revision, revision)
+        commit = self.hub.commit(name) if revision == "main" else tagged
         files = self.hub.files(name, commit)
         if files is None:
             return self._refuse(404, "RevisionNotFound")
@@ -132,6 +141,30 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _etag(content):
     return hashlib.sha1(content).hexdigest()
+
+
+class Answer(NamedTuple):
+    """What a process wrote."""
+
+    stdout: str
+    stderr: str
+
+
+def ask(hub: SmallHub, home: Path, code: str, *arguments: str, **variables: str) -> Answer:
+    """Run a program that asks this hub and has a cache of its own."""
+    found = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(home)} | variables,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return Answer(found.stdout, found.stderr)
+
+
+def refused(answer: Answer, message: str):
+    """Check that a program ended with a message and did nothing else."""
+    assert answer.stdout == ""
+    assert "Traceback" not in answer.stderr
+    assert re.search(says(message), answer.stderr), answer.stderr
 
 
 @contextmanager

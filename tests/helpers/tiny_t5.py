@@ -11,7 +11,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from tiny_models import WORDS
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 
 from bench.recipes.tiny import train
 from quals_fast.models.shape import T5Shape
@@ -62,7 +70,32 @@ def unigram_tokenizer() -> Tokenizer:
     special = [(token, 0.0) for token in ("<pad>", "</s>", "<unk>")]
     extra = [f"<extra_id_{i}>" for i in reversed(range(100))]
     vocab = [*special, *pieces, *((token, 0.0) for token in extra)]
-    tokenizer = Tokenizer(models.Unigram(vocab, unk_id=2, byte_fallback=False))
+    tokenizer = as_sentencepiece(models.Unigram(vocab, unk_id=2, byte_fallback=False))
+    tokenizer.add_special_tokens(
+        [AddedToken(token, normalized=False) for token in ("<pad>", "</s>", "<unk>", *extra)]
+    )
+    tokenizer.add_special_tokens([AddedToken("<sep>", normalized=False)])
+    return tokenizer
+
+
+def bpe_tokenizer() -> Tokenizer:
+    """A SentencePiece tokenizer with a BPE over the same words, and the same special ids."""
+    tokenizer = as_sentencepiece(models.BPE(unk_token="<unk>", fuse_unk=True))
+    words = [word for word in WORDS if word.isalnum()]
+    trainer = trainers.BpeTrainer(
+        vocab_size=200,
+        special_tokens=["<pad>", "</s>", "<unk>"],
+        initial_alphabet=[*"0123456789?.,-"],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([" ".join(words)], trainer)
+    tokenizer.add_special_tokens([AddedToken("<sep>", normalized=False)])
+    return tokenizer
+
+
+def as_sentencepiece(model: models.Model) -> Tokenizer:
+    """A tokenizer of a model, with what transformers puts around SentencePiece's."""
+    tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.Precompiled(charsmap())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -71,10 +104,6 @@ def unigram_tokenizer() -> Tokenizer:
         ]
     )
     tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always", split=True)
-    tokenizer.add_special_tokens(
-        [AddedToken(token, normalized=False) for token in ("<pad>", "</s>", "<unk>", *extra)]
-    )
-    tokenizer.add_special_tokens([AddedToken("<sep>", normalized=False)])
     return tokenizer
 
 
@@ -84,14 +113,18 @@ def shape_of(config: dict) -> T5Shape:
 
 
 def write_t5(
-    folder: Path, config: dict | None = None, seed: int = 0, trained_on: str | None = None
+    folder: Path,
+    config: dict | None = None,
+    tokenizer: Tokenizer | None = None,
+    seed: int = 0,
+    trained_on: str | None = None,
 ) -> Path:
     """Write what transformers' save_pretrained() writes of model and tokenizer; return the folder.
 
     With `trained_on`, the weights are trained to generate pairs of words of that text.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = unigram_tokenizer()
+    tokenizer = tokenizer or unigram_tokenizer()
     size = tokenizer.get_vocab_size()
     config = {"vocab_size": -(-size // 128) * 128, **(config or CONFIG)}
     (folder / "config.json").write_text(json.dumps(config))

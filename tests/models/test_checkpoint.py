@@ -195,9 +195,9 @@ def test_wrong_value(folder, key, value, message):
 
 NO_SEPARATOR = (
     "config.json: no `sep_token_id`, and the tokenizer has no `sep_token` that is not EOS, BOS or "
-    "CLS as well (BART's </s> is EOS); either this is not a question-answer generator, or its "
-    "files do not say which token separates question and answer: add "
-    '"sep_token_id" to config.json (the published BART has 50259)'
+    "CLS as well (</s> is EOS); either this is not a question-answer generator, or its "
+    "files do not say which token separates question and answer: then add "
+    '"sep_token_id" to config.json'
 )
 
 

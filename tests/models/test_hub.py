@@ -1,21 +1,18 @@
 """Names on the hub, asked for by the real client at a small hub on loopback."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+import small_hub
 import tiny_models
 import torch
 from cli_helpers import DOCUMENT, SMALL, SUMMARIES
-from messages import says
 from safetensors.torch import load_file
-from small_hub import TOKEN, small_hub
+from small_hub import TOKEN, refused
 
 from quals_fast.models.hub import fetch, is_hub_name, name_of
 
@@ -40,13 +37,6 @@ print(scorer._origin["revision"])
 """
 
 
-class Answer(NamedTuple):
-    """What a process wrote."""
-
-    stdout: str
-    stderr: str
-
-
 @pytest.fixture
 def hub(tiny_folder, tmp_path):
     """A hub with one model in safetensors, beside files that nobody needs."""
@@ -54,7 +44,7 @@ def hub(tiny_folder, tmp_path):
     (repository / "README.md").write_text("a model")
     (repository / "pytorch_model.bin").write_bytes(b"large")
     (repository / "modeling_tiny.py").write_text("raise SystemExit")
-    with small_hub(tmp_path / "repositories") as hub:
+    with small_hub.small_hub(tmp_path / "repositories") as hub:
         yield hub
 
 
@@ -63,13 +53,7 @@ def ask(hub, tmp_path):
     """Run a program, by default one that fetches a model, against that hub with its own cache."""
 
     def _ask(*arguments, code=FETCH, **variables):
-        endpoint = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
-        found = subprocess.run(
-            [sys.executable, "-c", code, *arguments],
-            env=os.environ | endpoint | variables,
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        return Answer(found.stdout, found.stderr)
+        return small_hub.ask(hub, tmp_path / "home", code, *arguments, **variables)
 
     return _ask
 
@@ -77,12 +61,6 @@ def ask(hub, tmp_path):
 def folder_of(answer):
     assert answer.stdout, answer.stderr
     return Path(answer.stdout.strip())
-
-
-def refused(answer, message):
-    assert answer.stdout == ""
-    assert "Traceback" not in answer.stderr
-    assert re.search(says(message), answer.stderr), answer.stderr
 
 
 # What is fetched
@@ -139,6 +117,8 @@ def test_a_commit_can_be_asked_for(hub, ask):
     assert hub.commit(NAME) != before
     assert folder_of(ask(NAME)).name == hub.commit(NAME)
     assert folder_of(ask(NAME, before)) == folder
+    hub.tags["v1"] = before
+    assert folder_of(ask(NAME, "v1")) == folder
 
 
 def test_a_token_opens_what_is_gated(hub, ask):

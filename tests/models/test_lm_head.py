@@ -52,6 +52,19 @@ def test_screening_leaves_the_differences_within_a_row_alone():
 
 
 @needs_int8
+def test_likely_tokens_are_missed_where_one_feature_hides_the_others():
+    hidden, weight, bias = setup()
+    head = ScreenedLMHead(weight, bias, EAGER)
+    assert head.finds_likeliest(hidden)
+    hidden[0, 7], weight[:, 7] = 1000, 0
+    head = ScreenedLMHead(weight, bias, EAGER)
+    assert not head.finds_likeliest(hidden)
+    hidden[0, 8] = torch.nan
+    assert head.finds_likeliest(hidden)
+    assert head.finds_likeliest(hidden[:1])  # of what is not finite nothing can be told
+
+
+@needs_int8
 @pytest.mark.parametrize("size", [20, 65, 300])
 def test_small_vocabularies(size):
     hidden, weight, bias = setup(size=size, rows=3)

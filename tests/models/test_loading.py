@@ -1,10 +1,13 @@
 """Weights, shards, digests, the bundled model and devices: what loads, and what is refused."""
 
 import json
+import logging
 import re
 import shutil
+from functools import partial
 
 import pytest
+import tiny_models
 import torch
 from model_folders import (
     CPU,
@@ -21,10 +24,12 @@ from safetensors.torch import load_file, save_file
 
 from quals_fast.models import loading
 from quals_fast.models.checkpoint import CheckpointError
+from quals_fast.models.integers import has_fast_int8
+from quals_fast.models.lm_head import CpuLMHead
 from quals_fast.models.loading import load_model, resolve_device
 from quals_fast.models.precision import PRECISIONS, resolve_precision
 from quals_fast.models.tokenizer import QATokenizer
-from quals_fast.ops import BackendUnavailableError
+from quals_fast.ops import EAGER, TRITON, BackendUnavailableError
 
 INDEX = "model.safetensors.index.json"
 
@@ -385,9 +390,31 @@ def test_dtypes():
         resolve_precision("int8", CPU)
 
 
+@pytest.mark.skipif(not has_fast_int8(), reason="the processor has no fast int8")
+def test_auto_does_without_integers_that_miss_tokens(folder, monkeypatch, caplog):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    auto, mixed = (partial(resolve_precision, name, CPU, EAGER) for name in ("auto", "mixed"))
+    assert load_model(folder, device=CPU, precision=auto).precision.name == "mixed"
+
+    def enlarge(weights):
+        weights["model.decoder.layers.1.final_layer_norm.weight"][3] *= 1000
+        weights["model.shared.weight"][:, 3] /= 1000  # so that the others still decide
+
+    change_weights(folder, enlarge)
+    with caplog.at_level(logging.WARNING, "quals_fast"):
+        model = load_model(folder, device=CPU, precision=auto)
+    assert (model.precision.name, type(model.head)) == ("float32", CpuLMHead)
+    assert f"8-bit integers miss likely tokens of {folder}; continuing in float32" in caplog.text
+    with pytest.raises(BackendUnavailableError, match="dtype 'mixed' does not fit this model"):
+        load_model(folder, device=CPU, precision=mixed)
+
+
 @pytest.mark.parametrize("name", ["bfloat16", "float16"])
 def test_half_precision_on_a_cpu(name):
-    message = f"dtype '{name}' needs a GPU, but the device is 'cpu'; use dtype='auto'"
+    message = (
+        f"dtype '{name}' needs a GPU, but the device is 'cpu'; use dtype='auto', which on a CPU is "
+        "'float32' for a T5, and 'mixed' or 'float32' for a BART"
+    )
     with pytest.raises(BackendUnavailableError, match=message):
         resolve_precision(name, CPU)
 
@@ -415,3 +442,18 @@ def test_bfloat16_on_a_gpu_without_it(monkeypatch):
     message = r"dtype 'bfloat16' is not available on Tesla T4; use dtype='auto'"
     with pytest.raises(RuntimeError, match=message):
         resolve_precision("bfloat16", torch.device("cuda"))
+
+
+@pytest.mark.parametrize("heads", [(1, 2), (2, 1)], ids=["encoder", "decoder"])
+def test_heads_that_the_kernels_do_not_take(tmp_path, heads):
+    config = tiny_models.CONFIG | {
+        "d_model": 24, "encoder_attention_heads": heads[0], "decoder_attention_heads": heads[1],
+    }  # fmt: skip
+    folder = tiny_models.write_checkpoint(tmp_path / "m", config)
+    message = (
+        "backend 'triton' needs attention heads whose size is a multiple of 8 up to 128, but this "
+        "model's have size 12; use backend='eager'"
+    )
+    with pytest.raises(BackendUnavailableError, match=message):
+        load_model(folder, device=CPU, kernels=TRITON)
+    assert load_model(folder, device=CPU).shape.d_model == 24

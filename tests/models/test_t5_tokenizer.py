@@ -1,4 +1,4 @@
-"""T5's tokenizer, which changes texts: what is found in a summary, and what is unknown."""
+"""SentencePiece tokenizers, T5's own and a BPE, which change texts: what is found, and unknown."""
 
 import json
 from array import array
@@ -21,10 +21,14 @@ DOCUMENT = "the queen opened the bridge in 1962 . forty lives was lost ."
 SMALL = DecodingConfig(num_beams=12, num_beam_groups=12, min_length=2, max_length=12)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+TOKENIZERS = {"Unigram": tiny_t5.unigram_tokenizer, "BPE": tiny_t5.bpe_tokenizer}
+
+
+@pytest.fixture(scope="module", params=TOKENIZERS)
+def trained(request, tmp_path_factory):
     """Return the folder of a T5 that was trained to generate pairs about SUMMARY."""
-    return tiny_t5.write_t5(tmp_path_factory.mktemp("t5") / "tiny-t5", trained_on=SUMMARY)
+    folder, tokenizer = tmp_path_factory.mktemp("t5") / "tiny-t5", TOKENIZERS[request.param]()
+    return tiny_t5.write_t5(folder, tokenizer=tokenizer, trained_on=SUMMARY)
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +62,7 @@ SPELLINGS = {
 }
 
 
+@pytest.mark.parametrize("trained", ["Unigram"], indirect=True)
 def test_it_is_built_as_transformers_builds_it(model):
     tokenizer = tiny_t5.unigram_tokenizer()
     vocab = [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["vocab"]]

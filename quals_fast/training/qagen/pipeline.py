@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ except ModuleNotFoundError as error:
 import torch
 from transformers import EarlyStoppingCallback, Seq2SeqTrainingArguments
 
+from quals_fast.models.hub import commit_of, is_hub_name
 from quals_fast.training.qagen import checkpoints
 from quals_fast.training.qagen.batches import Examples, Plan
 from quals_fast.training.qagen.clock import Clock
@@ -39,7 +40,7 @@ RUN_FILE = "run.json"
 # Settings that may change when a run is resumed; all others must stay the same.
 _MAY_CHANGE = {"output", "dev", "epochs", "examples", "decay", "every", "keep", "patience",
                "dev_questions", "bf16", "cpu", "threads", "skip_invalid", "minutes",
-               "workers"}  # fmt: skip
+               "workers", "revision"}  # fmt: skip
 _REMOVED = {"answer_weight": 1.0}  # settings of earlier versions, and what every run now has
 _LOGGING_STEPS = 50  # between lines
 
@@ -71,17 +72,22 @@ def train(settings: TrainingSettings, report: Callable[[str], None] = print) -> 
             f"{arguments.world_size}; use `examples` instead"
         )
     say = report if arguments.process_index == 0 else _silent
-    run: dict[str, Any] = {"identity": _identity(settings, arguments.world_size)}
-    with arguments.main_process_first():
+    with arguments.main_process_first():  # a download writes files
+        is_on_hub = is_hub_name(settings.init)
+        commit = commit_of(settings.init, settings.revision) if is_on_hub else None
+        run: dict[str, Any] = {
+            "identity": _identity(settings, arguments.world_size, commit),
+            "revision": settings.revision,
+        }
         if arguments.process_index == 0:
             _check_output(settings.output, run["identity"])
             _write_run(settings.output, run)
     corpus = _read(settings.train, settings, settings.caps)
-    with arguments.main_process_first():  # a warm start writes files, a download too
+    with arguments.main_process_first():  # a warm start writes files, too
         transformers.set_seed(settings.seed)
         asked = (text for one in corpus.questions for text in (one.text, one.answer))
         texts = (*corpus.passages, *asked)
-        start = load_starting_point(settings, say, texts)
+        start = load_starting_point(replace(settings, revision=commit), say, texts)
     encoder = PairEncoder(
         start.tokenizer, start.conventions, start.positions, settings.long_contexts
     )
@@ -110,7 +116,7 @@ def train(settings: TrainingSettings, report: Callable[[str], None] = print) -> 
         trainer.add_callback(EarlyStoppingCallback(settings.patience))
     if resumed is not None:
         say(f"resuming from {resumed}")
-    trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+    trained = trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
     if trainer.state.global_step < steps and settings.patience is not None:
         say(f"stopped early; the best checkpoint is {trainer.state.best_model_checkpoint}")
     if clock is not None and clock.is_up:
@@ -122,6 +128,10 @@ def train(settings: TrainingSettings, report: Callable[[str], None] = print) -> 
         "steps_done": trainer.state.global_step,
         "examples": examples.questions,
         "texts": sum(map(len, plan)),
+        "source_tokens": plan.source_tokens,
+        "target_tokens": plan.target_tokens,
+        "flop": flops,
+        "seconds": trained.metrics["train_runtime"],  # of this call, with its checkpoints
         "evaluations": [log for log in trainer.state.log_history if "eval_loss" in log],
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
@@ -180,8 +190,11 @@ def _has_bf16(settings: TrainingSettings) -> bool:
     return torch.cpu._is_avx512_bf16_supported()
 
 
-def _identity(settings: TrainingSettings, processes: int) -> dict[str, Any]:
-    """Return what must not change when a run is resumed."""
+def _identity(settings: TrainingSettings, processes: int, commit: str | None) -> dict[str, Any]:
+    """Return what must not change when a run is resumed.
+
+    A branch moves and a commit has several names, so of a revision it is the commit.
+    """
     identity: dict[str, Any] = {"processes": processes}
     for one in fields(settings):
         value = getattr(settings, one.name)
@@ -192,7 +205,7 @@ def _identity(settings: TrainingSettings, processes: int) -> dict[str, Any]:
         if one.name not in _MAY_CHANGE:
             is_plain = isinstance(value, int | float | list | dict | None)
             identity[one.name] = value if is_plain else str(value)
-    return identity
+    return identity | {"commit": commit}
 
 
 def _check_output(output: Path, identity: Mapping[str, Any]) -> None:
@@ -223,6 +236,13 @@ def _check_output(output: Path, identity: Mapping[str, Any]) -> None:
                 "the run, or choose a new --output folder"
             )
     changed = [name for name in now if before.get(name) != now[name]]
+    commit = before.get("commit")
+    if changed == ["commit"] and None not in (commit, now["commit"]):
+        raise TrainingError(
+            f"{output} belongs to a run that started from {now['init']} at commit {commit}, but "
+            f"got {now['commit']}; resume it with --revision {commit}, or choose a new --output "
+            "folder"
+        )
     if changed:
         name = changed[0]
         raise TrainingError(

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal, Self, get_args
 
+from quals_fast.models.hub import check_revision
+
 LongContexts = Literal["around", "start"]
 AbsentAnswers = Literal["drop", "keep"]
 Bf16 = Literal["auto", "on", "off"]
@@ -90,6 +92,7 @@ class TrainingSettings:
         output: folder for checkpoints and the trained model.
         init: model to start from: a local BART or T5 folder, a bundled model's name, a name on the
             Hugging Face hub, or ``minilm:FOLDER`` for a BART built from a BERT-family encoder.
+        revision: branch, tag or commit of an `init` on the hub; by default, its main branch.
         dev: file of questions to evaluate on; None means no evaluation.
         decoder_layers: with ``minilm:``, the encoder layers that are copied into the decoder.
         sep_token: separator for an `init` that has none; by default, an unused token of its
@@ -148,6 +151,7 @@ class TrainingSettings:
     train: tuple[Path, ...]
     output: Path
     init: str
+    revision: str | None = None
     dev: Path | None = None
     decoder_layers: tuple[int, ...] = (1, 3, 5)
     sep_token: str | None = None
@@ -209,6 +213,7 @@ class TrainingSettings:
             if getattr(self, name) not in get_args(kind):
                 expected = " or ".join(map(repr, get_args(kind)))
                 raise ValueError(f"`{name}` must be {expected}, but got {getattr(self, name)!r}")
+        check_revision(self.init, self.revision)
         if not self.train:
             raise ValueError("`train` must name at least one file")
         if (self.early_views is None) != (self.early_examples == 0):

@@ -156,7 +156,7 @@ def _folder(settings: TrainingSettings) -> Path:
             warm_start.write_bart(encoder, folder, settings.decoder_layers)
         return folder
     if init in BUNDLED or is_hub_name(init) or Path(init).is_dir():
-        return model_folder(init)
+        return model_folder(init, settings.revision)
     raise TrainingError(
         "`init` must be a local folder, a bundled model, a name on the Hugging Face hub such as "
         f"facebook/bart-large, or {warm_start.PREFIX}FOLDER, but {init!r} does not exist"
