@@ -117,6 +117,19 @@ def test_importing_is_cheap(statement):
     assert found.stdout.strip() == "[]"
 
 
+def test_loading_and_scoring_import_no_compiler(tiny_folder):
+    """torch's takes a second to import, and needs sympy."""
+    code = (
+        "import sys; from quals_fast import QualsScorer; "
+        "scorer = QualsScorer.from_pretrained(sys.argv[1], device='cpu', backend='eager'); "
+        "scorer.score(['the town'], ['anne']); "
+        "print(sorted({'torch._dynamo', 'sympy', 'transformers'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, str(tiny_folder)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
 def test_public_names():
     assert set(quals_fast.__all__) == {
         "DecodingConfig",
