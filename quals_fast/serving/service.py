@@ -159,7 +159,7 @@ class Service:
         began = asyncio.get_running_loop().time()
         try:
             asked, results = await self._scored(request)
-            response = write(asked, results)
+            response = await asyncio.to_thread(write, asked, results)  # pages may be long
         except Refused as refused:
             response = _refused(request, refused)
         except ClientDisconnect:
