@@ -77,7 +77,7 @@ def run_workers(n: int, work: Callable[..., None], *arguments: Any) -> int:
     """Run a function in several new processes until SIGTERM or Ctrl-C, or until one of them ends.
 
     Returns:
-        0, or the exit code of the process that failed.
+        0 after a signal, otherwise the exit code of the process that ended, at least 1.
     """
     context = get_context("spawn")
     processes = [context.Process(target=work, args=arguments) for _ in range(n)]
@@ -93,9 +93,10 @@ def run_workers(n: int, work: Callable[..., None], *arguments: Any) -> int:
     signal.signal(signal.SIGINT, pass_on)
     for process in processes:
         process.start()
-    connection.wait([process.sentinel for process in processes])
-    if not received:  # one has failed; a second signal would not let the others finish
+    ended = connection.wait([process.sentinel for process in processes])
+    failed = None if received else next(one for one in processes if one.sentinel in ended)
+    if failed is not None:  # to those that are stopping, it would be a second signal
         pass_on(signal.SIGTERM)
     for process in processes:
         process.join()
-    return max(abs(process.exitcode or 0) for process in processes)
+    return 0 if failed is None else max(failed.exitcode or 0, 1)
