@@ -17,8 +17,9 @@ new Promise((done) => {
   const message = document.getElementById("message"), frame = document.getElementById("result");
   const look = () => {
     const inside = frame.contentDocument, token = inside.querySelector(".t i");
-    const waits = message.textContent.startsWith("Scoring");
-    if (waits || !(frame.hidden || inside.querySelector("footer"))) return setTimeout(look, 20);
+    const isShown = inside.querySelector("footer") && frame.style.height;
+    const waits = message.textContent.startsWith("Scoring") || !(frame.hidden || isShown);
+    if (waits && performance.now() < 60_000) return setTimeout(look, 20);
     done({
       message: message.textContent,
       hidden: frame.hidden,
