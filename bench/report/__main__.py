@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.report import exports, gpu, models, speed, versions
+from bench.report import exports, gpu, models, serving, speed, versions
 from bench.report.figures import check_figures
 from bench.report.results import Reader, StaleResultError
 from bench.shared.common import ROOT
@@ -47,6 +47,8 @@ SECTIONS: dict[str, tuple[Block, ...]] = {
     "onnx": (exports.onnx,),
     "onnx_exports": (exports.onnx_exports,),
     "install_size": (exports.install_size,),
+    "serve": (serving.serve,),
+    "container": (serving.container,),
     "examples": (models.examples,),
     "evaluate": (models.evaluate,),
     "worth_short": (models.worth_short,),

@@ -13,6 +13,7 @@ from quals_fast.commands.explain import explain
 from quals_fast.commands.export import export
 from quals_fast.commands.report import report
 from quals_fast.commands.score import score
+from quals_fast.commands.serve import serve
 from quals_fast.commands.streams import Interrupted, guarded_output
 from quals_fast.commands.train_qagen import train_qagen
 from quals_fast.processes import bound_spinning
@@ -59,6 +60,8 @@ def app() -> None:
     Export a model to ONNX and score with the export:
       quals-fast export qagen-mini exported/ --dtype int8
       quals-fast score pairs.jsonl --model exported/
+    Score over HTTP, and on a page in the browser:
+      quals-fast serve
     Train a summariser with QUALS:
       quals-fast conseq pairs.jsonl --summariser model/ -o trained/
     Train a model of your own for QUALS:
@@ -66,7 +69,7 @@ def app() -> None:
     """  # noqa: D301 - click must get the character that the backslash stands for
 
 
-for command in (score, report, explain, evaluate, export, conseq, train_qagen):
+for command in (score, report, explain, evaluate, export, serve, conseq, train_qagen):
     app.add_command(command)
 
 

@@ -192,12 +192,12 @@ def fetch_model(options: dict[str, Any]) -> dict[str, Any]:
     return options | {"model": str(folder), "revision": None}
 
 
-def quals_scorer(options: dict[str, Any]) -> QualsScorer:
+def quals_scorer(options: dict[str, Any], *, cache_bytes: int = 0) -> QualsScorer:
     """Load the scorer that the options under Model and Search ask for."""
     from quals_fast.scorer import QualsScorer
 
     names = ("revision", "device", "dtype", "backend", "max_batch_tokens", "threads")
-    placement = {name: options[name] for name in names}
+    placement = {name: options[name] for name in names} | {"cache_bytes": cache_bytes}
     return QualsScorer.from_pretrained(options["model"], **placement, **score_settings(options))
 
 

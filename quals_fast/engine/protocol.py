@@ -44,6 +44,11 @@ class Engine(Protocol):
         """Statistics of the cache of encoded documents; None without a cache."""
         ...
 
+    @property
+    def max_batch_tokens(self) -> int:
+        """How many tokens it processes at once, with all that beams may decode."""
+        ...
+
     def inference(self) -> AbstractContextManager[None]:
         """Return a context for one thread at a time, without the caller's autograd and autocast."""
         ...

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from threading import Thread
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from quals_fast.batching import is_out_of_memory
 from quals_fast.errors import InputError
@@ -43,6 +43,20 @@ class Scorer(Protocol):
         ...
 
 
+class TextRow(Protocol):
+    """A row with its texts, such as `InputRow`."""
+
+    @property
+    def document(self) -> Any:
+        """The document."""
+        ...
+
+    @property
+    def summary(self) -> Any:
+        """The summary."""
+        ...
+
+
 def score_windows(
     scorer: Scorer,
     rows: Iterable[InputRow],
@@ -70,7 +84,7 @@ def score_windows(
             window, problems = window[:end], problems[:end]
         good = [row for row, problem in zip(window, problems, strict=True) if problem is None]
         on_progress(len(window) - len(good))
-        scored = iter(_score(scorer, good, on_progress))
+        scored = iter(score_together(scorer, good, on_progress))
         done: Window = []
         for row, problem in zip(window, problems, strict=True):
             done.append((row, _with_place(row, next(scored) if problem is None else problem)))
@@ -80,10 +94,13 @@ def score_windows(
         yield done
 
 
-def _score(
-    scorer: Scorer, rows: list[InputRow], on_progress: Callable[[int], None]
+def score_together(
+    scorer: Scorer, rows: Sequence[TextRow], on_progress: Callable[[int], None] = lambda n: None
 ) -> list[RowScore]:
-    """Score rows together, or each alone if one of them is too much for memory or tokenizer."""
+    """Score rows together, or each alone if one of them is too much for memory or tokenizer.
+
+    Such a row gets status ``error``; any other failure is raised.
+    """
     if not rows:
         return []
     n_reported = 0
@@ -108,7 +125,7 @@ def _score(
         message += f"; length in characters: {sizes}"
         return [SummaryScore(status="error", message=message)]
     _LOG.warning("a window of %d rows failed (%s); scoring them singly", len(rows), message)
-    return [result for row in rows for result in _score(scorer, [row], on_progress)]
+    return [result for row in rows for result in score_together(scorer, [row], on_progress)]
 
 
 def _is_of_one_row(error: BaseException) -> bool:

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from quals_fast.models.bart import Bart
 from quals_fast.models.checkpoint import (
@@ -263,9 +265,20 @@ def digest_of(folder: Path) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
+class _Uninitialized(TorchFunctionMode):
+    """Skips `torch.nn.init`: on the meta device, it would import torch's compiler, for a second."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Call a function, unless it draws weights."""
+        is_of_init = getattr(function, "__module__", None) == "torch.nn.init"
+        return None if is_of_init else function(*args, **(kwargs or {}))
+
+
 def network_of(shape: Shape) -> Network:
     """Return a network of a shape, whose weights take no memory."""
-    with torch.device("meta"):
+    with torch.device("meta"), _Uninitialized():
         return T5(shape) if isinstance(shape, T5Shape) else Bart(shape)
 
 

@@ -29,7 +29,7 @@ from quals_fast.commands.app import app
 from quals_fast.processes import SPINS
 
 
-@pytest.mark.parametrize("command", ["score", "explain", "evaluate", "conseq"])
+@pytest.mark.parametrize("command", ["score", "explain", "evaluate", "serve", "conseq"])
 def test_help_mentions_every_option_and_its_default(command):
     result = CliRunner().invoke(app, [command, "--help"], prog_name="quals-fast")
     assert result.exit_code == 0

