@@ -6,8 +6,8 @@
 Two correct float32 programs may differ in near ties: a summary may differ if, at the first step at
 which the two searches differ, the reference decided with a margin under 2e-5. Near ties are counted
 and must be at most 3 % of the summaries, or one; with random weights, many words are about equally
-likely, so a T5 that is made here may have more. If the engine differs otherwise, the exit code is 1.
-With `--dtype`, the engine's scores in another type are compared with its float32 scores, too.
+likely, so a T5 that is made here may have more. If the engine differs otherwise, the exit code is
+1. With `--dtype`, the engine's scores in another type are compared with its float32 scores, too.
 """
 
 from __future__ import annotations
