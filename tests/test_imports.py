@@ -26,7 +26,7 @@ LAYERS = [
     {"scorer"},
     {"jobs"},
     {"pages", "evaluation", "reference", "qags"},
-    {"training"},
+    {"training", "scale"},
     {"commands"},
     {"__main__"},
 ]

@@ -70,7 +70,7 @@ def score_windows(
             window, problems = window[:end], problems[:end]
         good = [row for row, problem in zip(window, problems, strict=True) if problem is None]
         on_progress(len(window) - len(good))
-        scored = iter(_score(scorer, good, on_progress))
+        scored = iter(score_together(scorer, good, on_progress))
         done: Window = []
         for row, problem in zip(window, problems, strict=True):
             done.append((row, _with_place(row, next(scored) if problem is None else problem)))
@@ -80,8 +80,8 @@ def score_windows(
         yield done
 
 
-def _score(
-    scorer: Scorer, rows: list[InputRow], on_progress: Callable[[int], None]
+def score_together(
+    scorer: Scorer, rows: list[InputRow], on_progress: Callable[[int], None] = lambda n: None
 ) -> list[RowScore]:
     """Score rows together, or each alone if one of them is too much for memory or tokenizer."""
     if not rows:
@@ -106,7 +106,7 @@ def _score(
         on_progress(1)
         return [SummaryScore(status="error", message=message)]
     _LOG.warning("a window of %d rows failed (%s); scoring them singly", len(rows), message)
-    return [result for row in rows for result in _score(scorer, [row], on_progress)]
+    return [result for row in rows for result in score_together(scorer, [row], on_progress)]
 
 
 def _is_of_one_row(error: BaseException) -> bool:
