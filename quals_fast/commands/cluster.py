@@ -196,4 +196,4 @@ def _cause(error: BaseException) -> str:
     """Return the message of the error that a worker raised, without what Ray adds to it."""
     while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
         error = cause
-    return str(error).partition("\nFailed to apply")[0]
+    return " ".join(str(error).partition("\nFailed to apply")[0].split())
