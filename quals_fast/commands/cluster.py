@@ -184,8 +184,11 @@ def _connect(address: str | None) -> bool:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-        except (ConnectionError, ValueError) as error:
-            raise UsageFailure(f"cannot connect to Ray: {error}") from error
+        except Exception as error:
+            # Ray raises a plain Exception if its processes do not start in time.
+            if type(error) is not Exception and not isinstance(error, ConnectionError | ValueError):
+                raise
+            raise UsageFailure(f"cannot connect to Ray: {' '.join(str(error).split())}") from error
     ray.data.DataContext.get_current().enable_progress_bars = False
     for name in ("ray.data", "ray"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is said in one line

@@ -20,16 +20,23 @@ import ray.data
 @pytest.fixture(scope="module")
 def cluster():
     folder = tempfile.mkdtemp(prefix="qf", dir="/tmp")  # sockets need a short path
-    ray.init(
-        address="local",
-        num_cpus=4,
-        num_gpus=0,
-        object_store_memory=80 * 2**20,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _temp_dir=folder,
-    )
+    for remaining in (2, 1, 0):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=4,
+                num_gpus=0,
+                object_store_memory=80 * 2**20,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=folder,
+            )
+            break
+        except Exception as error:  # Ray waits for its processes for 30 seconds only
+            ray.shutdown()
+            if not remaining or "timed out during startup" not in str(error):
+                raise
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield
     ray.shutdown()
@@ -49,19 +56,23 @@ def busy_workers():
 
 @pytest.fixture
 def killer():
-    """Kill a worker while it holds rows; return a function that says which were killed."""
+    """Return a function that kills the next worker, or the next few, while they hold rows.
+
+    It returns a list of those that it has killed so far.
+    """
     killed = []
 
-    def kill():
-        due = time.monotonic() + 120
-        while time.monotonic() < due and not killed:
+    def kill(times):
+        due = time.monotonic() + 300
+        while time.monotonic() < due and len(killed) < times:
             for process in busy_workers()[:1]:
-                process.send_signal(signal.SIGKILL)
-                killed.append(process.pid)
+                if process.pid not in killed:
+                    process.send_signal(signal.SIGKILL)
+                    killed.append(process.pid)
             time.sleep(0.01)
 
-    def start():
-        Thread(target=kill, daemon=True).start()
+    def start(times=1):
+        Thread(target=kill, args=(times,), daemon=True).start()
         return killed
 
     return start

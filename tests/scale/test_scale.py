@@ -211,6 +211,15 @@ def test_files_have_the_bytes_of_the_plain_runner_though_a_worker_is_killed(clus
 
 
 @pytest.mark.slow
+def test_rows_that_kill_every_worker_end_the_job(cluster, run, killer):
+    write("in.jsonl", texts(60))
+    killed = killer(times=MAX_ATTEMPTS)
+    result = run("in.jsonl", "-o", "out", "--runner", "ray", "--workers", "1", "--quiet")
+    assert len(killed) == MAX_ATTEMPTS
+    assert_usage_error(result, "a batch has killed its worker 3 times … out.part has 0 files")
+
+
+@pytest.mark.slow
 def test_resume_scores_what_is_not_there(cluster, run):
     write("in.jsonl", texts(150))
     run("in.jsonl", "-o", "out", *RAY)
@@ -278,6 +287,31 @@ def test_a_file_that_is_cut_off_ends_the_job_with_its_name(cluster, run):
     result = run("in.parquet", "-o", "out", *RAY, "--quiet")
     assert len(result.stderr.splitlines()) == 1
     assert_usage_error(result, "cannot read … in.parquet: … out.part has")
+
+
+def test_ctrl_c_says_how_to_go_on(cluster, run, monkeypatch):
+    def score_files(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("quals_fast.scale.files.score_files", score_files)
+    write("in.jsonl", texts(2))
+    result = run("in.jsonl", "-o", "out", *RAY, "--quiet")
+    assert result.exit_code == 130
+    assert result.stderr == "interrupted; out.part has 0 files; go on with --resume\n"
+
+
+def test_a_cluster_that_cannot_be_reached_or_has_no_gpu_is_one_line(cluster, run, monkeypatch):
+    write("in.jsonl", texts(2))
+    result = run("in.jsonl", "-o", "out", *RAY, "--device", "cuda")
+    assert_usage_error(result, "--device cuda needs a GPU … none; use --device cpu")
+
+    def init(address, **_):
+        raise ConnectionError(f"nobody\nat {address}")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    result = run("in.jsonl", "-o", "other", *RAY, "--address", "10.0.0.1:6379")
+    assert_usage_error(result, "cannot connect to Ray: nobody at 10.0.0.1:6379")
 
 
 def test_what_makes_no_sense_on_a_cluster_is_refused(run):
