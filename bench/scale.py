@@ -112,6 +112,11 @@ def main() -> None:
             for arm in ARMS:
                 start, _ = run(arm, one_row, settings)
                 seconds, scored[arm] = run(arm, all_rows, settings)
+                if seconds <= start:
+                    raise RuntimeError(
+                        f"{arm}: {len(pairs)} rows took {seconds:.0f} s, but one row {start:.0f} s; "
+                        "wait until the machine is idle, or take more rows"
+                    )
                 starts[arm].append(start)
                 rates[arm].append((len(pairs) - 1) / (seconds - start))
             first, *others = ARMS

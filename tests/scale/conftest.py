@@ -56,23 +56,22 @@ def busy_workers():
 
 @pytest.fixture
 def killer():
-    """Return a function that kills the next worker, or the next few, while they hold rows.
+    """Return a function that kills the next worker while it holds rows.
 
-    It returns a list of those that it has killed so far.
+    It returns a list that then has the process.
     """
     killed = []
 
-    def kill(times):
+    def kill():
         due = time.monotonic() + 300
-        while time.monotonic() < due and len(killed) < times:
+        while time.monotonic() < due and not killed:
             for process in busy_workers()[:1]:
-                if process.pid not in killed:
-                    process.send_signal(signal.SIGKILL)
-                    killed.append(process.pid)
+                process.send_signal(signal.SIGKILL)
+                killed.append(process.pid)
             time.sleep(0.01)
 
-    def start(times=1):
-        Thread(target=kill, args=(times,), daemon=True).start()
+    def start():
+        Thread(target=kill, daemon=True).start()
         return killed
 
     return start

@@ -211,15 +211,6 @@ def test_files_have_the_bytes_of_the_plain_runner_though_a_worker_is_killed(clus
 
 
 @pytest.mark.slow
-def test_rows_that_kill_every_worker_end_the_job(cluster, run, killer):
-    write("in.jsonl", texts(60))
-    killed = killer(times=MAX_ATTEMPTS)
-    result = run("in.jsonl", "-o", "out", "--runner", "ray", "--workers", "1", "--quiet")
-    assert len(killed) == MAX_ATTEMPTS
-    assert_usage_error(result, "a batch has killed its worker 3 times … out.part has 0 files")
-
-
-@pytest.mark.slow
 def test_resume_scores_what_is_not_there(cluster, run):
     write("in.jsonl", texts(150))
     run("in.jsonl", "-o", "out", *RAY)
