@@ -114,8 +114,8 @@ def main() -> None:
                 seconds, scored[arm] = run(arm, all_rows, settings)
                 if seconds <= start:
                     raise RuntimeError(
-                        f"{arm}: {len(pairs)} rows took {seconds:.0f} s, but one row {start:.0f} s; "
-                        "wait until the machine is idle, or take more rows"
+                        f"{arm}: {len(pairs)} rows took {seconds:.0f} s, but one row "
+                        f"{start:.0f} s; wait until the machine is idle, or take more rows"
                     )
                 starts[arm].append(start)
                 rates[arm].append((len(pairs) - 1) / (seconds - start))
