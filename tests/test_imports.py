@@ -26,7 +26,7 @@ LAYERS = [
     {"scorer"},
     {"jobs"},
     {"pages", "evaluation", "reference", "qags"},
-    {"training", "serving"},
+    {"training", "scale", "serving"},
     {"commands"},
     {"__main__"},
 ]

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.report import exports, gpu, models, serving, speed, versions
+from bench.report import exports, gpu, models, scale, serving, speed, versions
 from bench.report.figures import check_figures
 from bench.report.results import Reader, StaleResultError
 from bench.shared.common import ROOT
@@ -40,6 +40,8 @@ SECTIONS: dict[str, tuple[Block, ...]] = {
     "parity": (speed.parity,),
     "memory": (speed.memory,),
     "scaling": (speed.scaling,),
+    "scale": (scale.scale,),
+    "scale_plan": (scale.scale_plan,),
     "claim_short": (speed.claim_short, speed.claim_short_of_gpu),
     "claim": (speed.claim, speed.claim_of_gpu),
     "training_cost": (speed.training_cost, speed.training_cost_of_t5),

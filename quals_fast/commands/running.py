@@ -35,54 +35,25 @@ LOG_SECONDS = 60  # between two lines of progress where there is no terminal
 
 
 @dataclass(slots=True)
-class ScoringJob:
-    """A job over INPUT, with a loaded model, behind a progress bar.
+class JobProgress:
+    """A job's progress: a bar on a terminal, otherwise a line a minute.
 
     Attributes:
-        scorer: scores the rows.
-        rows: the rows of INPUT.
-        n_rows: number of rows; None for a stream.
-        digests: name and hash of each file; empty for a stream.
-        fail_fast: whether the job ends at the first row with status ``error``.
+        bar: the progress bar.
+        task: its task.
+        logs: whether to print lines.
     """
 
-    scorer: Scorer
-    rows: JobInput
-    n_rows: int | None
-    digests: list[str]
-    fail_fast: bool
-    _progress: Progress
-    _task: TaskID
-    _logs: bool
+    bar: Progress
+    task: TaskID
+    logs: bool
     _logged_at: float = field(default_factory=time.monotonic)
 
-    def windows(self, chosen: range | None = None, *, skip: int = 0) -> Iterator[Window]:
-        """Score rows.
-
-        Args:
-            chosen: which rows of a file; None for all.
-            skip: how many of these have been scored before.
-        """
-        total = self.n_rows if chosen is None else len(chosen)
-        self._progress.reset(self._task, total=total, completed=skip, description="scoring")
-        self._progress.advance(self._task, 0)  # the rate counts from here, not from the first rows
-        rows = self.rows if chosen is None else islice(self.rows, chosen.start + skip, chosen.stop)
-        return score_windows(
-            self.scorer,
-            rows,
-            fail_fast=self.fail_fast,
-            on_progress=lambda n: self._progress.advance(self._task, n),
-        )
-
-    def results(self) -> Iterator[tuple[InputRow, Any]]:
-        """Score all rows and yield them one by one."""
-        return chain.from_iterable(self.windows())
-
     def show(self, counts: str) -> None:
-        """Show the counts by status with the progress; without a terminal, a line a minute."""
-        self._progress.update(self._task, counts=counts)
-        task, now = self._progress.tasks[0], time.monotonic()
-        if not self._logs or task.finished or now - self._logged_at < LOG_SECONDS:
+        """Show the counts by status with the progress."""
+        self.bar.update(self.task, counts=counts)
+        task, now = self.bar.tasks[0], time.monotonic()
+        if not self.logs or task.finished or now - self._logged_at < LOG_SECONDS:
             return
         self._logged_at = now
         of = "" if task.total is None else f" of {task.total:,.0f}"
@@ -92,6 +63,50 @@ class ScoringJob:
         if task.time_remaining is not None:
             line += f", {timedelta(seconds=task.time_remaining)} left"
         click.echo(line, err=True)
+
+
+@dataclass(slots=True)
+class ScoringJob:
+    """A job over INPUT, with a loaded model, behind a progress bar.
+
+    Attributes:
+        scorer: scores the rows.
+        rows: the rows of INPUT.
+        n_rows: number of rows; None for a stream.
+        digests: name and hash of each file; empty for a stream.
+        fail_fast: whether the job ends at the first row with status ``error``.
+        progress: shows how far the job is.
+    """
+
+    scorer: Scorer
+    rows: JobInput
+    n_rows: int | None
+    digests: list[str]
+    fail_fast: bool
+    progress: JobProgress
+
+    def windows(self, chosen: range | None = None, *, skip: int = 0) -> Iterator[Window]:
+        """Score rows.
+
+        Args:
+            chosen: which rows of a file; None for all.
+            skip: how many of these have been scored before.
+        """
+        total = self.n_rows if chosen is None else len(chosen)
+        bar, task = self.progress.bar, self.progress.task
+        bar.reset(task, total=total, completed=skip, description="scoring")
+        bar.advance(task, 0)  # the rate counts from here, not from the first rows
+        rows = self.rows if chosen is None else islice(self.rows, chosen.start + skip, chosen.stop)
+        return score_windows(
+            self.scorer,
+            rows,
+            fail_fast=self.fail_fast,
+            on_progress=lambda n: bar.advance(task, n),
+        )
+
+    def results(self) -> Iterator[tuple[InputRow, Any]]:
+        """Score all rows and yield them one by one."""
+        return chain.from_iterable(self.windows())
 
 
 @contextmanager
@@ -119,9 +134,8 @@ def scoring_job(
             with usage_errors(ValueError, BackendUnavailableError, ModuleNotFoundError):
                 scorer = _scorer(options)
             logs = not hidden and not sys.stderr.isatty()
-            yield ScoringJob(
-                scorer, rows, n_rows, digests, options["fail_fast"], progress, task, logs
-            )
+            shown = JobProgress(progress, task, logs)
+            yield ScoringJob(scorer, rows, n_rows, digests, options["fail_fast"], shown)
 
 
 def job_input(

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from quals_fast.commands.cluster import CLUSTER_OPTIONS, RAY_OPTIONS, score_on_cluster
 from quals_fast.commands.options import (
     METRIC_OPTIONS,
     QUIET,
@@ -54,7 +55,12 @@ OUTPUT_OPTIONS = (
 
 @click.command(cls=GroupedCommand)
 @with_groups(
-    {"Input": (INPUT, *READING_OPTIONS, SHARD), "Output": OUTPUT_OPTIONS, **METRIC_OPTIONS}
+    {
+        "Input": (INPUT, *READING_OPTIONS, SHARD),
+        "Output": OUTPUT_OPTIONS,
+        **METRIC_OPTIONS,
+        "Cluster": CLUSTER_OPTIONS,
+    }
 )
 def score(
     output: str | None,
@@ -76,6 +82,8 @@ def score(
       quals-fast score pairs.jsonl -o scores.jsonl --rows 10
     Start a long job, or continue it after an interruption:
       quals-fast score pairs.jsonl -o scores.jsonl --resume
+    Score on the machines of a Ray cluster, into a directory:
+      quals-fast score --runner ray 'in/*.parquet' -o out/ --resume
     Read CSV columns with other names from standard input:
       cat pairs.csv | quals-fast score - --document-field article --summary-field highlights
 
@@ -93,7 +101,16 @@ def score(
         raise click.UsageError(
             "--rows is for the table, but got -o -, which prints none; leave one of them out"
         )
+    given = {name: options.pop(name) for name in ("runner", *RAY_OPTIONS)}
     source = job_input(options)
+    if given["runner"] == "ray":
+        score_on_cluster(
+            source, output, options | given,
+            include_pairs=include_pairs, resume=resume, overwrite=overwrite,
+        )  # fmt: skip
+        return
+    for option in options_given(RAY_OPTIONS):
+        raise click.UsageError(f"{option} needs --runner ray; add it, or leave {option} out")
     with usage_errors(InputError):
         check_shard(shard, source)
         file = _results_file(output, source, resume=resume, overwrite=overwrite)
@@ -126,7 +143,7 @@ def score(
                 is_stopped = job.fail_fast and window[-1][1].status == "error"
                 if file is not None and not is_stopped:
                     file.commit(tally.total, tally.state())
-                job.show(tally.counts())
+                job.progress.show(tally.counts())
         except KeyboardInterrupt:
             rest = f"; {file.advice}" if isinstance(file, ResumableFile) else ""
             raise Interrupted(f"interrupted{rest}") from None

@@ -13,7 +13,7 @@ import os
 from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import IO, Any, BinaryIO, Self
 
 from quals_fast.errors import InputError
 from quals_fast.jobs.output import check_name, named_errors
@@ -103,7 +103,7 @@ class ResumableFile:
                 return self  # it is whole
         with named_errors(self._name):
             self._file = self._part.open("ab")
-            _lock(self._file, self.part)
+            lock(self._file, self.part)
             self._save()  # before anything is cut off: what comes after these bytes is not valid
             self._file.truncate(self._n_bytes)
         return self
@@ -188,14 +188,9 @@ class ResumableFile:
             old, found = record["job"], (record["rows"], record["bytes"], record["state"])
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise self._refusal(f"{self._record.name} cannot be read ({error})") from error
-        for name, now in job.items():
-            before = old.get(name)
-            if before == now:
-                continue
-            if isinstance(before, list) and isinstance(now, list):
-                pairs = zip_longest(before, now, fillvalue="no file")
-                before, now = next(both for both in pairs if both[0] != both[1])
-            raise self._refusal(f"{name} was {before}, but is now {now}")
+        changed = difference(old, job)
+        if changed is not None:
+            raise self._refusal(changed)
         return found
 
     def _refusal(self, problem: str) -> InputError:
@@ -205,7 +200,20 @@ class ResumableFile:
         )
 
 
-def _lock(file: BinaryIO, name: str) -> None:
+def difference(old: dict[str, Any], job: dict[str, Any]) -> str | None:
+    """Return the first thing in which a job is not the earlier one, or None."""
+    for name, now in job.items():
+        before = old.get(name)
+        if before == now:
+            continue
+        if isinstance(before, list) and isinstance(now, list):
+            pairs = zip_longest(before, now, fillvalue="no file")
+            before, now = next(both for both in pairs if both[0] != both[1])
+        return f"{name} was {before}, but is now {now}"
+    return None
+
+
+def lock(file: IO[Any], name: str) -> None:
     """Refuse a second job on the same file, where the system can tell."""
     try:
         import fcntl

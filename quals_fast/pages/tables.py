@@ -27,6 +27,10 @@ from quals_fast.pages.display import (
 )
 from quals_fast.results import RowScore
 
+_SUMS = (
+    "truncated_rows", "truncated_tokens", "unknown_rows", "unknown_tokens", "_sum", "_n_scored",
+)  # fmt: skip
+
 
 class _Entry(NamedTuple):
     """A row of the table; the heap drops the highest score first, and of equal ones the latest."""
@@ -109,6 +113,14 @@ class Tally:
         vars(self).update(state)
         self.statuses = Counter(self.statuses)
         self._lowest = [_Entry(*entry) for entry in self._lowest]
+
+    def include(self, state: dict[str, Any]) -> None:
+        """Add the counts of another part of the job, but not its rows."""
+        self.statuses.update(state["statuses"])
+        self.error_places = (self.error_places + state["error_places"])[:10]
+        self.first_error = self.first_error or state["first_error"]
+        for name in _SUMS:
+            setattr(self, name, getattr(self, name) + state[name])
 
     def counts(self) -> str:
         """Return the number of rows of each status."""

@@ -4,7 +4,6 @@ import pytest
 import tiny_models
 from cli_helpers import DOCUMENT, SMALL, STATUSES, SUMMARIES
 from click.testing import CliRunner
-from safetensors.torch import load_file, save_file
 
 from quals_fast import DecodingConfig, QualsScorer
 from quals_fast.commands.app import app
@@ -12,20 +11,7 @@ from quals_fast.commands.app import app
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A checkpoint that asks for the queen: each position of its targets has its word."""
-    folder = tiny_models.write_checkpoint(tmp_path_factory.mktemp("models") / "queens", seed=2)
-    words = [*tiny_models.SPECIAL, *tiny_models.WORDS]
-    weights = load_file(folder / "model.safetensors")
-    positions = weights["model.decoder.embed_positions.weight"]
-    for place, word in enumerate(["who", "[SEP0]", "queen", "[SEP]"], start=2):
-        positions[place] += 5 * weights["model.shared.weight"][words.index(word)]
-    for name, weight in weights.items():
-        if name.startswith("model.decoder.layers") and name.endswith(
-            ("out_proj.weight", "fc2.weight")
-        ):
-            weight *= 0.4
-    save_file(weights, folder / "model.safetensors")
-    return folder
+    return tiny_models.write_asking(tmp_path_factory.mktemp("models") / "queens")
 
 
 @pytest.fixture(scope="module")

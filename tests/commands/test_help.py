@@ -48,6 +48,8 @@ def test_help_mentions_every_option_and_its_default(command):
 def test_help_lists_options_in_groups(command):
     text = CliRunner().invoke(app, [command, "--help"]).stdout
     groups = ["Input", "Output", "Model", "Search", "QAGS", "Other"]
+    if command == "score":
+        groups.insert(-1, "Cluster")
     assert re.findall(r"^(\w+):$", text, re.MULTILINE) == groups
     parts = dict(zip(groups, re.split(r"^\w+:$", text, flags=re.MULTILINE)[1:], strict=True))
     for group, option in [

@@ -13,7 +13,7 @@ import pytest
 from cli_helpers import DOCUMENT, GOOD, SMALL, SUMMARIES, assert_usage_error, json_lines, row, write
 
 from quals_fast import QualsScorer
-from quals_fast.commands.running import ScoringJob
+from quals_fast.commands.running import JobProgress, ScoringJob
 from quals_fast.jobs.inputs import MAX_WINDOW_ROWS as WINDOW
 from quals_fast.pages.display import progress_bar
 
@@ -504,9 +504,9 @@ def test_rate_of_windows_that_take_long_and_report_their_rows_at_once(monkeypatc
     progress = progress_bar(hidden=True)
     progress.get_time = lambda: clock
     task = progress.add_task("loading the model", total=4 * WINDOW, counts="")
-    job = ScoringJob(None, [], 4 * WINDOW, [], False, progress, task, True)
+    job = ScoringJob(None, [], 4 * WINDOW, [], False, JobProgress(progress, task, True))
     for _ in job.windows():
-        job.show("")
+        job.progress.show("")
     first, second = capsys.readouterr().err.splitlines()
     assert "; 1.0 rows/s, 0:03:1" in first
     assert "; 1.0 rows/s, 0:02:0" in second

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from bench.recipes.tiny import train
@@ -109,4 +109,21 @@ def write_checkpoint(
     weights = dict(bart.state_dict())
     weights["final_logits_bias"] = weights["final_logits_bias"][None]  # as Hugging Face has it
     save_file({name: w.contiguous() for name, w in weights.items()}, folder / "model.safetensors")
+    return folder
+
+
+def write_asking(folder: Path) -> Path:
+    """Write a checkpoint that asks for the queen: each position of its targets has its word."""
+    write_checkpoint(folder, seed=2)
+    words = [*SPECIAL, *WORDS]
+    weights = load_file(folder / "model.safetensors")
+    positions = weights["model.decoder.embed_positions.weight"]
+    for place, word in enumerate(["who", "[SEP0]", "queen", "[SEP]"], start=2):
+        positions[place] += 5 * weights["model.shared.weight"][words.index(word)]
+    for name, weight in weights.items():
+        if name.startswith("model.decoder.layers") and name.endswith(
+            ("out_proj.weight", "fc2.weight")
+        ):
+            weight *= 0.4
+    save_file(weights, folder / "model.safetensors")
     return folder

@@ -1,0 +1,135 @@
+"""Score the rows of a Ray Dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from ray.data import Dataset
+
+from quals_fast.config import check_integer
+from quals_fast.jobs.inputs import MAX_WINDOW_ROWS
+from quals_fast.jobs.parsing import InputRow
+from quals_fast.jobs.scoring import score_together
+from quals_fast.scale.tables import result_table
+from quals_fast.scale.workers import Pool, Worker, start_coordinator
+from quals_fast.scorer import QualsScorer
+
+GPU_BATCH_ROWS = 256  # beyond, the rate hardly rises (docs/gpu.md)
+
+
+def score_dataset(
+    ds: Dataset,
+    *,
+    document: str = "document",
+    summary: str = "summary",
+    model: str | Path = "qagen-mini",
+    include_pairs: bool = False,
+    concurrency: int | tuple[int, int] | None = None,
+    num_cpus: int = 1,
+    num_gpus: float = 0,
+    batch_size: int | None = None,
+    **options: Any,
+) -> Dataset:
+    """Score each row of a Ray Dataset on the workers of a cluster.
+
+    Each worker is a process that loads the model once. If it dies, Ray starts another and repeats
+    its batch. A row that cannot be scored gets status ``error`` and a message; the others are not
+    affected. Rows keep their order only if Ray does (``DataContext.execution_options``).
+
+    Args:
+        ds: Rows with two columns of texts.
+        document: Column of the documents.
+        summary: Column of the summaries.
+        model: As for `QualsScorer.from_pretrained`. A folder must have the same path on all nodes.
+        include_pairs: Add a column with the question-answer pairs of each row.
+        concurrency: The most workers, or a tuple of the least and the most. By default, Ray adds
+            workers while the cluster has room. It starts the least at once, even if they leave no
+            core for reading: then the job waits forever.
+        num_cpus: Cores of a worker, and the number of its threads.
+        num_gpus: GPUs of a worker. By default 0: it scores on the CPU.
+        batch_size: Rows that a worker scores in one call, and loses when it dies. The engine forms
+            batches within its token budget from them, and encodes a document once for those of its
+            summaries that are among them. By default, 64, or 256 on a GPU.
+        **options: As for `QualsScorer.from_pretrained`: `dtype`, `preset`, `decoding`, `scoring`,
+            `cache_bytes`, ...
+
+    Returns:
+        A lazy Dataset with the columns of `ds`, and `score` (null if there is none), `status`,
+        `n_pairs`, `truncated_tokens`, `unknown_tokens`, `message`, `signature`, as in the output of
+        ``quals-fast score``.
+
+    Raises:
+        ValueError: If `ds` lacks a column, has one of those above already, or a setting is wrong.
+            Where Ray does not know the columns in advance, the first batch says so.
+        CheckpointError: If the model cannot be used.
+        TypeError: If an option is unknown or has the wrong type.
+    """
+    pool = Pool(concurrency=concurrency, num_cpus=num_cpus, num_gpus=num_gpus)
+    if batch_size is None:
+        batch_size = GPU_BATCH_ROWS if num_gpus else MAX_WINDOW_ROWS
+    check_integer("batch_size", batch_size, 1)
+    known = ds.schema(fetch_if_missing=False)
+    if known is not None:
+        _check_columns(known.names, (document, summary), include_pairs)
+    arguments = {
+        "loading": pool.loading(model, options),
+        "coordinator": start_coordinator(),
+        "columns": (document, summary),
+        "include_pairs": include_pairs,
+    }
+    rows = ds.repartition(target_num_rows_per_block=batch_size)
+    return pool.map(rows, _TableScorer, batch_size=batch_size, arguments=arguments)
+
+
+class _TableScorer(Worker):
+    """Adds results to tables.
+
+    Args:
+        columns: of the documents and of the summaries.
+        include_pairs: whether to add the pairs.
+        **worker: as for `Worker`.
+    """
+
+    def __init__(self, *, columns: tuple[str, str], include_pairs: bool, **worker: Any) -> None:
+        super().__init__(**worker)
+        self._columns = columns
+        self._include_pairs = include_pairs
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Score the rows of a table."""
+        return self.once(lambda scorer: self._score(scorer, batch))
+
+    def _score(self, scorer: QualsScorer, batch: pa.Table) -> pa.Table:
+        _check_columns(batch.column_names, self._columns, self._include_pairs)
+        texts = (batch.column(name).to_pylist() for name in self._columns)
+        rows = [
+            InputRow(line=n, id=n, fields={}, document=document, summary=summary)
+            for n, (document, summary) in enumerate(zip(*texts, strict=True), 1)
+        ]
+        results = score_together(scorer, rows)
+        added = result_table(results, scorer.signature, include_pairs=self._include_pairs)
+        for name in added.column_names:
+            batch = batch.append_column(added.schema.field(name), added.column(name))
+        return batch
+
+
+def _check_columns(names: list[str], wanted: tuple[str, str], include_pairs: bool) -> None:
+    """Check that a table has the texts, and room for the results.
+
+    Raises:
+        ValueError: it has not.
+    """
+    for argument, name in zip(("document", "summary"), wanted, strict=True):
+        if name not in names:
+            raise ValueError(
+                f"`{argument}` must be a column of the dataset, but got {name!r}; it has "
+                f"{', '.join(map(repr, names)) or 'none'}"
+            )
+    taken = set(names) & set(result_table([], "", include_pairs=include_pairs).column_names)
+    if taken:
+        raise ValueError(
+            f"the dataset must not have the columns of the results, but has "
+            f"{', '.join(map(repr, sorted(taken)))}; rename or drop them"
+        )

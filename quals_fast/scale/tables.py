@@ -1,0 +1,47 @@
+"""Results as tables of pyarrow, with the names that they have as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from quals_fast.results import RowScore
+
+_PAIR = pa.struct(
+    {
+        "question": pa.string(),
+        "answer": pa.string(),
+        "score": pa.float64(),
+        "tokens": pa.list_(pa.string()),
+        "token_ids": pa.list_(pa.int64()),
+        "summary_logprobs": pa.list_(pa.float64()),
+        "document_logprobs": pa.list_(pa.float64()),
+    }
+)
+_COLUMNS = {
+    "score": pa.float64(),
+    "status": pa.string(),
+    "n_pairs": pa.int64(),
+    "truncated_tokens": pa.int64(),
+    "unknown_tokens": pa.int64(),
+    "message": pa.string(),
+    "pairs": pa.list_(_PAIR),
+    "signature": pa.string(),
+}
+
+
+def result_table(results: Sequence[RowScore], signature: str, *, include_pairs: bool) -> pa.Table:
+    """Return results as a table; a NaN score becomes null.
+
+    Args:
+        results: one for each row of the table.
+        signature: of their scorer.
+        include_pairs: whether to add a column `pairs`.
+    """
+    columns = {name: of for name, of in _COLUMNS.items() if include_pairs or name != "pairs"}
+    rows = [
+        {**result.to_dict(include_pairs=include_pairs), "signature": signature}
+        for result in results
+    ]
+    return pa.Table.from_pylist(rows, schema=pa.schema(columns))
