@@ -5,9 +5,10 @@
 
 Two correct float32 programs may differ in near ties: a summary may differ if, at the first step at
 which the two searches differ, the reference decided with a margin under 2e-5. Near ties are counted
-and must be at most 3 % of the summaries, or one; with random weights, many words are about equally
-likely, so a T5 that is made here may have more. If the engine differs otherwise, the exit code is
-1. With `--dtype`, the engine's scores in another type are compared with its float32 scores, too.
+and must be at most 3 % of the summaries, or one; 10 % for a T5 that is made here, since with random
+weights many words are about equally likely. If there are more, or the engine differs otherwise, the
+exit code is 1. With `--dtype`, the engine's scores in another type are compared with its float32
+scores, too.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ from quals_fast.reference.diverse_beam import Trace
 from quals_fast.reference.model import ReferenceModel
 from quals_fast.reference.tolerances import MAX_NEAR_TIES, NEAR_TIE, QUALS
 from quals_fast.scorer import QualsScorer
+
+# Share of summaries, as MAX_NEAR_TIES: 6 % were seen with t5-small. Without a bound, wrong scores
+# could pass as near ties, since almost every such search has some.
+MAX_NEAR_TIES_OF_RANDOM_WEIGHTS = 0.1
 
 
 def compare(rule: Rule, pairs: list[Pair], model: str | Path, device: str) -> dict[str, Any]:
@@ -106,13 +111,13 @@ def main() -> None:
     model = folder_of(arguments.model) if is_made else arguments.model
     prefix = "parity_t5" if arguments.model in T5S else "parity"
     weights = weights_of(arguments.model)
+    most = MAX_NEAR_TIES_OF_RANDOM_WEIGHTS if arguments.model in T5S else MAX_NEAR_TIES
     good = True
     for rule in arguments.rules:
         result = {"model": arguments.model, "data": [path.name for path in arguments.data]}
         result |= compare(rule, pairs, model, arguments.device)
         good &= not result["wrong"]
-        is_rare = len(result["near_ties"]) <= max(1, MAX_NEAR_TIES * len(pairs))
-        good &= is_rare or arguments.model in T5S
+        good &= len(result["near_ties"]) <= max(1, most * len(pairs))
         finish(f"{prefix}_{rule}", result, arguments.device, weights=weights)
         if arguments.dtype is not None:
             more = load_pairs(arguments.data, arguments.dtype_rows)

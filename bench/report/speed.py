@@ -339,8 +339,8 @@ def train_qagen(results: Reader) -> str:
         for name, case in result["cases"].items()
     ]
     return (
-        f"Measured, with random weights (`python -m bench.train_qagen`):\n\n{table(rows)}\n\n"
-        f"{' '.join(map(where, measured))}"
+        f"Measured with `python -m bench.train_qagen`; speed does not depend on the weights:\n\n"
+        f"{table(rows)}\n\n{' '.join(map(where, measured))}"
     )
 
 

@@ -50,7 +50,7 @@ def export(
     Exit codes: 0 if the export succeeded, 1 if the graphs differ from the model by more than their
     type explains, 2 if the command cannot run as given.
     """  # noqa: D301 - click must get the character that the backslash stands for
-    require("torch", message="exporting needs PyTorch: pip install 'quals-fast[onnx]'")
+    require("torch", message='exporting needs PyTorch: pip install ".[onnx]" in the checkout')
     from quals_fast.export.exporter import ExportParityError
 
     run = _export_single_file if single_file else _export_folder

@@ -135,7 +135,7 @@ def require_onnx() -> None:
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
         raise ModuleNotFoundError(
-            f"exporting needs {' and '.join(missing)}: pip install 'quals-fast[onnx]'"
+            f'exporting needs {" and ".join(missing)}: pip install ".[onnx]" in the checkout'
         )
     runtime()  # before torch and onnxscript import it, with its telemetry
 

@@ -44,8 +44,8 @@ def runtime() -> ModuleType:
         import onnxruntime
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "backend 'onnx' needs ONNX Runtime: pip install 'quals-fast[onnx]', or "
-            "'quals-fast[onnx-gpu]' for a GPU"
+            "backend 'onnx' needs ONNX Runtime: in the checkout, pip install \".[onnx]\", or "
+            '".[onnx-gpu]" for a GPU'
         ) from error
     finally:
         if is_mine:
@@ -70,7 +70,8 @@ def resolve_provider(device: str) -> tuple[str, dict[str, str]]:
     if name not in available:
         raise BackendUnavailableError(
             f"device {device!r} needs ONNX Runtime's {name}, but this one has "
-            f"{', '.join(available)}; pip install 'quals-fast[onnx-gpu]', or use device='cpu'"
+            f'{", ".join(available)}; pip install ".[onnx-gpu]" in the checkout, or use '
+            "device='cpu'"
         )
     return name, {"device_id": number} if number else {}
 

@@ -120,7 +120,8 @@ class ScreenedLMHead(CpuLMHead):
     def finds_likeliest(self, hidden: Tensor) -> bool:
         """Return whether the likeliest tokens after these decoder states are all preselected.
 
-        Where one feature is hundreds of times the others, 8-bit integers hide the others.
+        Where one feature is hundreds of times the others, 8-bit integers hide the others. Where
+        many tokens are about equally likely, as with random weights, they confuse their order.
 
         Args:
             hidden: Shape ``(N, d)``; rows that are not finite are left out.

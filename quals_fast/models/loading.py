@@ -211,7 +211,7 @@ def read_weights(folder: Path, shape: Shape | None = None) -> dict[str, Tensor]:
     """
     weights: dict[str, Tensor] = {}
     for path in weight_files(folder):
-        weights |= read_pickled(path) if path.suffix == ".bin" else _read_safetensors(path)
+        weights |= read_pickled(path) if path.suffix == ".bin" else read_safetensors(path)
     # fairseq's *.version says how its modules were stored; transformers ignores both.
     weights = {
         name: tensor
@@ -243,7 +243,14 @@ def read_weights(folder: Path, shape: Shape | None = None) -> dict[str, Tensor]:
     return weights
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Read a file's tensors by name.
+
+    Raises:
+        CheckpointError: it is missing or cannot be read.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path.parent} has no {path.name}; download it again")
     try:
         with safe_open(path, framework="pt") as stored:
             return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118

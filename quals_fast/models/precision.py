@@ -91,8 +91,8 @@ def resolve_precision(
     if name == "mixed" and not integers_fit:
         raise BackendUnavailableError(
             "dtype 'mixed' does not fit this model: its 8-bit integers miss likely tokens, because "
-            "some features of the decoder's output are far larger than the others; use "
-            "dtype='float32'"
+            "some features of the decoder's output are far larger than the others, or many tokens "
+            "are about equally likely; use dtype='float32'"
         )
     is_mixed = fast and integers_fit
     return PRECISIONS[("mixed" if is_mixed else "float32") if name == "auto" else name]

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from quals_fast.models.checkpoint import CheckpointError, read_config, sha256, verify_checksums
-from quals_fast.models.loading import BUNDLED, model_folder, read_weights
+from quals_fast.models.loading import BUNDLED, model_folder, read_safetensors, read_weights
 
 ADAPTER = "adapter.safetensors"
 
@@ -111,7 +110,7 @@ def _read_adapter(
             "again (see its README.md)"
         )
     base_config, weights, tokenizer = read_qags_weights(base)
-    low = _read_tensors(folder / ADAPTER)
+    low = read_safetensors(folder / ADAPTER)
     layers = sorted({name.rpartition(".")[0] for name in low})
     for layer in layers:
         a, b = low.get(f"{layer}.lora_A"), low.get(f"{layer}.lora_B")
@@ -126,20 +125,6 @@ def _read_adapter(
         weights[f"{layer}.weight"] = weight + about["scale"] * (b.float() @ a.float())
     own = any((folder / name).is_file() for name in _TOKENIZERS)
     return base_config | config, weights, _tokenizer(folder) if own else tokenizer
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise CheckpointError(f"{path.parent} has no {path.name}; download it again")
-    try:
-        with safe_open(path, framework="pt") as stored:
-            names = stored.keys()
-            return {name: stored.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is not a readable safetensors file: {error}; it may be incomplete: "
-            "download it again"
-        ) from error
 
 
 def _tokenizer(folder: Path) -> Path:

@@ -211,7 +211,8 @@ def test_an_outlying_feature_is_not_for_integers(folder):
     change_weights(folder, enlarge)
     message = (
         "dtype 'mixed' does not fit this model: its 8-bit integers miss likely tokens, because "
-        "some features of the decoder's output are far larger than the others; use dtype='float32'"
+        "some features of the decoder's output are far larger than the others, or many tokens are "
+        "about equally likely; use dtype='float32'"
     )
     with pytest.raises(BackendUnavailableError, match=message):
         scorer_in(folder, "mixed")
