@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from exported_folders import DOCUMENTS, SUMMARIES
 
 from quals_fast.commands.app import app
+from quals_fast.serving.server import listen
 
 SETTINGS = "--num-beams 6 --num-beam-groups 6 --min-length 2 --max-length 12".split()
 # The slim install has no torch.
@@ -116,6 +117,13 @@ def test_two_workers(one_layer_model, scorer):
 
 def refusal(*arguments, **variables):
     return CliRunner(env=variables).invoke(app, ["serve", *arguments])
+
+
+def test_answers_do_not_wait_for_acknowledgements():
+    with listen("127.0.0.1", 0) as sock, socket.create_connection(sock.getsockname()):
+        connection, _ = sock.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_port_in_use():
