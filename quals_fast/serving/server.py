@@ -14,6 +14,8 @@ import uvicorn
 from quals_fast.errors import InputError
 from quals_fast.serving.service import Service
 
+CLOSE_SECONDS = 30  # for which a client may take to read its answer when the service stops
+
 
 def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens.
@@ -48,6 +50,7 @@ class _Server(uvicorn.Server):
         config = uvicorn.Config(
             service.app, http="h11", ws="none", loop="asyncio", lifespan="on", log_config=None,
             log_level="warning", access_log=False, server_header=False, proxy_headers=False,
+            timeout_graceful_shutdown=CLOSE_SECONDS,
         )  # fmt: skip
         super().__init__(config)
         self._service = service
