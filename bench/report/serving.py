@@ -31,13 +31,20 @@ def serve(results: Reader) -> str:
         for name, case in result["workloads"].items()
         for of_n in [case["times_as_fast"]]
     )
+    added = "; ".join(
+        f"{ms:.1f} ms with {n} ({name})"
+        for name, case in result["workloads"].items()
+        for n, ms in case["added_ms"].items()
+    )
     most = max(case["max_abs_delta"] for case in result["workloads"].values())
     starts = ", ".join(f"{with_spread(one)} s {n}" for n, one in result["start_up_s"].items())
     memory = ", ".join(f"{mib:.0f} at {n}" for n, mib in result["memory_mib"].items())
     return (
         f"{table(rows)}\n\nTimes as many requests a second as without batching, by clients: "
-        f"{ratios}. Scores differ from the library's by at most {most:.1e} ({result['dtype']}). "
-        f"From the command to ready: {starts}. Resident MiB by requests: {memory}. {where(result)}"
+        f"{ratios}. What the server adds to the library's time of the same pair (median), by "
+        f"clients: {added}. Scores differ from the library's by at most {most:.1e} "
+        f"({result['dtype']}). From the command to ready: {starts}. "
+        f"Resident MiB by requests: {memory}. {where(result)}"
     )
 
 

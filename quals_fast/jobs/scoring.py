@@ -116,7 +116,7 @@ def score_together(
     except BaseException as error:
         if not _is_of_one_row(error):
             raise
-        message = f"{type(error).__name__}: {error}"
+        kind, message = type(error).__name__, f"{type(error).__name__}: {error}"
     # Outside of `except`, whose traceback holds the tensors.
     on_progress(-n_reported)
     if len(rows) == 1:
@@ -124,7 +124,8 @@ def score_together(
         sizes = f"document {len(documents[0]):,}, summary {len(summaries[0]):,}"
         message += f"; length in characters: {sizes}"
         return [SummaryScore(status="error", message=message)]
-    _LOG.warning("a window of %d rows failed (%s); scoring them singly", len(rows), message)
+    # Without the message, which may quote a text: the service logs none.
+    _LOG.warning("a window of %d rows failed (%s); scoring them singly", len(rows), kind)
     return [result for row in rows for result in score_together(scorer, [row], on_progress)]
 
 

@@ -19,7 +19,7 @@ class Metrics:
 
     Attributes:
         requests: answers by HTTP status code; 499 if the client had gone away.
-        seconds: from a request's first byte to its answer.
+        seconds: from the end of a request's headers to its scores.
         pairs: scored pairs by status.
         batch_pairs: pairs of a batch.
         queue: pairs that wait.
@@ -32,7 +32,7 @@ class Metrics:
             registry=self._registry,
         )  # fmt: skip
         self.seconds = Histogram(
-            "quals_fast_request_seconds", "Seconds from a request to its answer.",
+            "quals_fast_request_seconds", "Seconds from a request to its scores.",
             buckets=_SECONDS, registry=self._registry,
         )  # fmt: skip
         self.pairs = Counter(

@@ -169,7 +169,8 @@ class Service:
                 log_failure("a request failed", error)
             response = _json({"error": "the request could not be scored; see the log"}, 500)
         self._metrics.requests.labels(response.status_code).inc()
-        self._metrics.seconds.observe(asyncio.get_running_loop().time() - began)
+        if response.status_code == 200:  # refusals, which take no time, would hide slow scores
+            self._metrics.seconds.observe(asyncio.get_running_loop().time() - began)
         return response
 
     async def _scored(self, request: Request) -> tuple[Asked, list[RowScore]]:

@@ -15,6 +15,7 @@ from bench.serve import (
     SUMMARIES_A_DOCUMENT,
     Load,
     Server,
+    added_ms,
     compare,
     difference,
     figures,
@@ -60,6 +61,12 @@ def test_percentiles_are_of_all_rounds():
     assert (found["requests_per_s"]["low"], found["requests_per_s"]["high"]) == (25.0, 51.0)
 
 
+def test_what_the_server_adds_is_of_the_same_pair():
+    server = [Load(1.0, [0.011, 0.102], []), Load(1.0, [0.053], [])]
+    library = [Load(1.0, [0.01, 0.1], []), Load(1.0, [0.05], [])]
+    assert added_ms(server, library) == pytest.approx(2.0)
+
+
 def test_summaries_of_a_document_arrive_apart():
     pairs = workload("documents", None, 2 * SUMMARIES_A_DOCUMENT)
     documents = [pair.document for pair in pairs]
@@ -86,6 +93,7 @@ def test_the_page_shows_a_result(scorer, tmp_path, monkeypatch):
     assert len(lines) == 5  # the library, and two servers with one and two clients
     assert "From the command to ready: 1.25 (1.00 to 1.50, n = 3) s PyTorch" in text
     assert "600 at 100, 601 at 200" in text
+    assert "by clients: " in text and " ms with 1 (pairs). Scores differ" in text
     assert case["max_abs_delta"] < 1e-5
 
 

@@ -102,3 +102,4 @@ def listening(scorer, *, token=None, **limits):
         finally:
             service.is_stopping = True
             thread.join(20)
+            assert not thread.is_alive()

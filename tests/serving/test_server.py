@@ -17,8 +17,11 @@ import pytest
 from cli_helpers import assert_usage_error
 from click.testing import CliRunner
 from exported_folders import DOCUMENTS, SUMMARIES
+from services import listening
 
 from quals_fast.commands.app import app
+from quals_fast.serving import server
+from quals_fast.serving.server import listen
 
 SETTINGS = "--num-beams 6 --num-beam-groups 6 --min-length 2 --max-length 12".split()
 # The slim install has no torch.
@@ -118,6 +121,13 @@ def refusal(*arguments, **variables):
     return CliRunner(env=variables).invoke(app, ["serve", *arguments])
 
 
+def test_answers_do_not_wait_for_acknowledgements():
+    with listen("127.0.0.1", 0) as sock, socket.create_connection(sock.getsockname()):
+        connection, _ = sock.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_a_port_in_use():
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = str(sock.getsockname()[1])
@@ -192,6 +202,23 @@ def exchange(url, *parts, pause=0.05):
         except (BrokenPipeError, ConnectionResetError):
             pass
         return b"".join(iter(lambda: sock.recv(2**16), b""))
+
+
+def test_a_client_that_does_not_read_its_answer_does_not_keep_the_service_alive(
+    scorer, monkeypatch
+):
+    monkeypatch.setattr(server, "CLOSE_SECONDS", 0.5)
+    document = f"{DOCUMENTS[0]} {'word ' * 19_000}"  # 64 times more than sockets buffer
+    content = json.dumps({"document": document, "summaries": [SUMMARIES[0]] * 64}).encode()
+    head = b"POST /v1/explain HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\n"
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        with listening(scorer) as url:
+            sock.connect(("127.0.0.1", int(url.rpartition(":")[2])))
+            sock.sendall(head + b"Content-Length: %d\r\n\r\n" % len(content) + content)
+            assert sock.recv(15) == b"HTTP/1.1 200 OK"
+        with pytest.raises(httpx.ConnectError):
+            get(f"{url}/health")
 
 
 @pytest.mark.slow

@@ -285,9 +285,9 @@ def test_a_failure_shows_no_trace_and_no_text(scorer, caplog):
     assert len([record for record in caplog.records if record.name == "quals_fast"]) == 1
 
 
-def test_a_text_that_the_tokenizer_cannot_take_harms_no_other(scorer, pairs, expected):
+def test_a_text_that_the_tokenizer_cannot_take_harms_no_other(scorer, pairs, expected, caplog):
     gate = Gate(scorer, is_open=True)
-    gate.fails_on["poison"] = Exception("tokenizers failed")
+    gate.fails_on["poison"] = Exception("tokenizers failed on poison")
 
     async def run():
         async with serving(gate) as (_, client):
@@ -297,7 +297,9 @@ def test_a_text_that_the_tokenizer_cannot_take_harms_no_other(scorer, pairs, exp
     good, bad = asyncio.run(run())
     assert good["score"] == pytest.approx(expected[0]["score"], abs=1e-5)
     assert bad["status"] == "error"
-    assert bad["message"].startswith("Exception: tokenizers failed; length in characters: ")
+    assert bad["message"].startswith("Exception: tokenizers failed on poison; length in ")
+    assert "a window of 2 rows failed (Exception)" in caplog.text
+    assert "poison" not in caplog.text
 
 
 def test_metrics(scorer):
@@ -314,7 +316,7 @@ def test_metrics(scorer):
         'quals_fast_pairs_total{status="empty_summary"} 1.0',
         "quals_fast_batch_pairs_sum 3.0",
         "quals_fast_queue_pairs 0.0",
-        "quals_fast_request_seconds_count 2.0",
+        "quals_fast_request_seconds_count 1.0",
     ):
         assert f"\n{line}\n" in text
 
