@@ -96,6 +96,7 @@ class Service:
         running.cancel()
         with suppress(asyncio.CancelledError):
             await running
+        self._thread.shutdown(wait=False)
 
     async def _run(self) -> None:
         """Load and warm the scorer, then score."""
