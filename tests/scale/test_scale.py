@@ -331,6 +331,7 @@ def test_a_file_that_is_damaged_ends_the_job_with_its_name(cluster, run, monkeyp
     content[len(content) // 2 : len(content) // 2 + 4000] = bytes(4000)
     Path("in.parquet").write_bytes(content)
     result = run("in.parquet", "-o", "out", *RAY, "--quiet")
+    assert len(result.stderr.splitlines()) == 1
     assert_usage_error(result, "cannot read in.parquet: ")
     assert not Path("out.part").exists()
     # After it was looked at, only the readers see it.
