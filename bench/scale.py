@@ -25,6 +25,7 @@ from bench.shared.options import command_line, fill_in
 from bench.shared.weights import MODEL, weights_of
 from bench.shared.workloads import load_workload
 
+JOB_SECONDS = 600  # at most: a cluster that does not start must not hold up the benchmark
 N_FILES = 4  # of input, so that two workers have a share each
 ARMS: dict[str, list[str]] = {
     "plain, 1 thread": ["--threads", "1"],
@@ -51,6 +52,7 @@ def run(arm: str, inputs: list[str], settings: list[str]) -> tuple[float, list[d
 
     Raises:
         RuntimeError: it failed.
+        TimeoutExpired: it took too long.
     """
     with tempfile.TemporaryDirectory(prefix="qf") as folder:
         target = Path(folder) / ("out" if "--runner" in ARMS[arm] else "out.jsonl")
@@ -59,7 +61,11 @@ def run(arm: str, inputs: list[str], settings: list[str]) -> tuple[float, list[d
         environment = os.environ | {"RAY_ADDRESS": "local", "RAY_TMPDIR": folder}
         start = time.perf_counter()
         done = subprocess.run(
-            [*command, *ARMS[arm], *settings], capture_output=True, text=True, env=environment
+            [*command, *ARMS[arm], *settings],
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=JOB_SECONDS,
         )
         seconds = time.perf_counter() - start
         if done.returncode:
@@ -98,7 +104,7 @@ def main() -> None:
     parser = command_line(__doc__, data=None, rows=None, rounds=None)
     parser.add_argument("--model", default=MODEL, help="bundled model or folder")
     arguments, settings = parser.parse_known_args()
-    fill_in(arguments, {"rows": 64, "rounds": 3})
+    fill_in(arguments, {"rows": 48, "rounds": 3})
     settings = ["--model", arguments.model, "--dtype", "float32", "--quiet", *settings]
     pairs = load_workload("short", arguments.data, arguments.rows)
     starts: dict[str, list[float]] = {arm: [] for arm in ARMS}

@@ -34,7 +34,8 @@ def scale(results: Reader) -> str:
     ]
     return (
         f"{table(rows)}\n\n{result['rows']} rows of the workload `short` in float32. Start: the "
-        f"time of a job of one row. Rows a second: of the other rows. {where(result)}"
+        "time of a job of one row. Rows a second: of the other rows. With Ray, each file of the "
+        f"input has batches of its own, so these are smaller. {where(result)}"
     )
 
 

@@ -14,6 +14,7 @@ from quals_fast.commands.options import ONLY_QAGS
 from quals_fast.commands.running import (
     JobProgress,
     finish,
+    look,
     options_given,
     require,
     score_settings,
@@ -21,11 +22,11 @@ from quals_fast.commands.running import (
 )
 from quals_fast.commands.streams import Interrupted, UsageFailure
 from quals_fast.errors import InputError
-from quals_fast.jobs.files import read_rows
 from quals_fast.jobs.inputs import JobInput
 
 if TYPE_CHECKING:
     from quals_fast.pages.tables import Tally
+    from quals_fast.scale.directories import OutputDirectory
 
 CLUSTER_OPTIONS = (
     click.option("--runner", type=click.Choice(["plain", "ray"]), default="plain",
@@ -100,10 +101,9 @@ def score_on_cluster(
 
     with usage_errors(InputError):
         file = OutputDirectory(output, inputs=source.paths, resume=resume, overwrite=overwrite)
-        for path in source.paths:  # a bad file is found before the cluster starts
-            next(iter(read_rows(path, **_reading(source))), None)
+        n_rows, digests = look(source, hidden=options["quiet"])
         what = {
-            "the input": source.digests(),
+            "the input": digests,
             "the model": options["model"],
             "--revision": options["revision"],
             "the settings": str(score_settings(options)),
@@ -114,7 +114,7 @@ def score_on_cluster(
         with file:
             file.open(what)
             if file.summary is None:
-                tally = _run(source, file, options, include_pairs=include_pairs)
+                tally = _run(source, n_rows, file, options, include_pairs=include_pairs)
                 file.finish(what, tally.state())
             else:
                 tally = Tally(0)
@@ -122,7 +122,14 @@ def score_on_cluster(
     finish(tally, options)
 
 
-def _run(source: JobInput, file: Any, options: dict[str, Any], *, include_pairs: bool) -> Tally:
+def _run(
+    source: JobInput,
+    n_rows: int | None,
+    file: OutputDirectory,
+    options: dict[str, Any],
+    *,
+    include_pairs: bool,
+) -> Tally:
     """Score what is not there yet."""
     from ray.exceptions import RayError
 
@@ -153,7 +160,7 @@ def _run(source: JobInput, file: Any, options: dict[str, Any], *, include_pairs:
     )
     try:
         with progress_bar(hidden=options["quiet"]) as bar:
-            task = bar.add_task("scoring", total=None, counts="")
+            task = bar.add_task("scoring", total=n_rows, counts="")
             shown = JobProgress(bar, task, not options["quiet"] and not sys.stderr.isatty())
 
             def show(tally: Tally) -> None:

@@ -125,9 +125,7 @@ def scoring_job(
 
     hidden = options["quiet"] or (prints and sys.stdout.isatty())
     with usage_errors(InputError):
-        with progress_bar(hidden=hidden) as progress:
-            progress.add_task("reading the input", total=None, counts="")
-            n_rows, digests = rows.survey() or (None, [])
+        n_rows, digests = look(rows, hidden=hidden)
         options = fetch_model(options)
         with progress_bar(hidden=hidden) as progress:
             task = progress.add_task("loading the model", total=n_rows, counts="")
@@ -157,6 +155,26 @@ def job_input(
     with usage_errors(InputError):
         paths = (given,) if isinstance(given, str) else matching_files(given)
     return JobInput(paths=paths, ids=ids, check=check, **reading)
+
+
+def look(rows: JobInput, *, hidden: bool) -> tuple[int | None, list[str]]:
+    """Read INPUT before the work, behind a progress bar.
+
+    Args:
+        rows: what is scored.
+        hidden: whether to show nothing.
+
+    Returns:
+        `n_rows` and `digests` as in `ScoringJob`.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    from quals_fast.pages.display import progress_bar
+
+    with progress_bar(hidden=hidden) as progress:
+        progress.add_task("reading the input", total=None, counts="")
+        return rows.survey() or (None, [])
 
 
 def results_file(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from quals_fast.errors import InputError
 from quals_fast.jobs.files import FileFormat, read_rows
-from quals_fast.jobs.opening import read_errors, shown_name
+from quals_fast.jobs.opening import shown_name
 from quals_fast.jobs.parsing import InputRow
 
 if TYPE_CHECKING:
@@ -104,14 +104,6 @@ class JobInput:
         digests = [hashlib.sha256() for _ in self.paths]
         n_rows = sum(1 for _ in self._rows(digests))
         return Survey(n_rows, list(map(_named, self.paths, digests)))
-
-    def digests(self) -> list[str]:
-        """Return the digests of `Survey` without reading rows."""
-        found = []
-        for path in self.paths:
-            with read_errors(path), open(path, "rb") as file:
-                found.append(_named(path, hashlib.file_digest(file, "sha256")))
-        return found
 
     @property
     def is_stream(self) -> bool:

@@ -48,7 +48,8 @@ def read_errors(name: str) -> Iterator[None]:
             "from its name if it is not compressed"
         ) from error
     except OSError as error:
-        raise InputError(f"cannot read {name}: {error.strerror or error}") from error
+        problem = error.strerror or " ".join(str(error).split())  # pyarrow's may have several lines
+        raise InputError(f"cannot read {name}: {problem}") from error
 
 
 class _HashedFile(io.FileIO):

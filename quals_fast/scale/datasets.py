@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from quals_fast.jobs.inputs import MAX_WINDOW_ROWS
 from quals_fast.jobs.parsing import InputRow
 from quals_fast.jobs.scoring import score_together
 from quals_fast.scale.tables import result_table
-from quals_fast.scale.workers import Pool, Worker, start_coordinator
+from quals_fast.scale.workers import Pool, Worker, actor_id, start_coordinator
 from quals_fast.scorer import QualsScorer
 
 GPU_BATCH_ROWS = 256  # beyond, the rate hardly rises (docs/gpu.md)
@@ -99,11 +100,13 @@ class _TableScorer(Worker):
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Score the rows of a table."""
-        return self.once(lambda scorer: self._score(scorer, batch))
-
-    def _score(self, scorer: QualsScorer, batch: pa.Table) -> pa.Table:
         _check_columns(batch.column_names, self._columns, self._include_pairs)
-        texts = (batch.column(name).to_pylist() for name in self._columns)
+        texts = [batch.column(name).to_pylist() for name in self._columns]
+        # Ray repeats a batch in the same actor; other actors may have a batch of the same texts.
+        digest = hashlib.sha256(repr(texts).encode("utf-8", "backslashreplace")).hexdigest()
+        return self.once(f"{actor_id()} {digest}", lambda scorer: self._score(scorer, batch, texts))
+
+    def _score(self, scorer: QualsScorer, batch: pa.Table, texts: list[list[Any]]) -> pa.Table:
         rows = [
             InputRow(line=n, id=n, fields={}, document=document, summary=summary)
             for n, (document, summary) in enumerate(zip(*texts, strict=True), 1)

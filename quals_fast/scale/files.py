@@ -235,7 +235,7 @@ class _ChunkScorer(Worker):
         if (self._job.folder / name).exists():
             results = self._job.read_back(name)
         else:
-            results = self.once(lambda scorer: self._job.write(name, rows, scorer))
+            results = self.once(name, lambda scorer: self._job.write(name, rows, scorer))
         if len(results) != len(rows):
             raise InputError(
                 f"{self._job.folder / name} has {len(results)} rows, but {len(rows)} belong there; "

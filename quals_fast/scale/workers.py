@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import ray
 from ray.data import ActorPoolStrategy, Dataset
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from quals_fast.config import check_integer, check_number, settings_of
 from quals_fast.models.checkpoint import check_fits, read_checkpoint
@@ -24,7 +25,7 @@ from quals_fast.signature import must_match
 
 T = TypeVar("T")
 
-MAX_ATTEMPTS = 3  # at a batch that kills its worker
+MAX_ATTEMPTS = 3  # at what kills its worker: a batch, or loading the model
 _PLACEMENT = ("device", "threads")  # follow from the resources that a worker gets
 _OPTIONS = set(parameters_of(QualsScorer.from_pretrained).parameters) - {"model", *_PLACEMENT}
 _NOT_LOADED = (ValueError, TypeError, OSError, MemoryError, RuntimeError, ImportError)
@@ -126,7 +127,9 @@ class Pool:
 
 def start_coordinator(expected: str | None = None) -> Any:
     """Start a `Coordinator` as an actor of the cluster; return its handle."""
-    return ray.remote(num_cpus=0)(Coordinator).remote(expected)
+    # On this node: without it the job ends anyway, while any other may be lost.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(Coordinator).remote(expected)
 
 
 class Coordinator:
@@ -146,7 +149,7 @@ class Coordinator:
         return self._expected
 
     def begin(self, task: str) -> int:
-        """Return how often a task has begun and not ended."""
+        """Return how often a task has begun since it last ended."""
         self._attempts[task] = self._attempts.get(task, 0) + 1
         return self._attempts[task]
 
@@ -170,11 +173,19 @@ class Worker:
         self._coordinator = coordinator
         self._scorer: QualsScorer | None = None
         self._problem = ""
+        task = f"loading {actor_id()}"
+        if ray.get(coordinator.begin.remote(task)) > MAX_ATTEMPTS:
+            self._problem = (
+                f"{_here()} was killed {MAX_ATTEMPTS} times while it loaded the model, perhaps for "
+                "lack of memory; give a worker more memory"
+            )
+            return
         try:
             self._scorer = QualsScorer.from_pretrained(**loading)
         except _NOT_LOADED as error:
             self._problem = f"{_here()} cannot load the model: {error}"
             return
+        coordinator.end.remote(task)
         own = must_match(self._scorer.signature)
         expected = ray.get(coordinator.agree.remote(own))
         if own != expected:
@@ -183,15 +194,19 @@ class Worker:
                 "nodes alike, or set what differs, such as the dtype"
             )
 
-    def once(self, work: Callable[[QualsScorer], T]) -> T:
+    def once(self, task: str, work: Callable[[QualsScorer], T]) -> T:
         """Do a piece of work, unless it has killed its worker too often.
+
+        Args:
+            task: name of the work, which must be the same when Ray repeats it: the task id that a
+                worker gets from Ray is another each time.
+            work: what to do.
 
         Raises:
             RuntimeError: it has, or the worker cannot score.
         """
         if self._scorer is None or self._problem:
             raise RuntimeError(self._problem)
-        task = ray.get_runtime_context().get_task_id()
         attempts = ray.get(self._coordinator.begin.remote(task))
         if attempts > MAX_ATTEMPTS:
             raise RuntimeError(
@@ -201,6 +216,11 @@ class Worker:
         result = work(self._scorer)
         self._coordinator.end.remote(task)
         return result
+
+
+def actor_id() -> str:
+    """Return the id of the worker, which it keeps when Ray starts it again."""
+    return str(ray.get_runtime_context().get_actor_id())
 
 
 def _here() -> str:

@@ -1,6 +1,9 @@
 """Scoring on a cluster: `score_dataset`, and `quals-fast score --runner ray`."""
 
 import json
+import os
+import re
+import signal
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,7 +28,7 @@ from pyarrow import parquet
 from quals_fast import DecodingConfig, QualsScorer
 from quals_fast.commands.app import app
 from quals_fast.models.checkpoint import CheckpointError
-from quals_fast.scale import score_dataset
+from quals_fast.scale import datasets, files, score_dataset
 from quals_fast.scale.workers import MAX_ATTEMPTS, Pool, Worker, start_coordinator
 
 DECODING = DecodingConfig(num_beams=6, num_beam_groups=6, min_length=2, max_length=12)
@@ -174,24 +177,76 @@ def loading(model, **options):
 def test_a_worker_that_would_score_differently_says_how(cluster, model):
     coordinator = start_coordinator()
     first = Worker(loading(model), coordinator)
-    assert first.once(lambda scorer: scorer.scoring.max_pairs) == 10
+    assert first.once("a batch", lambda scorer: scorer.scoring.max_pairs) == 10
     other = Worker(loading(model, decoding=DecodingConfig(num_beams=2, num_beam_groups=2,
                                                           max_length=12)), coordinator)  # fmt: skip
     with pytest.raises(
         RuntimeError, match=says("would score as … beams:2/2 … scores of … beams:6/6")
     ):
-        other.once(lambda scorer: scorer)
+        other.once("a batch", lambda scorer: scorer)
 
 
 def test_a_batch_that_keeps_killing_its_worker_ends_the_job(cluster, model):
     coordinator = start_coordinator()
     worker = Worker(loading(model), coordinator)
-    assert worker.once(lambda scorer: "done") == "done"
-    task = ray.get_runtime_context().get_task_id()
+    for _ in range(MAX_ATTEMPTS + 1):  # what ends is not counted
+        assert worker.once("a batch", lambda scorer: "done") == "done"
     for _ in range(MAX_ATTEMPTS):
-        ray.get(coordinator.begin.remote(task))
+        ray.get(coordinator.begin.remote("a batch"))
     with pytest.raises(RuntimeError, match=says("a batch has killed its worker 3 times … lower")):
-        worker.once(lambda scorer: "done")
+        worker.once("a batch", lambda scorer: "done")
+    assert worker.once("another batch", lambda scorer: "done") == "done"
+
+
+def dying(worker, where):
+    """Return a kind of worker whose process is killed where it loads the model or scores."""
+
+    def die(*_, **__):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    class DyingScorer(worker):  # local, so that it reaches other processes by value
+        def __init__(self, **arguments):
+            if where == "load":
+                from quals_fast.scale import workers
+
+                workers.QualsScorer = type("Dying", (), {"from_pretrained": die})
+            super().__init__(**arguments)
+
+        def once(self, task, work):
+            return super().once(task, die)
+
+    return DyingScorer
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("score", "a batch has killed its worker 3 times … out.part has 0 files; … --resume"),
+        ("load", "a worker on … was killed 3 times while it loaded the model … give a worker more "
+         "memory; out.part has 0 files; go on with --resume"),
+    ],
+)  # fmt: skip
+def test_workers_that_are_killed_again_and_again_end_the_job(
+    cluster, run, monkeypatch, where, message
+):
+    monkeypatch.setattr(files, "_ChunkScorer", dying(files._ChunkScorer, where))
+    write("in.jsonl", texts(4))
+    result = run("in.jsonl", "-o", "out", "--runner", "ray", "--workers", "1", "--quiet")
+    assert result.exit_code == 2
+    assert re.search(says(message), result.stderr), result.stderr
+
+
+@pytest.mark.slow
+def test_a_batch_of_a_dataset_that_keeps_killing_its_worker_ends_the_job(
+    cluster, model, monkeypatch
+):
+    monkeypatch.setattr(datasets, "_TableScorer", dying(datasets._TableScorer, "score"))
+    ds = score_dataset(
+        ray.data.from_items(texts(4)), model=model, decoding=DECODING, concurrency=(1, 1)
+    )
+    with pytest.raises(Exception, match="a batch has killed its worker 3 times"):
+        ds.take_all()
 
 
 # Files
@@ -269,12 +324,18 @@ def test_several_files_of_all_kinds_to_parquet(cluster, run, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_file_that_is_cut_off_ends_the_job_with_its_name(cluster, run):
+def test_a_file_that_is_damaged_ends_the_job_with_its_name(cluster, run, monkeypatch):
     table = pa.Table.from_pylist([row for row in texts(3000) if row["summary"]])
     parquet.write_table(table, "in.parquet", row_group_size=500, compression=None)
     content = bytearray(Path("in.parquet").read_bytes())
     content[len(content) // 2 : len(content) // 2 + 4000] = bytes(4000)
     Path("in.parquet").write_bytes(content)
+    result = run("in.parquet", "-o", "out", *RAY, "--quiet")
+    assert len(result.stderr.splitlines()) == 1
+    assert_usage_error(result, "cannot read in.parquet: ")
+    assert not Path("out.part").exists()
+    # After it was looked at, only the readers see it.
+    monkeypatch.setattr("quals_fast.commands.cluster.look", lambda *_, **__: (3000, []))
     result = run("in.parquet", "-o", "out", *RAY, "--quiet")
     assert len(result.stderr.splitlines()) == 1
     assert_usage_error(result, "cannot read … in.parquet: … out.part has")
