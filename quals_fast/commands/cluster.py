@@ -19,6 +19,7 @@ from quals_fast.commands.running import (
     require,
     score_settings,
     usage_errors,
+    what_is_read,
 )
 from quals_fast.commands.streams import Interrupted, UsageFailure
 from quals_fast.errors import InputError
@@ -77,8 +78,6 @@ def score_on_cluster(
     if output is None or output == "-":
         got = "no -o" if output is None else "-o -"
         raise click.UsageError(f"--runner ray writes a directory, but got {got}; add -o DIRECTORY")
-    if resume and overwrite:
-        raise click.UsageError("--resume keeps what --overwrite replaces; leave one of them out")
     if source.is_stream:
         raise click.UsageError(
             f"--runner ray needs files, but got {source.name}; write it to a file first"
@@ -103,13 +102,12 @@ def score_on_cluster(
         file = OutputDirectory(output, inputs=source.paths, resume=resume, overwrite=overwrite)
         n_rows, digests = look(source, hidden=options["quiet"])
         what = {
-            "the input": digests,
+            **what_is_read(source, digests),
             "the model": options["model"],
             "--revision": options["revision"],
             "the settings": str(score_settings(options)),
             "--pairs": include_pairs,
             "--output-format": options["output_format"],
-            **{f"--{name.replace('_', '-')}": one for name, one in _reading(source).items()},
         }
         with file:
             file.open(what)
@@ -172,11 +170,6 @@ def _run(
         raise Interrupted(f"interrupted; {file.advice}") from None
     except (RayError, RuntimeError) as error:
         raise UsageFailure(f"{_cause(error)}; {file.advice}") from error
-
-
-def _reading(source: JobInput) -> dict[str, Any]:
-    names = ("file_format", "encoding", "document_field", "summary_field")
-    return {name: getattr(source, name) for name in names}
 
 
 def _connect(address: str | None) -> bool:

@@ -177,6 +177,15 @@ def look(rows: JobInput, *, hidden: bool) -> tuple[int | None, list[str]]:
         return rows.survey() or (None, [])
 
 
+def what_is_read(rows: JobInput, digests: list[str]) -> dict[str, Any]:
+    """Return what must be equal about the input of a job that is resumed, by its name."""
+    options = {
+        "--format" if name == "file_format" else f"--{name.replace('_', '-')}": value
+        for name, value in rows.reading.items()
+    }
+    return {"the input": digests, **options}
+
+
 def results_file(
     path: str | None, options: dict[str, Any]
 ) -> AbstractContextManager[OutputFile | None]:

@@ -21,8 +21,9 @@ from quals_fast.commands.running import (
     options_given,
     scoring_job,
     usage_errors,
+    what_is_read,
 )
-from quals_fast.commands.streams import Interrupted
+from quals_fast.commands.streams import Interrupted, UsageFailure
 from quals_fast.errors import InputError
 from quals_fast.jobs.inputs import JobInput, check_shard, is_stream, shard_of
 from quals_fast.jobs.output import OutputFile, RowWriter, open_output
@@ -101,6 +102,8 @@ def score(
         raise click.UsageError(
             "--rows is for the table, but got -o -, which prints none; leave one of them out"
         )
+    if resume and overwrite:
+        raise UsageFailure("--resume keeps what --overwrite replaces; leave one of them out")
     given = {name: options.pop(name) for name in ("runner", *RAY_OPTIONS)}
     source = job_input(options)
     if given["runner"] == "ray":
@@ -121,7 +124,8 @@ def score(
         chosen = None if job.n_rows is None else shard_of(shard, job.n_rows)
         if isinstance(file, ResumableFile):
             settings = {"--shard": shard, "--pairs": include_pairs, "--rows": rows}
-            what = None if chosen is None else _what(source, job.digests, signature) | settings
+            same = {"the signature": must_match(signature)} | what_is_read(source, job.digests)
+            what = None if chosen is None else same | settings
             file.open(what, None if chosen is None else len(chosen))
             if file.state is not None:
                 tally.restore(file.state)
@@ -160,8 +164,6 @@ def _results_file(
     path: str | None, source: JobInput, *, resume: bool, overwrite: bool
 ) -> OutputFile | ResumableFile | None:
     """Return the file for results: a `ResumableFile` if it is neither a stream nor a device."""
-    if resume and overwrite:
-        raise InputError("--resume keeps what --overwrite replaces; leave one of them out")
     if path is None or is_stream(path):
         for option in options_given(("resume", "overwrite")):
             got = "no -o" if path is None else f"-o {path}"
@@ -173,15 +175,3 @@ def _results_file(
             "file first"
         )
     return ResumableFile(path, inputs=source.paths, resume=resume, overwrite=overwrite)
-
-
-def _what(source: JobInput, digests: list[str], signature: str) -> dict[str, Any]:
-    """Return what must be equal when a job is resumed, but for the options of this command."""
-    return {
-        "the signature": must_match(signature),
-        "the input": digests,
-        "--format": source.file_format,
-        "--encoding": source.encoding,
-        "--document-field": source.document_field,
-        "--summary-field": source.summary_field,
-    }

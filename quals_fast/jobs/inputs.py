@@ -10,7 +10,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from quals_fast.errors import InputError
 from quals_fast.jobs.files import FileFormat, read_rows
@@ -82,14 +82,7 @@ class JobInput:
 
     def _all_rows(self, digests: Sequence[_Hash | None]) -> Iterator[InputRow]:
         for path, digest in zip(self.paths, digests, strict=True):
-            for row in read_rows(
-                path,
-                file_format=self.file_format,
-                encoding=self.encoding,
-                document_field=self.document_field,
-                summary_field=self.summary_field,
-                digest=digest,
-            ):
+            for row in read_rows(path, **self.reading, digest=digest):
                 yield row if len(self.paths) == 1 else replace(row, file=path)
 
     def survey(self) -> Survey | None:
@@ -104,6 +97,12 @@ class JobInput:
         digests = [hashlib.sha256() for _ in self.paths]
         n_rows = sum(1 for _ in self._rows(digests))
         return Survey(n_rows, list(map(_named, self.paths, digests)))
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How `read_rows` reads a file, as its arguments."""
+        names = ("file_format", "encoding", "document_field", "summary_field")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def is_stream(self) -> bool:

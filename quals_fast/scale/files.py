@@ -67,13 +67,7 @@ class FilesJob:
     def chunks_of(self, file: int) -> Iterator[tuple[list[InputRow], bool]]:
         """Yield the chunks of an input file, at least one, and whether each is the last."""
         source = self.source
-        rows = read_rows(
-            self.paths[file],
-            file_format=source.file_format,
-            encoding=source.encoding,
-            document_field=source.document_field,
-            summary_field=source.summary_field,
-        )
+        rows = read_rows(self.paths[file], **source.reading)
         named = source.paths[file] if len(source.paths) > 1 else None
         bare = (replace(row, fields={}, file=named) for row in rows)
         ahead = next(bare, None)
