@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 Rule = Literal["fairseq09", "hamming"]
 SummaryLogprob = Literal["model", "search"]
+Tokens = Literal["all", "answer"]
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -119,6 +120,8 @@ class ScoringConfig:
         summary_logprob: Which log-probabilities given the summary to use: ``"model"``, the model's
             own, or ``"search"``, the search scores, which include the diversity penalty, as in the
             published program.
+        tokens: Which tokens of a pair count: ``"all"``, as published, or ``"answer"``, those after
+            SEP, EOS included. docs/models.md says for which summaries that is better.
         max_pairs: Stop selecting pairs at the end of the round in which this number is reached. In
             a round, each distinct answer gets a turn, so there may be more pairs. None selects all
             distinct pairs.
@@ -130,11 +133,13 @@ class ScoringConfig:
     """
 
     summary_logprob: SummaryLogprob = "model"
+    tokens: Tokens = "all"
     max_pairs: int | None = 10
     no_pairs_score: float | None = None
 
     def __post_init__(self) -> None:
         check_choice("summary_logprob", self.summary_logprob, get_args(SummaryLogprob))
+        check_choice("tokens", self.tokens, get_args(Tokens))
         if self.max_pairs is not None:
             check_integer("max_pairs", self.max_pairs, 1)
         if self.no_pairs_score is not None:

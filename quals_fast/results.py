@@ -44,6 +44,8 @@ class QAPair:
         summary_logprobs: Log-probability of each token given the summary, in nats; length T. With
             ``summary_logprob="search"``, they include the diversity penalty.
         document_logprobs: Log-probability of each token given the document, in nats; length T.
+        first_counted: Index of the first token that counts in `score`: 0, or that of the answer's
+            first token with ``tokens="answer"``.
     """
 
     question: str
@@ -52,12 +54,19 @@ class QAPair:
     tokens: tuple[str, ...]
     summary_logprobs: tuple[float, ...]
     document_logprobs: tuple[float, ...]
+    first_counted: int = 0
 
     @property
     def score(self) -> float:
         """Mean log-probability given the document minus given the summary, in nats per token."""
-        n = len(self.token_ids)
-        return math.fsum(self.document_logprobs) / n - math.fsum(self.summary_logprobs) / n
+        first, n = self.first_counted, len(self.token_ids) - self.first_counted
+        document, summary = self.document_logprobs[first:], self.summary_logprobs[first:]
+        return math.fsum(document) / n - math.fsum(summary) / n
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all log-probabilities are finite, also of tokens that do not count."""
+        return all(map(math.isfinite, (*self.summary_logprobs, *self.document_logprobs)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary for JSON."""
@@ -69,6 +78,7 @@ class QAPair:
             "token_ids": list(self.token_ids),
             "summary_logprobs": list(self.summary_logprobs),
             "document_logprobs": list(self.document_logprobs),
+            "first_counted": self.first_counted,
         }
 
 
@@ -112,10 +122,11 @@ class SummaryScore:
     ) -> SummaryScore:
         """Average the pairs' scores; without pairs, take `no_pairs_score` (None: NaN).
 
-        Fewer hypotheses than beams, or a pair without a finite score, become status ``error``.
+        Fewer hypotheses than beams, or a log-probability that is not finite, become status
+        ``error``.
         """
         # NaN is greater than nothing, so a slot that meets it never finishes.
-        if n_hypotheses < num_beams or not all(math.isfinite(pair.score) for pair in pairs):
+        if n_hypotheses < num_beams or not all(pair.is_finite for pair in pairs):
             return cls(
                 status="error",
                 message="the model's log-probabilities are not finite, as can happen in float16 "

@@ -305,8 +305,10 @@ class QualsScorer:
 
     def _aggregate(self, pair: TextPair, scored: Scored) -> SummaryScore:
         """Average each pair's token differences, then the pairs."""
+        answer_only = self.scoring.tokens == "answer"
         with_penalties = self.scoring.summary_logprob == "search"
-        readable_tokens = self.engine.model.tokenizer.readable_tokens
+        model = self.engine.model
+        readable_tokens, sep = model.tokenizer.readable_tokens, model.conventions.sep_token_id
         pairs = tuple(
             QAPair(
                 question=question,
@@ -315,6 +317,7 @@ class QualsScorer:
                 tokens=readable_tokens(chosen.token_ids),
                 summary_logprobs=chosen.search_logprobs if with_penalties else chosen.logprobs,
                 document_logprobs=logprobs,
+                first_counted=chosen.token_ids.index(sep) + 1 if answer_only else 0,
             )
             for (question, answer, chosen), logprobs in zip(
                 scored.kept, scored.document_logprobs, strict=True

@@ -38,6 +38,7 @@ def signature(
         "length": f"{d.min_length}-{d.max_length}",
         "lp": repr(float(d.length_penalty)),
         "summary": s.summary_logprob,
+        "tokens": s.tokens,
         "pairs": "all" if s.max_pairs is None else str(s.max_pairs),
         "nopairs": missing,
         "unknown": "dropped",  # pairs whose answer holds an unknown token

@@ -6,7 +6,7 @@ import pytest
 
 from quals_fast import DecodingConfig, ScoringConfig
 from quals_fast.config import PRESETS, settings_of
-from quals_fast.signature import signature
+from quals_fast.signature import must_match, signature
 
 
 def test_defaults_are_the_published_settings():
@@ -15,7 +15,7 @@ def test_defaults_are_the_published_settings():
     assert (published.diversity_penalty, published.length_penalty) == (0.5, 1.0)
     assert (published.min_length, published.max_length) == (8, 60)
     assert ScoringConfig() == ScoringConfig(
-        summary_logprob="model", max_pairs=10, no_pairs_score=None
+        summary_logprob="model", tokens="all", max_pairs=10, no_pairs_score=None
     )
 
 
@@ -43,6 +43,7 @@ REFUSED = [
         "`max_length` must be at least `min_length`, but got 8 with a `min_length` of 9",
     ),
     (ScoringConfig, {"summary_logprob": "clean"}, "`summary_logprob` must be 'model' or 'search',"),
+    (ScoringConfig, {"tokens": "question"}, "`tokens` must be 'all' or 'answer', but got 'questi"),
     (ScoringConfig, {"max_pairs": 0}, "`max_pairs` must be at least 1, but got 0"),
     (
         ScoringConfig,
@@ -88,6 +89,7 @@ CHANGES = [
     (DecodingConfig(min_length=7), ScoringConfig(), {}),
     (DecodingConfig(max_length=61), ScoringConfig(), {}),
     (DecodingConfig(), ScoringConfig(summary_logprob="search"), {}),
+    (DecodingConfig(), ScoringConfig(tokens="answer"), {}),
     (DecodingConfig(), ScoringConfig(max_pairs=11), {}),
     (DecodingConfig(), ScoringConfig(max_pairs=None), {}),
     (DecodingConfig(), ScoringConfig(no_pairs_score=-5), {}),
@@ -101,17 +103,21 @@ def test_every_setting_changes_the_signature(monkeypatch):
     monkeypatch.setattr("quals_fast.signature.__version__", "9.9.9")
     signatures.append(signature(DecodingConfig(), ScoringConfig(), **BASE))
     assert len(set(signatures)) == len(signatures)
-    settings = {field.name for field in dataclasses.fields(DecodingConfig)}
-    changed = {
-        f for d, _, _ in CHANGES for f in settings if getattr(d, f) != getattr(DecodingConfig(), f)
-    }
-    assert changed == settings, "a new setting needs its row in CHANGES"
+    for kind, i in ((DecodingConfig, 0), (ScoringConfig, 1)):
+        settings = {field.name for field in dataclasses.fields(kind)}
+        changed = {f for c in CHANGES for f in settings if getattr(c[i], f) != getattr(kind(), f)}
+        assert changed == settings, "a new setting needs its row in CHANGES"
+
+
+def test_rows_of_a_job_must_match_in_what_counts():
+    both = [signature(DecodingConfig(), ScoringConfig(tokens=t), **BASE) for t in ("all", "answer")]
+    assert len(set(map(must_match, both))) == 2
 
 
 def test_the_signature_reads_as_documented():
     assert signature(DecodingConfig(), ScoringConfig(), **BASE).startswith(
-        "quals|rule:fairseq09|beams:60/60|diversity:0.5|length:8-60|lp:1.0|summary:model|pairs:10|"
-        "nopairs:nan|unknown:dropped|model:m@d|dtype:float32|backend:eager|kernels:none|version:"
+        "quals|rule:fairseq09|beams:60/60|diversity:0.5|length:8-60|lp:1.0|summary:model|tokens:all|"
+        "pairs:10|nopairs:nan|unknown:dropped|model:m@d|dtype:float32|backend:eager|kernels:none|version:"
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from quals_fast.results import QAPair, QualsResult, SummaryScore, nested_like
 
 
-def pair(summary_logprobs, document_logprobs):
+def pair(summary_logprobs, document_logprobs, **changes):
     n = len(summary_logprobs)
     return QAPair(
         question="q",
@@ -16,6 +16,7 @@ def pair(summary_logprobs, document_logprobs):
         tokens=("t",) * n,
         summary_logprobs=summary_logprobs,
         document_logprobs=document_logprobs,
+        **changes,
     )
 
 
@@ -39,6 +40,13 @@ def test_a_pair_scores_the_difference_of_its_means():
     assert FOUR.score == pytest.approx(0.25)
 
 
+def test_only_tokens_that_count_are_averaged():
+    answer = pair(FOUR.summary_logprobs, FOUR.document_logprobs, first_counted=2)
+    assert answer.score == pytest.approx(0.5)  # means -1.5 and -1
+    assert of_pairs(TWO, answer).score == pytest.approx(-1.0)
+    assert answer.to_dict()["first_counted"] == 2
+
+
 def test_a_summary_scores_the_mean_over_pairs_whatever_their_lengths():
     result = of_pairs(TWO, FOUR)
     assert (result.status, result.score) == ("ok", pytest.approx(-1.125))
@@ -59,10 +67,18 @@ def test_without_pairs():
         of_pairs(TWO, n_hypotheses=59),
         of_pairs(n_hypotheses=0),
         of_pairs(pair((math.nan,), (0.0,))),
+        of_pairs(pair((math.nan, 0.0), (0.0, 0.0), first_counted=1)),
         of_pairs(TWO, pair((-math.inf,), (0.0,))),
         of_pairs(pair((-math.inf,), (0.0,)), pair((0.0,), (-math.inf,))),
     ],
-    ids=["a slot that never finished", "no slot finished", "NaN", "infinite", "both infinities"],
+    ids=[
+        "a slot that never finished",
+        "no slot finished",
+        "NaN",
+        "NaN before the answer",
+        "infinite",
+        "both infinities",
+    ],
 )
 def test_what_is_not_finite_is_an_error_and_not_a_score(broken):
     assert broken.status == "error"

@@ -46,7 +46,7 @@ def explain(html: str | None, ids: tuple[str, ...], top: int | None, **options: 
     Exit codes: 0 if every row was processed, 1 if at least one row has status error, 2 if the
     command cannot run as given.
     """  # noqa: D301 - click must get the character that the backslash stands for
-    from quals_fast.pages.display import MARKS_LEGEND, show, signature_line
+    from quals_fast.pages.display import MARKS_LEGEND, UNCOUNTED_LEGEND, show, signature_line
     from quals_fast.pages.explain import ExplainedRow, render_html, render_terminal
     from quals_fast.pages.tables import Tally
 
@@ -68,7 +68,8 @@ def explain(html: str | None, ids: tuple[str, ...], top: int | None, **options: 
             else:
                 explained.append(one)
         if file is None:
-            show(MARKS_LEGEND)
+            answer_only = options["tokens"] == "answer"
+            show(f"{MARKS_LEGEND}, {UNCOUNTED_LEGEND}" if answer_only else MARKS_LEGEND)
             show(signature_line(job.scorer.signature))
         else:
             file.write(render_html(explained, job.scorer.signature))

@@ -71,6 +71,9 @@ SETTING_OPTIONS = (
     click.option("--summary-logprob", default=S.summary_logprob, metavar="[model|search]",
                  help="Log-probabilities given the summary. model: the model's own. search: with "
                       "the diversity penalty included, as in the published program."),
+    click.option("--tokens", default=S.tokens, metavar="[all|answer]",
+                 help="Tokens of a question-answer pair that count. all: as published. answer: "
+                      "only the answer's."),
     click.option("--max-pairs", default=str(S.max_pairs), metavar="[N|all]",
                  help="Stop selecting question-answer pairs once there are this many. Each answer "
                       "gets at least one turn, so there may be more."),

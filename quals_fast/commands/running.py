@@ -249,6 +249,7 @@ def score_settings(options: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"`--max-pairs` must be a whole number or 'all', but got {max_pairs!r}")
     scoring = ScoringConfig(
         summary_logprob=options["summary_logprob"],
+        tokens=options["tokens"],
         max_pairs=None if max_pairs == "all" else int(max_pairs),
         no_pairs_score=options["no_pairs_score"],
     )

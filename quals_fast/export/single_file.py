@@ -228,6 +228,7 @@ def _check(
         expected = engine.score(pairs, decoding, scoring.max_pairs, lambda n: None)
     same: list[bool] = []
     deltas = [0.0]
+    sep = loaded.conventions.sep_token_id
     for b, row in enumerate(expected):
         status = STATUSES[outputs["status"][b]]
         problem = check_tokens(*pairs[b])
@@ -246,7 +247,11 @@ def _check(
             deltas.append(math.nan)
         elif theirs and all(are_same):
             score = np.mean(
-                [np.mean(document) - np.mean(summary) for _, summary, document in theirs]
+                [
+                    np.mean(document[first:]) - np.mean(summary[first:])
+                    for ids, summary, document in theirs
+                    for first in [ids.index(sep) + 1 if scoring.tokens == "answer" else 0]
+                ]
             )
             deltas.append(float(abs(score - outputs["score"][b])))
     result = {

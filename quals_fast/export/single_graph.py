@@ -109,7 +109,13 @@ class SingleGraph(nn.Module):
         )
         given_document = self._rescore(ids, is_token, document_ids, document_lengths)
 
-        gained = (given_document.double() - given_summary.double()).sum(-1) / lengths.clamp(min=1)
+        gained = given_document.double() - given_summary.double()
+        n_counted = lengths
+        if self._scoring.tokens == "answer":
+            is_sep = ids == self._conventions.sep_token_id
+            is_counted = is_token & ~is_sep & (is_sep.cumsum(-1) > 0)
+            gained, n_counted = gained * is_counted, is_counted.sum(-1)
+        gained = gained.sum(-1) / n_counted.clamp(min=1)
         score = gained.sum(-1) / n_kept.clamp(min=1)
         is_broken = (hypotheses.lengths == 0).any(1) | kept.unsure | (score != score)
         status = torch.where(n_kept == 0, 1, 0)

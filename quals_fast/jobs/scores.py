@@ -221,10 +221,14 @@ def _by_token(content: dict[str, Any]) -> QAPair:
         or not all(map(_is_number, lists["summary_logprobs"] + lists["document_logprobs"]))
     ):
         _refuse("pairs", "objects with tokens and as many log-probabilities", content)
+    first_counted = content.get("first_counted", 0)
+    if type(first_counted) is not int or not 0 <= first_counted < len(lists["tokens"]):
+        _refuse("first_counted", "the index of a token", first_counted)
     return QAPair(
         question=content["question"],
         answer=content["answer"],
         **{name: tuple(one) for name, one in lists.items()},
+        first_counted=first_counted,
     )
 
 

@@ -25,6 +25,7 @@ LARGE_DROP = -2.0
 
 MARKS = ("", "!", "!!")  # by level
 MARKS_LEGEND = f"{MARKS[1]} {DROP:g} nats or less, {MARKS[2]} {LARGE_DROP:g} nats or less"
+UNCOUNTED_LEGEND = "— does not count (--tokens answer)"
 
 # Escape sequences would control the terminal, and lone surrogates cannot be encoded in UTF-8.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")

@@ -125,6 +125,7 @@ def render_html(rows: Sequence[ExplainedRow], signature: str) -> str:
         .render(
             rows=worst_first(rows),
             signature=signature,
+            answer_only=any(pair.first_counted for row in rows for pair in row.result.pairs),
             n_scored=sum(not math.isnan(row.score) for row in rows),
             # On a page of good summaries, the worst one must not look bad.
             longest_score_bar=max(-LARGE_DROP, -min(finite, default=0.0)),

@@ -112,6 +112,7 @@ def _part_view(signature: str, part: Part, differs: str) -> dict[str, Any]:
     metric = _METRICS.get(signature.split("|")[0], _OTHER_METRIC)
     groups = [_group_view(name or "", group, axis) for name, group in part.groups.items()]
     worst = part.worst()
+    by_token = [pair.by_token for one in worst for pair in one.row.pairs if pair.by_token]
     view = _group_view("", total, axis)
     return {
         "signature": signature,
@@ -135,7 +136,8 @@ def _part_view(signature: str, part: Part, differs: str) -> dict[str, Any]:
         "without_score": part.without_score,
         "n_without_score": view.n_rows - view.n_scored,
         "has_pairs": part.has_pairs,
-        "has_tokens": any(pair.by_token for one in worst for pair in one.row.pairs),
+        "has_tokens": bool(by_token),
+        "answer_only": any(pair.first_counted for pair in by_token),
     }
 
 

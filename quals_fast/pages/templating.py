@@ -46,7 +46,10 @@ def page_environment() -> Environment:
 
 
 class TokenColumn(NamedTuple):
-    """A token of a pair, its log-probabilities, their difference, and its level, 0 to 2."""
+    """A token of a pair, its log-probabilities, their difference, and its level, 0 to 2.
+
+    The difference is NaN if the token does not count in the score.
+    """
 
     token: str
     summary_logprob: float
@@ -54,13 +57,17 @@ class TokenColumn(NamedTuple):
     drop: float
     level: int
 
+    @property
+    def is_counted(self) -> bool:
+        """Whether the token counts in the score."""
+        return not math.isnan(self.drop)
+
 
 def token_columns(pair: QAPair) -> Iterator[TokenColumn]:
     """Yield a pair's tokens with what is shown of them."""
-    for token, given_summary, given_document in zip(
-        pair.tokens, pair.summary_logprobs, pair.document_logprobs, strict=True
-    ):
-        drop = given_document - given_summary
+    columns = zip(pair.tokens, pair.summary_logprobs, pair.document_logprobs, strict=True)
+    for i, (token, given_summary, given_document) in enumerate(columns):
+        drop = given_document - given_summary if i >= pair.first_counted else math.nan
         yield TokenColumn(token, given_summary, given_document, drop, level(drop))
 
 

@@ -129,6 +129,7 @@ def score_hypotheses(
     scoring = scoring or ScoringConfig()
     tokenizer = model.checkpoint.tokenizer
     source_of_document, source_of_summary = tokenizer.encode([document, summary])
+    sep = model.checkpoint.conventions.sep_token_id
     pairs = []
     for index, question, answer in keep(model, summary, hypotheses, scoring.max_pairs):
         chosen = hypotheses[index]
@@ -143,6 +144,7 @@ def score_hypotheses(
                 if scoring.summary_logprob == "model"
                 else chosen.search_logprobs,
                 document_logprobs=tuple(model.token_logprobs(states, chosen.token_ids)),
+                first_counted=0 if scoring.tokens == "all" else chosen.token_ids.index(sep) + 1,
             )
         )
     return SummaryScore.of_pairs(

@@ -17,6 +17,7 @@ _PAIR = pa.struct(
         "token_ids": pa.list_(pa.int64()),
         "summary_logprobs": pa.list_(pa.float64()),
         "document_logprobs": pa.list_(pa.float64()),
+        "first_counted": pa.int64(),
     }
 )
 _COLUMNS = {

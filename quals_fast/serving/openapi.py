@@ -142,6 +142,7 @@ _RESULT = _object(
                     "token_ids": {"type": "array", "items": {"type": "integer"}},
                     "summary_logprobs": _NUMBERS,
                     "document_logprobs": _NUMBERS,
+                    "first_counted": _COUNT,
                 }
             ),
         },

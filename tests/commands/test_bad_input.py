@@ -158,6 +158,9 @@ WRONG_USAGE = [
         id="summary-logprob",
     ),
     pytest.param(
+        "--tokens question", "`tokens` must be 'all' or 'answer', but got 'question'", id="tokens"
+    ),
+    pytest.param(
         "--no-pairs-score nan", "`no_pairs_score` must be a finite number, but got nan", id="nan"
     ),
     pytest.param(

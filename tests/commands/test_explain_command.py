@@ -28,6 +28,15 @@ def test_explain_on_the_terminal(run, expected):
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_explain_says_which_tokens_count(run):
+    write("in.jsonl", GOOD[:1])
+    result = run("explain", "in.jsonl", "--tokens", "answer")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[-2].endswith(", — does not count (--tokens answer)")
+    drops = [line.split() for line in result.stdout.splitlines() if line.startswith("  drop")]
+    assert drops and all(drop[1] == "—" and drop[-1] != "—" for drop in drops)
+
+
 def test_explain_page(run, expected):
     write("in.jsonl", GOOD)
     result = run("explain", "in.jsonl", "--html", "why.html")

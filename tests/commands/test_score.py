@@ -233,13 +233,14 @@ def test_settings_reach_the_signature(run):
     write("in.jsonl", GOOD[:1])
     settings = (
         "--rule hamming --diversity-penalty 0.25 --length-penalty 2 --summary-logprob search "
-        "--max-pairs all --no-pairs-score -7 --dtype float32 --max-batch-tokens 99"
+        "--tokens answer --max-pairs all --no-pairs-score -7 --dtype float32 --max-batch-tokens 99"
     )
     result = run("score", "in.jsonl", *settings.split())
     assert result.exit_code == 0
     signature = result.stdout.splitlines()[-1]
     assert "|rule:hamming|beams:6/6|diversity:0.25|length:2-12|lp:2.0|" in signature
-    assert "|summary:search|pairs:all|nopairs:-7.0|unknown:dropped|model:queens@" in signature
+    assert "|summary:search|tokens:answer|pairs:all|nopairs:-7.0|unknown:dropped|" in signature
+    assert "|model:queens@" in signature
     assert "|dtype:float32|backend:eager|" in signature
 
 

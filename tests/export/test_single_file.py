@@ -57,10 +57,12 @@ KINDS = {
         DecodingConfig(**SMALL, num_beam_groups=4, length_penalty=0.7),
         ScoringConfig(max_pairs=3),
     ),
-    "hamming, groups of three; with penalties, all pairs, a score without pairs": (
+    "hamming, groups of three; with penalties, answers alone, all pairs, a score without pairs": (
         {**tiny_models.CONFIG, **ONE_LAYER},
         DecodingConfig(**SMALL, num_beam_groups=4, rule="hamming"),
-        ScoringConfig(summary_logprob="search", max_pairs=None, no_pairs_score=-5.0),
+        ScoringConfig(
+            summary_logprob="search", tokens="answer", max_pairs=None, no_pairs_score=-5.0
+        ),
     ),
 }
 

@@ -51,6 +51,7 @@ RESULTS = [
                 tokens=("a", "b"),
                 summary_logprobs=(-1.0, -2.0),
                 document_logprobs=(-3.0, -4.0),
+                first_counted=1,
             ),
         ),
     ),
@@ -133,6 +134,10 @@ BAD = [
     (
         GOOD | {"pairs": [PAIR | TOKENS | {"document_logprobs": ["x"]}]},
         "`pairs` must be objects with tokens and as many log-probabilities",
+    ),
+    (
+        GOOD | {"pairs": [PAIR | TOKENS | {"first_counted": 1}]},
+        "`first_counted` must be the index of a token, but got 1",
     ),
 ]
 

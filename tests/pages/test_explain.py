@@ -7,6 +7,7 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from html_page import Page
@@ -147,6 +148,19 @@ def test_drops_are_marked_and_coloured_from_the_thresholds_on(
     page = Page(render_html([row], SIGNATURE))
     assert [attrs.get("class") for tag, attrs in page.elements if tag == "i"] == [level]
     assert (shown in page.texts) == bool(mark)
+
+
+def test_tokens_that_do_not_count_have_no_drop_and_are_faded() -> None:
+    row = make_row(replace(UNSUPPORTED, first_counted=8))
+    assert "-> forty   -6.035" in terminal(row)
+    drops = next(line for line in terminal(row).splitlines() if line.startswith("  drop"))
+    assert drops.split() == ["drop", *["—"] * 8, "-12.05!!", "-0.02"]
+    page = Page(render_html([row, make_row(SUPPORTED)], SIGNATURE))
+    classes = [attrs.get("class") for tag, attrs in page.elements if tag == "i"]
+    assert classes == [*["u"] * 8, "b", None, *[None] * len(SUPPORTED.tokens)]
+    assert "Faded tokens do not count" in page.text
+    assert "the mean drop of its answer's tokens" in page.text
+    assert "Faded" not in Page(render_html([make_row(SUPPORTED)], SIGNATURE)).text
 
 
 @pytest.mark.parametrize("width", [40, 80, 120, 200])

@@ -4,6 +4,7 @@ import decimal
 import math
 import re
 import tracemalloc
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -151,6 +152,11 @@ def test_questions_have_bars_and_the_worst_its_tokens():
     assert page.texts.index("how many?") < page.texts.index("who?")
     assert "-4.00!!" in page.texts
     assert "--pairs" not in page.text
+    assert "Faded" not in page.text
+    answer_only = make_pair(by_token=replace(by_token, first_counted=1))
+    page = page_of([make_row(1, -1.5, pairs=(answer_only,))])
+    assert [attrs.get("class") for tag, attrs in page.elements if tag == "i"] == ["u", None]
+    assert "Faded tokens do not count" in page.text
 
 
 def test_without_questions_the_page_says_how_to_get_them():

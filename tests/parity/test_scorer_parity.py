@@ -40,6 +40,10 @@ CASES = {
     "search log-probabilities": {"scoring": {"summary_logprob": "search"}},
     "one round of pairs": {"scoring": {"max_pairs": 1}},
     "all pairs": {"scoring": {"max_pairs": None}},
+    "answers alone": {"scoring": {"tokens": "answer"}},
+    "answers alone, over all pairs": {
+        "scoring": {"tokens": "answer", "max_pairs": None, "summary_logprob": "search"}
+    },
     "a score without pairs": {"scoring": {"no_pairs_score": -5.0}},
     "small batches": {"max_batch_tokens": 1},
 }
@@ -64,6 +68,7 @@ def check_equal(folder, decoding, scoring, **settings):
         assert [p.token_ids for p in one.pairs] == [p.token_ids for p in other.pairs]
         for pair, theirs in zip(one.pairs, other.pairs, strict=True):
             assert (pair.question, pair.answer) == (theirs.question, theirs.answer)
+            assert pair.first_counted == theirs.first_counted
             assert pair.summary_logprobs == pytest.approx(
                 theirs.summary_logprobs, abs=TOKEN_LOGPROB
             )
@@ -119,6 +124,9 @@ def test_equal_to_the_reference_under_every_setting(case, folders):
     found = check_equal(folders("plain"), decoding, scoring, **settings)
     if decoding.min_length <= 5 <= decoding.max_length:  # what the model was trained to say
         assert sum(len(row.pairs) for row in found) >= 3
+    if scoring.tokens == "answer":
+        pairs = [pair for row in found for pair in row.pairs]
+        assert all(pair.tokens[pair.first_counted - 1] == "<sep>" for pair in pairs)
 
 
 @pytest.mark.parametrize("rule", ["fairseq09", "hamming"])
