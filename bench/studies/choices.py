@@ -22,16 +22,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from bench.shared.common import ROOT, Pair, finish, load_pairs
 from bench.shared.options import command_line
 from bench.shared.weights import Weights, describe
 from bench.studies.model.passes import Row, load_rows
-from bench.studies.model.quality import PARTS, WINDOW, targets_of
+from bench.studies.model.quality import PARTS, WINDOW, rise, targets_of
 from bench.studies.model.settings import Passes, Variant
 from quals_fast import DecodingConfig, QualsScorer
-from quals_fast.evaluation import Estimate, agreement
+from quals_fast.evaluation import agreement
 from quals_fast.training.qagen.corpus import Corpus, read_corpus
 from quals_fast.training.qagen.renaming import shape, whole_words
 from quals_fast.training.qagen.views import sentence_window, with_distractors
@@ -101,33 +99,6 @@ def nats(scorer: QualsScorer, corpus: Corpus) -> dict[str, dict[str, float]]:
             values["answer"] += logprobs[separator:]
         means[name] = {part: -math.fsum(own) / len(own) for part, own in values.items()}
     return means
-
-
-def rise(
-    before: Sequence[float], now: Sequence[float], labels: Sequence[float]
-) -> dict[str, float | None]:
-    """Return by how much the correlation with labels rises, with a paired bootstrap interval.
-
-    Args:
-        before: scores, NaN where a row has none; such rows do not count.
-        now: scores of the same rows.
-        labels: of the same rows.
-    """
-    from scipy.stats import bootstrap, pearsonr
-
-    columns = np.array([before, now, labels])
-    columns = columns[:, ~np.isnan(columns).any(0)]
-
-    def difference(before: Any, now: Any, labels: Any, axis: int) -> Any:
-        return pearsonr(now, labels, axis=axis)[0] - pearsonr(before, labels, axis=axis)[0]
-
-    interval = bootstrap(
-        columns, difference, paired=True, n_resamples=1_000, method="percentile", rng=0,
-        vectorized=True,
-    ).confidence_interval  # fmt: skip
-    return Estimate(
-        float(difference(columns[0], columns[1], columns[2], 0)), interval.low, interval.high
-    ).to_dict()
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from town import BRIDGE, RIVER
 from bench.shared.common import Pair
 from bench.studies import choices
 from bench.studies.model.page import _choices
+from bench.studies.model.quality import rise
 from quals_fast import QualsScorer
 from quals_fast.training.qagen.corpus import Corpus, Question
 
@@ -54,13 +55,13 @@ def test_a_rise_is_that_of_the_correlation_on_the_same_rows():
     labels = [0.0, 1.0, 0.0, 1.0, 1.0, 0.0] * 5
     good = [label + n % 3 / 10 for n, label in enumerate(labels)]
     bad = [n % 7 for n in range(30)]
-    same = choices.rise(good, good, labels)
+    same = rise(good, good, labels)
     assert same == {"value": 0.0, "low": 0.0, "high": 0.0}
-    up, down = choices.rise(bad, good, labels), choices.rise(good, bad, labels)
+    up, down = rise(bad, good, labels), rise(good, bad, labels)
     assert up["value"] == pytest.approx(-down["value"])
     assert 0 < up["low"] < up["value"] < up["high"]
     # A row that one of them has no score for does not count.
-    missing = choices.rise([*bad, math.nan], [*good, 5.0], [*labels, 0.0])
+    missing = rise([*bad, math.nan], [*good, 5.0], [*labels, 0.0])
     assert missing["value"] == pytest.approx(up["value"])
 
 

@@ -2,6 +2,8 @@
 
 import json
 import math
+import random
+from dataclasses import replace
 
 import pytest
 import tiny_models
@@ -9,9 +11,12 @@ import tiny_models
 from bench.shared.common import Pair
 from bench.studies.model import page as pages
 from bench.studies.model import quality, settings
-from bench.studies.model.passes import Row, load_rows, run_pass, run_truncated
+from bench.studies.model.definitions import ANSWERS, DEFINITIONS, definitions, rivals
+from bench.studies.model.passes import Row, Stored, load_rows, run_pass, run_truncated
 from bench.studies.model.settings import DEFAULT, Passes, Variant
 from quals_fast import DecodingConfig, QualsScorer, ScoringConfig
+from quals_fast.engine.filtering import KeptPair
+from quals_fast.results import Hypothesis
 
 WORDS = "queen anne opened the bridge in 1962 . king won a game of score"
 SEARCH = DecodingConfig(num_beams=20, num_beam_groups=20, min_length=2, max_length=8)
@@ -46,12 +51,13 @@ def rows():
         ScoringConfig(max_pairs=2),
         ScoringConfig(max_pairs=None),
         ScoringConfig(summary_logprob="search", max_pairs=3),
+        ScoringConfig(tokens="answer"),
     ],
-    ids=["default", "two", "all", "search"],
+    ids=["default", "two", "all", "search", "answers"],
 )
 def test_scores_follow_from_one_pass(scorer, folder, rows, tmp_path, scoring):
     stored = run_pass(scorer, rows, tmp_path, "pass")
-    derived = [one.score(scoring, 1, answer_only=False) for one in stored]
+    derived = [one.score(scoring, 1) for one in stored]
     asked = QualsScorer.from_pretrained(
         folder, device="cpu", dtype="float32", decoding=SEARCH, scoring=scoring
     )
@@ -62,18 +68,95 @@ def test_scores_follow_from_one_pass(scorer, folder, rows, tmp_path, scoring):
     assert max(kept) >= 2
 
 
-def test_answers_alone_count_what_stands_behind_the_separator(scorer, rows, tmp_path):
-    result = scorer.score([rows[0].pair.document], [rows[0].pair.summary])[0]
-    expected = []
-    for pair in result.pairs:
-        first = pair.token_ids.index(1) + 1
-        rises = [a - b for a, b in zip(pair.document_logprobs, pair.summary_logprobs, strict=True)][
-            first:
-        ]
-        expected.append(sum(rises) / len(rises))
-    (stored,) = run_pass(scorer, rows[:1], tmp_path, "pass")
-    found = stored.score(ScoringConfig(), 1, answer_only=True)
-    assert found == pytest.approx(sum(expected) / len(expected), abs=1e-5)
+def made_pair(answer, question_drop, answer_drop, answer_logprob):
+    """Make a hypothesis of one question token, SEP (id 1) and one answer token, and its drops."""
+    ids = (7, 1, ord(answer))
+    logprobs = (-1.0, -1.0, answer_logprob)
+    found = Hypothesis(
+        token_ids=ids,
+        logprobs=logprobs,
+        search_logprobs=logprobs,
+        search_sum=sum(logprobs),
+        search_score=0.0,
+    )
+    drops = (question_drop, 0.0, answer_drop)
+    document = tuple(a + b for a, b in zip(logprobs, drops, strict=True))
+    return KeptPair(f"who {question_drop} {answer_drop}?", answer, found), document
+
+
+def test_definitions_by_hand():
+    half, tenth = math.log(0.5), math.log(0.1)
+    both = [
+        made_pair("a", -3.0, -6.0, half),
+        made_pair("a", -6.0, 0.0, half),
+        made_pair("b", 0.0, -9.0, tenth),
+    ]
+    pairs = [pair for pair, _ in both]
+    stored = Stored(3, pairs, {})
+    pairs[1] = pairs[1]._replace(hypothesis=replace(pairs[1].hypothesis, token_ids=(8, 1, 97)))
+    for pair, (_, document) in zip(pairs, both, strict=True):
+        stored.document_logprobs[pair.hypothesis.token_ids] = document
+    found = {name: one.score(stored, 1) for name, one in DEFINITIONS.items()}
+    assert found == {
+        "published": pytest.approx((-3 - 2 - 3) / 3),
+        "over all pairs": pytest.approx((-3 - 2 - 3) / 3),
+        "answers only": pytest.approx((-6 + 0 - 9) / 3),
+        ANSWERS: pytest.approx((-6 + 0 - 9) / 3),
+        "questions only": pytest.approx((-1.5 - 3 + 0) / 3),
+        "published, mean by answer": pytest.approx((-2.5 - 3) / 2),
+        "published, by confidence": pytest.approx((0.5 * -5 + 0.1 * -3) / 1.1),
+        f"{ANSWERS}, mean by answer": pytest.approx((-3 - 9) / 2),
+        f"{ANSWERS}, by confidence": pytest.approx((0.5 * -6 + 0.1 * -9) / 1.1),
+    }
+    assert math.isnan(DEFINITIONS["published"].score(Stored(3, [], {}), 1))
+
+
+def made_passes(rows):
+    """Make what a pass might find in rows: four pairs each, with random log-probabilities."""
+    draw = random.Random(0)
+    passes = []
+    for _ in rows:
+        both = [made_pair(a, *(-draw.random() for _ in range(3))) for a in "abcd"]
+        documents = {pair.hypothesis.token_ids: document for pair, document in both}
+        passes.append(Stored(4, [pair for pair, _ in both], documents))
+    return passes
+
+
+def test_a_set_is_split_only_if_definitions_are_chosen_on_it(rows):
+    sets = {"qags_x": rows, "frank_x": rows}
+    found = definitions(sets, dict.fromkeys(sets, made_passes(rows)), 1, 20)
+    assert {title: list(parts) for title, parts in found["sets"].items()} == {
+        "qags_x": ["odd", "even"],
+        "frank_x": ["all"],
+    }
+    published, all_pairs, *_ = found["sets"]["frank_x"]["all"]
+    assert (published["name"], published["rise"]["value"]) == ("published", 0)
+    assert all_pairs["rise"]["value"] == pytest.approx(
+        all_pairs["pearson"]["value"] - published["pearson"]["value"]
+    )
+    text = pages._definitions(found)
+    assert "| qags_x, odd rows, n = 4 | Pearson |" in text
+    assert "| **answers only** |" in text
+    assert "| questions only |" in text
+
+
+def test_published_metrics_are_compared_on_the_rows_that_have_them_all(rows):
+    quals = {"QUALS": [0.1 * row.number for row in rows[:-1]] + [math.nan]}
+    theirs = [{"good": row.pair.label, "partial": -row.pair.label} for row in rows]
+    del theirs[2]["partial"]
+    rows = [row._replace(published=own) for row, own in zip(rows, theirs, strict=True)]
+    found = rivals(rows, quals, 20)
+    assert [(one["name"], one["n"], one["left_out"]) for one in found] == [
+        ("QUALS", 6, 2),
+        ("good", 6, 2),
+        ("partial", 6, 2),
+        ("ROUGE-2 precision, against the article", 6, 2),
+    ]
+    assert found[1]["pearson"]["value"] == pytest.approx(1)
+    assert found[2]["rise"]["value"] == pytest.approx(-1 - found[0]["pearson"]["value"])
+    text = pages._rivals({"frank": found})
+    assert "| frank, n = 6 (2 left out) | Pearson |" in text
+    assert "| good | 1.000 [1.00, 1.00] |" in text
 
 
 def test_shorter_documents_need_no_second_search(scorer, folder, rows, tmp_path, monkeypatch):
@@ -85,11 +168,9 @@ def test_shorter_documents_need_no_second_search(scorer, folder, rows, tmp_path,
     other = tiny_models.write_checkpoint(tmp_path / "short", config, trained_on=WORDS)
     asked = QualsScorer.from_pretrained(other, device="cpu", dtype="float32", decoding=SEARCH)
     result = asked.score([r.pair.document for r in rows], [r.pair.summary for r in rows])
-    found = [one.score(ScoringConfig(), 1, answer_only=False) for one in short]
+    found = [one.score(ScoringConfig(), 1) for one in short]
     assert found == pytest.approx(result.scores, abs=1e-5)
-    assert found != pytest.approx(
-        [one.score(ScoringConfig(), 1, answer_only=False) for one in stored], abs=1e-3
-    )
+    assert found != pytest.approx([one.score(ScoringConfig(), 1) for one in stored], abs=1e-3)
 
 
 def test_a_pass_goes_on_with_the_rows_that_it_lacks(scorer, rows, tmp_path, monkeypatch):
@@ -111,11 +192,13 @@ def test_a_pass_goes_on_with_the_rows_that_it_lacks(scorer, rows, tmp_path, monk
 def test_few_rows_are_as_many_odd_as_even(tmp_path):
     path = tmp_path / "rows.jsonl"
     lines = [{"document": f"d{i}", "summary": f"s{i}", "label": 1} for i in range(1, 22)]
+    lines[20]["published"] = {"ROUGE": 0.5}
     path.write_text("\n".join(map(json.dumps, lines)))
     numbers = [row.number for row in load_rows(path, 8)]
     assert numbers == sorted(set(numbers))
     assert sum(number % 2 for number in numbers) == 4
     assert [row.number for row in load_rows(path, None)] == list(range(1, 22))
+    assert [row.published for row in load_rows(path, None)[-2:]] == [{}, {"ROUGE": 0.5}]
     assert all(row.pair.document == f"d{row.number}" for row in load_rows(path, 8))
 
 
@@ -124,7 +207,7 @@ def test_the_page_says_what_was_measured(scorer, folder, rows, tmp_path, monkeyp
     qas = [{"q": "who won ?", "a": "queen anne", "s": 0}]
     dev.write_text(json.dumps({"context": "queen anne won a game .", "qas": qas}))
     stored = run_pass(scorer, rows, tmp_path / "work", "pass")
-    scores = [one.score(ScoringConfig(), 1, answer_only=False) for one in stored]
+    scores = [one.score(ScoringConfig(), 1) for one in stored]
     machine = {"cpu": "x", "threads": 1, "python": "3", "commit": "c", "dirty": False,
                "versions": {"torch": "t", "transformers": "f"}}  # fmt: skip
     found = {
@@ -133,7 +216,9 @@ def test_the_page_says_what_was_measured(scorer, folder, rows, tmp_path, monkeyp
         "perplexity": quality.perplexity(scorer, dev, None),
         "generation": {"set": quality.generation(rows, stored)},
         "examples": {"documents": 2, "faithful_higher": 1, "by_change": {"who": [1, 2]}},
-        "with_people": {"cnndm": quality.with_people(rows, scores, 20)},
+        "with_people": {"qags_cnndm": quality.with_people(rows, scores, 20)},
+        "definitions": definitions({"cnndm": rows}, {"cnndm": made_passes(rows)}, 1, 20),
+        "rivals": {},
         "machine": machine,
     }
     target = scorer.rescore(["queen anne won a game ."], [[pair_ids(scorer)]])[0][0]
@@ -147,7 +232,12 @@ def test_the_page_says_what_was_measured(scorer, folder, rows, tmp_path, monkeyp
         "two pairs": Variant(
             group="pairs", decoding=SEARCH, dtype="float32", scoring=ScoringConfig(max_pairs=2)
         ),
-        "answers": Variant(decoding=SEARCH, dtype="float32", answer_only=True, same_work=True),
+        "answers": Variant(
+            decoding=SEARCH,
+            dtype="float32",
+            scoring=ScoringConfig(tokens="answer"),
+            same_work=True,
+        ),
         "short": Variant(group="documents", decoding=SEARCH, dtype="float32", document_tokens=12),
     }
     measured = {
@@ -165,7 +255,8 @@ def test_the_page_says_what_was_measured(scorer, folder, rows, tmp_path, monkeyp
     assert "Not measured yet: `python -m bench.choices`" in text
     assert "**A trial run: 8 rows of each set only.**" in text
     assert "1 of the 2 example documents (who 1 of 2)" in text
-    assert "| cnndm, even rows, n = 4 | Pearson |" in text
+    assert "| qags_cnndm, even rows, n = 4 | Pearson |" in text
+    assert "The aim, Pearson 0.55 on all rows, is " in text
     assert "Best on the odd rows, by the mean over the sets: " in text
     pages.plot(measured, tmp_path / "plot.svg")
     assert "two pairs" in (tmp_path / "plot.svg").read_text()

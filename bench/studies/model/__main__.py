@@ -1,10 +1,12 @@
 """What are the bundled model's scores worth, and with ``--settings``, what are the settings worth?
 
     python -m bench.model --dev ../shared/data/qa_dev.jsonl.gz \
-        --labels ../shared/data/factcons_qags_{cnndm,xsum}.jsonl.gz
+        --labels ../shared/data/factcons_{qags,frank_valid}_{cnndm,xsum}.jsonl.gz
     python -m bench.model ... --settings          all settings against cost; hours on two cores
     python -m bench.model --page                  rewrites the page from the last results
 
+A set with "qags" in its name has odd rows for choosing and even rows for reporting; all others are
+for reporting only. Scores that others published for a row are compared with QUALS (`published`).
 Writes bench/results/model.json (with --settings also model_settings.json), bench/MODEL.md and
 bench/model_settings.svg. Passes are stored row by row in --work, so that an interrupted run can be
 resumed, and anything that follows from a stored pass needs no search.
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +26,9 @@ from bench.shared.common import RESULTS, ROOT, finish
 from bench.shared.options import command_line
 from bench.shared.weights import weights_of
 from bench.studies import examples
+from bench.studies.model.definitions import ANSWERS, DEFINITIONS, PUBLISHED, definitions, rivals
 from bench.studies.model.page import page, plot
-from bench.studies.model.passes import load_rows
+from bench.studies.model.passes import Stored, load_rows
 from bench.studies.model.quality import generation, perplexity, with_people
 from bench.studies.model.settings import DEFAULT, Passes, Variant, cost, quality, variants
 
@@ -41,20 +45,25 @@ def main() -> None:
         passes = Passes(a.model, a.device, a.work)
         default, weights = Variant(), weights_of(a.model)
         scorer = default.scorer(a.model, a.device)
+        stored = {name: passes.stored(default, rows) for name, rows in sets.items()}
+        sep = scorer.engine.model.conventions.sep_token_id
         finish(
             MODEL,
             {
                 "signature": scorer.signature,
                 "rows": a.rows,
                 "perplexity": perplexity(scorer, a.dev, a.questions),
-                "generation": {
-                    name: generation(rows, passes.stored(default, rows))
-                    for name, rows in sets.items()
-                },
+                "generation": {name: generation(rows, stored[name]) for name, rows in sets.items()},
                 "examples": examples.count(scorer),
                 "with_people": {
                     name: with_people(rows, passes.scores(default, rows), a.resamples)
                     for name, rows in sets.items()
+                },
+                "definitions": definitions(sets, stored, sep, a.resamples),
+                "rivals": {
+                    name: rivals(rows, _by_definition(stored[name], sep), a.resamples)
+                    for name, rows in sets.items()
+                    if any(row.published for row in rows)
                 },
             },
             a.device,
@@ -75,6 +84,14 @@ def main() -> None:
             }
             finish(SETTINGS, result, a.device, weights=weights)
     write_page()
+
+
+def _by_definition(stored: Sequence[Stored], sep: int) -> dict[str, list[float]]:
+    """Return the scores by the definitions that are compared with published metrics."""
+    return {
+        f"QUALS, {name}": [DEFINITIONS[name].score(one, sep) for one in stored]
+        for name in (PUBLISHED, ANSWERS)
+    }
 
 
 def write_page() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.shared.plots import figure
 from bench.shared.tables import interval, percent, table, where, with_spread
+from bench.studies.model.quality import is_split
 from bench.studies.model.settings import DEFAULT, selected
 
 # Pearson correlation with the same human judgements. Wang et al. 2020 for the first three; the
@@ -21,7 +22,7 @@ PUBLISHED = {
     "BARTScore": (0.73, 0.17),
     "AlignScore-large (Spearman)": (0.74, 0.57),
 }
-AIMS = {"cnndm": 0.55, "xsum": 0.20}
+AIMS = {"qags_cnndm": 0.55, "qags_xsum": 0.20}
 
 
 def page(
@@ -38,9 +39,10 @@ def page(
     """
     parts = [
         "# What the model and its settings are worth",
-        "Written by `python -m bench.model` from its measurements; do not edit. Odd rows of each "
-        "set are for choosing (between models, settings, definitions), even rows for reporting; a "
-        "row's number is its line in the file. Intervals are 95 % bootstrap intervals.",
+        "Written by `python -m bench.model` from its measurements; do not edit. Odd rows of QAGS "
+        "are for choosing (between models, settings, definitions), even rows for reporting; a "
+        "row's number is its line in the file. FRANK's rows are for reporting only. Intervals are "
+        "95 % bootstrap intervals.",
         f"`{model['signature']}`",
         *([f"**A trial run: {model['rows']} rows of each set only.**"] if model["rows"] else []),
         "## What the model is worth",
@@ -48,13 +50,17 @@ def page(
         _generation(model["generation"]),
         _examples(model["examples"]),
         _with_people(model["with_people"]),
-        "Published, with large models and on all rows (Pearson, CNN/DM and XSum):\n\n"
+        "Published, with large models and on all rows of QAGS (Pearson, CNN/DM and XSum):\n\n"
         + table(
             [
                 {"metric": name, "QAGS-CNN/DM": f"{cnndm:g}", "QAGS-XSum": f"{xsum:g}"}
                 for name, (cnndm, xsum) in PUBLISHED.items()
             ]
         ),
+        "## Published metrics on the same summaries",
+        _rivals(model["rivals"]),
+        "## What definitions of the score are worth",
+        _definitions(model["definitions"]),
         "## What the settings are worth",
         _settings(settings),
         "## What choices in training are worth",
@@ -117,13 +123,11 @@ def _examples(result: dict[str, Any]) -> str:
 def _with_people(result: dict[str, Any]) -> str:
     blocks = ["Agreement with human judgement:"]
     for title, parts in result.items():
-        for part in ("even", "odd", "all"):
+        for part in ("even", "odd", "all") if is_split(title) else ("all",):
             rows = [
                 {
                     f"{title}, {part} rows, n = {parts[part][0]['n']}": one["name"],
-                    "Pearson": interval(one["pearson"], 3, 2),
-                    "Spearman": interval(one["spearman"], 3, 2),
-                    "AUC": interval(one["auc"], 3, 2),
+                    **_three(one),
                 }
                 for one in parts[part]
             ]
@@ -134,6 +138,65 @@ def _with_people(result: dict[str, Any]) -> str:
             verdict = "reached" if reached["value"] >= aim else "missed"
             blocks.append(f"The aim, Pearson {aim:.2f} on all rows, is {verdict}.")
     return "\n\n".join(blocks)
+
+
+def _rivals(result: dict[str, Any]) -> str:
+    blocks = [
+        "Scores that FRANK's authors published (Pagnoni et al. 2021), and QUALS with the bundled "
+        "model, on the summaries for which there are all. A label is the share of a summary's "
+        "sentences in which most annotators found no error; for the AUC, a summary is consistent "
+        "if this holds for all of them. The last column is the Pearson correlation minus that of "
+        "QUALS as published, with a paired interval. BERTScore, ROUGE, BLEU and METEOR compare "
+        "with the reference summary, those with `Art` with the article. The last row is computed "
+        "here."
+    ]
+    for title, metrics in result.items():
+        first = metrics[0]
+        head = f"{title}, n = {first['n']} ({first['left_out']} left out)"
+        blocks.append(
+            table(
+                [
+                    {
+                        head: one["name"],
+                        **_three(one),
+                        "minus QUALS": "-" if one is first else interval(one["rise"], 3, 2),
+                    }
+                    for one in metrics
+                ]
+            )
+        )
+    return "\n\n".join(blocks)
+
+
+def _definitions(result: dict[str, Any]) -> str:
+    offered = set(result["offered"])
+    blocks = [
+        "Which pairs and tokens make the score, all from the same searches. Definitions in bold "
+        'are settings: "over all pairs" is `max_pairs=None`, "answers only" is `tokens="answer"`. '
+        '"Mean by answer" gives each distinct answer the same weight; "by confidence" weights a '
+        "pair by how likely the summary makes its answer (the geometric mean of its tokens' "
+        "probabilities). The rise is that of the Pearson correlation over the published "
+        "definition; for the last two, over the same without weights. It has a paired interval."
+    ]
+    for title, parts in result["sets"].items():
+        for part, ones in parts.items():
+            head = f"{title}, {part} rows, n = {ones[0]['n']}"
+            rows = [
+                {
+                    head: f"**{one['name']}**" if one["name"] in offered else one["name"],
+                    **_three(one),
+                    "rise": "-" if one is ones[0] else interval(one["rise"], 3, 2),
+                }
+                for one in ones
+            ]
+            blocks.append(table(rows))
+    return "\n\n".join(blocks)
+
+
+def _three(one: dict[str, Any]) -> dict[str, str]:
+    """Return the cells of the three statistics that the page shows."""
+    titles = {"pearson": "Pearson", "spearman": "Spearman", "auc": "AUC"}
+    return {title: interval(one[key], 3, 2) for key, title in titles.items()}
 
 
 def _settings(result: dict[str, Any] | None) -> str:

@@ -1,9 +1,9 @@
 """A scoring pass that is stored row by row, and the scores of many settings that follow from it.
 
 The search is what costs time. Its sequences that are pairs about the summary are all stored, with
-their log-probabilities given summary and document, so that any `max_pairs`, either
-`summary_logprob` and answer tokens alone need no second pass, and a shorter cut of the documents
-only a second rescoring. A pass that was stopped goes on with the rows that it lacks.
+their log-probabilities given summary and document, so that no `ScoringConfig` needs a second pass,
+and a shorter cut of the documents only a second rescoring. A pass that was stopped goes on with the
+rows that it lacks.
 """
 
 from __future__ import annotations
@@ -11,27 +11,36 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from rich.progress import track
 
 from bench.shared.common import Pair, load_pairs
 from bench.shared.engines import torch_engine
-from quals_fast import QualsScorer, ScoringConfig
+from quals_fast import QAPair, QualsScorer, ScoringConfig
 from quals_fast.engine.filtering import KeptPair, pairs_about, select
+from quals_fast.jobs.files import read_rows
 from quals_fast.results import Hypothesis
 
 ROWS_AT_ONCE = 16
 
 
 class Row(NamedTuple):
-    """A labelled row; `number` is its line in the file, from 1."""
+    """A labelled row.
+
+    Attributes:
+        number: its line in the file, from 1.
+        pair: its texts and label.
+        published: scores of it that others published, by metric.
+    """
 
     number: int
     pair: Pair
+    published: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,30 +61,39 @@ class Stored:
         """Return the pairs that are selected."""
         return select(self.pairs, max_pairs)
 
-    def score(self, scoring: ScoringConfig, sep_token_id: int, *, answer_only: bool) -> float:
-        """Return the score of the row by some settings; NaN without pairs.
+    def scored_pairs(self, scoring: ScoringConfig, sep_token_id: int) -> list[QAPair]:
+        """Return the pairs that some settings keep, as a scorer does but without readable tokens.
 
         Args:
-            scoring: selection, and which log-probabilities of the summary.
+            scoring: the settings.
             sep_token_id: stands before the answer.
-            answer_only: count the tokens of the answer, EOS included, and no others.
         """
-        scores = []
-        for pair in self.kept(scoring.max_pairs):
-            ids = pair.hypothesis.token_ids
-            document = self.document_logprobs[ids]
-            summary = pair.hypothesis.logprobs
-            if scoring.summary_logprob == "search":
-                summary = pair.hypothesis.search_logprobs
-            first = ids.index(sep_token_id) + 1 if answer_only else 0
-            rises = [a - b for a, b in zip(document[first:], summary[first:], strict=True)]
-            scores.append(math.fsum(rises) / len(rises))
+        with_penalties = scoring.summary_logprob == "search"
+        answer_only = scoring.tokens == "answer"
+        return [
+            QAPair(
+                question=question,
+                answer=answer,
+                token_ids=found.token_ids,
+                tokens=(),
+                summary_logprobs=found.search_logprobs if with_penalties else found.logprobs,
+                document_logprobs=self.document_logprobs[found.token_ids],
+                first_counted=found.token_ids.index(sep_token_id) + 1 if answer_only else 0,
+            )
+            for question, answer, found in self.kept(scoring.max_pairs)
+        ]
+
+    def score(self, scoring: ScoringConfig, sep_token_id: int) -> float:
+        """Return the score of the row by some settings; NaN without pairs."""
+        scores = [pair.score for pair in self.scored_pairs(scoring, sep_token_id)]
         return math.fsum(scores) / len(scores) if scores else math.nan
 
 
 def load_rows(path: Path, limit: int | None) -> list[Row]:
     """Read labelled rows; of more than `limit`, take as many odd as even ones, spread evenly."""
-    rows = [Row(number, pair) for number, pair in enumerate(load_pairs([path]), 1)]
+    published = [row.fields.get("published") or {} for row in read_rows(str(path))]
+    both = zip(load_pairs([path]), published, strict=True)
+    rows = [Row(number, *of_row) for number, of_row in enumerate(both, 1)]
     if limit is None or limit >= len(rows):
         return rows
     halves = rows[0::2], rows[1::2]

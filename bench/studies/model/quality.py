@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import random
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from bench.recipes.qags_training.packing import ANSWERING
 from bench.studies.model.passes import Row, Stored
 from quals_fast import QualsScorer
-from quals_fast.evaluation import LabelledRow, compare
+from quals_fast.evaluation import Estimate, LabelledRow, compare
 from quals_fast.qags.answering import Ask, QuestionAnswerer
 from quals_fast.qags.networks import NetworkFiles
 from quals_fast.qags.results import StageWork
@@ -96,17 +98,61 @@ def with_people(
 ) -> dict[str, list[dict[str, Any]]]:
     """Return the agreement of scores and of ROUGE with labels: all, odd and even rows."""
     labelled = [
-        (row.number, LabelledRow(row.pair.document, row.pair.summary, float(row.pair.label), score))
+        LabelledRow(row.pair.document, row.pair.summary, float(row.pair.label or 0), score)
         for row, score in zip(rows, scores, strict=True)
-        if row.pair.label is not None
     ]
-    parts = {"all": [one for _, one in labelled]}
-    for name, odd in PARTS.items():
-        parts[name] = [one for number, one in labelled if number % 2 == odd]
     return {
-        name: [one.to_dict() for one in compare(part, n_resamples=resamples)]
-        for name, part in parts.items()
+        name: [
+            one.to_dict() for one in compare([labelled[i] for i in chosen], n_resamples=resamples)
+        ]
+        for name, chosen in parts_of(rows).items()
     }
+
+
+def is_split(title: str) -> bool:
+    """Return whether a set has odd rows for choosing; the others are for reporting only."""
+    return "qags" in title
+
+
+def parts_of(rows: Sequence[Row]) -> dict[str, list[int]]:
+    """Return the indices of labelled rows: all, odd and even ones."""
+    labelled = [i for i, row in enumerate(rows) if row.pair.label is not None]
+    return {"all": labelled} | {
+        name: [i for i in labelled if rows[i].number % 2 == odd] for name, odd in PARTS.items()
+    }
+
+
+def rise(
+    before: Sequence[float],
+    now: Sequence[float],
+    labels: Sequence[float],
+    resamples: int = 1_000,
+) -> dict[str, float | None]:
+    """Return by how much the correlation with labels rises, with a paired bootstrap interval.
+
+    Args:
+        before: scores, NaN where a row has none; such rows do not count.
+        now: scores of the same rows.
+        labels: of the same rows.
+        resamples: of the bootstrap.
+    """
+    from scipy.stats import bootstrap, pearsonr
+
+    columns = np.array([before, now, labels])
+    columns = columns[:, ~np.isnan(columns).any(0)]
+
+    def difference(before: Any, now: Any, labels: Any, axis: int) -> Any:
+        return pearsonr(now, labels, axis=axis)[0] - pearsonr(before, labels, axis=axis)[0]
+
+    value = float(difference(columns[0], columns[1], columns[2], 0))
+    with warnings.catch_warnings():  # draws without a correlation are left out
+        warnings.simplefilter("ignore")
+        draws = bootstrap(
+            columns, difference, paired=True, n_resamples=resamples, method="percentile", rng=0,
+            vectorized=True,
+        ).bootstrap_distribution  # fmt: skip
+        low, high = np.nanpercentile(draws, [2.5, 97.5]).tolist()
+    return Estimate(value, low, high).to_dict()
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -29,7 +29,6 @@ class Variant:
         dtype: what is computed in which type.
         model: another folder than the model's, such as an int8 export.
         document_tokens: to which documents are cut; None leaves the model's own.
-        answer_only: count the tokens of answers only.
         same_work: costs what the default costs, since only the sum differs.
     """
 
@@ -39,11 +38,10 @@ class Variant:
     dtype: str = "auto"
     model: str | None = None
     document_tokens: int | None = None
-    answer_only: bool = False
     same_work: bool = False
 
     def scorer(self, model: str, device: str) -> QualsScorer:
-        """Return what scores so; answers alone are no setting of it."""
+        """Return what scores so."""
         scorer = QualsScorer.from_pretrained(
             self.model or model,
             device=device,
@@ -64,7 +62,9 @@ def variants(positions: int, int8: str | None) -> dict[str, Variant]:
             scoring=ScoringConfig(summary_logprob="search"),
             same_work=True,
         ),
-        "answer tokens only": Variant(group="tokens", answer_only=True, same_work=True),
+        "answer tokens only": Variant(
+            group="tokens", scoring=ScoringConfig(tokens="answer"), same_work=True
+        ),
     }
     for pairs in (5, 20, None):
         name = "all" if pairs is None else pairs
@@ -100,11 +100,8 @@ class Passes:
 
     def scores(self, variant: Variant, rows: Sequence[Row]) -> list[float]:
         """Return the scores of rows by a variant's settings."""
-        stored = self.stored(variant, rows)
         separator = self._searching(variant).engine.model.conventions.sep_token_id
-        return [
-            one.score(variant.scoring, separator, answer_only=variant.answer_only) for one in stored
-        ]
+        return [one.score(variant.scoring, separator) for one in self.stored(variant, rows)]
 
     def stored(self, variant: Variant, rows: Sequence[Row]) -> list[Stored]:
         """Return the pass that a variant's scores follow from."""
