@@ -243,11 +243,14 @@ class PublishedPipeline:
 
     def _score(self, hypotheses: list[Hypothesis], given_document: Any) -> float:
         """Take the mean over pairs of the mean difference over tokens."""
+        sep, answer_only = self.conventions.sep_token_id, self.scoring.tokens == "answer"
         scores = []
         for hypothesis in hypotheses:
             with_penalties = self.scoring.summary_logprob == "search"
             own = hypothesis.search_logprobs if with_penalties else hypothesis.logprobs
-            scores.append((math.fsum(next(given_document)) - math.fsum(own)) / len(own))
+            first = hypothesis.token_ids.index(sep) + 1 if answer_only else 0
+            gained = math.fsum(next(given_document)[first:]) - math.fsum(own[first:])
+            scores.append(gained / (len(own) - first))
         return math.fsum(scores) / len(scores) if scores else math.nan
 
     def _encode(self, sources: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

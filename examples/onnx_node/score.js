@@ -40,6 +40,7 @@ for (const line of readFileSync(pairs, "utf8").trim().split("\n").slice(0, Numbe
     const middle = ids.indexOf(separator);
     const question = tokenizer.decode(ids.slice(0, middle));
     const answer = tokenizer.decode(ids.slice(middle + 1));
+    // This is the pair's score in a graph that was exported with --tokens all, the default.
     const score = mean(values("document_logprobs")) - mean(values("summary_logprobs"));
     console.log(`  ${score.toFixed(3).padStart(7)}  ${question} -> ${answer}`);
   }

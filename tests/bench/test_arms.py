@@ -33,7 +33,10 @@ SUMMARIES = [
 CASES = {
     "published": ({}, {}),
     "stops early": ({"min_length": 1, "max_length": 6}, {}),
-    "search log-probabilities": ({}, {"summary_logprob": "search", "max_pairs": None}),
+    "search log-probabilities of answers": (
+        {},
+        {"summary_logprob": "search", "tokens": "answer", "max_pairs": None},
+    ),
 }
 
 
