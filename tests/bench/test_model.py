@@ -103,6 +103,7 @@ def test_definitions_by_hand():
         "answers only": pytest.approx((-6 + 0 - 9) / 3),
         ANSWERS: pytest.approx((-6 + 0 - 9) / 3),
         "questions only": pytest.approx((-1.5 - 3 + 0) / 3),
+        "over all pairs, mean by answer": pytest.approx((-2.5 - 3) / 2),
         "published, mean by answer": pytest.approx((-2.5 - 3) / 2),
         "published, by confidence": pytest.approx((0.5 * -5 + 0.1 * -3) / 1.1),
         f"{ANSWERS}, mean by answer": pytest.approx((-3 - 9) / 2),

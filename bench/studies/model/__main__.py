@@ -29,7 +29,7 @@ from bench.studies import examples
 from bench.studies.model.definitions import ANSWERS, DEFINITIONS, PUBLISHED, definitions, rivals
 from bench.studies.model.page import page, plot
 from bench.studies.model.passes import Stored, load_rows
-from bench.studies.model.quality import generation, perplexity, with_people
+from bench.studies.model.quality import generation, is_split, perplexity, with_people
 from bench.studies.model.settings import DEFAULT, Passes, Variant, cost, quality, variants
 
 MODEL, SETTINGS, CHOICES = "model", "model_settings", "choices"
@@ -53,7 +53,11 @@ def main() -> None:
                 "signature": scorer.signature,
                 "rows": a.rows,
                 "perplexity": perplexity(scorer, a.dev, a.questions),
-                "generation": {name: generation(rows, stored[name]) for name, rows in sets.items()},
+                "generation": {
+                    name: generation(rows, stored[name])
+                    for name, rows in sets.items()
+                    if is_split(name)
+                },
                 "examples": examples.count(scorer),
                 "with_people": {
                     name: with_people(rows, passes.scores(default, rows), a.resamples)

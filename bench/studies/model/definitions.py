@@ -73,6 +73,9 @@ DEFINITIONS = {
     "answers only": Definition(scoring=ScoringConfig(tokens="answer")),
     ANSWERS: Definition(scoring=ALL_PAIRS),
     "questions only": Definition(questions_only=True),
+    "over all pairs, mean by answer": Definition(
+        scoring=ScoringConfig(max_pairs=None), weights="answers", over="over all pairs"
+    ),
     "published, mean by answer": Definition(weights="answers"),
     "published, by confidence": Definition(weights="confidence"),
     f"{ANSWERS}, mean by answer": Definition(scoring=ALL_PAIRS, weights="answers", over=ANSWERS),

@@ -175,8 +175,9 @@ def _definitions(result: dict[str, Any]) -> str:
         'are settings: "over all pairs" is `max_pairs=None`, "answers only" is `tokens="answer"`. '
         '"Mean by answer" gives each distinct answer the same weight; "by confidence" weights a '
         "pair by how likely the summary makes its answer (the geometric mean of its tokens' "
-        "probabilities). The rise is that of the Pearson correlation over the published "
-        "definition; for the last two, over the same without weights. It has a paired interval."
+        "probabilities). The rise is that of the Pearson correlation, with a paired interval: for "
+        "weighted pairs over the same definition without weights, otherwise over the published "
+        "one."
     ]
     for title, parts in result["sets"].items():
         for part, ones in parts.items():
