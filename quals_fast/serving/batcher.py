@@ -6,11 +6,12 @@ import asyncio
 import logging
 import math
 import traceback
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
-from itertools import islice
-from typing import TypeAlias
+from functools import partial
+from typing import NamedTuple, TypeAlias
 
 from quals_fast.results import RowScore
 from quals_fast.scorer import QualsScorer
@@ -44,11 +45,24 @@ def pairs_at_once(scorer: QualsScorer) -> int:
     return max(1, scorer.engine.max_batch_tokens // of_beams)
 
 
+class _Turn(NamedTuple):
+    """What waits of a request.
+
+    Attributes:
+        pairs: by their results, in order.
+        arrived: when the request arrived, on the loop's clock.
+    """
+
+    pairs: dict[Waiting, Pair]
+    arrived: float
+
+
 class Batcher:
     """Gathers pairs and scores them, batch after batch.
 
     A batch starts as soon as the thread is free and enough pairs wait, or the first of them has
-    waited long enough. Pairs that arrive during a batch wait for the next one.
+    waited long enough. Pairs that arrive during a batch wait for the next one. Requests take turns,
+    a pair each, so that a short request need not wait for all pairs of a long one.
 
     Args:
         score: scores a batch; runs in the executor.
@@ -71,7 +85,7 @@ class Batcher:
     ) -> None:
         self._score, self._executor, self._metrics = score, executor, metrics
         self._max_batch, self._max_wait, self._max_queue = max_batch, max_wait, max_queue
-        self._waiting: dict[Waiting, tuple[Pair, float]] = {}  # with the time of arrival
+        self._turns: deque[_Turn] = deque()  # none is empty
         self._arrived = asyncio.Event()
         self._n_running = 0
         self._seconds_per_pair = 0.0
@@ -79,74 +93,98 @@ class Batcher:
     @property
     def is_idle(self) -> bool:
         """Whether no pair waits or is being scored."""
-        return not self._waiting and not self._n_running
+        return not self._turns and not self._n_running
+
+    @property
+    def n_waiting(self) -> int:
+        """How many pairs wait."""
+        return sum(len(turn.pairs) for turn in self._turns)
 
     def submit(self, pairs: Sequence[Pair]) -> list[Waiting]:
-        """Take pairs; return their results, of which each may be cancelled.
+        """Take a request's pairs; return their results, of which each may be cancelled.
 
         Raises:
             QueueFullError: too many pairs wait already.
         """
-        if len(self._waiting) + len(pairs) > self._max_queue:
-            seconds = len(self._waiting) * self._seconds_per_pair
+        if self.n_waiting + len(pairs) > self._max_queue:
+            seconds = self.n_waiting * self._seconds_per_pair
             raise QueueFullError(max(1, math.ceil(seconds)))
         loop = asyncio.get_running_loop()
-        futures: list[Waiting] = [loop.create_future() for _ in pairs]
-        for future, pair in zip(futures, pairs, strict=True):
-            self._waiting[future] = pair, loop.time()
-            future.add_done_callback(self._forget)
-        self._metrics.queue.set(len(self._waiting))
+        turn = _Turn({loop.create_future(): pair for pair in pairs}, loop.time())
+        self._turns.append(turn)
+        for future in turn.pairs:
+            future.add_done_callback(partial(self._forget, turn))
+        self._metrics.queue.set(self.n_waiting)
         self._arrived.set()
-        return futures
+        return list(turn.pairs)
 
     async def run(self) -> None:
-        """Score what waits, until cancelled."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._gather()
-            batch = dict(islice(self._waiting.items(), self._max_batch))
-            for future in batch:
-                del self._waiting[future]
-            self._metrics.queue.set(len(self._waiting))
-            if not batch:
-                continue  # all were cancelled
-            self._n_running = len(batch)
-            self._metrics.batch_pairs.observe(len(batch))
-            began = loop.time()
-            pairs = [pair for pair, _ in batch.values()]
-            try:
-                results = await loop.run_in_executor(self._executor, self._score, pairs)
-                for future, result in zip(batch, results, strict=True):
-                    self._metrics.pairs.labels(result.status).inc()
-                    if not future.done():
-                        future.set_result(result)
-            except asyncio.CancelledError:
-                raise
-            except BaseException as error:  # a panic of the tokenizer is not an Exception
-                log_failure("a batch failed", error)
-                for future in batch:
-                    if not future.done():
-                        future.set_exception(BatchFailedError())
-            self._n_running = 0
-            self._seconds_per_pair = (loop.time() - began) / len(batch)
+        """Score what waits, until cancelled; after that, or a failure, nothing waits any more."""
+        try:
+            while True:
+                await self._gather()
+                batch = self._next_batch()
+                if batch:  # or else all were cancelled
+                    await self._score_batch(batch)
+        finally:
+            for future in [future for turn in self._turns for future in turn.pairs]:
+                if not future.done():
+                    future.set_exception(BatchFailedError())
 
     async def _gather(self) -> None:
         """Wait for a first pair, and for as many more as may be."""
-        while not self._waiting:
+        while not self._turns:
             self._arrived.clear()
             await self._arrived.wait()
-        _, arrived = next(iter(self._waiting.values()))
+        first = min(turn.arrived for turn in self._turns)
         with suppress(TimeoutError):
-            async with asyncio.timeout_at(arrived + self._max_wait):
-                while 0 < len(self._waiting) < self._max_batch:
+            async with asyncio.timeout_at(first + self._max_wait):
+                while 0 < self.n_waiting < self._max_batch:
                     self._arrived.clear()
                     await self._arrived.wait()
 
-    def _forget(self, future: Waiting) -> None:
+    def _next_batch(self) -> dict[Waiting, Pair]:
+        """Take pairs from the queue, one of each request in turn."""
+        batch: dict[Waiting, Pair] = {}
+        while self._turns and len(batch) < self._max_batch:
+            turn = self._turns.popleft()
+            future = next(iter(turn.pairs))
+            batch[future] = turn.pairs.pop(future)
+            if turn.pairs:
+                self._turns.append(turn)
+        self._metrics.queue.set(self.n_waiting)
+        return batch
+
+    async def _score_batch(self, batch: dict[Waiting, Pair]) -> None:
+        """Score pairs; if that fails, so do their results."""
+        loop = asyncio.get_running_loop()
+        self._n_running, began = len(batch), loop.time()
+        try:
+            self._metrics.batch_pairs.observe(len(batch))
+            pairs = list(batch.values())
+            results = await loop.run_in_executor(self._executor, self._score, pairs)
+            for future, result in zip(batch, results, strict=True):
+                self._metrics.pairs.labels(result.status).inc()
+                if not future.done():
+                    future.set_result(result)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # a panic of the tokenizer is not an Exception
+            log_failure("a batch failed", error)
+            for future in batch:
+                if not future.done():
+                    future.set_exception(BatchFailedError())
+        self._n_running = 0
+        self._seconds_per_pair = (loop.time() - began) / len(batch)
+
+    def _forget(self, turn: _Turn, future: Waiting) -> None:
         """Drop a pair that nobody waits for any more."""
-        if self._waiting.pop(future, None) is not None:
-            self._metrics.queue.set(len(self._waiting))
-            self._arrived.set()
+        if turn.pairs.pop(future, None) is None:
+            return
+        if not turn.pairs:
+            self._turns.remove(turn)
+        self._metrics.queue.set(self.n_waiting)
+        self._arrived.set()
 
 
 def log_failure(what: str, error: BaseException) -> None:

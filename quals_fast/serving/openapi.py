@@ -15,11 +15,11 @@ _ERRORS = {
     401: "The token is missing or wrong.",
     408: "The body arrived too slowly.",
     413: "The body is too large.",
-    415: "The body is not JSON by its Content-Type.",
+    415: "The body is compressed, or not JSON by its Content-Type.",
     422: "A field is missing, wrong, too long or unknown; `field` names it.",
     429: "Too many pairs wait. Retry-After says when to try again.",
     500: "Scoring failed. The log says where.",
-    503: "The service is starting or stopping.",
+    503: "The service is starting or stopping, or has failed.",
 }
 _NUMBERS = {"type": "array", "items": {"type": "number"}}
 _COUNT = {"type": "integer", "minimum": 0}
@@ -60,7 +60,7 @@ def openapi(limits: Limits, *, needs_token: bool) -> dict[str, Any]:
             }
         },
         "/": _get("page", "A page to score one summary", {"text/html": {"schema": texts}}),
-        "/health": _get("health", "Whether the process is alive", _json(state)),
+        "/health": _get("health", "Whether the process is alive", _json(state), 503),
         "/ready": _get("ready", "Whether scores can be asked for", _json(state), 503),
         "/info": _get("info", "Model, signature and limits", _json(_INFO), *denied, 503),
         "/metrics": _get(

@@ -43,13 +43,15 @@ async def read_body(request: Request, max_body: int) -> bytes:
     """Read the body of a request as it arrives.
 
     Raises:
-        Refused: it is not JSON by its type (415), too large (413) or too slow (408).
+        Refused: it is compressed or not JSON by its type (415), too large (413) or too slow (408).
         ClientDisconnect: the client has gone away.
     """
     kind, _, parameters = request.headers.get("content-type", "").lower().partition(";")
     charset = parameters.replace(" ", "").replace('"', "")
     if kind.strip() != "application/json" or charset not in ("", "charset=utf-8"):
         raise Refused(415, "the body must be JSON; send Content-Type: application/json")
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise Refused(415, "the body must not be compressed; send it without Content-Encoding")
     body = bytearray()
     size = 0
     is_large = int(request.headers.get("content-length", 0)) > max_body

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import signal
 import socket
 from collections.abc import Callable
@@ -10,11 +12,13 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from quals_fast.errors import InputError
 from quals_fast.serving.service import Service
 
 CLOSE_SECONDS = 30  # for which a client may take to read its answer when the service stops
+IDLE_SECONDS = 30  # for which a connection may take to send the headers of its next request
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -43,14 +47,38 @@ def address(sock: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+class _Protocol(H11Protocol):
+    """HTTP that closes a connection whose next request does not begin in time.
+
+    Uvicorn does so after an answer, as long as nothing arrives. Here, the first request has the
+    same time, and what is less than a request's headers does not stop the clock.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the clock."""
+        super().connection_made(transport)
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
+    def data_received(self, data: bytes) -> None:
+        """Stop the clock only if a request begins."""
+        clock, last = self.timeout_keep_alive_task, self.cycle
+        super().data_received(data)
+        if clock is not None and self.cycle is last and not self.transport.is_closing():
+            self.timeout_keep_alive_task = self.loop.call_at(
+                clock.when(), self.timeout_keep_alive_handler
+            )
+
+
 class _Server(uvicorn.Server):
     """A server that, asked to stop, first refuses new requests and finishes the others."""
 
     def __init__(self, service: Service) -> None:
         config = uvicorn.Config(
-            service.app, http="h11", ws="none", loop="asyncio", lifespan="on", log_config=None,
+            service.app, http=_Protocol, ws="none", loop="asyncio", lifespan="on", log_config=None,
             log_level="warning", access_log=False, server_header=False, proxy_headers=False,
-            timeout_graceful_shutdown=CLOSE_SECONDS,
+            timeout_graceful_shutdown=CLOSE_SECONDS, timeout_keep_alive=IDLE_SECONDS,
         )  # fmt: skip
         super().__init__(config)
         self._service = service
@@ -58,7 +86,7 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop; the second time, stop at once."""
         if self._service.is_stopping:
-            self.should_exit = self.force_exit = True
+            os._exit(0)  # anything else would wait for the batch that is being scored
         self._service.is_stopping = True
 
     async def on_tick(self, counter: int) -> bool:

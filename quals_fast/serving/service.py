@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -35,6 +36,7 @@ from quals_fast.serving.openapi import METRICS_TYPE, openapi
 from quals_fast.serving.requests import Asked, Pair, parse, read_body
 
 WARM_UP = Pair("Queen Anne opened the bridge in 1962.", "Anne opened the bridge.")
+WARM_UP_TOKENS = 3  # of a search, where a step is like any other
 
 
 class Service:
@@ -48,7 +50,7 @@ class Service:
 
     Attributes:
         is_stopping: set it to refuse new requests.
-        failure: why the scorer could not be loaded, or None.
+        failure: why the scorer could not be loaded, or why nothing is scored any more; or None.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class Service:
         self._batcher: Batcher | None = None  # None until the scorer is warm
         self._facts: dict[str, Any] = {}
         self.is_stopping = False
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
 
     @property
     def is_idle(self) -> bool:
@@ -99,13 +101,19 @@ class Service:
         self._thread.shutdown(wait=False)
 
     async def _run(self) -> None:
-        """Load and warm the scorer, then score."""
-        loop = asyncio.get_running_loop()
+        """Load and warm the scorer, then score; note why that ends."""
         try:
-            scorer = await loop.run_in_executor(self._thread, self._warm)
-        except Exception as error:
+            await self._load_and_score()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # a panic of the tokenizer is not an Exception
             self.failure = error
-            return
+            if self._batcher is not None:
+                log_failure("scoring has ended", error)
+
+    async def _load_and_score(self) -> None:
+        loop = asyncio.get_running_loop()
+        scorer = await loop.run_in_executor(self._thread, self._warm)
         limits = self._limits
         max_batch = limits.max_batch or pairs_at_once(scorer)
         self._facts = {
@@ -126,9 +134,15 @@ class Service:
         await self._batcher.run()
 
     def _warm(self) -> QualsScorer:
-        """Load the scorer and score once: first calls are slow."""
+        """Load the scorer and use each of its parts once: first calls are slow."""
         scorer = self._load()
-        scorer.score([WARM_UP.document], [WARM_UP.summary])
+        if scorer.engine.model.runs_as()["kernels"] != "none":  # compiled for a length
+            scorer.score([WARM_UP.document], [WARM_UP.summary])
+            return scorer
+        few = replace(scorer.decoding, min_length=0, max_length=WARM_UP_TOKENS)
+        searching = QualsScorer(scorer.engine, decoding=few)
+        (found,) = searching.generate([WARM_UP.summary])
+        scorer.rescore([WARM_UP.document], [[one.token_ids for one in found[:1]]])
         return scorer
 
     async def _score(self, request: Request) -> Response:
@@ -203,12 +217,16 @@ class Service:
         )
 
     def _open_batcher(self) -> Batcher:
+        if self.failure is not None:
+            raise Refused(503, "the service has failed; see the log")
         if self._batcher is None or self.is_stopping:
             state = "stopping" if self.is_stopping else "starting"
             raise Refused(503, f"the service is {state}", headers={"Retry-After": "1"})
         return self._batcher
 
     async def _health(self, request: Request) -> Response:
+        if self.failure is not None:
+            return _json({"status": "failed"}, 503)
         return _json({"status": "alive"})
 
     async def _ready(self, request: Request) -> Response:

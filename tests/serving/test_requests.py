@@ -1,6 +1,7 @@
 """What a request may look like, and how each other one is refused."""
 
 import asyncio
+import gzip
 import json
 
 import pytest
@@ -110,6 +111,15 @@ def test_a_body_that_is_not_json_by_its_type(scorer, kind):
     answer = post(scorer, json.dumps(PAIR), {"Content-Type": kind} if kind else {})
     assert answer.status_code == 415
     assert "send Content-Type: application/json" in answer.json()["error"]
+
+
+def test_a_compressed_body(scorer):
+    body = gzip.compress(json.dumps(PAIR).encode())
+    answer = post(scorer, body, JSON | {"Content-Encoding": "gzip"})
+    assert answer.status_code == 415
+    assert "must not be compressed; send it without" in answer.json()["error"]
+    plain = post(scorer, json.dumps(PAIR), JSON | {"Content-Encoding": "identity"})
+    assert plain.status_code == 200
 
 
 def test_the_charset_may_be_given(scorer):

@@ -102,6 +102,28 @@ def test_without_torch(exported, scorer):
         assert stopped(process) == (0, "ready\n")
 
 
+def test_a_second_sigterm_ends_it_at_once(exported):
+    folder, _ = exported["float32"]
+    waits = ("--max-batch", "2", "--max-wait-ms", "60000")  # for a second pair
+    with served(folder, *waits, code=WITHOUT_TORCH) as (process, url):
+
+        def cut_off():
+            with pytest.raises(httpx.RemoteProtocolError):
+                post(f"{url}/v1/score", json=TEXTS)
+
+        in_flight = threading.Thread(target=cut_off)
+        in_flight.start()
+        while "quals_fast_queue_pairs 1.0" not in get(f"{url}/metrics").text:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        while get(f"{url}/ready").json() != {"error": "the service is stopping"}:
+            time.sleep(0.01)
+        began = time.monotonic()
+        assert stopped(process) == (0, "ready\n")
+        assert time.monotonic() - began < 30
+        in_flight.join()
+
+
 @pytest.mark.slow
 def test_two_workers(one_layer_model, scorer):
     (row,) = scorer.score([TEXTS["document"]], [TEXTS["summary"]])
@@ -188,7 +210,8 @@ def test_a_model_that_cannot_be_loaded(tmp_path, workers):
 
 def test_extras_that_are_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    assert_usage_error(refusal(), 'serve needs Starlette … pip install ".[serve]"')
+    expected = 'serve needs Starlette … pip install ".[serve]" in the checkout'
+    assert_usage_error(refusal(), expected)
 
 
 def exchange(url, *parts, pause=0.05):
@@ -202,6 +225,18 @@ def exchange(url, *parts, pause=0.05):
         except (BrokenPipeError, ConnectionResetError):
             pass
         return b"".join(iter(lambda: sock.recv(2**16), b""))
+
+
+def test_connections_on_which_no_request_arrives_are_closed(scorer, monkeypatch):
+    monkeypatch.setattr(server, "IDLE_SECONDS", 0.5)
+    head = b"GET /health HTTP/1.1\r\nHost: t\r\n"
+    with listening(scorer) as url:
+        assert exchange(url) == b""
+        assert exchange(url, *[head[i : i + 1] for i in range(len(head))]) == b""  # for 1.8 s
+        answered = exchange(url, head + b"\r\n", head)  # and half of a second request
+        assert answered.count(b"HTTP/1.1 200 OK") == 1
+        slow = exchange(url, head, b"\r\n" + head, b"Connection: close\r\n\r\n", pause=0.3)
+        assert slow.count(b"HTTP/1.1 200 OK") == 2  # each within its time
 
 
 def test_a_client_that_does_not_read_its_answer_does_not_keep_the_service_alive(

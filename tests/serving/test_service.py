@@ -85,13 +85,34 @@ def test_pairs_that_wait_at_the_same_time_are_scored_together(scorer):
             first = posts(client, [{"document": "d", "summary": "first"}])
             await until(lambda: service._batcher._n_running == 1)
             rest = posts(client, [{"document": "d", "summary": f"s{i}"} for i in range(6)])
-            await until(lambda: len(service._batcher._waiting) == 6)
+            await until(lambda: service._batcher.n_waiting == 6)
             gate.open()
             await asyncio.gather(*first, *rest)
 
     asyncio.run(sizes())
     assert [len(batch) for batch in gate.batches] == [1, 4, 2]
     assert gate.batches[1] == ["s0", "s1", "s2", "s3"]  # in the order of arrival
+
+
+def test_requests_take_turns(scorer):
+    """A short request does not wait for all pairs of a long one, nor a long one for many short."""
+    gate = Gate(scorer)
+
+    def of(*summaries):
+        return {"document": "d", "summaries": summaries}
+
+    async def run():
+        async with serving(gate, max_batch=3, max_wait_ms=0) as (service, client):
+            first = posts(client, [of("first")])
+            await until(lambda: service._batcher._n_running == 1)
+            asked = [of("a0", "a1", "a2", "a3"), of("b0"), of("c0", "c1"), of("d0")]
+            rest = [post for one in asked for post in posts(client, [one])]
+            await until(lambda: service._batcher.n_waiting == 8)
+            gate.open()
+            await asyncio.gather(*first, *rest)
+
+    asyncio.run(run())
+    assert gate.batches[1:] == [["a0", "b0", "c0"], ["d0", "a1", "c1"], ["a2", "a3"]]
 
 
 def test_a_batch_waits_for_others_but_not_for_long(scorer):
@@ -130,7 +151,7 @@ def test_a_full_queue_refuses_more(scorer):
             first = posts(client, [{"document": "d", "summary": "first"}])
             await until(lambda: service._batcher._n_running == 1)
             waiting = posts(client, [{"document": "d", "summaries": ["a", "b"]}])
-            await until(lambda: len(service._batcher._waiting) == 2)
+            await until(lambda: service._batcher.n_waiting == 2)
             refused = await client.post(
                 "/v1/score", json={"document": "d", "summaries": ["c", "d"]}
             )
@@ -155,7 +176,7 @@ def test_a_client_that_goes_away_holds_nobody_up(scorer):
             sent = await call(service.app, leaves, then=[DISCONNECT])
             assert sent[0]["status"] == 499
             stays = posts(client, [{"document": "d", "summaries": ["a", "b"]}])  # there is room
-            await until(lambda: len(service._batcher._waiting) == 2)
+            await until(lambda: service._batcher.n_waiting == 2)
             gate.open()
             assert (await stays[0]).status_code == 200
             await first[0]
@@ -239,6 +260,58 @@ def test_while_it_starts(scorer):
     assert before[3].headers["Retry-After"] == "1"
     assert before[3].json() == {"error": "the service is starting"}
     assert [answer.status_code for answer in after] == [200, 200]
+
+
+def test_it_is_warm_before_it_is_ready(scorer, monkeypatch):
+    """With kernels that are compiled for a length, by a whole score; else by a few tokens."""
+    calls = []
+    for name in ("search", "rescore"):
+        whole = getattr(scorer.engine, name)
+        monkeypatch.setattr(
+            scorer.engine, name,
+            lambda texts, what, name=name, whole=whole: calls.append((name, what))
+            or whole(texts, what),
+        )  # fmt: skip
+
+    async def run(gate):
+        async with serving(gate) as (service, _):
+            return service.is_idle
+
+    short, whole = Gate(scorer), Gate(scorer, is_open=True)
+    assert asyncio.run(run(short))
+    assert [name for name, _ in calls] == ["search", "rescore"]
+    assert calls[0][1].max_length == 3 and calls[0][1].num_beams == scorer.decoding.num_beams
+    assert len(calls[1][1][0][0]) <= 4  # of the only target
+    assert short.batches == []
+    compiled = {"dtype": "float16", "backend": "triton", "kernels": "lm_head_topk"}
+    monkeypatch.setattr(type(scorer.engine.model), "runs_as", lambda self: compiled)
+    assert asyncio.run(run(whole))
+    assert whole.batches == [["Anne opened the bridge."]]
+
+
+def test_a_service_that_no_longer_scores_says_so(scorer, caplog):
+    async def run():
+        async with serving(scorer, max_wait_ms=0) as (service, client):
+
+            def broken():
+                raise ZeroDivisionError
+
+            service._batcher._next_batch = broken
+            texts = {"document": "d", "summary": "s"}
+            answers = [
+                await client.post("/v1/score", json=texts),
+                await client.post("/v1/score", json=texts),
+                await client.get("/ready"),
+                await client.get("/health"),
+            ]
+            return service.failure, answers
+
+    failure, answers = asyncio.run(run())
+    assert isinstance(failure, ZeroDivisionError)
+    assert [answer.status_code for answer in answers] == [500, 503, 503, 503]
+    assert answers[1].json() == {"error": "the service has failed; see the log"}
+    assert answers[3].json() == {"status": "failed"}
+    assert "scoring has ended: ZeroDivisionError" in caplog.text
 
 
 def test_while_it_stops_it_finishes_and_takes_nothing_new(scorer):
