@@ -136,7 +136,7 @@ class Service:
     def _warm(self) -> QualsScorer:
         """Load the scorer and use each of its parts once: first calls are slow."""
         scorer = self._load()
-        if scorer.engine.model.runs_as()["kernels"] != "none":  # compiled for a length
+        if scorer.engine.model.runs_as()["kernels"] != "none":  # they are compiled for a length
             scorer.score([WARM_UP.document], [WARM_UP.summary])
             return scorer
         few = replace(scorer.decoding, min_length=0, max_length=WARM_UP_TOKENS)
