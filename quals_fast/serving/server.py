@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
 from multiprocessing import connection, get_context
 from types import FrameType
@@ -18,6 +19,7 @@ from quals_fast.errors import InputError
 from quals_fast.serving.service import Service
 
 CLOSE_SECONDS = 30  # for which a client may take to read its answer when the service stops
+SAME_SIGNAL_SECONDS = 0.5  # systemd signals every process, and the first passes its signal on
 IDLE_SECONDS = 30  # for which a connection may take to send the headers of its next request
 
 
@@ -82,12 +84,15 @@ class _Server(uvicorn.Server):
         )  # fmt: skip
         super().__init__(config)
         self._service = service
+        self._asked_to_stop = 0.0
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop; the second time, stop at once."""
-        if self._service.is_stopping:
+        now = time.monotonic()
+        if not self._service.is_stopping:
+            self._service.is_stopping, self._asked_to_stop = True, now
+        elif now > self._asked_to_stop + SAME_SIGNAL_SECONDS:
             os._exit(0)  # anything else would wait for the batch that is being scored
-        self._service.is_stopping = True
 
     async def on_tick(self, counter: int) -> bool:
         """Return whether to close all connections: when all is done, or nothing can be."""

@@ -21,7 +21,7 @@ from services import listening
 
 from quals_fast.commands.app import app
 from quals_fast.serving import server
-from quals_fast.serving.server import listen
+from quals_fast.serving.server import SAME_SIGNAL_SECONDS, listen
 
 SETTINGS = "--num-beams 6 --num-beam-groups 6 --min-length 2 --max-length 12".split()
 # The slim install has no torch.
@@ -118,6 +118,9 @@ def test_a_second_sigterm_ends_it_at_once(exported):
         process.send_signal(signal.SIGTERM)
         while get(f"{url}/ready").json() != {"error": "the service is stopping"}:
             time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)  # the same one, from a supervisor
+        time.sleep(1.5 * SAME_SIGNAL_SECONDS)
+        assert process.poll() is None
         began = time.monotonic()
         assert stopped(process) == (0, "ready\n")
         assert time.monotonic() - began < 30
