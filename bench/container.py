@@ -19,9 +19,9 @@ from pathlib import Path
 from bench.install_size import environment, size_mb
 from bench.onnx import exported
 from bench.recipes.grow import folder_of
-from bench.serve import served
 from bench.shared.common import EXAMPLES, ROOT, finish, load_pairs
 from bench.shared.options import command_line
+from bench.shared.service import served
 from bench.shared.weights import MODEL, weights_of
 
 

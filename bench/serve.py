@@ -1,141 +1,36 @@
-"""How fast does `quals-fast serve` answer? Throughput and latency by clients, start-up, memory.
+"""How fast does `quals-fast serve` answer? Throughput and latency by clients, start-up.
 
     python -m bench.serve [--data FILE]
-    python -m bench.serve --memory 5000
 
 Clients send one pair a request over the loopback and wait for the answer. Workload `pairs` has
 `short` pairs, workload `documents` 8 summaries of each document, which arrive apart. The server is
 compared with itself without batching (batches of one, no documents kept, the same threads) and with
 calls of the library one after the other. All take turns with the same texts, which are new in each
-turn, and their scores are compared. `--memory` measures resident memory by requests, with few
-beams. Under 10 minutes on two cores.
+turn, and their scores are compared. Under 10 minutes on two cores.
 """
 
 from __future__ import annotations
 
 import argparse
-import http.client
-import json
 import statistics
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from bench.onnx import exported
 from bench.recipes.grow import folder_of
 from bench.shared.common import Pair, finish, spread
 from bench.shared.options import command_line
-from bench.shared.timing import ratios, rounds_within, seconds_of
+from bench.shared.service import Load, Server, command_of, load, served
+from bench.shared.timing import ratios, rounds_within
 from bench.shared.weights import MODEL, weights_of
 from bench.shared.workloads import load_workload
 from quals_fast import QualsScorer
 
 BATCHED, SINGLE, LIBRARY = "server", "server without batching", "library in a loop"
 SUMMARIES_A_DOCUMENT = 8
-FEW_BEAMS = ("--num-beams", "6", "--num-beam-groups", "6", "--max-length", "20")
-
-
-class Server(NamedTuple):
-    """A server that is ready.
-
-    Attributes:
-        url: where it listens.
-        pid: of its process.
-        seconds: from the launch until it was ready.
-    """
-
-    url: str
-    pid: int
-    seconds: float
-
-
-@contextmanager
-def served(command: Sequence[str], **settings: Any) -> Iterator[Server]:
-    """Start `quals-fast serve` on any free port.
-
-    Args:
-        command: the program and its arguments.
-        settings: for `subprocess.Popen`.
-
-    Raises:
-        RuntimeError: it did not start.
-    """
-    begin = time.perf_counter()
-    arguments = [*command, "--host", "127.0.0.1", "--port", "0"]
-    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, **settings) as process:
-        try:
-            assert process.stderr is not None
-            printed = ""
-            while not printed.endswith("ready\n"):  # asking /ready would slow the start down
-                line = process.stderr.readline()
-                printed += line
-                if not line:
-                    raise RuntimeError(f"the server did not start: {printed}")
-            seconds = time.perf_counter() - begin
-            url = printed.split("listening on ")[1].split()[0]
-            yield Server(url, process.pid, seconds)
-        finally:
-            process.terminate()
-
-
-class Load(NamedTuple):
-    """What clients measured.
-
-    Attributes:
-        seconds: until all were answered.
-        latencies: of each request, seconds.
-        scores: of each request; NaN without one.
-    """
-
-    seconds: float
-    latencies: list[float]
-    scores: list[float | None]
-
-
-def load(url: str, pairs: Sequence[Pair], clients: int) -> Load:
-    """Send each pair in a request of its own, in order, from so many clients at once."""
-    latencies = [0.0] * len(pairs)
-    scores: list[float | None] = [None] * len(pairs)
-    waiting = iter(enumerate(pairs))
-    taking = threading.Lock()
-    failures: list[str] = []
-
-    def work() -> None:
-        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=600)
-        headers = {"Content-Type": "application/json"}
-        while True:
-            with taking:
-                index, pair = next(waiting, (-1, None))
-            if pair is None:
-                return
-            body = json.dumps({"document": pair.document, "summary": pair.summary})
-            begin = time.perf_counter()
-            connection.request("POST", "/v1/score", body, headers)
-            answer = connection.getresponse()
-            content = json.loads(answer.read())
-            latencies[index] = time.perf_counter() - begin
-            if answer.status != 200:
-                failures.append(f"status {answer.status}: {content}")
-                return
-            scores[index] = content["score"]
-
-    threads = [threading.Thread(target=work) for _ in range(clients)]
-
-    def run() -> None:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
-    seconds = seconds_of(run)
-    if failures or 0.0 in latencies:
-        raise RuntimeError(f"requests failed: {failures[:1] or 'no answer'}")
-    return Load(seconds, latencies, scores)
 
 
 def in_a_loop(scorer: QualsScorer, pairs: Sequence[Pair]) -> Load:
@@ -218,12 +113,6 @@ def compare(
     }
 
 
-def command_of(model: Path, *options: str) -> list[str]:
-    """Return the command that serves a model."""
-    program = [sys.executable, "-m", "quals_fast", "serve", "--device", "cpu"]
-    return [*program, "--model", str(model), *options]
-
-
 def start_up(model: Path, rounds: int) -> dict[str, float]:
     """Start a server so many times, after a first that only warms the disk's cache."""
     seconds = []
@@ -233,26 +122,12 @@ def start_up(model: Path, rounds: int) -> dict[str, float]:
     return spread(seconds[1:])
 
 
-def memory(model: Path, data: Path | None, requests: int) -> dict[str, float]:
-    """Return resident memory by number of requests, MiB, in five steps."""
-    pairs = load_workload("short", data, 40)
-    resident = {}
-    with served(command_of(model, *FEW_BEAMS)) as server:
-        for step in range(1, 6):
-            n = requests // 5
-            load(server.url, [pairs[i % len(pairs)] for i in range(n)], 8)
-            status = Path(f"/proc/{server.pid}/status").read_text("ascii")
-            resident[str(step * n)] = int(status.split("VmRSS:")[1].split()[0]) / 1024
-    return resident
-
-
 def main() -> None:
     """Measure and write bench/results/serve.json."""
     parser = command_line(__doc__, data=None, dtype="float32", rounds=3)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16], help="at once")
     parser.add_argument("--requests", type=int, default=24, help="requests of a turn")
     parser.add_argument("--limit", type=float, default=420, help="seconds for the comparison")
-    parser.add_argument("--memory", type=int, default=500, help="requests for memory")
     arguments = parser.parse_args()
     folder, slim = folder_of(MODEL), exported(folder_of(MODEL), "int8")
     finish("serve", measured(arguments, folder, slim), weights=weights_of(MODEL))
@@ -265,15 +140,14 @@ def measured(arguments: argparse.Namespace, folder: Path, slim: Path) -> dict[st
         "PyTorch": start_up(folder, arguments.rounds),
         "slim": start_up(slim, arguments.rounds),
     }
-    result["memory_mib"] = memory(folder, arguments.data, arguments.memory)
     scorer = QualsScorer.from_pretrained(folder, device="cpu", dtype=arguments.dtype)
     result["signature"] = scorer.signature
     result["workloads"] = {}
     with ExitStack() as stack:
-        apart = ("--max-batch", "1", "--cache-mib", "0")
+        apart = {"max_batch": 1, "cache_mib": 0}
         servers = {
-            name: stack.enter_context(served(command_of(folder, "--dtype", arguments.dtype, *more)))
-            for name, more in ((BATCHED, ()), (SINGLE, apart))
+            name: stack.enter_context(served(command_of(folder, dtype=arguments.dtype, **more)))
+            for name, more in ((BATCHED, {}), (SINGLE, apart))
         }
         needed = arguments.requests * arguments.rounds * len(arguments.clients)
         for name in ("pairs", "documents"):

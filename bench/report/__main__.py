@@ -49,7 +49,7 @@ SECTIONS: dict[str, tuple[Block, ...]] = {
     "onnx": (exports.onnx,),
     "onnx_exports": (exports.onnx_exports,),
     "install_size": (exports.install_size,),
-    "serve": (serving.serve,),
+    "serve": (serving.serve, serving.memory),
     "container": (serving.container,),
     "examples": (models.examples,),
     "evaluate": (models.evaluate,),

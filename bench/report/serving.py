@@ -7,7 +7,7 @@ from bench.shared.tables import table, where, with_spread
 
 
 def serve(results: Reader) -> str:
-    """Report throughput and latency by clients, start-up and memory."""
+    """Report throughput and latency by clients, and start-up."""
     result = results.where_measured("serve")
     if result is None:
         return "It has not been measured yet."
@@ -38,13 +38,24 @@ def serve(results: Reader) -> str:
     )
     most = max(case["max_abs_delta"] for case in result["workloads"].values())
     starts = ", ".join(f"{with_spread(one)} s {n}" for n, one in result["start_up_s"].items())
-    memory = ", ".join(f"{mib:.0f} at {n}" for n, mib in result["memory_mib"].items())
     return (
         f"{table(rows)}\n\nTimes as many requests a second as without batching, by clients: "
         f"{ratios}. What the server adds to the library's time of the same pair (median), by "
         f"clients: {added}. Scores differ from the library's by at most {most:.1e} "
-        f"({result['dtype']}). From the command to ready: {starts}. "
-        f"Resident MiB by requests: {memory}. {where(result)}"
+        f"({result['dtype']}). From the command to ready: {starts}. {where(result)}"
+    )
+
+
+def memory(results: Reader) -> str:
+    """Report the resident memory of a server by number of requests."""
+    result = results.where_measured("serve_memory")
+    if result is None:
+        return ""
+    steps = ", ".join(f"{mib:.0f} after {n}" for n, mib in result["resident_mib"].items())
+    first = steps.replace(" after", " MiB after", 1)
+    return (
+        f"Resident memory, with few beams, all requests different, {result['clients']} clients: "
+        f"{first} requests (`python -m bench.serve_memory`, commit {result['machine']['commit']})."
     )
 
 

@@ -13,18 +13,17 @@ from bench.serve import (
     BATCHED,
     SINGLE,
     SUMMARIES_A_DOCUMENT,
-    Load,
-    Server,
     added_ms,
     compare,
     difference,
     figures,
     in_a_loop,
-    load,
     workload,
 )
+from bench.serve_memory import resident_mib
 from bench.shared import common
 from bench.shared.common import ROOT, Pair, finish
+from bench.shared.service import Load, Server, load
 from bench.shared.weights import MODEL, weights_of
 from quals_fast import DecodingConfig, QualsScorer
 
@@ -80,11 +79,11 @@ def test_the_page_shows_a_result(scorer, tmp_path, monkeypatch):
     with listening(scorer) as url:
         servers = {name: Server(url, 1, 1.0) for name in (BATCHED, SINGLE)}
         case = compare(servers, scorer, PAIRS, [1, 2], 2, math.inf)
+    assert serving.memory(Reader()) == ""
     once = {"median": 1.25, "low": 1.0, "high": 1.5, "n": 3}
     result = {
         "dtype": "float32",
         "start_up_s": {"PyTorch": once, "slim": once},
-        "memory_mib": {"100": 600.0, "200": 601.0},
         "workloads": {"pairs": case},
     }
     finish("serve", result, weights=weights_of(MODEL))
@@ -92,9 +91,11 @@ def test_the_page_shows_a_result(scorer, tmp_path, monkeypatch):
     lines = [line for line in text.splitlines() if line.startswith("| pairs |")]
     assert len(lines) == 5  # the library, and two servers with one and two clients
     assert "From the command to ready: 1.25 (1.00 to 1.50, n = 3) s PyTorch" in text
-    assert "600 at 100, 601 at 200" in text
     assert "by clients: " in text and " ms with 1 (pairs). Scores differ" in text
     assert case["max_abs_delta"] < 1e-5
+    resident = {"clients": 32, "resident_mib": {"100": 600.0, "200": 601.0}}
+    finish("serve_memory", resident, weights=weights_of(MODEL))
+    assert "32 clients: 600 MiB after 100, 601 after 200" in serving.memory(Reader())
 
 
 def test_the_container_file_has_only_steps_that_are_run():
@@ -102,3 +103,7 @@ def test_the_container_file_has_only_steps_that_are_run():
     names = [name for name, _ in found]
     assert names == ["FROM", "WORKDIR", "COPY", "RUN", "COPY", "USER", "EXPOSE", "CMD"]
     assert json.loads(found[-1][1])[:2] == ["quals-fast", "serve"]
+
+
+def test_resident_memory_is_read_in_mib():
+    assert resident_mib("Name:\tpython\nVmHWM:\t 9000 kB\nVmRSS:\t 2048 kB\n") == 2.0
