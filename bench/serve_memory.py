@@ -14,13 +14,12 @@ from pathlib import Path
 from bench.recipes.grow import folder_of
 from bench.shared.common import finish
 from bench.shared.options import command_line
-from bench.shared.service import FEW_BEAMS, command_of, load, served
+from bench.shared.service import FEW_BEAMS, command_of, load, served, shortened
 from bench.shared.weights import MODEL, weights_of
 from bench.shared.workloads import load_workload
 
-CLIENTS = 32
+CLIENTS = 64
 STEPS = 10  # at which memory is read
-WORDS = 60  # of a document
 
 
 def resident_mib(status: str) -> float:
@@ -37,10 +36,7 @@ def main() -> None:
     if not size:
         parser.error(f"--requests must be at least {STEPS}, but got {arguments.requests}")
     try:
-        pairs = [
-            pair._replace(document=" ".join(pair.document.split()[:WORDS]))
-            for pair in load_workload("short", arguments.data, size * STEPS)
-        ]
+        pairs = shortened(load_workload("short", arguments.data, size * STEPS))
     except ValueError as error:
         parser.error(str(error))
     resident: dict[str, float] = {}

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 
 from bench.floor import achieved, rates, works_of
-from bench.latency import percentiles_ms, seconds_of_each
+from bench.gpu.pair import seconds_of_each
 from bench.recipes.grow import folder_of
 from bench.shared.arms import EngineArm
 from bench.shared.common import Pair, finish, is_gpu, spread, texts_of
 from bench.shared.engines import torch_model
 from bench.shared.options import command_line
-from bench.shared.timing import seconds_of
+from bench.shared.timing import percentiles_ms, seconds_of
 from bench.shared.weights import weights_of
 from bench.shared.workloads import load_workload
 

@@ -241,7 +241,7 @@ STAGES = {
         limit_s=35,
         purpose="time one pair: median and 95th percentile",
         commands=lambda s: [
-            f"bench.latency {s.on_data} --model {s.large} {s.pick('', '--rows 2 --rounds 1')}"
+            f"bench.gpu.pair {s.on_data} --model {s.large} {s.pick('', '--rows 2 --rounds 1')}"
         ],
         result="latency",
         headline=_of_latency,

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.report import exports, gpu, models, scale, serving, speed, versions
+from bench.report import exports, gpu, latency, models, scale, serving, speed, versions
 from bench.report.figures import check_figures
 from bench.report.results import Reader, StaleResultError
 from bench.shared.common import ROOT
@@ -35,6 +35,7 @@ SECTIONS: dict[str, tuple[Block, ...]] = {
     "headline": (speed.headline,),
     "speed_short": (speed.speed_short,),
     "speed": (speed.speed,),
+    "latency": (latency.latency,),
     "precision": (speed.precision,),
     "ablation": (speed.ablation,),
     "parity": (speed.parity,),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from bench.report.results import Reader
-from bench.shared.tables import table, where, with_spread
+from bench.shared.tables import interval, table, where, with_spread
+
+PERCENTILES = ("p50", "p95", "p99")
 
 
 def serve(results: Reader) -> str:
@@ -16,34 +20,49 @@ def serve(results: Reader) -> str:
         arms = [("1", "library in a loop", case["library"])]
         arms += [(n, arm, one) for n, of_n in case["clients"].items() for arm, one in of_n.items()]
         for clients, arm, one in arms:
-            latency = one["latency_ms"]
             rows.append({
                 "workload": name,
                 "clients": clients,
                 "program": arm,
                 "requests a second": with_spread(one["requests_per_s"]),
-                "ms: median, 95th, 99th percentile": ", ".join(
-                    f"{latency[key]:.0f}" for key in ("p50", "p95", "p99")
-                ),
+                "of requests": f"{one['latency_ms']['n']}",
+                "ms: median, 95th percentile": _ms(one["latency_ms"], "p50", "p95"),
             })  # fmt: skip
     ratios = "; ".join(
         f"{name}: " + ", ".join(f"{with_spread(one)} with {n}" for n, one in of_n.items())
         for name, case in result["workloads"].items()
         for of_n in [case["times_as_fast"]]
     )
-    added = "; ".join(
-        f"{ms:.1f} ms with {n} ({name})"
-        for name, case in result["workloads"].items()
-        for n, ms in case["added_ms"].items()
-    )
     most = max(case["max_abs_delta"] for case in result["workloads"].values())
     starts = ", ".join(f"{with_spread(one)} s {n}" for n, one in result["start_up_s"].items())
-    return (
-        f"{table(rows)}\n\nTimes as many requests a second as without batching, by clients: "
-        f"{ratios}. What the server adds to the library's time of the same pair (median), by "
-        f"clients: {added}. Scores differ from the library's by at most {most:.1e} "
-        f"({result['dtype']}). From the command to ready: {starts}. {where(result)}"
+    parts = [
+        table(rows),
+        "Times as many requests a second as without batching, by clients: "
+        f"{ratios}. Scores differ from the library's by at most {most:.1e} ({result['dtype']}). "
+        f"From the command to ready: {starts}. {where(result)}",
+    ]
+    if short := result.get("short_requests"):
+        parts.insert(1, _short(short))
+    return "\n\n".join(parts)
+
+
+def _short(result: dict[str, Any]) -> str:
+    """Say what the server adds to the library's time, and the latency of short requests."""
+    added = result["added_ms"]
+    clients = "; ".join(
+        f"{_ms(one, *PERCENTILES)} ms with {n}" for n, one in result["latency_ms"].items()
     )
+    return (
+        f"With short requests (documents of {result['document_words']} words, "
+        f"{result['settings']['num_beams']} beams), the server adds {interval(added, 1)} ms to the "
+        f"library's time of the same pair (median of {added['n']} differences, with its 95 % "
+        "interval). Median, 95th and 99th percentile of such requests, by clients: "
+        f"{clients} (n = {added['n']} each)."
+    )
+
+
+def _ms(latency: dict[str, float], *percentiles: str) -> str:
+    return ", ".join(f"{latency[one]:.0f}" for one in percentiles)
 
 
 def memory(results: Reader) -> str:

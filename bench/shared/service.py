@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 from bench.shared.common import Pair
 from bench.shared.timing import seconds_of
 
-#: Settings of a search so short that what a server adds to it can be seen.
-FEW_BEAMS = {"num_beams": 6, "num_beam_groups": 6, "max_length": 20}
+#: Settings of a search that takes little time.
+FEW_BEAMS: dict[str, Any] = {"num_beams": 4, "num_beam_groups": 4, "max_length": 12}
+WORDS = 60  # of a document that takes little time
 
 
 class Server(NamedTuple):
@@ -33,6 +34,11 @@ class Server(NamedTuple):
     url: str
     pid: int
     seconds: float
+
+
+def shortened(pairs: Sequence[Pair]) -> list[Pair]:
+    """Return the pairs with the first words of their documents."""
+    return [pair._replace(document=" ".join(pair.document.split()[:WORDS])) for pair in pairs]
 
 
 @contextmanager

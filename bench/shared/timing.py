@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
@@ -9,6 +10,7 @@ from typing import TypeVar
 from bench.shared.common import spread
 
 Name = TypeVar("Name", str, int)
+Item = TypeVar("Item")
 
 
 def seconds_of(run: Callable[..., object], *arguments: object) -> float:
@@ -30,6 +32,19 @@ def in_turn(cases: Mapping[Name, Callable[[], object]], rounds: int) -> dict[Nam
 def ratios(over: Sequence[float], under: Sequence[float]) -> dict[str, float]:
     """Return the spread of the ratios of two cases' numbers, formed within each round."""
     return spread([a / b for a, b in zip(over, under, strict=True)])
+
+
+def rotated(items: Sequence[Item], turn: int) -> list[Item]:
+    """Return the items beginning with another one in each turn, so that none is always first."""
+    first = turn % len(items)
+    return [*items[first:], *items[:first]]
+
+
+def percentiles_ms(seconds: Sequence[float]) -> dict[str, float]:
+    """Return spread, median and 95th percentile in milliseconds."""
+    in_ms = [1000 * one for one in seconds]
+    cuts = statistics.quantiles(in_ms, n=20, method="inclusive")
+    return spread(in_ms) | {"p50": cuts[9], "p95": cuts[18]}
 
 
 def rounds_within(seconds: float, rounds: int) -> Iterator[int]:

@@ -23,7 +23,6 @@ from bench.gpu import __main__ as command
 from bench.gpu import settings
 from bench.gpu.runner import ARCHIVE, FAILED, LATE, NOT_RUN, OK, Runner, wait_s
 from bench.gpu.stages import STAGES, Setup, Stage
-from bench.latency import percentiles_ms
 from bench.shared import common
 from bench.studies.claim.page import page
 from quals_fast.engine.gpu import GpuEngine
@@ -275,11 +274,6 @@ def test_turns_are_paired_and_differences_told():
     assert order == ["arm"] * settings.WARM_UPS + ["default", "arm"] * 2
     assert found["speedup_vs_default"]["n"] == 2
     assert (found["max_abs_difference"], found["rows_with_pairs_in_one_only"]) == (0.5, 1)
-
-
-def test_percentiles_are_in_milliseconds():
-    found = percentiles_ms([i / 1000 for i in range(101)])
-    assert (found["p50"], found["p95"], found["n"]) == pytest.approx((50, 95, 101))
 
 
 def test_the_claims_page_of_a_gpu():

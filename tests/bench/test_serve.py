@@ -2,6 +2,8 @@
 
 import json
 import math
+import random
+import re
 
 import pytest
 from services import listening
@@ -13,11 +15,12 @@ from bench.serve import (
     BATCHED,
     SINGLE,
     SUMMARIES_A_DOCUMENT,
-    added_ms,
     compare,
     difference,
     figures,
     in_a_loop,
+    median_of,
+    short_requests,
     workload,
 )
 from bench.serve_memory import resident_mib
@@ -56,14 +59,17 @@ def test_scores_that_differ():
 def test_percentiles_are_of_all_rounds():
     loads = [Load(2.0, [i / 1000 for i in range(0, 50)], []), Load(1.0, [0.1] * 51, [])]
     found = figures(loads)
-    assert found["latency_ms"] == {"p50": 100.0, "p95": 100.0, "p99": 100.0}
+    assert found["latency_ms"] == {"p50": 100.0, "p95": 100.0, "p99": 100.0, "n": 101}
     assert (found["requests_per_s"]["low"], found["requests_per_s"]["high"]) == (25.0, 51.0)
 
 
-def test_what_the_server_adds_is_of_the_same_pair():
-    server = [Load(1.0, [0.011, 0.102], []), Load(1.0, [0.053], [])]
-    library = [Load(1.0, [0.01, 0.1], []), Load(1.0, [0.05], [])]
-    assert added_ms(server, library) == pytest.approx(2.0)
+def test_the_interval_of_a_median_holds_it_and_narrows():
+    draw = random.Random(0)
+    many = [3.0 + draw.gauss(0, 1) for _ in range(400)]
+    found, fewer = median_of(many), median_of(many[:40])
+    assert found["low"] < 3.0 < found["high"] and found["low"] < found["value"] < found["high"]
+    assert found["high"] - found["low"] < (fewer["high"] - fewer["low"]) / 2 < 0.5
+    assert found["n"] == 400
 
 
 def test_summaries_of_a_document_arrive_apart():
@@ -76,26 +82,34 @@ def test_summaries_of_a_document_arrive_apart():
 def test_the_page_shows_a_result(scorer, tmp_path, monkeypatch):
     monkeypatch.setattr(common, "RESULTS", tmp_path)
     assert serving.serve(Reader()) == "It has not been measured yet."
+    assert serving.memory(Reader()) == ""
+    cases = []
     with listening(scorer) as url:
         servers = {name: Server(url, 1, 1.0) for name in (BATCHED, SINGLE)}
-        case = compare(servers, scorer, PAIRS, [1, 2], 2, math.inf)
-    assert serving.memory(Reader()) == ""
+        compare(servers, scorer, PAIRS, {1: 2, 2: 2}, 2, math.inf, cases.append)
+        pairs = [pair._replace(id=str(i)) for i in range(3) for pair in PAIRS]
+        short = short_requests(servers[BATCHED], scorer, pairs, {1: 8, 2: 8})
+    assert len(cases) == 2  # saved after each round
+    assert max(cases[1]["max_abs_delta"], short["max_abs_delta"]) < 1e-5
+    assert cases[1]["library"]["latency_ms"]["n"] == 4
+    assert cases[1]["clients"]["2"][BATCHED]["latency_ms"]["n"] == 4
     once = {"median": 1.25, "low": 1.0, "high": 1.5, "n": 3}
     result = {
         "dtype": "float32",
         "start_up_s": {"PyTorch": once, "slim": once},
-        "workloads": {"pairs": case},
+        "short_requests": short,
+        "workloads": {"pairs": cases[1]},
     }
     finish("serve", result, weights=weights_of(MODEL))
     text = serving.serve(Reader())
     lines = [line for line in text.splitlines() if line.startswith("| pairs |")]
     assert len(lines) == 5  # the library, and two servers with one and two clients
     assert "From the command to ready: 1.25 (1.00 to 1.50, n = 3) s PyTorch" in text
-    assert "by clients: " in text and " ms with 1 (pairs). Scores differ" in text
-    assert case["max_abs_delta"] < 1e-5
-    resident = {"clients": 32, "resident_mib": {"100": 600.0, "200": 601.0}}
+    assert "(median of 8 differences, with its 95 % interval)" in text
+    assert re.search(r"by clients: \d+, \d+, \d+ ms with 1; \d+, \d+, \d+ ms with 2 \(n = 8", text)
+    resident = {"clients": 64, "resident_mib": {"100": 600.0, "200": 601.0}}
     finish("serve_memory", resident, weights=weights_of(MODEL))
-    assert "32 clients: 600 MiB after 100, 601 after 200" in serving.memory(Reader())
+    assert "64 clients: 600 MiB after 100, 601 after 200" in serving.memory(Reader())
 
 
 def test_the_container_file_has_only_steps_that_are_run():

@@ -2,6 +2,8 @@
 
 from functools import partial
 
+import pytest
+
 from bench.shared import timing
 
 
@@ -34,3 +36,13 @@ def test_rounds_begin_as_long_as_they_would_end_in_time(monkeypatch):
     assert list(rounds(8.9, 5)) == [0, 1]
     assert list(rounds(9.0, 5)) == [0, 1, 2]
     assert list(rounds(99.0, 2)) == [0, 1]
+
+
+def test_percentiles_are_in_milliseconds():
+    found = timing.percentiles_ms([i / 1000 for i in range(101)])
+    assert (found["p50"], found["p95"], found["n"]) == pytest.approx((50, 95, 101))
+
+
+def test_each_begins_in_turn():
+    assert [timing.rotated("abc", turn)[0] for turn in range(4)] == ["a", "b", "c", "a"]
+    assert timing.rotated("abc", 1) == ["b", "c", "a"]
