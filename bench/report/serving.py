@@ -84,7 +84,14 @@ def container(results: Reader) -> str:
     if result is None:
         return "`python -m bench.container` measures its size, which has not been done yet."
     sizes = result["megabytes"]
+    base = result["base_image"].rpartition("/")[2]
+    rows = [
+        {"part": f"base image, `{base}`", "MB": "not measured: that takes a registry"},
+        {"part": "virtual environment", "MB": f"{sizes['environment']:,.0f}"},
+        {"part": "exported model, int8", "MB": f"{sizes['model']:,.0f}"},
+    ]
     return (
-        f"Beside the base image, it holds an environment of {sizes['environment']:,.0f} MB and a "
-        f"model of {sizes['model']:,.0f} MB (`python -m bench.container`)."
+        f"{table(rows)}\n\n`python -m bench.container` ran the file's steps in a new virtual "
+        f"environment, and its command gave a score. Python {result['machine']['python']}, commit "
+        f"{result['machine']['commit']}."
     )

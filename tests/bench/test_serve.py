@@ -112,6 +112,17 @@ def test_the_page_shows_a_result(scorer, tmp_path, monkeypatch):
     assert "64 clients: 600 MiB after 100, 601 after 200" in serving.memory(Reader())
 
 
+def test_the_page_tells_the_parts_of_the_image_apart(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    assert "has not been done yet" in serving.container(Reader())
+    sizes = {"environment": 1238.7, "model": 168.0}
+    result = {"base_image": "docker.io/library/python:3.11-slim", "megabytes": sizes}
+    finish("container", result, weights=weights_of(MODEL))
+    text = serving.container(Reader())
+    assert "| base image, `python:3.11-slim` | not measured" in text
+    assert "| virtual environment | 1,239 |\n| exported model, int8 | 168 |" in text
+
+
 def test_the_container_file_has_only_steps_that_are_run():
     found = steps(ROOT / "Containerfile")
     names = [name for name, _ in found]
