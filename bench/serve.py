@@ -253,6 +253,7 @@ def main() -> None:
     result: Result = {
         "dtype": dtype,
         "signature": scorer.signature,
+        "data": arguments.data.name if arguments.data else "examples",
         "start_up_s": {
             "PyTorch": start_up(folder, rounds),
             "slim": start_up(exported(folder, "int8"), rounds),

@@ -105,7 +105,7 @@ def test_the_page_shows_a_result(scorer, tmp_path, monkeypatch):
     lines = [line for line in text.splitlines() if line.startswith("| pairs |")]
     assert len(lines) == 5  # the library, and two servers with one and two clients
     assert "From the command to ready: 1.25 (1.00 to 1.50, n = 3) s PyTorch" in text
-    assert "(median of 8 differences, with its 95 % interval)" in text
+    assert "(median of 8 differences, with its 95 % interval; aim:" in text
     assert re.search(r"by clients: \d+, \d+, \d+ ms with 1; \d+, \d+, \d+ ms with 2 \(n = 8", text)
     resident = {"clients": 64, "resident_mib": {"100": 600.0, "200": 601.0}}
     finish("serve_memory", resident, weights=weights_of(MODEL))
