@@ -2,9 +2,9 @@
 
     python -m bench.serve_memory [--requests 5000] [--data FILE]
 
-Clients send one pair a request, all of them different, so that the cache of encoded documents fills
-up and begins to drop some. Texts are short and the search has few beams, since a leak would show
-all the same.
+Clients send one pair a request, all of them different. The cache of encoded documents is small, so
+that it is full after a few hundred requests and what grows later is no cache. Texts are short and
+the search has few beams, since a leak would show all the same.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from bench.shared.weights import MODEL, weights_of
 from bench.shared.workloads import load_workload
 
 CLIENTS = 64
+SETTINGS = FEW_BEAMS | {"cache_mib": 16}
 STEPS = 10  # at which memory is read
 
 
@@ -40,9 +41,9 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     resident: dict[str, float] = {}
-    result = {"clients": CLIENTS, "settings": FEW_BEAMS, "resident_mib": resident}
+    result = {"clients": CLIENTS, "settings": SETTINGS, "resident_mib": resident}
     weights = weights_of(MODEL)
-    with served(command_of(folder_of(MODEL), **FEW_BEAMS)) as server:
+    with served(command_of(folder_of(MODEL), **SETTINGS)) as server:
         for step in range(STEPS):
             load(server.url, pairs[step * size : (step + 1) * size], CLIENTS)
             status = Path(f"/proc/{server.pid}/status").read_text("ascii")
