@@ -75,7 +75,8 @@ def memory(results: Reader) -> str:
     steps = ", ".join(f"{mib:.0f} after {n}" for n, mib in result["resident_mib"].items())
     first = steps.replace(" after", " MiB after", 1)
     return (
-        f"Resident memory, with few beams, all requests different, {result['clients']} clients: "
+        f"Resident memory with few beams, a cache of {result['settings']['cache_mib']} MiB, "
+        f"{result['clients']} clients, all requests different: "
         f"{first} requests (`python -m bench.serve_memory`, commit {result['machine']['commit']})."
     )
 

@@ -107,9 +107,10 @@ def test_the_page_shows_a_result(scorer, tmp_path, monkeypatch):
     assert "From the command to ready: 1.25 (1.00 to 1.50, n = 3) s PyTorch" in text
     assert "(median of 8 differences, with its 95 % interval; aim:" in text
     assert re.search(r"by clients: \d+, \d+, \d+ ms with 1; \d+, \d+, \d+ ms with 2 \(n = 8", text)
-    resident = {"clients": 64, "resident_mib": {"100": 600.0, "200": 601.0}}
-    finish("serve_memory", resident, weights=weights_of(MODEL))
-    assert "64 clients: 600 MiB after 100, 601 after 200" in serving.memory(Reader())
+    resident = {"100": 600.0, "200": 601.0}
+    measured = {"clients": 64, "settings": {"cache_mib": 16}, "resident_mib": resident}
+    finish("serve_memory", measured, weights=weights_of(MODEL))
+    assert "different: 600 MiB after 100, 601 after 200 requests" in serving.memory(Reader())
 
 
 def test_the_page_tells_the_parts_of_the_image_apart(tmp_path, monkeypatch):
