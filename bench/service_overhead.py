@@ -15,9 +15,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
-from bench.serve import figures, load
+from bench.serve import figures
 from bench.shared.common import Pair, finish
 from bench.shared.options import command_line
+from bench.shared.service import load
 from bench.shared.weights import MODEL, weights_of
 from bench.shared.workloads import load_workload
 from quals_fast import QualsResult, QualsScorer

@@ -3,9 +3,10 @@
 import pytest
 from exported_folders import DOCUMENTS, SUMMARIES
 
-from bench.serve import in_a_loop, load
+from bench.serve import in_a_loop
 from bench.service_overhead import Remembering, listening
 from bench.shared.common import Pair
+from bench.shared.service import load
 from quals_fast import DecodingConfig, QualsScorer
 from quals_fast.serving.limits import Limits
 
