@@ -45,41 +45,39 @@ def main() -> None:
         passes = Passes(a.model, a.device, a.work)
         default, weights = Variant(), weights_of(a.model)
         scorer = default.scorer(a.model, a.device)
+        result: dict[str, Any] = {
+            "signature": scorer.signature,
+            "rows": a.rows,
+            "perplexity": perplexity(scorer, a.dev, a.questions),
+            "examples": examples.count(scorer),
+        }
         stored = {name: passes.stored(default, rows) for name, rows in sets.items()}
         sep = scorer.engine.model.conventions.sep_token_id
-        finish(
-            MODEL,
-            {
-                "signature": scorer.signature,
-                "rows": a.rows,
-                "perplexity": perplexity(scorer, a.dev, a.questions),
-                "generation": {
-                    name: generation(rows, stored[name])
-                    for name, rows in sets.items()
-                    if is_split(name)
-                },
-                "examples": examples.count(scorer),
-                "with_people": {
-                    name: with_people(rows, passes.scores(default, rows), a.resamples)
-                    for name, rows in sets.items()
-                },
-                "definitions": definitions(sets, stored, sep, a.resamples),
-                "rivals": {
-                    name: rivals(rows, _by_definition(stored[name], sep), a.resamples)
-                    for name, rows in sets.items()
-                    if any(row.published for row in rows)
-                },
+        result |= {
+            "generation": {
+                name: generation(rows, stored[name])
+                for name, rows in sets.items()
+                if is_split(name)
             },
-            a.device,
-            weights=weights,
-        )
+            "with_people": {
+                name: with_people(rows, passes.scores(default, rows), a.resamples)
+                for name, rows in sets.items()
+            },
+            "definitions": definitions(sets, stored, sep, a.resamples),
+            "rivals": {
+                name: rivals(rows, _by_definition(stored[name], sep), a.resamples)
+                for name, rows in sets.items()
+                if any(row.published for row in rows)
+            },
+        }
+        finish(MODEL, result, a.device, weights=weights)
         if a.settings:
             positions = scorer.engine.model.conventions.max_source_tokens
             compared = variants(positions, a.int8)
             if a.only:
                 compared = {n: v for n, v in compared.items() if n in (DEFAULT, *a.only)}
             few = [row.pair for rows in sets.values() for row in rows[: a.cost_rows]]
-            result: dict[str, Any] = {
+            result = {
                 "rows": max(map(len, sets.values())),
                 "groups": {name: variant.group for name, variant in compared.items()},
                 "quality": quality(passes, compared, sets, a.resamples),
