@@ -54,6 +54,8 @@ SECTIONS: dict[str, tuple[Block, ...]] = {
     "container": (serving.container,),
     "examples": (models.examples,),
     "evaluate": (models.evaluate,),
+    "definitions": (models.definitions,),
+    "rivals": (models.rivals,),
     "worth_short": (models.worth_short,),
     "preset": (models.preset,),
     "model_costs": (models.model_costs,),

@@ -9,6 +9,30 @@ from bench.shared.tables import interval, percent, table, with_spread
 from bench.studies.conseq_experiment.page import verdict
 
 SETS = {"cnndm": "QAGS-CNN/DM", "xsum": "QAGS-XSum"}
+ALL_SETS = {f"qags_{name}": title for name, title in SETS.items()} | {
+    "frank_valid_cnndm": "FRANK-CNN/DM",
+    "frank_valid_xsum": "FRANK-XSum",
+}
+# Definitions that are settings, by how they are asked for.
+OPTIONS = {
+    "published": "as published (default)",
+    "over all pairs": "`--max-pairs all`",
+    "answers only": "`--tokens answer`",
+    "answers only, over all pairs": "`--tokens answer --max-pairs all`",
+}
+RIVALS = {
+    "QUALS, published": "QUALS, bundled model",
+    "QUALS, answers only, over all pairs": "QUALS, `--tokens answer --max-pairs all`",
+    "QAGS": "QAGS (large models)",
+    "FactCC": "FactCC",
+    "Dep Entail": "DAE (dependency arc entailment)",
+    "FEQA": "FEQA",
+    "BertScore P Art": "BERTScore precision, against the article",
+    "BertScore F1": "BERTScore F1, against the reference",
+    "Rouge 2": "ROUGE-2, against the reference",
+    "Rouge L": "ROUGE-L, against the reference",
+    "ROUGE-2 precision, against the article": "ROUGE-2 precision, against the article",
+}
 BESIDE = "ROUGE-2 precision"  # of summary against document: what QUALS has to beat
 
 
@@ -68,6 +92,48 @@ def worth_short(results: Reader) -> str:
         f"faithful summary scores above one with a single fact altered "
         f"({result['documents'] / 2:.0f} by chance)."
     )
+
+
+def definitions(results: Reader) -> str:
+    """Report the offered definitions' agreement with people, on rows that chose none of them."""
+    result = results.load("model")["definitions"]
+    columns = {
+        f"{title}, n = {ones[0]['n']}": {one["name"]: one for one in ones}
+        for name, title in ALL_SETS.items()
+        for part, ones in result["sets"][f"factcons_{name}"].items()
+        if part != "odd"
+    }
+    rows = [
+        {"Pearson correlation with people": OPTIONS[name]}
+        | {title: interval(ones[name]["pearson"], 2) for title, ones in columns.items()}
+        for name in result["offered"]
+    ]
+    return (
+        f"{table(rows)}\n\nWith 95 % bootstrap intervals. Of QAGS, these are the even rows; the "
+        "odd ones decided which definitions are offered."
+    )
+
+
+def rivals(results: Reader) -> str:
+    """Report QUALS and published metrics on the same summaries of FRANK."""
+    blocks = []
+    for name, metrics in results.load("model")["rivals"].items():
+        title = ALL_SETS[name.removeprefix("factcons_")]
+        of_name = {one["name"]: one for one in metrics}
+        first = metrics[0]
+        rows = [
+            {
+                f"{title}, n = {first['n']}": shown,
+                "Pearson": interval(one["pearson"], 2),
+                "Spearman": interval(one["spearman"], 2),
+                "AUC": interval(one["auc"], 2),
+                "Pearson minus QUALS": "-" if one is first else interval(one["rise"], 2),
+            }
+            for key, shown in RIVALS.items()
+            for one in [of_name[key]]
+        ]
+        blocks.append(table(rows))
+    return "\n\n".join(blocks)
 
 
 def preset(results: Reader) -> str:

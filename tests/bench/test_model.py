@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import sys
 from dataclasses import replace
 
 import pytest
@@ -11,11 +12,13 @@ import tiny_models
 from bench.shared.common import Pair
 from bench.studies.model import page as pages
 from bench.studies.model import quality, settings
+from bench.studies.model.__main__ import main
 from bench.studies.model.definitions import ANSWERS, DEFINITIONS, definitions, rivals
 from bench.studies.model.passes import Row, Stored, load_rows, run_pass, run_truncated
 from bench.studies.model.settings import DEFAULT, Passes, Variant
 from quals_fast import DecodingConfig, QualsScorer, ScoringConfig
 from quals_fast.engine.filtering import KeptPair
+from quals_fast.evaluation import agreement
 from quals_fast.results import Hypothesis
 
 WORDS = "queen anne opened the bridge in 1962 . king won a game of score"
@@ -160,6 +163,15 @@ def test_published_metrics_are_compared_on_the_rows_that_have_them_all(rows):
     assert "| good | 1.000 [1.00, 1.00] |" in text
 
 
+def test_estimates_are_those_of_evaluation():
+    draw = random.Random(0)
+    labels = [draw.choice([0.0, 0.5, 1.0]) for _ in range(30)]
+    scores = [label + round(draw.gauss(0, 1), 1) for label in labels]  # with ties
+    expected = agreement("a", scores, labels, n_resamples=200).to_dict()
+    for name, found in quality.estimates(scores, labels, 200).items():
+        assert found == pytest.approx(expected[name])
+
+
 def test_shorter_documents_need_no_second_search(scorer, folder, rows, tmp_path, monkeypatch):
     stored = run_pass(scorer, rows, tmp_path / "work", "pass")
     monkeypatch.setattr(QualsScorer, "generate", None)
@@ -286,3 +298,18 @@ def test_all_variants_can_be_made():
     assert "documents of 256 tokens" in names
     assert "documents of 512 tokens" not in names  # the model's own
     assert "documents of 512 tokens" in settings.variants(1024, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "--dev and --labels are required without --page"),
+        ("--dev d --labels qags.jsonl --rows 5", "--rows must be at least 6"),
+        ("--dev d --labels frank.jsonl --settings", "--settings needs --labels of QAGS"),
+    ],
+)
+def test_bad_arguments(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench.model", *arguments.split()])
+    with pytest.raises(SystemExit):
+        main()
+    assert message in capsys.readouterr().err

@@ -57,7 +57,8 @@ def scorers(folder, rule, *, groups=12, max_pairs=10):
     config = DecodingConfig(
         rule=rule, num_beams=12, num_beam_groups=groups, min_length=2, max_length=12
     )
-    scoring = ScoringConfig(max_pairs=max_pairs)
+    tokens = "answer" if max_pairs is None else "all"
+    scoring = ScoringConfig(tokens=tokens, max_pairs=max_pairs)
     staged = QualsScorer.from_pretrained(
         folder, device="cpu", dtype="float32", decoding=config, scoring=scoring
     )
@@ -71,6 +72,7 @@ def check_equal(staged, fused):
     assert [row.unknown_tokens for row in found] == [row.unknown_tokens for row in expected]
     assert any(row.pairs for row in expected)
     for one, other in zip(found, expected, strict=True):
+        assert one.score == pytest.approx(other.score, abs=1e-5, nan_ok=True)
         assert [p.token_ids for p in one.pairs] == [p.token_ids for p in other.pairs]
         for mine, theirs in zip(one.pairs, other.pairs, strict=True):
             assert mine.document_logprobs == pytest.approx(theirs.document_logprobs, abs=1e-5)

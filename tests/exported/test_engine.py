@@ -11,7 +11,7 @@ import pytest
 import tiny_models
 from exported_folders import DOCUMENTS, SUMMARIES, TEXT, compare
 
-from quals_fast import DecodingConfig, QualsScorer
+from quals_fast import DecodingConfig, QualsScorer, ScoringConfig
 from quals_fast.decoding.histories import Histories
 from quals_fast.export.exporter import export
 from quals_fast.exported import session, store
@@ -77,6 +77,16 @@ def test_shorter_types_are_near(one_layer_model, exported, dtype):
     expected = eager.score(DOCUMENTS, SUMMARIES).scores
     assert mine.score(DOCUMENTS, SUMMARIES).scores == pytest.approx(expected, abs=0.1)
     assert f"|dtype:{dtype}|backend:onnx-cpu|" in mine.signature
+
+
+def test_answers_alone_make_the_score(one_layer_model, exported):
+    settings = {"decoding": ONE, "scoring": ScoringConfig(tokens="answer", max_pairs=None)}
+    eager = QualsScorer.from_pretrained(one_layer_model, device="cpu", dtype="float32", **settings)
+    mine = QualsScorer.from_pretrained(exported["float32"][0], backend="onnx", **settings)
+    expected, found = (one.score(DOCUMENTS, SUMMARIES) for one in (eager, mine))
+    assert found.scores == pytest.approx(expected.scores, abs=1e-5)
+    assert all(pair.first_counted > 0 for row in found for pair in row.pairs)
+    assert "|tokens:answer|" in mine.signature
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])

@@ -45,44 +45,45 @@ def main() -> None:
         passes = Passes(a.model, a.device, a.work)
         default, weights = Variant(), weights_of(a.model)
         scorer = default.scorer(a.model, a.device)
+        result: dict[str, Any] = {
+            "signature": scorer.signature,
+            "rows": a.rows,
+            "perplexity": perplexity(scorer, a.dev, a.questions),
+            "examples": examples.count(scorer),
+        }
         stored = {name: passes.stored(default, rows) for name, rows in sets.items()}
         sep = scorer.engine.model.conventions.sep_token_id
-        finish(
-            MODEL,
-            {
-                "signature": scorer.signature,
-                "rows": a.rows,
-                "perplexity": perplexity(scorer, a.dev, a.questions),
-                "generation": {
-                    name: generation(rows, stored[name])
-                    for name, rows in sets.items()
-                    if is_split(name)
-                },
-                "examples": examples.count(scorer),
-                "with_people": {
-                    name: with_people(rows, passes.scores(default, rows), a.resamples)
-                    for name, rows in sets.items()
-                },
-                "definitions": definitions(sets, stored, sep, a.resamples),
-                "rivals": {
-                    name: rivals(rows, _by_definition(stored[name], sep), a.resamples)
-                    for name, rows in sets.items()
-                    if any(row.published for row in rows)
-                },
+        result |= {
+            "generation": {
+                name: generation(rows, stored[name])
+                for name, rows in sets.items()
+                if is_split(name)
             },
-            a.device,
-            weights=weights,
-        )
+            "with_people": {
+                name: with_people(
+                    rows, passes.scores(default, rows), a.resamples, split=is_split(name)
+                )
+                for name, rows in sets.items()
+            },
+            "definitions": definitions(sets, stored, sep, a.resamples),
+            "rivals": {
+                name: rivals(rows, _by_definition(stored[name], sep), a.resamples)
+                for name, rows in sets.items()
+                if any(row.published for row in rows)
+            },
+        }
+        finish(MODEL, result, a.device, weights=weights)
         if a.settings:
             positions = scorer.engine.model.conventions.max_source_tokens
             compared = variants(positions, a.int8)
             if a.only:
                 compared = {n: v for n, v in compared.items() if n in (DEFAULT, *a.only)}
-            few = [row.pair for rows in sets.values() for row in rows[: a.cost_rows]]
-            result: dict[str, Any] = {
-                "rows": max(map(len, sets.values())),
+            chosen_on = {name: rows for name, rows in sets.items() if is_split(name)}
+            few = [row.pair for rows in chosen_on.values() for row in rows[: a.cost_rows]]
+            result = {
+                "rows": max(map(len, chosen_on.values())),
                 "groups": {name: variant.group for name, variant in compared.items()},
-                "quality": quality(passes, compared, sets, a.resamples),
+                "quality": quality(passes, compared, chosen_on, a.resamples),
                 "cost_rows": len(few),
                 "cost": cost(compared, a.model, a.device, few, a.rounds),
             }
@@ -137,6 +138,8 @@ def _arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if not arguments.page and (arguments.dev is None or arguments.labels is None):
         parser.error("--dev and --labels are required without --page")
+    if arguments.settings and not any(is_split(path.name) for path in arguments.labels or ()):
+        parser.error("--settings needs --labels of QAGS, on whose odd rows settings are chosen")
     if arguments.rows is not None and arguments.rows < 6:
         parser.error("--rows must be at least 6: agreement needs 3 odd and 3 even rows of a set")
     return arguments

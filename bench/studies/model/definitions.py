@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from bench.studies.model.passes import Row, Stored
-from bench.studies.model.quality import is_split, parts_of, rise
+from bench.studies.model.quality import estimates, is_split, parts_of, rise
 from quals_fast import QAPair, ScoringConfig
-from quals_fast.evaluation import agreement, rouge_floor
+from quals_fast.evaluation import rouge_floor
 
 PUBLISHED = "published"
 FLOOR = "ROUGE-2 precision"
@@ -114,13 +114,16 @@ def definitions(
             for name, one in DEFINITIONS.items()
         }
         result["sets"][title] = {}
-        for part, chosen in parts_of(rows).items():
-            if (part == "all") == is_split(title):
+        has_score = {i for i, one in enumerate(scores[PUBLISHED]) if not math.isnan(one)}
+        for part, labelled in parts_of(rows, split=is_split(title)).items():
+            if part == "all" and is_split(title):
                 continue
+            chosen = [i for i in labelled if i in has_score]
             labels = [float(rows[i].pair.label or 0) for i in chosen]
             own = {name: [of_set[i] for i in chosen] for name, of_set in scores.items()}
             result["sets"][title][part] = [
-                agreement(name, own[name], labels, n_resamples=resamples).to_dict()
+                {"name": name, "n": len(chosen)}
+                | estimates(own[name], labels, resamples)
                 | {"rise": rise(own[one.over], own[name], labels, resamples)}
                 for name, one in DEFINITIONS.items()
             ]
@@ -155,7 +158,8 @@ def rivals(
     columns[f"{FLOOR}, against the article"] = floor[FLOOR]
     first = columns[next(iter(quals))]
     return [
-        agreement(name, scores, labels, n_resamples=resamples).to_dict()
-        | {"left_out": len(rows) - len(usable), "rise": rise(first, scores, labels, resamples)}
+        {"name": name, "n": len(usable), "left_out": len(rows) - len(usable)}
+        | estimates(scores, labels, resamples)
+        | {"rise": rise(first, scores, labels, resamples)}
         for name, scores in columns.items()
     ]

@@ -94,9 +94,9 @@ def generation(rows: Sequence[Row], stored: Sequence[Stored]) -> dict[str, Any]:
 
 
 def with_people(
-    rows: Sequence[Row], scores: Sequence[float], resamples: int
+    rows: Sequence[Row], scores: Sequence[float], resamples: int, *, split: bool = True
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return the agreement of scores and of ROUGE with labels: all, odd and even rows."""
+    """Return the agreement of scores and of ROUGE with labels, by part."""
     labelled = [
         LabelledRow(row.pair.document, row.pair.summary, float(row.pair.label or 0), score)
         for row, score in zip(rows, scores, strict=True)
@@ -105,7 +105,7 @@ def with_people(
         name: [
             one.to_dict() for one in compare([labelled[i] for i in chosen], n_resamples=resamples)
         ]
-        for name, chosen in parts_of(rows).items()
+        for name, chosen in parts_of(rows, split=split).items()
     }
 
 
@@ -114,11 +114,52 @@ def is_split(title: str) -> bool:
     return "qags" in title
 
 
-def parts_of(rows: Sequence[Row]) -> dict[str, list[int]]:
-    """Return the indices of labelled rows: all, odd and even ones."""
+def parts_of(rows: Sequence[Row], *, split: bool = True) -> dict[str, list[int]]:
+    """Return the indices of labelled rows: all and, of a set that is split, odd and even ones."""
     labelled = [i for i, row in enumerate(rows) if row.pair.label is not None]
+    if not split:
+        return {"all": labelled}
     return {"all": labelled} | {
         name: [i for i in labelled if rows[i].number % 2 == odd] for name, odd in PARTS.items()
+    }
+
+
+def estimates(
+    scores: Sequence[float], labels: Sequence[float], resamples: int
+) -> dict[str, dict[str, float | None]]:
+    """Return Pearson, Spearman and AUC as `evaluation.agreement` does, hundreds of times as fast.
+
+    It leaves out Kendall's tau, and draws of all resamples are computed at once.
+
+    Args:
+        scores: finite.
+        labels: of the same rows; from 1 on they are positive.
+        resamples: of the bootstrap.
+    """
+    from scipy.stats import bootstrap, pearsonr, rankdata
+
+    def statistics(x: Any, y: Any, axis: int) -> Any:
+        x_ranks, y_ranks, positive = rankdata(x, axis=axis), rankdata(y, axis=axis), y >= 1
+        n_positive = positive.sum(axis)
+        n_pairs = n_positive * (x.shape[axis] - n_positive)
+        wins = (x_ranks * positive).sum(axis) - n_positive * (n_positive + 1) / 2
+        pearson, spearman = (pearsonr(*both, axis=axis)[0] for both in ((x, y), (x_ranks, y_ranks)))
+        return np.stack([pearson, spearman, wins / n_pairs])
+
+    columns = np.array([scores, labels])
+    with warnings.catch_warnings():  # draws without a correlation are left out
+        warnings.simplefilter("ignore")
+        values = statistics(columns[0], columns[1], -1)
+        draws = bootstrap(
+            columns, statistics, paired=True, n_resamples=resamples, batch=100,
+            method="percentile", vectorized=True, rng=np.random.default_rng(0),
+        ).bootstrap_distribution  # fmt: skip
+        bounds = np.nanpercentile(draws, [2.5, 97.5], axis=-1)
+    return {
+        name: Estimate(*numbers).to_dict()
+        for name, *numbers in zip(
+            ("pearson", "spearman", "auc"), values.tolist(), *bounds.tolist(), strict=True
+        )
     }
 
 
