@@ -1,6 +1,7 @@
 """The arithmetic of a score, by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -20,7 +21,7 @@ def pair(summary_logprobs, document_logprobs, **changes):
     )
 
 
-def of_pairs(*pairs, no_pairs_score=None, n_hypotheses=60):
+def of_pairs(*pairs, no_pairs_score=None, n_hypotheses=60, summary=""):
     return SummaryScore.of_pairs(
         pairs,
         no_pairs_score=no_pairs_score,
@@ -28,6 +29,7 @@ def of_pairs(*pairs, no_pairs_score=None, n_hypotheses=60):
         num_beams=60,
         truncated_tokens=3,
         unknown_tokens=2,
+        summary=summary,
     )
 
 
@@ -52,6 +54,49 @@ def test_a_summary_scores_the_mean_over_pairs_whatever_their_lengths():
     assert (result.status, result.score) == ("ok", pytest.approx(-1.125))
     assert result.worst_pair is TWO
     assert (result.n_hypotheses, result.truncated_tokens, result.unknown_tokens) == (60, 3, 2)
+
+
+def about(score, *places):
+    """A pair with this score, whose answer occurs at these places."""
+    return replace(pair((0.0,), (score,)), answer_spans=places)
+
+
+SUMMARY = "Queen Anne's sister, Anne's"
+
+
+@pytest.mark.parametrize(
+    ("pairs", "expected"),
+    [
+        pytest.param([], {}, id="none"),
+        pytest.param([about(-1.0, (0, 10))], {"Queen Anne": -1.0}, id="one"),
+        pytest.param(
+            [about(-1.0, (0, 10)), about(-3.0, (0, 10))], {"Queen Anne": -2.0}, id="the mean"
+        ),
+        pytest.param(
+            [about(-1.0, (0, 5)), about(-3.0, (0, 10))], {"Anne": -3.0, "Queen": -2.0}, id="inside"
+        ),
+        pytest.param(
+            [about(-1.0, (0, 10)), about(-3.0, (6, 19))],
+            {"'s sister": -3.0, "Anne": -2.0, "Queen": -1.0},
+            id="overlapping",
+        ),
+        pytest.param([about(-1.0, (6, 10), (21, 25))], [("Anne", -1.0)] * 2, id="twice"),
+        pytest.param(
+            [about(-1.0, (0, 10), (6, 19))],
+            [("Queen", -1.0), ("Anne", -1.0), ("'s sister", -1.0)],
+            id="occurrences that overlap count once",
+        ),
+        pytest.param(
+            [about(-1.0, (12, 21)), about(-3.0, (12, 19))],
+            {"sister": -2.0},
+            id="no white space at the ends, and not only punctuation",
+        ),
+    ],
+)
+def test_spans_have_the_mean_of_the_pairs_about_them_and_the_worst_comes_first(pairs, expected):
+    spans = of_pairs(*pairs, summary=SUMMARY).spans
+    found = [(SUMMARY[span.start : span.end], span.score) for span in spans]
+    assert found == list(expected.items() if isinstance(expected, dict) else expected)
 
 
 def test_without_pairs():

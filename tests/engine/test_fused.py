@@ -73,6 +73,7 @@ def check_equal(staged, fused):
     for one, other in zip(found, expected, strict=True):
         assert [p.token_ids for p in one.pairs] == [p.token_ids for p in other.pairs]
         for mine, theirs in zip(one.pairs, other.pairs, strict=True):
+            assert mine.answer_spans == theirs.answer_spans != ()
             assert mine.document_logprobs == pytest.approx(theirs.document_logprobs, abs=1e-5)
             assert mine.summary_logprobs == pytest.approx(theirs.summary_logprobs, abs=1e-5)
 
