@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
+from operator import attrgetter, sub
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 from unicodedata import category
 
+SEP, EOS = "<sep>", "<eos>"  # in `QAPair.tokens`
 TokenLogprobs: TypeAlias = tuple[float, ...]
 Range: TypeAlias = tuple[int, int]  # of a text: its first code point, and one past the last
 Status = Literal["ok", "no_pairs", "empty_summary", "empty_document", "unknown_text", "error"]
@@ -73,6 +75,13 @@ class QAPair:
         """Whether all log-probabilities are finite, also of tokens that do not count."""
         return all(map(math.isfinite, (*self.summary_logprobs, *self.document_logprobs)))
 
+    @property
+    def answer_drop(self) -> float:
+        """The same of the answer's tokens alone, without SEP and EOS."""
+        first = self.tokens.index(SEP) + 1
+        drops = map(sub, self.document_logprobs[first:-1], self.summary_logprobs[first:-1])
+        return math.fsum(drops) / (len(self.tokens) - 1 - first)
+
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary for JSON."""
         return {
@@ -95,7 +104,7 @@ class Span:
     Attributes:
         start: Its first character, counted in code points of the summary as given.
         end: One past its last character.
-        score: Mean score of the pairs whose answers cover it, in nats per token.
+        score: Mean `QAPair.answer_drop` of the pairs whose answers cover it, in nats per token.
     """
 
     start: int
@@ -108,21 +117,24 @@ class Span:
 
 
 def merged_spans(
-    pairs: Sequence[QAPair], scores: Sequence[float], summary: str
+    pairs: Sequence[QAPair],
+    summary: str,
+    score_of: Callable[[QAPair], float] = attrgetter("answer_drop"),
 ) -> tuple[Span, ...]:
     """Cut a summary where answers begin or end; return the parts inside answers, worst first.
 
     Parts have no white space at their ends, and more than punctuation (docs/semantics.md 1.7).
 
     Args:
-        pairs: with `answer_spans`.
-        scores: of the pairs.
+        pairs: those without `answer_spans` do not matter.
         summary: what the answers occur in.
+        score_of: what a span has the mean of.
     """
     cuts = sorted({cut for pair in pairs for place in pair.answer_spans for cut in place})
     index = {cut: i for i, cut in enumerate(cuts)}
     covering: list[list[float]] = [[] for _ in cuts]  # the part from each cut to the next
-    for pair, score in zip(pairs, scores, strict=True):
+    for pair in filter(attrgetter("answer_spans"), pairs):
+        score = score_of(pair)
         parts = {i for a, b in pair.answer_spans for i in range(index[a], index[b])}
         for i in parts:  # once, even where occurrences overlap
             covering[i].append(score)
@@ -201,7 +213,7 @@ class SummaryScore:
             n_hypotheses=n_hypotheses,
             truncated_tokens=truncated_tokens,
             unknown_tokens=unknown_tokens,
-            spans=merged_spans(pairs, scores, summary),
+            spans=merged_spans(pairs, summary),
         )
 
     @property

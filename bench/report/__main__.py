@@ -52,6 +52,7 @@ SECTIONS: dict[str, tuple[Block, ...]] = {
     "serve": (serving.serve,),
     "container": (serving.container,),
     "examples": (models.examples,),
+    "spans": (models.spans,),
     "evaluate": (models.evaluate,),
     "worth_short": (models.worth_short,),
     "preset": (models.preset,),

@@ -21,7 +21,7 @@ from quals_fast.models.checkpoint import (
     read_tokenizer,
 )
 from quals_fast.models.shape import Shape
-from quals_fast.results import Range
+from quals_fast.results import EOS, SEP, Range
 
 _SPACE = "▁"  # of SentencePiece
 _PIECE_CHARACTERS = 4096  # characters that are tokenised together
@@ -109,7 +109,7 @@ class QATokenizer:
         self._space_id = tokenizer.token_to_id(_SPACE) if self._is_sentencepiece else None
         self._cut = safe_cut(tokenizer)
         s = conventions
-        self._readable = {s.sep_token_id: "<sep>", s.eos_token_id: "<eos>"}  # tokens met so far
+        self._readable = {s.sep_token_id: SEP, s.eos_token_id: EOS}  # tokens met so far
         self._added: dict[tuple[tuple[int, ...], bool], str] = {}  # of single tokens
 
     @classmethod
