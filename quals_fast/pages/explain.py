@@ -12,7 +12,7 @@ from rich.text import Text
 
 from quals_fast.jobs.parsing import InputRow
 from quals_fast.pages.display import LARGE_DROP, MARKS, STYLES, count, printable
-from quals_fast.pages.marking import Part, marked_text, parts_of
+from quals_fast.pages.marking import MarkedPart, marked_text, parts_of
 from quals_fast.pages.templating import number, page_environment, token_columns, worst_first
 from quals_fast.results import QAPair, SummaryScore
 
@@ -63,7 +63,7 @@ class ExplainedRow:
         return self.result.score
 
     @property
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[MarkedPart]:
         """The summary's parts, with what is known of them."""
         return list(parts_of(self.summary, self.result.spans, self.result.pairs))
 

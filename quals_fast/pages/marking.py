@@ -12,7 +12,7 @@ from quals_fast.pages.display import MARKS, STYLES, level, printable
 from quals_fast.results import QAPair, Span
 
 
-class Part(NamedTuple):
+class MarkedPart(NamedTuple):
     """A part of a summary.
 
     Attributes:
@@ -33,7 +33,7 @@ class Part(NamedTuple):
         return 0 if self.span is None else level(self.span.score)
 
 
-def parts_of(summary: str, spans: Sequence[Span], pairs: Sequence[QAPair]) -> Iterator[Part]:
+def parts_of(summary: str, spans: Sequence[Span], pairs: Sequence[QAPair]) -> Iterator[MarkedPart]:
     """Yield the parts of a summary in their order.
 
     Args:
@@ -48,20 +48,20 @@ def parts_of(summary: str, spans: Sequence[Span], pairs: Sequence[QAPair]) -> It
     at = 0
     for span in sorted(spans, key=lambda span: span.start):
         if at < span.start:
-            yield Part(shown(at, span.start))
+            yield MarkedPart(shown(at, span.start))
         about = [
             pair
             for pair in pairs
             if any(start < span.end and span.start < end for start, end in pair.answer_spans)
         ]
         worst = min(about, key=attrgetter("answer_drop"), default=None)
-        yield Part(shown(span.start, span.end), span, worst, len(about))
+        yield MarkedPart(shown(span.start, span.end), span, worst, len(about))
         at = span.end
     if at < len(summary):
-        yield Part(shown(at, len(summary)))
+        yield MarkedPart(shown(at, len(summary)))
 
 
-def marked_text(parts: Iterable[Part]) -> Text:
+def marked_text(parts: Iterable[MarkedPart]) -> Text:
     """Return a summary for the terminal, with marks such as [these words]!!.
 
     Words of the same level with only white space between them are marked together.
