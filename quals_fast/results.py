@@ -71,16 +71,16 @@ class QAPair:
         return math.fsum(document) / n - math.fsum(summary) / n
 
     @property
-    def is_finite(self) -> bool:
-        """Whether all log-probabilities are finite, also of tokens that do not count."""
-        return all(map(math.isfinite, (*self.summary_logprobs, *self.document_logprobs)))
-
-    @property
     def answer_drop(self) -> float:
-        """The same of the answer's tokens alone, without SEP and EOS."""
+        """The same mean over the answer's tokens alone, without SEP and EOS."""
         first = self.tokens.index(SEP) + 1
         drops = map(sub, self.document_logprobs[first:-1], self.summary_logprobs[first:-1])
         return math.fsum(drops) / (len(self.tokens) - 1 - first)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all log-probabilities are finite, also of tokens that do not count."""
+        return all(map(math.isfinite, (*self.summary_logprobs, *self.document_logprobs)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary for JSON."""
@@ -201,9 +201,8 @@ class SummaryScore:
                 message="the model's log-probabilities are not finite, as can happen in float16 "
                 "when numbers overflow; use dtype='float32'",
             )
-        scores = [pair.score for pair in pairs]
         if pairs:
-            score = math.fsum(scores) / len(pairs)
+            score = math.fsum(pair.score for pair in pairs) / len(pairs)
         else:
             score = math.nan if no_pairs_score is None else no_pairs_score
         return cls(

@@ -103,6 +103,14 @@ def test_spans_have_the_mean_drop_of_the_answers_there_and_the_worst_comes_first
     assert [score for _, score in found] == pytest.approx([s for _, s in expected])
 
 
+def test_spans_and_answers_in_json():
+    row = of_pairs(about(-1.0, (6, 10)), summary=SUMMARY)
+    (content,) = QualsResult((row,), "s").to_dict(include_spans=True)["rows"]
+    assert content["spans"] == [{"start": 6, "end": 10, "score": pytest.approx(-1.0)}]
+    assert content["pairs"][0]["answer_spans"] == [[6, 10]]
+    assert "spans" not in row.to_dict()
+
+
 def test_without_pairs():
     assert of_pairs().status == "no_pairs"
     assert math.isnan(of_pairs().score)

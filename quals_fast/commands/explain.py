@@ -72,8 +72,8 @@ def explain(html: str | None, ids: tuple[str, ...], top: int | None, **options: 
                 explained.append(one)
         if file is None:
             answer_only = options["tokens"] == "answer"
-            legend = f"{MARKS_LEGEND}, {UNCOUNTED_LEGEND}" if answer_only else MARKS_LEGEND
-            show(Text(f"{legend}; in a summary, the mean drop of [these words]"))
+            show(Text("[words] of a summary: by how much they drop on average as answers"))
+            show(f"{MARKS_LEGEND}, {UNCOUNTED_LEGEND}" if answer_only else MARKS_LEGEND)
             show(signature_line(job.scorer.signature))
         else:
             file.write(render_html(explained, job.scorer.signature))

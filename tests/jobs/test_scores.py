@@ -119,6 +119,13 @@ def test_pairs_of_qags_come_back(tmp_path):
     assert (row.pairs[0].document_answer, row.pairs[0].by_token) == ("", None)
 
 
+def test_spans_are_for_quals():
+    with pytest.raises(
+        ValueError, match="`include_spans` is for QUALS, but this is a score of QAG"
+    ):
+        QagsScore(status="ok", score=0.0).to_dict(include_spans=True)
+
+
 BAD = [
     ('{"id": "a", "sco', "invalid JSON: Unterminated string starting at column 13"),
     (b'{"id": "\xe9"}', "expected UTF-8, but got the byte 0xE9"),
