@@ -372,9 +372,9 @@ def test_page_marks_what_is_asked_about_and_says_the_worst_question(marked: Expl
     assert unescape(re.sub(r"<[^>]*>", "", bare)) == shown
     assert (
         re.sub(r"<[^>]*>", "", tips[2])
-        == "how much? → forty pounds -4.000the worst of 2 questions; mean -3.500"
+        == "how much? → forty pounds drop -4.000the worst of 2 questions; mean -3.500"
     )
-    assert re.sub(r"<[^>]*>", "", tips[3]) == "how much? → forty pounds -4.000"
+    assert re.sub(r"<[^>]*>", "", tips[3]) == "how much? → forty pounds drop -4.000"
 
 
 def test_characters_that_command_a_terminal_or_break_utf8_are_replaced() -> None:

@@ -58,7 +58,7 @@ def test_two_texts_get_a_score_with_its_questions(scorer, tmp_path):
         assert found["questions"] == len(row.pairs)
         assert float(found["bar"].removesuffix("px")) > 0
         assert any(
-            f"{one.question} → {one.answer} {one.answer_drop:.3f}" in found["tip"]
+            f"{one.question} → {one.answer} drop {one.answer_drop:.3f}" in found["tip"]
             for one in row.pairs
         )
         assert found["height"] > 300
