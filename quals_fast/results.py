@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
+from operator import attrgetter, sub
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+from unicodedata import category
 
+SEP, EOS = "<sep>", "<eos>"  # in `QAPair.tokens`
 TokenLogprobs: TypeAlias = tuple[float, ...]
+Range: TypeAlias = tuple[int, int]  # of a text: its first code point, and one past the last
 Status = Literal["ok", "no_pairs", "empty_summary", "empty_document", "unknown_text", "error"]
 
 
@@ -46,6 +50,8 @@ class QAPair:
         document_logprobs: Log-probability of each token given the document, in nats; length T.
         first_counted: Index of the first token that counts in `score`: 0, or that of the answer's
             first token with ``tokens="answer"``.
+        answer_spans: Where the summary has the answer: start and end of each occurrence, in code
+            points. Empty if that is not known, as in files of earlier versions.
     """
 
     question: str
@@ -55,6 +61,7 @@ class QAPair:
     summary_logprobs: tuple[float, ...]
     document_logprobs: tuple[float, ...]
     first_counted: int = 0
+    answer_spans: tuple[Range, ...] = ()
 
     @property
     def score(self) -> float:
@@ -62,6 +69,13 @@ class QAPair:
         first, n = self.first_counted, len(self.token_ids) - self.first_counted
         document, summary = self.document_logprobs[first:], self.summary_logprobs[first:]
         return math.fsum(document) / n - math.fsum(summary) / n
+
+    @property
+    def answer_drop(self) -> float:
+        """The same mean over the answer's tokens alone, without SEP and EOS."""
+        first = self.tokens.index(SEP) + 1
+        drops = map(sub, self.document_logprobs[first:-1], self.summary_logprobs[first:-1])
+        return math.fsum(drops) / (len(self.tokens) - 1 - first)
 
     @property
     def is_finite(self) -> bool:
@@ -79,7 +93,58 @@ class QAPair:
             "summary_logprobs": list(self.summary_logprobs),
             "document_logprobs": list(self.document_logprobs),
             "first_counted": self.first_counted,
+            "answer_spans": [list(span) for span in self.answer_spans],
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A part of a summary that pairs ask about.
+
+    Attributes:
+        start: Its first character, counted in code points of the summary as given.
+        end: One past its last character.
+        score: Mean `QAPair.answer_drop` of the pairs whose answers cover it, in nats per token.
+    """
+
+    start: int
+    end: int
+    score: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a dictionary for JSON."""
+        return {"start": self.start, "end": self.end, "score": self.score}
+
+
+def merged_spans(
+    pairs: Sequence[QAPair],
+    summary: str,
+    score_of: Callable[[QAPair], float] = attrgetter("answer_drop"),
+) -> tuple[Span, ...]:
+    """Cut a summary where answers begin or end; return the parts inside answers, worst first.
+
+    Parts have no white space at their ends, and more than punctuation (docs/semantics.md 1.7).
+
+    Args:
+        pairs: those without `answer_spans` do not matter.
+        summary: what the answers occur in.
+        score_of: what a span has the mean of.
+    """
+    cuts = sorted({cut for pair in pairs for place in pair.answer_spans for cut in place})
+    index = {cut: i for i, cut in enumerate(cuts)}
+    covering: list[list[float]] = [[] for _ in cuts]  # the part from each cut to the next
+    for pair in filter(attrgetter("answer_spans"), pairs):
+        score = score_of(pair)
+        parts = {i for a, b in pair.answer_spans for i in range(index[a], index[b])}
+        for i in parts:  # once, even where occurrences overlap
+            covering[i].append(score)
+    spans = []
+    for (start, end), own in zip(pairwise(cuts), covering, strict=False):
+        part = summary[start:end]
+        if own and not all(c.isspace() or category(c).startswith("P") for c in part):
+            start, end = end - len(part.lstrip()), start + len(part.rstrip())
+            spans.append(Span(start=start, end=end, score=math.fsum(own) / len(own)))
+    return tuple(sorted(spans, key=lambda span: (span.score, span.start)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +164,8 @@ class SummaryScore:
             lacks, also counting what was cut off.
         message: What is wrong and what to do about it, if `status` is ``unknown_text`` or
             ``error``.
+        spans: The parts of the summary that the pairs ask about, worst first. A part without a
+            span was not checked.
     """
 
     status: Status
@@ -108,6 +175,7 @@ class SummaryScore:
     truncated_tokens: int = 0
     unknown_tokens: int = 0
     message: str | None = None
+    spans: tuple[Span, ...] = ()
 
     @classmethod
     def of_pairs(
@@ -119,11 +187,12 @@ class SummaryScore:
         num_beams: int,
         truncated_tokens: int,
         unknown_tokens: int = 0,
+        summary: str = "",
     ) -> SummaryScore:
         """Average the pairs' scores; without pairs, take `no_pairs_score` (None: NaN).
 
         Fewer hypotheses than beams, or a log-probability that is not finite, become status
-        ``error``.
+        ``error``. `summary` is what the pairs' `answer_spans` are ranges of.
         """
         # NaN is greater than nothing, so a slot that meets it never finishes.
         if n_hypotheses < num_beams or not all(pair.is_finite for pair in pairs):
@@ -143,6 +212,7 @@ class SummaryScore:
             n_hypotheses=n_hypotheses,
             truncated_tokens=truncated_tokens,
             unknown_tokens=unknown_tokens,
+            spans=merged_spans(pairs, summary),
         )
 
     @property
@@ -150,9 +220,12 @@ class SummaryScore:
         """The pair with the lowest score, or None without pairs."""
         return min(self.pairs, key=lambda pair: pair.score, default=None)
 
-    def to_dict(self, *, include_pairs: bool = True) -> dict[str, Any]:
+    def to_dict(self, *, include_pairs: bool = True, include_spans: bool = False) -> dict[str, Any]:
         """Return a dictionary for JSON; a NaN score becomes None."""
-        return row_to_dict(self, include_pairs=include_pairs)
+        content = row_to_dict(self, include_pairs=include_pairs)
+        if include_spans:
+            content["spans"] = [span.to_dict() for span in self.spans]
+        return content
 
 
 class ScoredPair(Protocol):
@@ -218,7 +291,7 @@ class RowScore(Protocol):
         """The pair with the lowest score."""
         ...
 
-    def to_dict(self, *, include_pairs: bool = True) -> dict[str, Any]:
+    def to_dict(self, *, include_pairs: bool = True, include_spans: bool = False) -> dict[str, Any]:
         """Return a dictionary for JSON."""
         ...
 
@@ -277,14 +350,15 @@ class QualsResult(Sequence[Row]):
         for row in self.rows:
             yield from row if isinstance(row, tuple) else (row,)
 
-    def to_dict(self, *, include_pairs: bool = True) -> dict[str, Any]:
+    def to_dict(self, *, include_pairs: bool = True, include_spans: bool = False) -> dict[str, Any]:
         """Return a dictionary for JSON."""
+        included = {"include_pairs": include_pairs, "include_spans": include_spans}
         return {
             "signature": self.signature,
             "rows": [
-                [one.to_dict(include_pairs=include_pairs) for one in row]
+                [one.to_dict(**included) for one in row]
                 if isinstance(row, tuple)
-                else row.to_dict(include_pairs=include_pairs)
+                else row.to_dict(**included)
                 for row in self.rows
             ],
         }

@@ -8,6 +8,7 @@ from typing import Any
 
 from quals_fast.backends import load
 from quals_fast.config import DecodingConfig, ScoringConfig, settings_of
+from quals_fast.engine.answers import answer_spans, needs_places
 from quals_fast.engine.protocol import Engine, Scored, TextPair
 from quals_fast.models.checkpoint import check_fits
 from quals_fast.models.hub import is_hub_name
@@ -298,10 +299,17 @@ class QualsScorer:
 
     def _encode(self, texts: list[tuple[str, str]]) -> list[TextPair]:
         """Tokenise each distinct text once."""
-        distinct = list(dict.fromkeys(text for pair in texts for text in pair))
-        encoded = self.engine.model.tokenizer.encode(distinct)
-        by_text: dict[str, Source] = dict(zip(distinct, encoded, strict=True))
-        return [TextPair(by_text[document], by_text[summary]) for document, summary in texts]
+        tokenizer = self.engine.model.tokenizer
+
+        def encode(distinct: list[str], with_places: bool) -> dict[str, Source]:
+            encoded = tokenizer.encode(distinct, with_places=with_places)
+            return dict(zip(distinct, encoded, strict=True))
+
+        documents = encode(list(dict.fromkeys(document for document, _ in texts)), False)
+        summaries = encode(
+            list(dict.fromkeys(summary for _, summary in texts)), needs_places(tokenizer)
+        )
+        return [TextPair(documents[document], summaries[summary]) for document, summary in texts]
 
     def _aggregate(self, pair: TextPair, scored: Scored) -> SummaryScore:
         """Average each pair's token differences, then the pairs."""
@@ -309,6 +317,7 @@ class QualsScorer:
         with_penalties = self.scoring.summary_logprob == "search"
         model = self.engine.model
         readable_tokens, sep = model.tokenizer.readable_tokens, model.conventions.sep_token_id
+        places = answer_spans(scored.kept, pair.summary, model.tokenizer, model.conventions)
         pairs = tuple(
             QAPair(
                 question=question,
@@ -318,9 +327,10 @@ class QualsScorer:
                 summary_logprobs=chosen.search_logprobs if with_penalties else chosen.logprobs,
                 document_logprobs=logprobs,
                 first_counted=chosen.token_ids.index(sep) + 1 if answer_only else 0,
+                answer_spans=spans,
             )
-            for (question, answer, chosen), logprobs in zip(
-                scored.kept, scored.document_logprobs, strict=True
+            for (question, answer, chosen), logprobs, spans in zip(
+                scored.kept, scored.document_logprobs, places, strict=True
             )
         )
         return SummaryScore.of_pairs(
@@ -330,6 +340,7 @@ class QualsScorer:
             num_beams=self.decoding.num_beams,
             truncated_tokens=pair.summary.truncated_tokens + pair.document.truncated_tokens,
             unknown_tokens=pair.summary.unknown_tokens + pair.document.unknown_tokens,
+            summary=pair.summary.text,
         )
 
 

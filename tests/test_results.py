@@ -1,6 +1,7 @@
 """The arithmetic of a score, by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -20,7 +21,7 @@ def pair(summary_logprobs, document_logprobs, **changes):
     )
 
 
-def of_pairs(*pairs, no_pairs_score=None, n_hypotheses=60):
+def of_pairs(*pairs, no_pairs_score=None, n_hypotheses=60, summary=""):
     return SummaryScore.of_pairs(
         pairs,
         no_pairs_score=no_pairs_score,
@@ -28,6 +29,7 @@ def of_pairs(*pairs, no_pairs_score=None, n_hypotheses=60):
         num_beams=60,
         truncated_tokens=3,
         unknown_tokens=2,
+        summary=summary,
     )
 
 
@@ -52,6 +54,61 @@ def test_a_summary_scores_the_mean_over_pairs_whatever_their_lengths():
     assert (result.status, result.score) == ("ok", pytest.approx(-1.125))
     assert result.worst_pair is TWO
     assert (result.n_hypotheses, result.truncated_tokens, result.unknown_tokens) == (60, 3, 2)
+
+
+def about(score, *places):
+    """A pair whose answer drops by `score` and occurs at these places."""
+    asks = pair((-1.0, -9.0, -0.1, -1.0, -2.0), (-5.0, -9.0, -0.1, -1.0 + score, -7.0))
+    return replace(asks, tokens=("who", "?", "<sep>", "anne", "<eos>"), answer_spans=places)
+
+
+SUMMARY = "Queen Anne's sister, Anne's"
+
+
+@pytest.mark.parametrize(
+    ("pairs", "expected"),
+    [
+        pytest.param([], [], id="none"),
+        pytest.param([about(-1.0, (0, 10))], [("Queen Anne", -1.0)], id="one"),
+        pytest.param(
+            [about(-1.0, (0, 10)), about(-3.0, (0, 10))], [("Queen Anne", -2.0)], id="the mean"
+        ),
+        pytest.param(
+            [about(-1.0, (0, 5)), about(-3.0, (0, 10))],
+            [("Anne", -3.0), ("Queen", -2.0)],
+            id="inside",
+        ),
+        pytest.param(
+            [about(-1.0, (0, 10)), about(-3.0, (6, 19))],
+            [("'s sister", -3.0), ("Anne", -2.0), ("Queen", -1.0)],
+            id="overlapping",
+        ),
+        pytest.param([about(-1.0, (6, 10), (21, 25))], [("Anne", -1.0)] * 2, id="twice"),
+        pytest.param(
+            [about(-1.0, (0, 10), (6, 19))],
+            [("Queen", -1.0), ("Anne", -1.0), ("'s sister", -1.0)],
+            id="occurrences that overlap count once",
+        ),
+        pytest.param(
+            [about(-1.0, (12, 21)), about(-3.0, (12, 19))],
+            [("sister", -2.0)],
+            id="no white space at the ends, and not only punctuation",
+        ),
+    ],
+)
+def test_spans_have_the_mean_drop_of_the_answers_there_and_the_worst_comes_first(pairs, expected):
+    spans = of_pairs(*pairs, summary=SUMMARY).spans
+    found = [(SUMMARY[span.start : span.end], span.score) for span in spans]
+    assert [text for text, _ in found] == [text for text, _ in expected]
+    assert [score for _, score in found] == pytest.approx([s for _, s in expected])
+
+
+def test_spans_and_answers_in_json():
+    row = of_pairs(about(-1.0, (6, 10)), summary=SUMMARY)
+    (content,) = QualsResult((row,), "s").to_dict(include_spans=True)["rows"]
+    assert content["spans"] == [{"start": 6, "end": 10, "score": pytest.approx(-1.0)}]
+    assert content["pairs"][0]["answer_spans"] == [[6, 10]]
+    assert "spans" not in row.to_dict()
 
 
 def test_without_pairs():

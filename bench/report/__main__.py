@@ -53,6 +53,7 @@ SECTIONS: dict[str, tuple[Block, ...]] = {
     "serve": (serving.serve, serving.memory),
     "container": (serving.container,),
     "examples": (models.examples,),
+    "spans": (models.spans,),
     "evaluate": (models.evaluate,),
     "definitions": (models.definitions,),
     "rivals": (models.rivals,),

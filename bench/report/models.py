@@ -47,6 +47,23 @@ def examples(results: Reader) -> str:
     )
 
 
+def spans(results: Reader) -> str:
+    """Report how well spans find altered words."""
+    result = results.load("spans")
+    n = result["summaries"]
+    rows = [
+        {
+            "suspected": name,
+            "AUC of characters": f"{one['auc']:.2f}",
+            "within a summary": interval(one["auc_within"], 2),
+            "worst part is altered": f"{one['hits']:.1f} of {n}",
+        }
+        for name, one in result["methods"].items()
+    ]
+    covered = percent(result["covered"])
+    return f"{table(rows)}\n\nQuestions ask about {covered} of the altered characters."
+
+
 def evaluate(results: Reader) -> str:
     """Report the agreement with human judgement on both sets, and what QUALS does not beat."""
     blocks = []

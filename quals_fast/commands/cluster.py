@@ -57,8 +57,8 @@ def score_on_cluster(
     source: JobInput,
     output: str | None,
     options: dict[str, Any],
+    included: dict[str, bool],
     *,
-    include_pairs: bool,
     resume: bool,
     overwrite: bool,
 ) -> None:
@@ -68,7 +68,7 @@ def score_on_cluster(
         source: the rows.
         output: name of the directory.
         options: of the command.
-        include_pairs: whether results have the pairs.
+        included: whether results have the pairs and the spans, as arguments of `RowWriter`.
         resume: continue an earlier job, or start it.
         overwrite: replace an earlier output.
     """
@@ -106,13 +106,14 @@ def score_on_cluster(
             "the model": options["model"],
             "--revision": options["revision"],
             "the settings": str(score_settings(options)),
-            "--pairs": include_pairs,
+            "--pairs": included["include_pairs"],
+            "--spans": included["include_spans"],
             "--output-format": options["output_format"],
         }
         with file:
             file.open(what)
             if file.summary is None:
-                tally = _run(source, n_rows, file, options, include_pairs=include_pairs)
+                tally = _run(source, n_rows, file, options, included)
                 file.finish(what, tally.state())
             else:
                 tally = Tally(0)
@@ -125,8 +126,7 @@ def _run(
     n_rows: int | None,
     file: OutputDirectory,
     options: dict[str, Any],
-    *,
-    include_pairs: bool,
+    included: dict[str, bool],
 ) -> Tally:
     """Score what is not there yet."""
     from ray.exceptions import RayError
@@ -153,7 +153,7 @@ def _run(
         paths=tuple(str(Path(path).resolve()) for path in source.paths),
         folder=file.part,
         file_format=options["output_format"],
-        include_pairs=include_pairs,
+        **included,
         done=frozenset(file.files()),
     )
     try:

@@ -33,7 +33,8 @@ OUTPUT_OPTIONS = (
 def explain(html: str | None, ids: tuple[str, ...], top: int | None, **options: Any) -> None:
     """Show which questions and tokens lower a score.
 
-    For each row, the question-answer pairs are listed from worst to best. Each token has its
+    The words of each summary that low-scoring questions ask about are marked, and the
+    question-answer pairs are listed from worst to best. Each token has its
     log-probability given the summary and given the document, in nats. A large drop between the two
     points to something that the document does not support.
 
@@ -46,6 +47,8 @@ def explain(html: str | None, ids: tuple[str, ...], top: int | None, **options: 
     Exit codes: 0 if every row was processed, 1 if at least one row has status error, 2 if the
     command cannot run as given.
     """  # noqa: D301 - click must get the character that the backslash stands for
+    from rich.text import Text
+
     from quals_fast.pages.display import MARKS_LEGEND, UNCOUNTED_LEGEND, show, signature_line
     from quals_fast.pages.explain import ExplainedRow, render_html, render_terminal
     from quals_fast.pages.tables import Tally
@@ -69,6 +72,7 @@ def explain(html: str | None, ids: tuple[str, ...], top: int | None, **options: 
                 explained.append(one)
         if file is None:
             answer_only = options["tokens"] == "answer"
+            show(Text("[words] of a summary: by how much they drop on average as answers"))
             show(f"{MARKS_LEGEND}, {UNCOUNTED_LEGEND}" if answer_only else MARKS_LEGEND)
             show(signature_line(job.scorer.signature))
         else:

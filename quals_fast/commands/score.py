@@ -47,6 +47,9 @@ OUTPUT_OPTIONS = (
                  help="Replace FILE and FILE.part. By default, an existing file is an error."),
     click.option("--pairs", "include_pairs", is_flag=True,
                  help="Include the question-answer pairs of each row in the JSON output."),
+    click.option("--spans", "include_spans", is_flag=True,
+                 help="Include the parts of the summary that questions ask about in the JSON "
+                      "output: start and end, in characters, and score, worst first."),
     click.option("--rows", type=click.IntRange(1), metavar="N",
                  help="Print a table of the N lowest-scoring rows, also with -o FILE. By default, "
                       "100 rows without -o and no table with it."),
@@ -66,6 +69,7 @@ OUTPUT_OPTIONS = (
 def score(
     output: str | None,
     include_pairs: bool,
+    include_spans: bool,
     rows: int | None,
     shard: str | None,
     resume: bool,
@@ -95,22 +99,27 @@ def score(
     from quals_fast.pages.tables import Tally, score_table
 
     is_csv = output is not None and output.lower().endswith(".csv")
-    if include_pairs and (output is None or is_csv):
-        got = f"-o {output}" if is_csv else "no -o"
-        raise click.UsageError(f"--pairs is for JSON lines, but got {got}; add -o scores.jsonl")
+    for option, is_given in (("--pairs", include_pairs), ("--spans", include_spans)):
+        if is_given and (output is None or is_csv):
+            got = f"-o {output}" if is_csv else "no -o"
+            raise click.UsageError(
+                f"{option} is for JSON lines, but got {got}; add -o scores.jsonl"
+            )
+    if include_spans and options["metric"] == "qags":
+        raise click.UsageError("--spans is for QUALS, but got --metric qags; leave --spans out")
     if rows is not None and output == "-":
         raise click.UsageError(
             "--rows is for the table, but got -o -, which prints none; leave one of them out"
         )
     if resume and overwrite:
         raise UsageFailure("--resume keeps what --overwrite replaces; leave one of them out")
+    included = {"include_pairs": include_pairs, "include_spans": include_spans}
     given = {name: options.pop(name) for name in ("runner", *RAY_OPTIONS)}
     source = job_input(options)
     if given["runner"] == "ray":
         score_on_cluster(
-            source, output, options | given,
-            include_pairs=include_pairs, resume=resume, overwrite=overwrite,
-        )  # fmt: skip
+            source, output, options | given, included, resume=resume, overwrite=overwrite
+        )
         return
     for option in options_given(RAY_OPTIONS):
         raise click.UsageError(f"{option} needs --runner ray; add it, or leave {option} out")
@@ -123,7 +132,9 @@ def score(
         signature = job.scorer.signature
         chosen = None if job.n_rows is None else shard_of(shard, job.n_rows)
         if isinstance(file, ResumableFile):
-            settings = {"--shard": shard, "--pairs": include_pairs, "--rows": rows}
+            settings = {
+                "--shard": shard, "--pairs": include_pairs, "--spans": include_spans, "--rows": rows
+            }  # fmt: skip
             same = {"the signature": must_match(signature)} | what_is_read(source, job.digests)
             what = None if chosen is None else same | settings
             file.open(what, None if chosen is None else len(chosen))
@@ -134,9 +145,9 @@ def score(
             writer = RowWriter(
                 file,
                 is_csv=is_csv,
-                include_pairs=include_pairs,
                 include_file=len(source.paths) > 1,
                 is_continued=tally.total > 0,
+                **included,
             )
         try:
             for window in job.windows(chosen, skip=tally.total):

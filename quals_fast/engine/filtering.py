@@ -51,9 +51,7 @@ def pairs_about(
     conventions: Conventions,
 ) -> list[KeptPair]:
     """Drop sequences that are not pairs about the summary; arguments as for `keep_pairs`."""
-    # Token ids as characters: a run of ids is then a substring.
-    by_ids = tokenizer.answer_match == "ids"
-    haystack = _as_text(summary.text_ids) if by_ids else tokenizer.spelled(summary).lower()
+    haystack = haystack_of(summary, tokenizer)
     pairs = []
     for hypothesis in hypotheses:
         parts = split_at_sep(hypothesis.token_ids, conventions)
@@ -63,10 +61,21 @@ def pairs_about(
         answer = tokenizer.decode(answer_ids)
         if tokenizer.unknown_token_id in answer_ids:  # it may stand for another word there
             continue
-        needle = _as_text(answer_ids) if by_ids else answer.lower()
-        if answer.strip() and needle in haystack:
+        if answer.strip() and needle_of(answer_ids, answer, tokenizer) in haystack:
             pairs.append(KeptPair(tokenizer.decode(question_ids), answer, hypothesis))
     return pairs
+
+
+def haystack_of(summary: Source, tokenizer: QATokenizer) -> str:
+    """Return a summary as answers are looked up in it."""
+    if tokenizer.answer_match == "ids":
+        return _as_text(summary.text_ids)
+    return tokenizer.spelled(summary).lower()
+
+
+def needle_of(answer_ids: Sequence[int], answer: str, tokenizer: QATokenizer) -> str:
+    """Return an answer as it is looked up in a summary."""
+    return _as_text(answer_ids) if tokenizer.answer_match == "ids" else answer.lower()
 
 
 def split_at_sep(
@@ -101,4 +110,5 @@ def select(pairs: Sequence[KeptPair], max_pairs: int | None) -> list[KeptPair]:
 
 
 def _as_text(token_ids: Sequence[int]) -> str:
+    """Return token ids as characters: a run of ids is then a substring."""
     return "".join(map(chr, token_ids))

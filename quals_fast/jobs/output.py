@@ -68,6 +68,7 @@ class RowWriter:
         file: where to.
         is_csv: CSV with the worst pair of each row, instead of JSON lines.
         include_pairs: add all pairs to each JSON line.
+        include_spans: add the spans to each JSON line.
         include_file: add the name of each row's file.
         is_continued: whether the file has a header, if it is CSV.
     """
@@ -78,11 +79,12 @@ class RowWriter:
         *,
         is_csv: bool = False,
         include_pairs: bool = False,
+        include_spans: bool = False,
         include_file: bool = False,
         is_continued: bool = False,
     ) -> None:
         self._file = file
-        self._include_pairs = include_pairs
+        self._included = {"include_pairs": include_pairs, "include_spans": include_spans}
         self._include_file = include_file
         self._columns = (("file",) if include_file else ()) + CSV_COLUMNS
         self._csv = csv.writer(file) if is_csv else None
@@ -92,7 +94,7 @@ class RowWriter:
     def write(self, row: InputRow, result: RowScore, signature: str) -> None:
         """Write a row's result."""
         content: dict[str, Any] = {"file": row.file} if self._include_file else {}
-        content |= {"id": row.id, **result.to_dict(include_pairs=self._include_pairs)}
+        content |= {"id": row.id, **result.to_dict(**self._included)}
         content["signature"] = signature
         if self._csv is None:
             self._file.write(json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from quals_fast.errors import InputError
 from quals_fast.jobs.opening import open_binary, read_errors, shown_name
 from quals_fast.jobs.parsing import json_problem
-from quals_fast.results import QAPair
+from quals_fast.results import SEP, QAPair
 
 _REQUIRED = ("score", "status", "signature")
 _COUNTS = ("truncated_tokens", "unknown_tokens")
@@ -224,12 +224,23 @@ def _by_token(content: dict[str, Any]) -> QAPair:
     first_counted = content.get("first_counted", 0)
     if type(first_counted) is not int or not 0 <= first_counted < len(lists["tokens"]):
         _refuse("first_counted", "the index of a token", first_counted)
+    spans = content.get("answer_spans", [])
+    if not isinstance(spans, list) or not all(map(_is_range, spans)):
+        _refuse("pairs", "objects with a start and an end for each of `answer_spans`", content)
+    if spans and SEP not in lists["tokens"][:-2]:
+        _refuse("pairs", f"objects whose tokens have {SEP} and an answer", content)
     return QAPair(
         question=content["question"],
         answer=content["answer"],
+        answer_spans=tuple(map(tuple, spans)),
         **{name: tuple(one) for name, one in lists.items()},
         first_counted=first_counted,
     )
+
+
+def _is_range(value: Any) -> bool:
+    is_pair = isinstance(value, list) and [type(one) for one in value] == [int, int]
+    return is_pair and 0 <= value[0] < value[1]
 
 
 def _is_number(value: Any) -> bool:

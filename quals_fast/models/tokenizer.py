@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from quals_fast.models.checkpoint import (
     read_tokenizer,
 )
 from quals_fast.models.shape import Shape
+from quals_fast.results import EOS, SEP, Range
 
 _SPACE = "▁"  # of SentencePiece
 _PIECE_CHARACTERS = 4096  # characters that are tokenised together
@@ -42,6 +44,8 @@ class Source(NamedTuple):
         truncated_tokens: number of tokens that were cut off.
         unknown_tokens: number of tokens of the whole text that the vocabulary lacks.
         space_tokens: number of tokens of the whole text that are nothing but a space.
+        places: of each of `text_ids`, the code points that it stands for: start and end, start and
+            end, ...; empty unless asked for.
     """
 
     text: str
@@ -50,6 +54,21 @@ class Source(NamedTuple):
     truncated_tokens: int
     unknown_tokens: int
     space_tokens: int = 0
+    places: array[int] = array("i")
+
+    def token_ranges(self) -> list[Range]:
+        """Return the code points that each of `text_ids` stands for, which has `places`.
+
+        Marks that the tokenizer drops, such as accents, belong to the token before them.
+        """
+        ranges = list(zip(self.places[::2], self.places[1::2], strict=True))
+        if not self.text.isascii():
+            limit = len(self.text)
+            for i, (start, end) in reversed(list(enumerate(ranges))):
+                while end < limit and is_mark(self.text[end]):
+                    end += 1
+                ranges[i], limit = (start, end), start
+        return ranges
 
     @property
     def n_tokens(self) -> int:
@@ -66,6 +85,7 @@ class QATokenizer:
 
     Attributes:
         answer_match: whether answers are looked up by token ids or by text.
+        respells: whether the text of tokens may differ from the text that was tokenised.
         unknown_token_id: id of the unknown token; None if the vocabulary lacks nothing, as with
             byte-level BPE.
     """
@@ -82,10 +102,15 @@ class QATokenizer:
         self.answer_match: AnswerMatch = conventions.answer_match or (
             "ids" if is_wordpiece else "text"
         )
+        is_bpe = isinstance(tokenizer.model, models.BPE)
+        self.respells = self._is_sentencepiece or (is_bpe and tokenizer.normalizer is not None)
         self.unknown_token_id = unknown_token_id(tokenizer)
         # It stands before an unknown character, so every other token would be a known one.
         self._space_id = tokenizer.token_to_id(_SPACE) if self._is_sentencepiece else None
         self._cut = safe_cut(tokenizer)
+        s = conventions
+        self._readable = {s.sep_token_id: SEP, s.eos_token_id: EOS}  # tokens met so far
+        self._added: dict[tuple[tuple[int, ...], bool], str] = {}  # of single tokens
 
     @classmethod
     def from_folder(cls, folder: Path, conventions: Conventions) -> QATokenizer:
@@ -145,42 +170,55 @@ class QATokenizer:
         """One more than the highest id that has a token; ids may have gaps."""
         return max(self._tokenizer.get_vocab().values(), default=-1) + 1
 
-    def encode(self, texts: Sequence[str]) -> list[Source]:
+    def encode(self, texts: Sequence[str], *, with_places: bool = False) -> list[Source]:
         """Tokenise texts, add special tokens, and cut and count what does not fit.
 
         Long texts are tokenised piece by piece, which gives the same tokens in little memory. Only
         texts without the end of a word, and texts for tokenizers that `safe_cut` does not know, are
         tokenised as a whole.
+
+        Args:
+            texts: as given.
+            with_places: whether to fill in `Source.places`.
         """
         s = self._conventions
         start = [] if s.bos_token_id is None else [s.bos_token_id]
         room = s.max_source_tokens - len(start) - 1
         sources = []
-        for text, ids in zip(texts, self._tokenise(texts), strict=True):
+        for text, (ids, places) in zip(texts, self._tokenise(texts, with_places), strict=True):
             input_ids = [*start, *ids[:room], s.eos_token_id]
             truncated = max(0, len(ids) - room)
             unknown, spaces = (
                 0 if token is None else ids.count(token)
                 for token in (self.unknown_token_id, self._space_id)
             )
-            sources.append(Source(text, input_ids, ids, truncated, unknown, spaces))
+            sources.append(Source(text, input_ids, ids, truncated, unknown, spaces, places))
         return sources
 
-    def _tokenise(self, texts: Sequence[str]) -> list[array[int]]:
-        """Return all tokens of each text, without special ones."""
-        tokens = [array("i") for _ in texts]
+    def _tokenise(
+        self, texts: Sequence[str], with_places: bool
+    ) -> list[tuple[array[int], array[int]]]:
+        """Return all tokens of each text, without special ones, and their places."""
+        encode = self._encoder.encode_batch if with_places else self._encoder.encode_batch_fast
+        tokens = [(array("i"), array("i")) for _ in texts]
         pieces = (
-            (index, piece)
+            (index, start, piece)
             for index, text in enumerate(texts)
-            for piece in pieces_of(text, self._cut, _PIECE_CHARACTERS)
+            for start, piece in pieces_of(text, self._cut, _PIECE_CHARACTERS)
         )
         while batch := list(islice(pieces, _MAX_PIECES)):
-            encodings = self._encoder.encode_batch_fast(
-                [piece for _, piece in batch], add_special_tokens=False
-            )
-            for (index, _), encoding in zip(batch, encodings, strict=True):
-                tokens[index].extend(encoding.ids)
+            encodings = encode([piece for *_, piece in batch], add_special_tokens=False)
+            for (index, start, _), encoding in zip(batch, encodings, strict=True):
+                ids, places = tokens[index]
+                ids.extend(encoding.ids)
+                if with_places:
+                    places.extend(start + place for both in encoding.offsets for place in both)
         return tokens
+
+    def normalise(self, text: str) -> str:
+        """Return a part of a word as the tokenizer changes it before it looks for tokens."""
+        normalizer = self._tokenizer.normalizer
+        return text if normalizer is None else normalizer.normalize_str(text)
 
     def spelled(self, source: Source) -> str:
         """Return a source's text as decoded answers would spell it, to look them up in it.
@@ -188,8 +226,7 @@ class QATokenizer:
         SentencePiece, and a BPE with a normaliser, change texts, so it is what their tokens say,
         without the unknown ones.
         """
-        normalises = isinstance(self._tokenizer.model, models.BPE) and self._tokenizer.normalizer
-        if not (self._is_sentencepiece or normalises):
+        if not self.respells:
             return source.text
         runs = groupby(source.text_ids, key=lambda i: i == self.unknown_token_id)
         return "\0".join(self.decode([*ids]) for is_unknown, ids in runs if not is_unknown)
@@ -199,10 +236,23 @@ class QATokenizer:
         text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
         return text
 
+    def added_text(self, token_ids: tuple[int, ...], *, is_first: bool) -> str:
+        """Return the text that tokens add to a text; the first ones may add no leading space."""
+        key = (token_ids, is_first)
+        if key not in self._added:
+            own = self.decode(token_ids)
+            text = own if is_first else self.decode(token_ids * 2)[len(own) :]
+            if len(token_ids) > 1:
+                return text
+            self._added[key] = text
+        return self._added[key]
+
     def readable_tokens(self, token_ids: tuple[int, ...]) -> tuple[str, ...]:
         """Return each token as readable text; pieces that continue a word keep their ``##``."""
-        named = {self._conventions.sep_token_id: "<sep>", self._conventions.eos_token_id: "<eos>"}
-        return tuple(named.get(i) or self._one(i) for i in token_ids)
+        for i in token_ids:
+            if i not in self._readable:
+                self._readable[i] = self._one(i)
+        return tuple(self._readable[i] for i in token_ids)
 
     def _one(self, token_id: int) -> str:
         piece: str | None = self._tokenizer.id_to_token(token_id)
@@ -211,6 +261,11 @@ class QATokenizer:
         if isinstance(self._tokenizer.decoder, decoders.ByteLevel):
             return self.decode((token_id,))
         return piece
+
+
+def is_mark(c: str) -> bool:
+    """Return whether a character is a mark on the letter before it, such as an accent."""
+    return unicodedata.category(c).startswith("M")
 
 
 def unknown_token_id(tokenizer: Tokenizer) -> int | None:
@@ -261,10 +316,13 @@ def safe_cut(tokenizer: Tokenizer) -> re.Pattern[str] | None:
     return _GPT2 if is_gpt2 else None
 
 
-def pieces_of(text: str, cut: re.Pattern[str] | None, size: int) -> Iterator[str]:
-    """Cut a text at the first place after every `size` characters; `cut` None: nowhere."""
+def pieces_of(text: str, cut: re.Pattern[str] | None, size: int) -> Iterator[tuple[int, str]]:
+    """Cut a text at the first place after every `size` characters; `cut` None: nowhere.
+
+    Yields the start of each piece, and the piece.
+    """
     start = 0
     while cut is not None and (place := cut.search(text, start + size)):
-        yield text[start : place.start()]
+        yield start, text[start : place.start()]
         start = place.start()
-    yield text[start:]
+    yield start, text[start:]

@@ -14,6 +14,8 @@ from quals_fast.errors import InputError
 from quals_fast.jobs.parsing import InputRow
 from quals_fast.jobs.scores import BadLine, ScoreRow
 from quals_fast.pages.display import count
+from quals_fast.pages.marking import MarkedPart, parts_of
+from quals_fast.results import merged_spans
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,6 +122,17 @@ class ShownRow(NamedTuple):
     row: ScoreRow
     texts: InputRow | None
     group: str | None
+
+    @property
+    def parts(self) -> list[MarkedPart]:
+        """The summary's parts, with what is known of them; empty without texts or spans."""
+        pairs = [
+            one.by_token for one in self.row.pairs if one.by_token and one.by_token.answer_spans
+        ]
+        if self.texts is None or not pairs:
+            return []
+        summary = str(self.texts.summary)
+        return list(parts_of(summary, merged_spans(pairs, summary), pairs))
 
 
 class Part:
@@ -296,5 +309,17 @@ def joined(
                 f"{row.line} has {str(row.id)!r} and the input {str(text.id)!r} at line "
                 f"{text.line}; {advice}"
             )
+        if isinstance(row, ScoreRow) and (end := _last_end(row)) > len(str(text.summary)):
+            raise InputError(
+                f"--input must have the summaries that were scored, but {row.file}, line "
+                f"{row.line} has an answer that ends at character {end} and the input has "
+                f"{len(str(text.summary))} characters at line {text.line}; {advice}"
+            )
         yield row, text
     collection.n_not_scored = sum(1 for _ in texts)
+
+
+def _last_end(row: ScoreRow) -> int:
+    """Return the end of the last answer in a row's summary; 0 if there is none."""
+    pairs = [pair.by_token for pair in row.pairs if pair.by_token is not None]
+    return max((end for pair in pairs for _, end in pair.answer_spans), default=0)

@@ -24,6 +24,7 @@ DROP = -0.5
 LARGE_DROP = -2.0
 
 MARKS = ("", "!", "!!")  # by level
+STYLES = ("", "yellow", "bold red")  # by level
 MARKS_LEGEND = f"{MARKS[1]} {DROP:g} nats or less, {MARKS[2]} {LARGE_DROP:g} nats or less"
 UNCOUNTED_LEGEND = "— does not count (--tokens answer)"
 

@@ -11,11 +11,10 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.text import Text
 
 from quals_fast.jobs.parsing import InputRow
-from quals_fast.pages.display import LARGE_DROP, MARKS, count, printable
+from quals_fast.pages.display import LARGE_DROP, MARKS, STYLES, count, printable
+from quals_fast.pages.marking import MarkedPart, marked_text, parts_of
 from quals_fast.pages.templating import number, page_environment, token_columns, worst_first
 from quals_fast.results import QAPair, SummaryScore
-
-_STYLES = ("", "yellow", "bold red")  # by level
 
 MEANINGS: dict[str, str] = {
     "ok": "",
@@ -64,6 +63,11 @@ class ExplainedRow:
         return self.result.score
 
     @property
+    def parts(self) -> list[MarkedPart]:
+        """The summary's parts, with what is known of them."""
+        return list(parts_of(self.summary, self.result.spans, self.result.pairs))
+
+    @property
     def in_words(self) -> str:
         """What the status means, with the message of an error; empty if the status is ok."""
         words = MEANINGS[self.result.status]
@@ -98,7 +102,7 @@ def render_terminal(row: ExplainedRow, *, max_pairs: int | None = None) -> Rende
     if row.in_words:
         parts.append(Text(printable(row.in_words)))
     if row.summary.strip():
-        parts += ["", Text(printable(row.summary))]
+        parts += ["", marked_text(row.parts)]
     shown = worst_first(result.pairs)[:max_pairs]
     for pair in shown:
         answer = (printable(pair.answer), "bold")
@@ -152,7 +156,7 @@ class _TokenTable:
             if used > 0 and used + width > room:
                 yield from (*lines, Text())
                 lines = _labelled_lines()
-            style, mark = _STYLES[column.level], MARKS[column.level]
+            style, mark = STYLES[column.level], MARKS[column.level]
             for line, cell, plain, suffix in zip(
                 lines, cells, (False, True, True, False), ("", "", "", mark), strict=True
             ):

@@ -95,8 +95,14 @@ class QagsScore:
         """The question whose answers agree least, or None without questions."""
         return min(self.pairs, key=lambda pair: pair.score, default=None)
 
-    def to_dict(self, *, include_pairs: bool = True) -> dict[str, Any]:
-        """Return a dictionary that json can write, with the keys of a QUALS row."""
+    def to_dict(self, *, include_pairs: bool = True, include_spans: bool = False) -> dict[str, Any]:
+        """Return a dictionary that json can write, with the keys of a QUALS row.
+
+        Raises:
+            ValueError: `include_spans` is set, which is for QUALS.
+        """
+        if include_spans:
+            raise ValueError("`include_spans` is for QUALS, but this is a score of QAGS")
         return row_to_dict(self, include_pairs=include_pairs)
 
 

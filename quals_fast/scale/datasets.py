@@ -27,6 +27,7 @@ def score_dataset(
     summary: str = "summary",
     model: str | Path = "qagen-mini",
     include_pairs: bool = False,
+    include_spans: bool = False,
     concurrency: int | tuple[int, int] | None = None,
     num_cpus: int = 1,
     num_gpus: float = 0,
@@ -45,6 +46,7 @@ def score_dataset(
         summary: Column of the summaries.
         model: As for `QualsScorer.from_pretrained`. A folder must have the same path on all nodes.
         include_pairs: Add a column with the question-answer pairs of each row.
+        include_spans: Add a column with the spans of each row.
         concurrency: The most workers, or a tuple of the least and the most. By default, Ray adds
             workers while the cluster has room. It starts the least at once, even if they leave no
             core for reading: then the job waits forever.
@@ -71,14 +73,15 @@ def score_dataset(
     if batch_size is None:
         batch_size = GPU_BATCH_ROWS if num_gpus else MAX_WINDOW_ROWS
     check_integer("batch_size", batch_size, 1)
+    included = {"include_pairs": include_pairs, "include_spans": include_spans}
     known = ds.schema(fetch_if_missing=False)
     if known is not None:
-        _check_columns(known.names, (document, summary), include_pairs)
+        _check_columns(known.names, (document, summary), included)
     arguments = {
         "loading": pool.loading(model, options),
         "coordinator": start_coordinator(),
         "columns": (document, summary),
-        "include_pairs": include_pairs,
+        "included": included,
     }
     rows = ds.repartition(target_num_rows_per_block=batch_size)
     return pool.map(rows, _TableScorer, batch_size=batch_size, arguments=arguments)
@@ -89,18 +92,20 @@ class _TableScorer(Worker):
 
     Args:
         columns: of the documents and of the summaries.
-        include_pairs: whether to add the pairs.
+        included: whether to add the pairs and the spans, as arguments of `result_table`.
         **worker: as for `Worker`.
     """
 
-    def __init__(self, *, columns: tuple[str, str], include_pairs: bool, **worker: Any) -> None:
+    def __init__(
+        self, *, columns: tuple[str, str], included: dict[str, bool], **worker: Any
+    ) -> None:
         super().__init__(**worker)
         self._columns = columns
-        self._include_pairs = include_pairs
+        self._included = included
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Score the rows of a table."""
-        _check_columns(batch.column_names, self._columns, self._include_pairs)
+        _check_columns(batch.column_names, self._columns, self._included)
         texts = [batch.column(name).to_pylist() for name in self._columns]
         # Ray repeats a batch in the same actor; other actors may have a batch of the same texts.
         digest = hashlib.sha256(repr(texts).encode("utf-8", "backslashreplace")).hexdigest()
@@ -112,13 +117,13 @@ class _TableScorer(Worker):
             for n, (document, summary) in enumerate(zip(*texts, strict=True), 1)
         ]
         results = score_together(scorer, rows)
-        added = result_table(results, scorer.signature, include_pairs=self._include_pairs)
+        added = result_table(results, scorer.signature, **self._included)
         for name in added.column_names:
             batch = batch.append_column(added.schema.field(name), added.column(name))
         return batch
 
 
-def _check_columns(names: list[str], wanted: tuple[str, str], include_pairs: bool) -> None:
+def _check_columns(names: list[str], wanted: tuple[str, str], included: dict[str, bool]) -> None:
     """Check that a table has the texts, and room for the results.
 
     Raises:
@@ -130,7 +135,7 @@ def _check_columns(names: list[str], wanted: tuple[str, str], include_pairs: boo
                 f"`{argument}` must be a column of the dataset, but got {name!r}; it has "
                 f"{', '.join(map(repr, names)) or 'none'}"
             )
-    taken = set(names) & set(result_table([], "", include_pairs=include_pairs).column_names)
+    taken = set(names) & set(result_table([], "", **included).column_names)
     if taken:
         raise ValueError(
             f"the dataset must not have the columns of the results, but has "

@@ -50,6 +50,7 @@ class FilesJob:
         folder: where the results go; the same path on all nodes.
         file_format: `jsonl` or `parquet`.
         include_pairs: whether results have the pairs.
+        include_spans: whether results have the spans.
         done: names of the files that are there.
     """
 
@@ -58,6 +59,7 @@ class FilesJob:
     folder: Path
     file_format: str
     include_pairs: bool
+    include_spans: bool
     done: frozenset[str]
 
     def name_of(self, file: int, number: int) -> str:
@@ -116,17 +118,21 @@ class FilesJob:
                 return must_match(signatures[0])
         return None
 
+    @property
+    def _included(self) -> dict[str, bool]:
+        return {"include_pairs": self.include_pairs, "include_spans": self.include_spans}
+
     def _json_lines(self, window: Window, signature: str) -> bytes:
         text = io.StringIO()
         has_files = len(self.source.paths) > 1
-        writer = RowWriter(text, include_pairs=self.include_pairs, include_file=has_files)
+        writer = RowWriter(text, include_file=has_files, **self._included)
         for row, result in window:
             writer.write(row, result, signature)
         return text.getvalue().encode("utf-8", "backslashreplace")
 
     def _parquet(self, window: Window, signature: str) -> bytes:
         results = [result for _, result in window]
-        table = result_table(results, signature, include_pairs=self.include_pairs)
+        table = result_table(results, signature, **self._included)
         table = table.add_column(0, "id", pa.array([_text(row.id) for row, _ in window], "string"))
         if len(self.source.paths) > 1:
             files = pa.array([_text(row.file) for row, _ in window], "string")

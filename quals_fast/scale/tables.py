@@ -18,8 +18,10 @@ _PAIR = pa.struct(
         "summary_logprobs": pa.list_(pa.float64()),
         "document_logprobs": pa.list_(pa.float64()),
         "first_counted": pa.int64(),
+        "answer_spans": pa.list_(pa.list_(pa.int64())),
     }
 )
+_SPAN = pa.struct({"start": pa.int64(), "end": pa.int64(), "score": pa.float64()})
 _COLUMNS = {
     "score": pa.float64(),
     "status": pa.string(),
@@ -28,21 +30,29 @@ _COLUMNS = {
     "unknown_tokens": pa.int64(),
     "message": pa.string(),
     "pairs": pa.list_(_PAIR),
+    "spans": pa.list_(_SPAN),
     "signature": pa.string(),
 }
 
 
-def result_table(results: Sequence[RowScore], signature: str, *, include_pairs: bool) -> pa.Table:
+def result_table(
+    results: Sequence[RowScore], signature: str, *, include_pairs: bool, include_spans: bool
+) -> pa.Table:
     """Return results as a table; a NaN score becomes null.
 
     Args:
         results: one for each row of the table.
         signature: of their scorer.
         include_pairs: whether to add a column `pairs`.
+        include_spans: whether to add a column `spans`.
     """
-    columns = {name: of for name, of in _COLUMNS.items() if include_pairs or name != "pairs"}
+    included = {"pairs": include_pairs, "spans": include_spans}
+    columns = {name: of for name, of in _COLUMNS.items() if included.get(name, True)}
     rows = [
-        {**result.to_dict(include_pairs=include_pairs), "signature": signature}
+        {
+            **result.to_dict(include_pairs=include_pairs, include_spans=include_spans),
+            "signature": signature,
+        }
         for result in results
     ]
     return pa.Table.from_pylist(rows, schema=pa.schema(columns))

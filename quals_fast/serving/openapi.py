@@ -127,6 +127,11 @@ _RESULT = _object(
         "n_pairs": _COUNT,
         "truncated_tokens": _COUNT,
         "unknown_tokens": _COUNT,
+        "spans": {
+            "type": "array",
+            "description": "Parts of the summary that questions ask about, worst first.",
+            "items": _object({"start": _COUNT, "end": _COUNT, "score": {"type": "number"}}),
+        },
         "signature": {"type": "string"},
     },
     {
@@ -143,6 +148,11 @@ _RESULT = _object(
                     "summary_logprobs": _NUMBERS,
                     "document_logprobs": _NUMBERS,
                     "first_counted": _COUNT,
+                    "answer_spans": {
+                        "type": "array",
+                        "description": "Start and end of each occurrence in the summary.",
+                        "items": {"type": "array", "items": _COUNT, "minItems": 2, "maxItems": 2},
+                    },
                 }
             ),
         },

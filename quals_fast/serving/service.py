@@ -151,7 +151,8 @@ class Service:
         def rows(asked: Asked, results: list[RowScore]) -> Response:
             signature = {"signature": self._facts["signature"]}
             content = [
-                result.to_dict(include_pairs=asked.include_pairs) | signature for result in results
+                result.to_dict(include_pairs=asked.include_pairs, include_spans=True) | signature
+                for result in results
             ]
             return _json(content[0] if asked.is_single else {"results": content})
 

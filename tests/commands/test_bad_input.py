@@ -249,6 +249,18 @@ def test_wrong_usage(model, tmp_path, monkeypatch, command, options, message):
         ),
         pytest.param(
             "score",
+            "--spans",
+            "--spans … JSON lines, but got no -o … -o scores.jsonl",
+            id="spans-of-a-table",
+        ),
+        pytest.param(
+            "score",
+            "--spans -o out.jsonl --metric qags",
+            "--spans is for QUALS, but got --metric qags … leave --spans out",
+            id="spans-of-qags",
+        ),
+        pytest.param(
+            "score",
             "--rows 100 -o -",
             "--rows … table, but got -o - … leave one of them out",
             id="rows-without-a-table",

@@ -22,8 +22,11 @@ def test_explain_on_the_terminal(run, expected):
     assert "given summary" in out and "given document" in out
     assert "no generated question" in out
     assert "this row could not be scored: line 2: invalid JSON" in out
-    legend = "! -0.5 nats or less, !! -2 nats or less"
-    assert out.splitlines()[-2:] == [legend, expected.signature]
+    legend = [
+        "[words] of a summary: by how much they drop on average as answers",
+        "! -0.5 nats or less, !! -2 nats or less",
+    ]
+    assert out.splitlines()[-3:] == [*legend, expected.signature]
     assert result.stderr.startswith("8 rows: ")
     assert len(result.stderr.splitlines()) == 1
 

@@ -226,6 +226,7 @@ def test_resume_begins_if_there_is_nothing(run, whole):
 OTHER = [
     pytest.param("--num-beam-groups 3", "the signature was … beams:6/6 … beams:6/3", id="s"),
     pytest.param("--pairs", "--pairs was False, but is now True", id="pairs"),
+    pytest.param("--spans", "--spans was False, but is now True", id="spans"),
     pytest.param("--rows 3", "--rows was None, but is now 3", id="rows"),
     pytest.param("--encoding latin-1", "--encoding was utf-8, but is now latin-1", id="encoding"),
     pytest.param("--shard 1/2", "--shard was None, but is now 1/2", id="shard"),

@@ -101,12 +101,15 @@ def test_quiet_with_an_output_file(run):
     assert len(json_lines(Path("out.jsonl").read_text("utf-8"))) == 4
 
 
-def test_pairs(run, expected):
+def test_pairs_and_spans(run, expected):
     write("in.jsonl", GOOD)
-    lines = json_lines(run("score", "in.jsonl", "-o", "-", "--pairs").stdout)
+    lines = json_lines(run("score", "in.jsonl", "-o", "-", "--pairs", "--spans").stdout)
+    places = [(SUMMARIES[x["id"]], s["start"], s["end"]) for x in lines for s in x["spans"]]
+    assert [text[start:end] for text, start, end in places] == ["queen"] * 3
     for line, one in zip(lines, expected, strict=True):
         assert line["pairs"] == [pair.to_dict() for pair in one.pairs]
         assert line["n_pairs"] == len(line["pairs"])
+        assert line["spans"] == [span.to_dict() for span in one.spans]
 
 
 def test_standard_input(run, expected):

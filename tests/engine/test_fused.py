@@ -75,6 +75,7 @@ def check_equal(staged, fused):
         assert one.score == pytest.approx(other.score, abs=1e-5, nan_ok=True)
         assert [p.token_ids for p in one.pairs] == [p.token_ids for p in other.pairs]
         for mine, theirs in zip(one.pairs, other.pairs, strict=True):
+            assert mine.answer_spans == theirs.answer_spans != ()
             assert mine.document_logprobs == pytest.approx(theirs.document_logprobs, abs=1e-5)
             assert mine.summary_logprobs == pytest.approx(theirs.summary_logprobs, abs=1e-5)
 

@@ -53,6 +53,15 @@ RESULTS = [
                 document_logprobs=(-3.0, -4.0),
                 first_counted=1,
             ),
+            QAPair(
+                question="who?",
+                answer="anne",
+                token_ids=(1, 5, 2, 3),
+                tokens=("a", "<sep>", "b", "<eos>"),
+                summary_logprobs=(-1.0, 0.0, -2.0, 0.0),
+                document_logprobs=(-3.0, 0.0, -4.0, 0.0),
+                answer_spans=((0, 4), (9, 13)),
+            ),
         ),
     ),
     SummaryScore(status="no_pairs"),
@@ -86,9 +95,10 @@ def test_what_score_writes_comes_back(tmp_path, is_csv, is_gzip):
 
 
 def test_pairs_come_back_with_their_tokens(tmp_path):
-    (row, *_) = read_scores(written(tmp_path, RESULTS, include_pairs=True))
-    (pair,) = row.pairs
-    assert pair.by_token == RESULTS[0].pairs[0]
+    path = written(tmp_path, RESULTS, include_pairs=True, include_spans=True)
+    (row, *_) = read_scores(path)
+    pair, other = row.pairs
+    assert (pair.by_token, other.by_token) == RESULTS[0].pairs
     assert (pair.question, pair.answer, pair.score) == ("who?", "anne", -2.0)
     assert pair.document_answer is None
 
@@ -107,6 +117,13 @@ def test_pairs_of_qags_come_back(tmp_path):
     (row,) = read_scores(path)
     assert row.signature == "qags|seed:0"
     assert (row.pairs[0].document_answer, row.pairs[0].by_token) == ("", None)
+
+
+def test_spans_are_for_quals():
+    with pytest.raises(
+        ValueError, match="`include_spans` is for QUALS, but this is a score of QAG"
+    ):
+        QagsScore(status="ok", score=0.0).to_dict(include_spans=True)
 
 
 BAD = [
@@ -138,6 +155,14 @@ BAD = [
     (
         GOOD | {"pairs": [PAIR | TOKENS | {"first_counted": 1}]},
         "`first_counted` must be the index of a token, but got 1",
+    ),
+    (
+        GOOD | {"pairs": [PAIR | TOKENS | {"answer_spans": [[4, 4]]}]},
+        "`pairs` must be objects with a start and an end for each of `answer_spans`",
+    ),
+    (
+        GOOD | {"pairs": [PAIR | TOKENS | {"answer_spans": [[0, 4]]}]},
+        "`pairs` must be objects whose tokens have <sep> and an answer",
     ),
 ]
 

@@ -44,6 +44,13 @@ def cased(normalizer):
     return tokenizer
 
 
+def texts_of(text, cut, size):
+    """The pieces of a text, which begin where they are said to."""
+    pieces = list(pieces_of(text, cut, size))
+    assert all(text[start:].startswith(piece) for start, piece in pieces)
+    return [piece for _, piece in pieces]
+
+
 KINDS = {
     "bundled": lambda: read_tokenizer(model_folder("qagen-mini")),
     "wordpiece": tiny_models.wordpiece_tokenizer,
@@ -102,7 +109,7 @@ def test_the_tokens_of_the_pieces_are_those_of_the_whole(name):
     @example("a  \n b", 1)
     @example("a\x01 \u0301b \n", 1)
     def check(text, size):
-        pieces = list(pieces_of(text, cut, size))
+        pieces = list(texts_of(text, cut, size))
         assert "".join(pieces) == text
         assert [token for piece in pieces for token in ids(piece)] == ids(text)
 
@@ -111,15 +118,15 @@ def test_the_tokens_of_the_pieces_are_those_of_the_whole(name):
 
 def test_where_texts_are_cut():
     gpt2, bert = safe_cut(byte_level()), safe_cut(tiny_models.wordpiece_tokenizer())
-    assert list(pieces_of("ab cd  ef\ng.h", gpt2, 1)) == ["ab", " cd", "  ef", "\ng.h"]
-    assert list(pieces_of("ab cd  ef\ng.h", gpt2, 3)) == ["ab cd", "  ef", "\ng.h"]
-    assert list(pieces_of("ab c.d陈伟", bert, 1)) == ["ab", " c", ".d", "陈", "伟"]
-    assert list(pieces_of("ab c.d陈伟", bert, 4)) == ["ab c", ".d陈伟"]
+    assert list(texts_of("ab cd  ef\ng.h", gpt2, 1)) == ["ab", " cd", "  ef", "\ng.h"]
+    assert list(texts_of("ab cd  ef\ng.h", gpt2, 3)) == ["ab cd", "  ef", "\ng.h"]
+    assert list(texts_of("ab c.d陈伟", bert, 1)) == ["ab", " c", ".d", "陈", "伟"]
+    assert list(texts_of("ab c.d陈伟", bert, 4)) == ["ab c", ".d陈伟"]
     for text in ("ab cd", ""):
-        assert list(pieces_of(text, None, 1)) == [text]
+        assert list(texts_of(text, None, 1)) == [text]
     for cut in (gpt2, bert):
-        assert list(pieces_of("abcd", cut, 1)) == ["abcd"]
-        assert list(pieces_of("", cut, 1)) == [""]
+        assert list(texts_of("abcd", cut, 1)) == ["abcd"]
+        assert list(texts_of("", cut, 1)) == [""]
 
 
 def added():

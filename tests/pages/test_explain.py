@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from html import unescape
 
 import pytest
 from html_page import Page
@@ -18,7 +19,7 @@ from quals_fast.jobs.parsing import InputRow
 from quals_fast.pages.display import DROP, LARGE_DROP
 from quals_fast.pages.explain import ExplainedRow, render_html, render_terminal
 from quals_fast.pages.templating import BAR_CAP
-from quals_fast.results import QAPair, SummaryScore
+from quals_fast.results import QAPair, SummaryScore, merged_spans
 
 SIGNATURE = "quals|rule:fairseq09|model:toy@0123|version:0.1.0"
 
@@ -310,6 +311,70 @@ def test_right_to_left_and_wide_texts_come_through() -> None:
     page = Page(render_html([row], SIGNATURE))
     assert {"الجسر", "東京都", "افتتحت الملكة جسر تامار."} <= set(page.texts)
     assert [attrs["dir"] for _, attrs in page.elements if attrs.get("class") == "t"] == ["auto"]
+
+
+def asked(score: float, summary: str, *answers: str, question: str = "q?") -> QAPair:
+    """Make a pair whose answer drops by `score` and occurs in a summary at these texts."""
+    places = [(summary.index(answer), summary.index(answer) + len(answer)) for answer in answers]
+    tokens = [
+        ("t", -1.0, -1.0),
+        ("<sep>", 0.0, 0.0),
+        ("a", -1.0, -1.0 + score),
+        ("<eos>", 0.0, 0.0),
+    ]
+    pair = make_pair(question, answers[0], *tokens)
+    return replace(pair, answer_spans=tuple(places))
+
+
+def asking(summary: str, *pairs: QAPair) -> ExplainedRow:
+    """Make a row of pairs about its summary."""
+    spans = merged_spans(pairs, summary)
+    return make_row(*pairs, summary=summary, spans=spans)
+
+
+MARKED = "Queen Anne paid\r\nforty pounds  in 1962, <b>say\ud800</b> 二人."
+
+
+@pytest.fixture
+def marked() -> ExplainedRow:
+    return asking(
+        MARKED,
+        asked(-0.1, MARKED, "Anne"),
+        asked(-0.5, MARKED, "paid"),
+        asked(-3.0, MARKED, "forty"),
+        asked(-4.0, MARKED, "forty pounds", question="how much?"),
+        asked(-2.5, MARKED, "in 1962"),
+        asked(-2.5, MARKED, "二人"),
+    )
+
+
+def test_terminal_marks_what_drops(marked: ExplainedRow) -> None:
+    assert terminal(marked).splitlines()[2:4] == [
+        "Queen Anne [paid]!",
+        "[forty pounds  in 1962]!!, <b>say\ufffd</b> [二人]!!.",
+    ]
+    assert styles(marked)["[paid]!"] == "yellow"
+    assert styles(marked)["[二人]!!"] == "red"
+
+
+def test_page_marks_what_is_asked_about_and_says_the_worst_question(marked: ExplainedRow) -> None:
+    html = render_html([marked], SIGNATURE)
+    assert Page(html)
+    (inside,) = re.findall(r'<p class="marked" dir="auto">(.*?)</p>', html, re.DOTALL)
+    parts = re.findall(r'<span class="m( [ab])?" tabindex="0">(.*?)<span class="tip"', inside)
+    assert parts == [
+        ("", "Anne"), (" a", "paid"), (" b", "forty"), (" b", "pounds"), (" b", "in 1962"),
+        (" b", "二人"),
+    ]  # fmt: skip
+    tips = re.findall(r'<span class="tip" dir="auto">(.*?)</span></span>', inside)
+    bare = re.sub(r'<span class="tip" dir="auto">.*?</span></span>', "", inside)
+    shown = MARKED.replace("\r\n", "\n").replace("\ud800", "\ufffd")
+    assert unescape(re.sub(r"<[^>]*>", "", bare)) == shown
+    assert (
+        re.sub(r"<[^>]*>", "", tips[2])
+        == "how much? → forty pounds drop -4.000the worst of 2 questions; mean -3.500"
+    )
+    assert re.sub(r"<[^>]*>", "", tips[3]) == "how much? → forty pounds drop -4.000"
 
 
 def test_characters_that_command_a_terminal_or_break_utf8_are_replaced() -> None:

@@ -159,6 +159,40 @@ def test_questions_have_bars_and_the_worst_its_tokens():
     assert "Faded tokens do not count" in page.text
 
 
+def asked_about(summary, *places):
+    """A row of scores with a pair whose answer drops by 3 and occurs at these places."""
+    by_token = QAPair(
+        question="who won?",
+        answer="anne",
+        token_ids=(1, 2, 3, 4),
+        tokens=("who", "<sep>", "anne", "<eos>"),
+        summary_logprobs=(-1.0, 0.0, -1.0, 0.0),
+        document_logprobs=(-1.0, 0.0, -4.0, 0.0),
+        answer_spans=places,
+    )
+    row = make_row(1, -1.5, pairs=(make_pair("who won?", by_token=by_token), make_pair()))
+    return row, InputRow(line=1, id="r1", fields={}, document="d", summary=summary)
+
+
+def test_summaries_are_marked_where_files_have_the_pairs():
+    row, text = asked_about("Then\n<b>Anne</b> won.", (8, 12))
+    html = render_report(collected([row], texts=[text]))
+    start = '<p class="marked" dir="auto">Then\n&lt;b&gt;<span class="m b" tabindex="0">Anne<'
+    assert start in html
+    page = Page(html)
+    assert "In a summary," in page.texts
+    assert page.texts.count("who won?") == 2  # at the mark and in the table
+    for rows, texts in (([row], None), ([make_row(1)], [text])):
+        assert "In a summary," not in page_of(rows, texts=texts).texts
+
+
+def test_a_summary_that_is_too_short_for_its_answers_is_refused():
+    row, text = asked_about("Anne won.", (8, 12))
+    message = "s.jsonl, line 1 has an answer that ends at character 12 … 9 characters at line 1"
+    with pytest.raises(InputError, match=says(message)):
+        list(joined([row], iter([text]), Collection(by=None, n_worst=1)))
+
+
 def test_without_questions_the_page_says_how_to_get_them():
     page = page_of([make_row(1)])
     assert "score with --pairs:" in page.text

@@ -97,7 +97,7 @@ def test_rows_of_a_killed_worker_are_scored_once_and_as_by_the_plain_runner(clus
     rows = texts(240)
     ds = score_dataset(
         ray.data.from_items(rows, override_num_blocks=4), model=model, decoding=DECODING,
-        concurrency=(2, 2), batch_size=40, include_pairs=True,
+        concurrency=(2, 2), batch_size=40, include_pairs=True, include_spans=True,
     )  # fmt: skip
     killed = killer()
     scored = ds.take_all()
@@ -106,7 +106,7 @@ def test_rows_of_a_killed_worker_are_scored_once_and_as_by_the_plain_runner(clus
     scorer = QualsScorer.from_pretrained(model, device="cpu", decoding=DECODING)
     result = scorer.score(*([row[name] for row in rows] for name in ("document", "summary")))
     for row in scored:
-        expected = result[row["id"]].to_dict()
+        expected = result[row["id"]].to_dict(include_spans=True)
         assert {name: row[name] for name in ("id", "document", "summary")} == rows[row["id"]]
         assert row["signature"] == result.signature
         assert row["message"] == expected.get("message")
@@ -115,6 +115,8 @@ def test_rows_of_a_killed_worker_are_scored_once_and_as_by_the_plain_runner(clus
         assert row["score"] == pytest.approx(expected["score"], abs=1e-6)
         questions = [[pair["question"] for pair in one["pairs"]] for one in (row, expected)]
         assert questions[0] == questions[1]
+        places = [[(s["start"], s["end"]) for s in one["spans"]] for one in (row, expected)]
+        assert places[0] == places[1]
     assert {row["status"] for row in scored} == {"ok", "no_pairs", "empty_summary", "error"}
 
 
@@ -306,8 +308,9 @@ def test_several_files_of_all_kinds_to_parquet(cluster, run, tmp_path):
     write("b.jsonl", MIXED)
     write("c.jsonl", [])
     names = ["a.parquet", "b.jsonl", "c.jsonl"]
-    run(*names, "-o", "plain.jsonl", "--threads", "1", "--pairs")
-    result = run(*names, "-o", "out", *RAY, "--output-format", "parquet", "--pairs")
+    run(*names, "-o", "plain.jsonl", "--threads", "1", "--pairs", "--spans")
+    included = ["--pairs", "--spans"]
+    result = run(*names, "-o", "out", *RAY, "--output-format", "parquet", *included)
     assert result.exit_code == 1, result.stderr
     expected = json_lines(Path("plain.jsonl").read_text())
     rows = parquet.read_table("out").to_pylist()  # skips _job.json
@@ -321,6 +324,9 @@ def test_several_files_of_all_kinds_to_parquet(cluster, run, tmp_path):
         assert [pair["tokens"] for pair in row["pairs"]] == [
             pair["tokens"] for pair in one["pairs"]
         ]
+        assert len(row["spans"]) == len(one["spans"])
+        for pair in row["pairs"]:
+            assert pair["answer_spans"]
 
 
 @pytest.mark.slow

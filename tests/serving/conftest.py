@@ -29,4 +29,4 @@ def pairs():
 def expected(scorer, pairs):
     """What the Python interface says of them, as JSON."""
     result = scorer.score(*([pair[name] for pair in pairs] for name in ("document", "summary")))
-    return [row.to_dict() | {"signature": result.signature} for row in result]
+    return [row.to_dict(include_spans=True) | {"signature": result.signature} for row in result]

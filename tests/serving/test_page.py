@@ -13,6 +13,12 @@ pytestmark = pytest.mark.skipif(
 SEND = """
 for (const [id, text] of Object.entries(%s)) document.getElementById(id).value = text;
 document.querySelector("button").click();
+var shownTip = (inside) => {
+  const part = inside.querySelector(".marked .m");
+  part?.focus();
+  const tip = part?.querySelector(".tip");
+  return tip && inside.defaultView.getComputedStyle(tip).display === "block" && tip.textContent;
+};
 new Promise((done) => {
   const message = document.getElementById("message"), frame = document.getElementById("result");
   const look = () => {
@@ -26,6 +32,7 @@ new Promise((done) => {
       score: inside.querySelector(".score")?.textContent,
       questions: inside.querySelectorAll(".pair").length,
       bar: token && inside.defaultView.getComputedStyle(token, "::after").height,
+      tip: shownTip(inside),
       needsToken: !document.getElementById("access").hidden,
       height: frame.clientHeight,
       wide: document.documentElement.scrollWidth,
@@ -50,6 +57,10 @@ def test_two_texts_get_a_score_with_its_questions(scorer, tmp_path):
         assert float(found["score"]) == pytest.approx(row.score, abs=0.0006)
         assert found["questions"] == len(row.pairs)
         assert float(found["bar"].removesuffix("px")) > 0
+        assert any(
+            f"{one.question} → {one.answer} drop {one.answer_drop:.3f}" in found["tip"]
+            for one in row.pairs
+        )
         assert found["height"] > 300
         assert found["wide"] <= browser.run("window.innerWidth")
         again = send(browser, document=TEXT, summary="the king")
