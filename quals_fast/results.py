@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
+from quals_fast.signature import has_probability
+
 TokenLogprobs: TypeAlias = tuple[float, ...]
 Status = Literal["ok", "no_pairs", "empty_summary", "empty_document", "unknown_text", "error"]
 
@@ -99,6 +101,8 @@ class SummaryScore:
             lacks, also counting what was cut off.
         message: What is wrong and what to do about it, if `status` is ``unknown_text`` or
             ``error``.
+        probability: Probability that people call the summary consistent, from 0 to 1, as the
+            scorer's calibration says. None without a calibration, or if `status` is not ``ok``.
     """
 
     status: Status
@@ -108,6 +112,7 @@ class SummaryScore:
     truncated_tokens: int = 0
     unknown_tokens: int = 0
     message: str | None = None
+    probability: float | None = None
 
     @classmethod
     def of_pairs(
@@ -152,7 +157,8 @@ class SummaryScore:
 
     def to_dict(self, *, include_pairs: bool = True) -> dict[str, Any]:
         """Return a dictionary for JSON; a NaN score becomes None."""
-        return row_to_dict(self, include_pairs=include_pairs)
+        content = row_to_dict(self, include_pairs=include_pairs)
+        return content if self.probability is None else _with_probability(content, self.probability)
 
 
 class ScoredPair(Protocol):
@@ -237,6 +243,19 @@ def row_to_dict(row: RowScore, *, include_pairs: bool) -> dict[str, Any]:
     if include_pairs:
         content["pairs"] = [pair.to_dict() for pair in row.pairs]
     return content
+
+
+def signed_row(row: RowScore, signature: str, *, include_pairs: bool) -> dict[str, Any]:
+    """Return a row as a dictionary for JSON, as jobs and services write it, with its signature."""
+    content = row.to_dict(include_pairs=include_pairs)
+    if has_probability(signature) and "probability" not in content:
+        content = _with_probability(content, None)
+    return content | {"signature": signature}
+
+
+def _with_probability(content: dict[str, Any], probability: float | None) -> dict[str, Any]:
+    """Put a probability behind the score, for people who read the file."""
+    return {"score": content["score"], "probability": probability, **content}
 
 
 class RowScores(Protocol):

@@ -13,7 +13,7 @@ from typing import Any, Self, TextIO
 
 from quals_fast.errors import InputError
 from quals_fast.jobs.parsing import InputRow
-from quals_fast.results import RowScore
+from quals_fast.results import RowScore, signed_row
 
 
 class OutputFile:
@@ -69,6 +69,7 @@ class RowWriter:
         is_csv: CSV with the worst pair of each row, instead of JSON lines.
         include_pairs: add all pairs to each JSON line.
         include_file: add the name of each row's file.
+        include_probability: whether CSV has this column; JSON has it by its signature.
         is_continued: whether the file has a header, if it is CSV.
     """
 
@@ -79,12 +80,15 @@ class RowWriter:
         is_csv: bool = False,
         include_pairs: bool = False,
         include_file: bool = False,
+        include_probability: bool = False,
         is_continued: bool = False,
     ) -> None:
         self._file = file
         self._include_pairs = include_pairs
         self._include_file = include_file
-        self._columns = (("file",) if include_file else ()) + CSV_COLUMNS
+        self._columns = (("file",) if include_file else ()) + (
+            ("id", "score", "probability", *CSV_COLUMNS[2:]) if include_probability else CSV_COLUMNS
+        )
         self._csv = csv.writer(file) if is_csv else None
         if self._csv is not None and not is_continued:
             self._csv.writerow(self._columns)
@@ -92,8 +96,8 @@ class RowWriter:
     def write(self, row: InputRow, result: RowScore, signature: str) -> None:
         """Write a row's result."""
         content: dict[str, Any] = {"file": row.file} if self._include_file else {}
-        content |= {"id": row.id, **result.to_dict(include_pairs=self._include_pairs)}
-        content["signature"] = signature
+        signed = signed_row(result, signature, include_pairs=self._include_pairs)
+        content |= {"id": row.id, **signed}
         if self._csv is None:
             self._file.write(json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
         else:

@@ -60,6 +60,7 @@ class _GroupView(NamedTuple):
     n_rows: int
     n_scored: int
     mean: float
+    mean_probability: float
     deviation: float
     quantiles: tuple[float, ...]
     truncated: TokenCount
@@ -151,6 +152,7 @@ def _group_view(name: str, group: Group, axis: Axis | None) -> _GroupView:
         n_rows=group.n_rows,
         n_scored=group.n_scored,
         mean=float(scores.mean()) if len(scores) else math.nan,
+        mean_probability=group.mean_probability,
         deviation=float(scores.std(ddof=1)) if len(scores) > 1 else math.nan,
         quantiles=tuple(map(float, quantiles)),
         truncated=group.truncated,

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from quals_fast.results import RowScore
+from quals_fast.results import RowScore, signed_row
+from quals_fast.signature import has_probability
 
 _PAIR = pa.struct(
     {
@@ -22,6 +23,7 @@ _PAIR = pa.struct(
 )
 _COLUMNS = {
     "score": pa.float64(),
+    "probability": pa.float64(),
     "status": pa.string(),
     "n_pairs": pa.int64(),
     "truncated_tokens": pa.int64(),
@@ -40,9 +42,7 @@ def result_table(results: Sequence[RowScore], signature: str, *, include_pairs: 
         signature: of their scorer.
         include_pairs: whether to add a column `pairs`.
     """
-    columns = {name: of for name, of in _COLUMNS.items() if include_pairs or name != "pairs"}
-    rows = [
-        {**result.to_dict(include_pairs=include_pairs), "signature": signature}
-        for result in results
-    ]
+    included = {"pairs": include_pairs, "probability": has_probability(signature)}
+    columns = {name: of for name, of in _COLUMNS.items() if included.get(name, True)}
+    rows = [signed_row(result, signature, include_pairs=include_pairs) for result in results]
     return pa.Table.from_pylist(rows, schema=pa.schema(columns))
