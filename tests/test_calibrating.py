@@ -1,14 +1,17 @@
 """Fits against known curves, figures against arithmetic, and documents that stay apart."""
 
+import io
 import json
 import math
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from quals_fast.calibrating import (
     FORMS,
     MIN_ROWS,
+    Fit,
     Form,
     JudgedRow,
     _folds,
@@ -17,8 +20,9 @@ from quals_fast.calibrating import (
     reliability,
     reliability_on_others,
 )
-from quals_fast.calibration import Calibration, document_key
+from quals_fast.calibration import Calibration, Logistic, document_key
 from quals_fast.evaluation import LabelledRow
+from quals_fast.pages.reliability import fit_table
 
 pytest.importorskip("sklearn", reason="fits need the extra")
 BY_SCORE = Form("logistic", ("score",))
@@ -156,6 +160,24 @@ def test_what_is_reported_has_not_been_seen():
 def test_rows_that_do_not_suffice(rows, message, form):
     with pytest.raises(ValueError, match=message):
         fit(rows, forms=[form])
+
+
+def test_a_fit_that_is_no_better_than_a_constant_is_said_to_be():
+    labels = [1.0, 0.0] * 3
+    constant, sure = reliability([0.5] * 6, labels), reliability([0.9] * 6, labels)
+    good = reliability([0.9, 0.1] * 3, labels)
+    text = {}
+    for name, unseen in (("sure", sure), ("good", good)):
+        fitted = Fit(
+            curve=Logistic(0.0, {"score": 1.0}), form=BY_SCORE, log_losses={str(BY_SCORE): 0.5},
+            unseen=unseen, base_rate=constant,
+        )  # fmt: skip
+        console = Console(record=True, width=100, file=io.StringIO())
+        console.print(fit_table(fitted, "quals|x", n_without_score=0))
+        text[name] = console.export_text()
+    assert "no better than the base rate" in text["sure"]
+    assert "no better" not in text["good"]
+    assert "logistic in score  0.5000 <- chosen" in text["good"]
 
 
 # The file

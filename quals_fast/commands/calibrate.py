@@ -118,5 +118,5 @@ def calibrate(output: str, label: str, method: str, html: str | None, **options:
             with open_output(html) as file:
                 file.write(page)
     if output != "-" and not options["quiet"]:
-        show(fit_table(fitted, signature))
+        show(fit_table(fitted, signature, n_without_score=tally.total - len(rows)))
     finish(tally, options)

@@ -99,7 +99,8 @@ def evaluate(
             content: dict[str, Any] = {"signature": job.scorer.signature}
             content["agreement"] = [one.to_dict() for one in agreements]
             if calibration is not None:
-                content["probability"] = None if found is None else found.to_dict()
+                figures = {} if found is None else found.to_dict()
+                content["probability"] = {"n": 0, "n_seen": n_seen} | figures
             file.write(json.dumps(content) + "\n")
     if output is None or (output != "-" and not options["quiet"]):
         if calibration is not None:

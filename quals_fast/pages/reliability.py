@@ -34,20 +34,33 @@ def reliability_table(found: Reliability | None, n_seen: int) -> Group:
     )
 
 
-def fit_table(fitted: Fit, signature: str) -> Group:
-    """Return what a fit is worth on documents that it has not seen."""
+def fit_table(fitted: Fit, signature: str, *, n_without_score: int) -> Group:
+    """Return what a fit is worth on documents that it has not seen.
+
+    Args:
+        fitted: from `calibrating.fit`.
+        signature: of the scores.
+        n_without_score: rows left out because they have none.
+    """
     losses = Table(box=None, pad_edge=False, header_style="bold")
     losses.add_column("form")
     losses.add_column("log loss", justify="right")
     for name, loss in fitted.log_losses.items():
         chosen = " <- chosen" if name == str(fitted.form) else ""
         losses.add_row(name, f"{loss:.4f}{chosen}")
+    left_out = f"; left out {count(n_without_score, 'row')} without a score"
+    is_worthless = fitted.unseen.log_loss >= fitted.base_rate.log_loss
+    warning = "no better than the base rate: these scores say nothing of these labels"
     return Group(
         losses,
         "",
-        Text(f"on documents not seen, {count(fitted.unseen.n, 'row')}"),
+        Text(
+            f"{count(fitted.unseen.n, 'row')}, each predicted by a fit without its document"
+            + (left_out if n_without_score else "")
+        ),
         _figures({"calibration": fitted.unseen, "always the base rate": fitted.base_rate}),
         _bins(fitted.unseen.bins),
+        *([Text(warning)] if is_worthless else []),
         signature_line(signature),
     )
 

@@ -44,7 +44,7 @@ class _Entry(NamedTuple):
     n_pairs: int
     worst: str
     worst_score: float
-    probability: float | None
+    probability: float | None = None
 
 
 class Tally:

@@ -41,6 +41,7 @@ def test_calibrate_then_score(run, rising):
     assert result.exit_code == 1, result.stderr  # a row could not be read
     assert "<- chosen" in result.stdout
     assert "always the base rate" in result.stdout
+    assert "60 rows, each predicted by a fit without its document; left out 2 rows" in result.stdout
     content = json.loads(Path("cal.json").read_text())
     facts = content["fitted_on"]
     assert (facts["rows"], facts["documents"], facts["rows_without_score"]) == (60, 60, 2)
@@ -86,7 +87,7 @@ def test_calibrate_then_score(run, rising):
     options = ("-o", "e.json", "--resamples", "3", *calibrated)
     result = run("evaluate", "in.jsonl", *options)
     assert "left out 60 rows whose documents the calibration was fitted on" in result.stdout
-    assert json.loads(Path("e.json").read_text())["probability"] is None
+    assert json.loads(Path("e.json").read_text())["probability"] == {"n": 0, "n_seen": 60}
     others = [row(f"{i}", label=i / 3, summary=SUMMARIES["acd"[i]]) for i in range(3)]
     write("others.jsonl", others)
     result = run("evaluate", "others.jsonl", *options)
