@@ -23,7 +23,6 @@ BUNDLED = Path(__file__).parent / "models" / "assets" / "qagen-mini" / "calibrat
 # Parts of a signature that do not matter: they move a score by less than people can tell, or not
 # at all.
 _MAY_DIFFER = ("calibration", "nopairs", "dtype", "backend", "kernels", "version")
-_ADDED = {"tokens": "all", "weights": "equal"}  # what earlier signatures, which lack it, stand for
 
 _KEY_LETTERS = 500  # of a document: sites begin all of theirs with a line or two
 
@@ -225,7 +224,7 @@ class Calibration:
 def settings_of(signature: str) -> dict[str, str]:
     """Return the parts of a signature that a calibration and a scorer must share."""
     parts = parts_of(signature)
-    return {key: value for key, value in (_ADDED | parts).items() if key not in _MAY_DIFFER}
+    return {key: value for key, value in parts.items() if key not in _MAY_DIFFER}
 
 
 def document_key(document: str) -> str:

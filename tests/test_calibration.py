@@ -122,7 +122,9 @@ def test_a_file_that_cannot_be_read(tmp_path, name):
         ({"decoding": DecodingConfig(diversity_penalty=1.0)}, "diversity 0.5 (this scorer: 1.0)"),
         ({"scoring": ScoringConfig(max_pairs=None)}, "pairs 10 (this scorer: all)"),
         ({"scoring": ScoringConfig(summary_logprob="search")}, "summary model (this … search)"),
+        ({"scoring": ScoringConfig(tokens="answer")}, "tokens all (this scorer: answer)"),
         ({"digest": "bb"}, "model mine@aa (this scorer: mine@bb)"),
+        ({"kernels": "k|new:part"}, "new unknown (this scorer: part)"),  # of a later version
         (
             {"digest": "bb", "decoding": DecodingConfig(rule="hamming")},
             "c.json is for other scores: rule … hamming), model … mine@bb); score as it says, or "

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -48,23 +48,19 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=BUNDLED, help="file of the calibration")
     a = parser.parse_args()
     scorer = QualsScorer.from_pretrained(MODEL, device=a.device)
-    odd, even = {}, {}
-    for path in a.qags:
-        rows = judged(scorer, path, a.work)
-        odd[_name(path)], even[_name(path)] = rows[0::2], rows[1::2]
-    half, other = {}, {}
-    for path in a.frank:
-        rows = judged(scorer, path, a.work)
-        half[_name(path)] = [row for row in rows if row and _is_of_first_half(row)]
-        other[_name(path)] = [row for row in rows if row and not _is_of_first_half(row)]
-    of_qags, of_both = _all(odd), _all(odd | half)
+    scored = {_name(path): judged(scorer, path, a.work) for path in (*a.qags, *a.frank)}
+    of_fit, of_report = {}, {}
+    for path in (*a.qags, *a.frank):
+        name = _name(path)
+        of_fit[name], of_report[name] = _parts(scored[name], by_line=path in a.qags)
+    of_both = _all(of_fit)
+    of_qags = _all({name: of_fit[name] for name in map(_name, a.qags)})
     chosen = fit(of_qags)
     fitted = fit(of_both, forms=[chosen.form])
-    unseen = {name: _kept(rows) for name, rows in (even | other).items()}
     seen = {document_key(row.document) for row in of_both}
     fair = {
         name: [row for row in rows if document_key(row.document) not in seen]
-        for name, rows in unseen.items()
+        for name, rows in of_report.items()
     }
     about = {
         "file": ", ".join(path.name for path in (*a.qags, *a.frank)),
@@ -98,13 +94,13 @@ def main() -> None:
                     ("qags", chosen.curve, of_qags),
                 )
             },
-            "left_out_seen": sum(map(len, unseen.values())) - sum(map(len, fair.values())),
+            "left_out_seen": len(_all(of_report)) - len(_all(fair)),
             "left_out_without_score": {
-                name: sum(row is None for row in rows) for name, rows in (odd | even).items()
+                name: sum(row is None for row in rows) for name, rows in scored.items()
             },
             "unseen": {
                 name: {
-                    "both": measured(fitted.curve, rows, of_both, _of_set(name, odd | half)),
+                    "both": measured(fitted.curve, rows, of_both, of_fit.get(name)),
                     "qags": measured(chosen.curve, rows, of_qags, None),
                 }
                 for name, rows in (fair | {"all": _all(fair)}).items()
@@ -119,25 +115,20 @@ def judged(scorer: QualsScorer, path: Path, work: Path) -> list[JudgedRow | None
     """Score a file's rows, but for those that `work` has; None is a row without a score."""
     rows = load_rows(path, None)
     stored = run_pass(scorer, rows, work, path.name)
-    tokenizer, max_pairs = scorer.engine.model.tokenizer, scorer.scoring.max_pairs
+    model, scoring = scorer.engine.model, scorer.scoring
     result: list[JudgedRow | None] = []
     for row, one in zip(rows, stored, strict=True):
-        kept = one.kept(max_pairs)
-        if not kept or row.pair.label is None:
+        pairs = one.scored_pairs(scoring, model.conventions.sep_token_id)
+        if not pairs or row.pair.label is None:
             result.append(None)
             continue
-        sources = tokenizer.encode([row.pair.summary, row.pair.document])
-        ids = [(pair.hypothesis, pair.hypothesis.token_ids) for pair in kept]
-        drops = [
-            (math.fsum(one.document_logprobs[of]) - math.fsum(found.logprobs)) / len(of)
-            for found, of in ids
-        ]
+        sources = model.tokenizer.encode([row.pair.summary, row.pair.document])
         result.append(
             JudgedRow.of(
                 row.pair.document,
                 row.pair.label,
-                score=math.fsum(drops) / len(drops),
-                n_pairs=len(kept),
+                score=math.fsum(pair.score for pair in pairs) / len(pairs),
+                n_pairs=len(pairs),
                 truncated_tokens=sum(source.truncated_tokens for source in sources),
             )
         )
@@ -195,20 +186,20 @@ def _name(path: Path) -> str:
     return path.name.split(".")[0].removeprefix("factcons_")
 
 
-def _is_of_first_half(row: JudgedRow) -> bool:
-    return int(document_key(row.document), 16) % 2 == 0
+def _parts(
+    rows: Sequence[JudgedRow | None], *, by_line: bool
+) -> tuple[list[JudgedRow], list[JudgedRow]]:
+    """Split a set: odd and even lines, or two halves of the documents by their hashes."""
+    parts: tuple[list[JudgedRow], list[JudgedRow]] = [], []
+    for index, row in enumerate(rows):
+        if row is not None:
+            number = index if by_line else int(document_key(row.document), 16)
+            parts[number % 2].append(row)
+    return parts
 
 
-def _kept(rows: Sequence[JudgedRow | None]) -> list[JudgedRow]:
-    return [row for row in rows if row is not None]
-
-
-def _all(by_name: dict[str, Any]) -> list[JudgedRow]:
-    return [row for rows in by_name.values() for row in _kept(rows)]
-
-
-def _of_set(name: str, by_name: dict[str, Any]) -> list[JudgedRow] | None:
-    return _kept(by_name[name]) if name in by_name else None
+def _all(by_name: Mapping[str, list[JudgedRow]]) -> list[JudgedRow]:
+    return [row for rows in by_name.values() for row in rows]
 
 
 def _mean_label(rows: Sequence[JudgedRow]) -> float:
