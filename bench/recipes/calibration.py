@@ -75,7 +75,6 @@ def main() -> None:
         fitted, of_both, settings=settings_of(scorer.signature), fitted_on=about
     )
     content["cross_validated_log_loss"] = chosen.log_losses  # on QAGS's odd rows
-    a.output.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     finish(
         "calibration",
         {
@@ -109,6 +108,7 @@ def main() -> None:
         a.device,
         weights=weights_of(MODEL),
     )
+    a.output.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
 
 def judged(scorer: QualsScorer, path: Path, work: Path) -> list[JudgedRow | None]:
