@@ -54,7 +54,7 @@ class ScoreRow:
         message: what is wrong, or None.
         signature: what the score depends on.
         pairs: empty unless the file was written with ``--pairs``.
-        probability: NaN without a calibration or a score.
+        probability: None without a calibration or a score.
     """
 
     file: str
@@ -67,7 +67,7 @@ class ScoreRow:
     message: str | None
     signature: str
     pairs: tuple[ReadPair, ...]
-    probability: float = math.nan
+    probability: float | None = None
 
     @property
     def id(self) -> Any:
@@ -141,9 +141,8 @@ def _csv_lines(binary: Any) -> Iterator[tuple[int, Any]]:
             content = ValueError(f"expected {len(header)} cells, but got {len(cells)}")
         else:
             try:
-                for name in ("score", "probability"):
-                    if name == "score" or name in content:
-                        content[name] = float(content[name]) if content.get(name) else None
+                for name in ("score", *({"probability"} & content.keys())):
+                    content[name] = float(content[name]) if content.get(name) else None
                 content |= {name: int(content[name]) for name in _COUNTS if name in content}
             except ValueError as error:
                 content = error
@@ -198,7 +197,7 @@ def _checked_row(file: str, line: int, content: Any) -> ScoreRow:
         message=message or None,
         signature=content["signature"],
         pairs=tuple(map(_pair, pairs)),
-        probability=math.nan if probability is None else float(probability),
+        probability=probability,
     )
 
 

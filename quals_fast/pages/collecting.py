@@ -80,7 +80,7 @@ class Group:
         self.statuses[row.status] += 1
         self.truncated.add(row.truncated_tokens, row.score)
         self.unknown.add(row.unknown_tokens, row.score)
-        if not math.isnan(row.probability):
+        if row.probability is not None:
             self._n_probabilities += 1
             self._sum_of_probabilities += row.probability
         if math.isfinite(row.score):

@@ -137,6 +137,7 @@ def _part_view(signature: str, part: Part, differs: str) -> dict[str, Any]:
         "without_score": part.without_score,
         "n_without_score": view.n_rows - view.n_scored,
         "has_pairs": part.has_pairs,
+        "has_probability": not math.isnan(total.mean_probability),
         "has_tokens": bool(by_token),
         "answer_only": any(pair.first_counted for pair in by_token),
     }
