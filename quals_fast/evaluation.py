@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 STATISTICS = {"pearson": "Pearson", "spearman": "Spearman", "kendall": "Kendall", "auc": "AUC"}
 
 _MIN_ROWS = 3
+_TRUTHS: dict[str, Any] = {"true": 1, "false": 0}  # as CSV writes them
 _ROUGE = {"ROUGE-1": "rouge1", "ROUGE-2": "rouge2", "ROUGE-L": "rougeL"}
 
 
@@ -152,16 +153,19 @@ def agreement(
 
 @dataclass(frozen=True, slots=True)
 class LabelledRow:
-    """A scored row with its human judgement."""
+    """A scored row with its human judgement; the probability is None without a calibration."""
 
     document: str
     summary: str
     label: float
     score: float
+    probability: float | None = None
 
     @classmethod
-    def of(cls, row: InputRow, label_field: str, score: float) -> LabelledRow:
-        """Take the label from a row of a file.
+    def of(
+        cls, row: InputRow, label_field: str, score: float, probability: float | None = None
+    ) -> LabelledRow:
+        """Take the label from a row of a file; ``true`` is 1, and ``false`` is 0.
 
         Raises:
             InputError: the row has no such field, or it is not a finite number.
@@ -174,7 +178,7 @@ class LabelledRow:
             )
         value = row.fields[label_field]
         try:
-            label = float(value)
+            label = float(_TRUTHS.get(value.lower(), value) if isinstance(value, str) else value)
         except (TypeError, ValueError):
             raise InputError(
                 f"line {row.line}: the label {label_field!r} must be a number, but got {value!r}"
@@ -186,7 +190,7 @@ class LabelledRow:
                 f"line {row.line}: the label {label_field!r} must be finite, but got {label}; "
                 "leave out rows without a human label"
             )
-        return cls(str(row.document), str(row.summary), label, score)
+        return cls(str(row.document), str(row.summary), label, score, probability)
 
 
 class Labels:
@@ -194,21 +198,36 @@ class Labels:
 
     Args:
         label_field: Key or column of the human judgement.
+        are_shares: Whether labels must be from 0 to 1, as probabilities are.
     """
 
-    def __init__(self, label_field: str) -> None:
+    def __init__(self, label_field: str, *, are_shares: bool = False) -> None:
         self.rows: list[LabelledRow] = []
         self._label_field = label_field
+        self._are_shares = are_shares
 
     def check(self, row: InputRow) -> None:
         """Raise `InputError` if a row that can be scored has no usable label."""
         if row.problem is None:
-            LabelledRow.of(row, self._label_field, math.nan)
+            self.of(row)
+
+    def of(self, row: InputRow, result: RowScore | None = None) -> LabelledRow:
+        """Return a row with its label; raise `InputError` if that is of no use."""
+        score = math.nan if result is None else result.score
+        probability = getattr(result, "probability", None)
+        labelled = LabelledRow.of(row, self._label_field, score, probability)
+        if self._are_shares and not 0 <= labelled.label <= 1:
+            raise InputError(
+                f"line {row.line}: the label {self._label_field!r} must be from 0 to 1 to be "
+                f"compared with a probability, but got {labelled.label:g}; give 1 for consistent, "
+                "0 for inconsistent, or the share of judgements for consistent"
+            )
+        return labelled
 
     def add(self, row: InputRow, result: RowScore) -> None:
         """Keep a row, unless it could not be scored."""
         if result.status != "error":
-            self.rows.append(LabelledRow.of(row, self._label_field, result.score))
+            self.rows.append(self.of(row, result))
 
 
 def compare(

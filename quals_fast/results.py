@@ -10,6 +10,8 @@ from operator import attrgetter, sub
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 from unicodedata import category
 
+from quals_fast.signature import has_probability
+
 SEP, EOS = "<sep>", "<eos>"  # in `QAPair.tokens`
 TokenLogprobs: TypeAlias = tuple[float, ...]
 Range: TypeAlias = tuple[int, int]  # of a text: its first code point, and one past the last
@@ -166,6 +168,8 @@ class SummaryScore:
             ``error``.
         spans: The parts of the summary that the pairs ask about, worst first. A part without a
             span was not checked.
+        probability: Probability that people call the summary consistent, from 0 to 1, as the
+            scorer's calibration says. None without a calibration, or if `status` is not ``ok``.
     """
 
     status: Status
@@ -176,6 +180,7 @@ class SummaryScore:
     unknown_tokens: int = 0
     message: str | None = None
     spans: tuple[Span, ...] = ()
+    probability: float | None = None
 
     @classmethod
     def of_pairs(
@@ -225,7 +230,7 @@ class SummaryScore:
         content = row_to_dict(self, include_pairs=include_pairs)
         if include_spans:
             content["spans"] = [span.to_dict() for span in self.spans]
-        return content
+        return content if self.probability is None else _with_probability(content, self.probability)
 
 
 class ScoredPair(Protocol):
@@ -310,6 +315,25 @@ def row_to_dict(row: RowScore, *, include_pairs: bool) -> dict[str, Any]:
     if include_pairs:
         content["pairs"] = [pair.to_dict() for pair in row.pairs]
     return content
+
+
+def signed_row(row: RowScore, signature: str, **included: bool) -> dict[str, Any]:
+    """Return a row as a dictionary for JSON, as jobs and services write it, with its signature.
+
+    Args:
+        row: a row of any metric.
+        signature: of its scorer.
+        included: arguments of `RowScore.to_dict`.
+    """
+    content = row.to_dict(**included)
+    if has_probability(signature) and "probability" not in content:
+        content = _with_probability(content, None)
+    return content | {"signature": signature}
+
+
+def _with_probability(content: dict[str, Any], probability: float | None) -> dict[str, Any]:
+    """Put a probability behind the score, for people who read the file."""
+    return {"score": content["score"], "probability": probability, **content}
 
 
 class RowScores(Protocol):

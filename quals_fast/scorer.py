@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from quals_fast.backends import load
+from quals_fast.calibration import Calibration
 from quals_fast.config import DecodingConfig, ScoringConfig, settings_of
 from quals_fast.engine.answers import answer_spans, needs_places
 from quals_fast.engine.protocol import Engine, Scored, TextPair
@@ -48,9 +50,11 @@ class QualsScorer:
         engine: A loaded model with the code that runs it. `from_pretrained` creates one.
         decoding: Settings of the search. By default, the published settings.
         scoring: Settings of the score. By default, the published settings.
+        calibration: Gives each score a probability. By default, there are none.
 
     Raises:
-        ValueError: If the settings do not fit the model.
+        ValueError: If the settings do not fit the model, or the calibration is for another model
+            or other settings.
         TypeError: If `engine` is the name of a model. Use `from_pretrained` instead.
 
     Examples:
@@ -68,6 +72,7 @@ class QualsScorer:
         *,
         decoding: DecodingConfig | None = None,
         scoring: ScoringConfig | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         if isinstance(engine, str | Path):
             raise TypeError(
@@ -78,6 +83,9 @@ class QualsScorer:
         self.decoding = decoding or DecodingConfig()
         self.scoring = scoring or ScoringConfig()
         check_fits(engine.model.shape, engine.model.conventions, self.decoding)
+        self.calibration = calibration
+        if calibration is not None:
+            calibration.check(self.signature)
         self._origin: dict[str, Any] | None = None
 
     @property
@@ -106,6 +114,7 @@ class QualsScorer:
             model=model.name,
             digest=model.digest,
             **model.runs_as(),
+            calibration=None if self.calibration is None else self.calibration.digest,
         )
 
     @classmethod
@@ -120,6 +129,7 @@ class QualsScorer:
         preset: str = "published",
         decoding: DecodingConfig | None = None,
         scoring: ScoringConfig | None = None,
+        calibration: str | Path | Calibration | None = None,
         max_batch_tokens: int | None = None,
         cache_bytes: int = 0,
         graph_bytes: int | None = None,
@@ -150,6 +160,9 @@ class QualsScorer:
                 compares the two.
             decoding: Settings of the search. By default, those of the preset.
             scoring: Settings of the score. By default, those of the preset.
+            calibration: Adds a probability to each score: a file that ``quals-fast calibrate``
+                wrote for this model and these settings, or ``"bundled"`` for that of the bundled
+                model, which also fits its exports. By default, there are no probabilities.
             max_batch_tokens: Number of tokens to process at once. Lower it to save memory. By
                 default, 32,768 on a CPU and 327,680 on a GPU.
             cache_bytes: Memory, in bytes, for encoded documents that later calls need again, as
@@ -172,8 +185,8 @@ class QualsScorer:
             CheckpointError: If the model cannot be found, downloaded or used. The message says
                 why.
             BackendUnavailableError: If the backend, device or precision is not available.
-            ValueError: If a name is unknown, a number is out of range, or the settings do not fit
-                the model.
+            ValueError: If a name is unknown, a number is out of range, or the settings or the
+                calibration do not fit the model.
             ModuleNotFoundError: If PyTorch, ONNX Runtime or huggingface_hub is needed but not
                 installed.
         """
@@ -181,6 +194,7 @@ class QualsScorer:
         settings: dict[str, Any] = {
             "decoding": decoding or chosen.decoding,
             "scoring": scoring or chosen.scoring,
+            "calibration": None if calibration is None else Calibration.load(calibration),
         }
         placement: dict[str, Any] = {
             "revision": revision,
@@ -333,7 +347,7 @@ class QualsScorer:
                 scored.kept, scored.document_logprobs, places, strict=True
             )
         )
-        return SummaryScore.of_pairs(
+        score = SummaryScore.of_pairs(
             pairs,
             no_pairs_score=self.scoring.no_pairs_score,
             n_hypotheses=scored.n_hypotheses,
@@ -342,6 +356,9 @@ class QualsScorer:
             unknown_tokens=pair.summary.unknown_tokens + pair.document.unknown_tokens,
             summary=pair.summary.text,
         )
+        if self.calibration is None:
+            return score
+        return replace(score, probability=self.calibration.probability(score))
 
 
 def _load_again(origin: dict[str, Any], signature: str) -> QualsScorer:

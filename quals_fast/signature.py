@@ -17,6 +17,7 @@ def signature(
     dtype: str,
     backend: str,
     kernels: str = "none",
+    calibration: str | None = None,
 ) -> str:
     """Return the signature: ``quals|rule:...|...|version:...``.
 
@@ -28,6 +29,7 @@ def signature(
         dtype: precision of the network.
         backend: backend that ran.
         kernels: names of the compiled kernels that ran.
+        calibration: short hash of the file that gives probabilities, which without one is left out.
     """
     d, s = decoding, scoring
     missing = "nan" if s.no_pairs_score is None else f"{float(s.no_pairs_score)!r}"
@@ -46,9 +48,20 @@ def signature(
         "dtype": dtype,
         "backend": backend,
         "kernels": kernels,
+        **({} if calibration is None else {"calibration": calibration}),
         "version": __version__,
     }
     return "|".join(["quals", *(f"{key}:{value}" for key, value in parts.items())])
+
+
+def parts_of(signature: str) -> dict[str, str]:
+    """Return the parts of a signature by their names, without the metric."""
+    return dict(part.split(":", 1) for part in signature.split("|")[1:] if ":" in part)
+
+
+def has_probability(signature: str) -> bool:
+    """Return whether rows with a signature have a probability, which is None without a score."""
+    return "calibration" in parts_of(signature)
 
 
 def must_match(signature: str) -> str:

@@ -18,7 +18,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.report import exports, gpu, latency, models, scale, serving, speed, versions
+from bench.report import (
+    exports,
+    gpu,
+    latency,
+    models,
+    probability,
+    scale,
+    serving,
+    speed,
+    versions,
+)
 from bench.report.figures import check_figures
 from bench.report.results import Reader, StaleResultError
 from bench.shared.common import ROOT
@@ -59,6 +69,7 @@ SECTIONS: dict[str, tuple[Block, ...]] = {
     "rivals": (models.rivals,),
     "worth_short": (models.worth_short,),
     "preset": (models.preset,),
+    "probability": (probability.probability,),
     "model_costs": (models.model_costs,),
     "storage": (models.storage,),
     "qags_models": (models.qags_models,),

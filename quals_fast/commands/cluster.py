@@ -106,6 +106,7 @@ def score_on_cluster(
             "the model": options["model"],
             "--revision": options["revision"],
             "the settings": str(score_settings(options)),
+            "--calibration": options["calibration"],
             "--pairs": included["include_pairs"],
             "--spans": included["include_spans"],
             "--output-format": options["output_format"],
@@ -144,7 +145,7 @@ def _run(
         num_cpus=options["threads"] or 1,
         num_gpus=1 if has_gpus and options["device"] != "cpu" else 0,
     )
-    names = ("revision", "dtype", "backend", "max_batch_tokens")
+    names = ("revision", "dtype", "backend", "max_batch_tokens", "calibration")
     settings = {name: options[name] for name in names} | score_settings(options)
     with usage_errors(ValueError):
         loading = pool.loading(options["model"], settings)

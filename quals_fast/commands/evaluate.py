@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from quals_fast.commands.options import (
+    CALIBRATION,
     INPUT_OPTIONS,
     METRIC_OPTIONS,
     QUIET,
@@ -34,6 +35,7 @@ OUTPUT_OPTIONS = (
                  help="For AUC, summaries with this label or a higher one count as consistent."),
     click.option("--resamples", type=click.IntRange(1), default=1000,
                  help="Number of bootstrap resamples for each confidence interval."),
+    CALIBRATION,
     QUIET,
 )  # fmt: skip
 
@@ -47,7 +49,8 @@ def evaluate(
 
     Prints Pearson, Spearman and Kendall correlations and AUC, each with a 95 % confidence interval.
     The same statistics are shown for ROUGE between summary and document, which any measure of
-    consistency should beat.
+    consistency should beat. With --calibration, the probabilities are compared with the judgements
+    too, which must then be from 0 to 1.
 
     \b
     Judgements from 0 to 1 in the field "label":
@@ -58,8 +61,10 @@ def evaluate(
     Exit codes: 0 if every row was processed, 1 if at least one row has status error, 2 if the
     command cannot run as given.
     """  # noqa: D301 - click must get the character that the backslash stands for
+    from quals_fast.calibrating import reliability_on_others
     from quals_fast.evaluation import Labels, compare
     from quals_fast.pages.display import show
+    from quals_fast.pages.reliability import reliability_table
     from quals_fast.pages.tables import Tally, agreement_table
 
     if output is not None and output.lower().endswith(".csv"):
@@ -71,7 +76,8 @@ def evaluate(
         'pip install ".[evaluate]" in the checkout'
     )
     require("scipy", "sklearn", "rouge_score", message=message)
-    tally, labels = Tally(0), Labels(label)
+    tally = Tally(0)
+    labels = Labels(label, are_shares=options["calibration"] is not None)
     with (
         scoring_job(options, job_input(options, check=labels.check)) as job,
         results_file(output, options) as file,
@@ -86,9 +92,18 @@ def evaluate(
                 positive_from=positive_from,
                 n_resamples=resamples,
             )
+        calibration, found = getattr(job.scorer, "calibration", None), None
+        if calibration is not None:
+            found, n_seen = reliability_on_others(labels.rows, calibration)
         if file is not None:
-            content = [one.to_dict() for one in agreements]
-            file.write(json.dumps({"signature": job.scorer.signature, "agreement": content}) + "\n")
+            content: dict[str, Any] = {"signature": job.scorer.signature}
+            content["agreement"] = [one.to_dict() for one in agreements]
+            if calibration is not None:
+                figures = {} if found is None else found.to_dict()
+                content["probability"] = {"n": 0, "n_seen": n_seen} | figures
+            file.write(json.dumps(content) + "\n")
     if output is None or (output != "-" and not options["quiet"]):
+        if calibration is not None:
+            show(reliability_table(found, n_seen))
         show(agreement_table(agreements, job.scorer.signature))
     finish(tally, options)

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from quals_fast.commands.options import (
+    CALIBRATION,
     INPUT_OPTIONS,
     QUIET,
     SCORER_OPTIONS,
@@ -24,6 +25,7 @@ OUTPUT_OPTIONS = (
                       "id goes by its line number."),
     click.option("--top", type=click.IntRange(1), metavar="N",
                  help="Print only the N worst question-answer pairs of each row. By default, all."),
+    CALIBRATION,
     QUIET,
 )  # fmt: skip
 

@@ -107,6 +107,12 @@ MODEL_OPTIONS = (
     click.option("--threads", type=int, default=None,
                  help="CPU threads. By default, one per core that this process may use."),
 )  # fmt: skip
+CALIBRATION = click.option(
+    "--calibration", default=None, metavar="FILE",
+    help="Add a probability that people call a summary consistent. FILE is what quals-fast "
+         "calibrate wrote for this model and these settings, or bundled for that of the bundled "
+         "model.",
+)  # fmt: skip
 METRIC = click.option(
     "--metric", type=click.Choice(["quals", "qags"]), default="quals",
     help="Metric. qags is the baseline that QUALS is compared with: three networks ask and answer "
@@ -142,7 +148,7 @@ METRIC_OPTIONS = {
 ONLY_QAGS = ("qags_models", "qags_arm", "qags_setting", "qags_filter", "seed")
 ONLY_QUALS = (
     "model", "revision", "backend", "threads", "preset",
-    *DecodingConfig.__slots__, *ScoringConfig.__slots__,
+    *DecodingConfig.__slots__, *ScoringConfig.__slots__, "calibration",
 )  # fmt: skip
 
 

@@ -239,6 +239,7 @@ def quals_scorer(options: dict[str, Any], *, cache_bytes: int = 0) -> QualsScore
 
     names = ("revision", "device", "dtype", "backend", "max_batch_tokens", "threads")
     placement = {name: options[name] for name in names} | {"cache_bytes": cache_bytes}
+    placement["calibration"] = options.get("calibration")  # some commands have no use for it
     return QualsScorer.from_pretrained(options["model"], **placement, **score_settings(options))
 
 

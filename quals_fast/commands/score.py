@@ -9,6 +9,7 @@ import click
 
 from quals_fast.commands.cluster import CLUSTER_OPTIONS, RAY_OPTIONS, score_on_cluster
 from quals_fast.commands.options import (
+    CALIBRATION,
     METRIC_OPTIONS,
     QUIET,
     READING_OPTIONS,
@@ -28,7 +29,7 @@ from quals_fast.errors import InputError
 from quals_fast.jobs.inputs import JobInput, check_shard, is_stream, shard_of
 from quals_fast.jobs.output import OutputFile, RowWriter, open_output
 from quals_fast.jobs.resuming import ResumableFile
-from quals_fast.signature import must_match
+from quals_fast.signature import has_probability, must_match
 
 INPUT = click.argument("input", metavar="INPUT...", nargs=-1, required=True)
 SHARD = click.option(
@@ -53,6 +54,7 @@ OUTPUT_OPTIONS = (
     click.option("--rows", type=click.IntRange(1), metavar="N",
                  help="Print a table of the N lowest-scoring rows, also with -o FILE. By default, "
                       "100 rows without -o and no table with it."),
+    CALIBRATION,
     QUIET,
 )  # fmt: skip
 
@@ -146,6 +148,7 @@ def score(
                 file,
                 is_csv=is_csv,
                 include_file=len(source.paths) > 1,
+                include_probability=has_probability(signature),
                 is_continued=tally.total > 0,
                 **included,
             )

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from quals_fast.commands.options import QUIET, SCORER_OPTIONS, GroupedCommand, with_groups
+from quals_fast.commands.options import (
+    CALIBRATION,
+    QUIET,
+    SCORER_OPTIONS,
+    GroupedCommand,
+    with_groups,
+)
 from quals_fast.commands.running import fetch_model, quals_scorer, require, usage_errors
 from quals_fast.commands.streams import UsageFailure
 from quals_fast.errors import BackendUnavailableError, InputError
@@ -42,6 +48,7 @@ SERVER_OPTIONS = (
                       f"environment variable {TOKEN_VARIABLE}."),
     click.option("--workers", type=click.IntRange(1), default=1,
                  help="Processes, each with a model and a queue of its own. They share the cores."),
+    CALIBRATION,
     QUIET,
 )  # fmt: skip
 BATCH_OPTIONS = (

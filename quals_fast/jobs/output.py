@@ -13,7 +13,7 @@ from typing import Any, Self, TextIO
 
 from quals_fast.errors import InputError
 from quals_fast.jobs.parsing import InputRow
-from quals_fast.results import RowScore
+from quals_fast.results import RowScore, signed_row
 
 
 class OutputFile:
@@ -70,6 +70,7 @@ class RowWriter:
         include_pairs: add all pairs to each JSON line.
         include_spans: add the spans to each JSON line.
         include_file: add the name of each row's file.
+        include_probability: whether CSV has this column; JSON has it by its signature.
         is_continued: whether the file has a header, if it is CSV.
     """
 
@@ -81,12 +82,15 @@ class RowWriter:
         include_pairs: bool = False,
         include_spans: bool = False,
         include_file: bool = False,
+        include_probability: bool = False,
         is_continued: bool = False,
     ) -> None:
         self._file = file
         self._included = {"include_pairs": include_pairs, "include_spans": include_spans}
         self._include_file = include_file
-        self._columns = (("file",) if include_file else ()) + CSV_COLUMNS
+        self._columns = (("file",) if include_file else ()) + (
+            ("id", "score", "probability", *CSV_COLUMNS[2:]) if include_probability else CSV_COLUMNS
+        )
         self._csv = csv.writer(file) if is_csv else None
         if self._csv is not None and not is_continued:
             self._csv.writerow(self._columns)
@@ -94,8 +98,8 @@ class RowWriter:
     def write(self, row: InputRow, result: RowScore, signature: str) -> None:
         """Write a row's result."""
         content: dict[str, Any] = {"file": row.file} if self._include_file else {}
-        content |= {"id": row.id, **result.to_dict(**self._included)}
-        content["signature"] = signature
+        signed = signed_row(result, signature, **self._included)
+        content |= {"id": row.id, **signed}
         if self._csv is None:
             self._file.write(json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
         else:

@@ -54,6 +54,7 @@ class ScoreRow:
         message: what is wrong, or None.
         signature: what the score depends on.
         pairs: empty unless the file was written with ``--pairs``.
+        probability: None without a calibration or a score.
     """
 
     file: str
@@ -66,6 +67,7 @@ class ScoreRow:
     message: str | None
     signature: str
     pairs: tuple[ReadPair, ...]
+    probability: float | None = None
 
     @property
     def id(self) -> Any:
@@ -96,7 +98,7 @@ def read_scores(path: str) -> Iterator[ScoreRow | BadLine]:
     has_rows = False
     with read_errors(name), open_binary(path, name) as binary:
         is_csv = path.lower().removesuffix(".gz").endswith(".csv")
-        is_csv = is_csv or b"id,score,status," in binary.peek(64)[:64]
+        is_csv = is_csv or b"id,score," in binary.peek(64)[:64]
         for line, content in _csv_lines(binary) if is_csv else _json_lines(binary):
             row = _row(name, line, content)
             if isinstance(row, ScoreRow):
@@ -139,7 +141,8 @@ def _csv_lines(binary: Any) -> Iterator[tuple[int, Any]]:
             content = ValueError(f"expected {len(header)} cells, but got {len(cells)}")
         else:
             try:
-                content["score"] = float(content["score"]) if content.get("score") else None
+                for name in ("score", *({"probability"} & content.keys())):
+                    content[name] = float(content[name]) if content.get(name) else None
                 content |= {name: int(content[name]) for name in _COUNTS if name in content}
             except ValueError as error:
                 content = error
@@ -171,6 +174,9 @@ def _checked_row(file: str, line: int, content: Any) -> ScoreRow:
     score = content["score"]
     if score is not None and not _is_number(score):
         _refuse("score", "a number or null", score)
+    probability = content.get("probability")
+    if probability is not None and not (_is_number(probability) and 0 <= probability <= 1):
+        _refuse("probability", "a number from 0 to 1 or null", probability)
     for key in _COUNTS:
         if type(content.get(key, 0)) is not int:
             _refuse(key, "a whole number", content[key])
@@ -191,6 +197,7 @@ def _checked_row(file: str, line: int, content: Any) -> ScoreRow:
         message=message or None,
         signature=content["signature"],
         pairs=tuple(map(_pair, pairs)),
+        probability=probability,
     )
 
 

@@ -73,6 +73,8 @@ class Group:
         self.scored_statuses: Counter[str] = Counter()
         self.truncated = TokenCount()
         self.unknown = TokenCount()
+        self._n_probabilities = 0
+        self._sum_of_probabilities = 0.0
         self._scores = array("d")
 
     def add(self, row: ScoreRow) -> None:
@@ -80,6 +82,9 @@ class Group:
         self.statuses[row.status] += 1
         self.truncated.add(row.truncated_tokens, row.score)
         self.unknown.add(row.unknown_tokens, row.score)
+        if row.probability is not None:
+            self._n_probabilities += 1
+            self._sum_of_probabilities += row.probability
         if math.isfinite(row.score):
             self.scored_statuses[row.status] += 1
             self._scores.append(row.score)
@@ -90,6 +95,8 @@ class Group:
         self.scored_statuses += other.scored_statuses
         self.truncated.merge(other.truncated)
         self.unknown.merge(other.unknown)
+        self._n_probabilities += other._n_probabilities
+        self._sum_of_probabilities += other._sum_of_probabilities
         self._scores.extend(other._scores)
 
     @property
@@ -101,6 +108,12 @@ class Group:
     def n_scored(self) -> int:
         """Rows with a score."""
         return len(self._scores)
+
+    @property
+    def mean_probability(self) -> float:
+        """Mean of the probabilities; NaN without one."""
+        n = self._n_probabilities
+        return self._sum_of_probabilities / n if n else math.nan
 
     @property
     def scores(self) -> NDArray[np.float64]:

@@ -91,7 +91,10 @@ def render_terminal(row: ExplainedRow, *, max_pairs: int | None = None) -> Rende
     if max_pairs is not None and max_pairs < 0:
         raise ValueError(f"`max_pairs` must be at least 0, but got {max_pairs}")
     result = row.result
-    facts = [f"score {number(row.score)}", result.status, count(len(result.pairs), "pair")]
+    facts = [f"score {number(row.score)}"]
+    if result.probability is not None:
+        facts.append(f"probability {result.probability:.2f}")
+    facts += [result.status, count(len(result.pairs), "pair")]
     if result.truncated_tokens:
         facts.append(f"{count(result.truncated_tokens, 'token')} cut off")
     if result.unknown_tokens:

@@ -60,6 +60,7 @@ class _GroupView(NamedTuple):
     n_rows: int
     n_scored: int
     mean: float
+    mean_probability: float
     deviation: float
     quantiles: tuple[float, ...]
     truncated: TokenCount
@@ -137,6 +138,7 @@ def _part_view(signature: str, part: Part, differs: str) -> dict[str, Any]:
         "n_without_score": view.n_rows - view.n_scored,
         "has_pairs": part.has_pairs,
         "has_marks": any(one.parts for one in worst),
+        "has_probability": not math.isnan(total.mean_probability),
         "has_tokens": bool(by_token),
         "answer_only": any(pair.first_counted for pair in by_token),
     }
@@ -152,6 +154,7 @@ def _group_view(name: str, group: Group, axis: Axis | None) -> _GroupView:
         n_rows=group.n_rows,
         n_scored=group.n_scored,
         mean=float(scores.mean()) if len(scores) else math.nan,
+        mean_probability=group.mean_probability,
         deviation=float(scores.std(ddof=1)) if len(scores) > 1 else math.nan,
         quantiles=tuple(map(float, quantiles)),
         truncated=group.truncated,

@@ -26,6 +26,7 @@ from quals_fast.pages.display import (
     signature_line,
 )
 from quals_fast.results import RowScore
+from quals_fast.signature import has_probability
 
 _SUMS = (
     "truncated_rows", "truncated_tokens", "unknown_rows", "unknown_tokens", "_sum", "_n_scored",
@@ -43,6 +44,7 @@ class _Entry(NamedTuple):
     n_pairs: int
     worst: str
     worst_score: float
+    probability: float | None = None
 
 
 class Tally:
@@ -99,6 +101,7 @@ class Tally:
             n_pairs=len(result.pairs),
             worst=f"{worst.question} -> {worst.answer}" if worst else result.message or "",
             worst_score=worst.score if worst else math.nan,
+            probability=getattr(result, "probability", None),  # only of QUALS
         )
         heapq.heappush(self._lowest, entry)
         if len(self._lowest) > self.max_rows:
@@ -159,13 +162,16 @@ class Tally:
 def score_table(tally: Tally, signature: str) -> Group:
     """Return a table of rows with their worst questions, its marks' meaning, the signature."""
     table = Table(box=None, pad_edge=False, header_style="bold")
+    calibrated = has_probability(signature)
+    number: dict[str, Any] = {"justify": "right", "no_wrap": True}
     for name, options in (
         ("id", {"overflow": "fold"}),
-        ("score", {"justify": "right", "no_wrap": True}),
+        ("score", number),
+        *([("probability", number)] if calibrated else []),
         ("status", {"no_wrap": True}),
-        ("pairs", {"justify": "right", "no_wrap": True}),
+        ("pairs", number),
         ("worst question -> answer", {"overflow": "fold"}),
-        ("its score", {"justify": "right", "no_wrap": True}),
+        ("its score", number),
     ):
         table.add_column(name, **options)
     entries = tally.rows()
@@ -173,6 +179,7 @@ def score_table(tally: Tally, signature: str) -> Group:
         table.add_row(
             _text(entry.row_id),
             _score(entry.score),
+            *([_probability(entry.probability)] if calibrated else []),
             Text(entry.status, "" if entry.status == "ok" else "red"),
             str(entry.n_pairs),
             _text(entry.worst),
@@ -228,6 +235,10 @@ def _score(value: float) -> Text:
         return Text("-")
     style = "bold red" if value <= LARGE_DROP else ""
     return Text(f"{MARKS[level(value)]} {value:.3f}".strip(), style)
+
+
+def _probability(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _estimate(estimate: Estimate) -> str:

@@ -56,12 +56,12 @@ def score_dataset(
             batches within its token budget from them, and encodes a document once for those of its
             summaries that are among them. By default, 64, or 256 on a GPU.
         **options: As for `QualsScorer.from_pretrained`: `dtype`, `preset`, `decoding`, `scoring`,
-            `cache_bytes`, ...
+            `calibration`, `cache_bytes`, ...
 
     Returns:
         A lazy Dataset with the columns of `ds`, and `score` (null if there is none), `status`,
         `n_pairs`, `truncated_tokens`, `unknown_tokens`, `message`, `signature`, as in the output of
-        ``quals-fast score``.
+        ``quals-fast score``. With `calibration`, also `probability`.
 
     Raises:
         ValueError: If `ds` lacks a column, has one of those above already, or a setting is wrong.

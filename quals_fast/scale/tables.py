@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from quals_fast.results import RowScore
+from quals_fast.results import RowScore, signed_row
+from quals_fast.signature import has_probability
 
 _PAIR = pa.struct(
     {
@@ -24,6 +25,7 @@ _PAIR = pa.struct(
 _SPAN = pa.struct({"start": pa.int64(), "end": pa.int64(), "score": pa.float64()})
 _COLUMNS = {
     "score": pa.float64(),
+    "probability": pa.float64(),
     "status": pa.string(),
     "n_pairs": pa.int64(),
     "truncated_tokens": pa.int64(),
@@ -47,12 +49,10 @@ def result_table(
         include_spans: whether to add a column `spans`.
     """
     included = {"pairs": include_pairs, "spans": include_spans}
+    included["probability"] = has_probability(signature)
     columns = {name: of for name, of in _COLUMNS.items() if included.get(name, True)}
     rows = [
-        {
-            **result.to_dict(include_pairs=include_pairs, include_spans=include_spans),
-            "signature": signature,
-        }
+        signed_row(result, signature, include_pairs=include_pairs, include_spans=include_spans)
         for result in results
     ]
     return pa.Table.from_pylist(rows, schema=pa.schema(columns))

@@ -17,6 +17,7 @@ import ray
 from ray.data import ActorPoolStrategy, Dataset
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from quals_fast.calibration import Calibration
 from quals_fast.config import check_integer, check_number, settings_of
 from quals_fast.models.checkpoint import check_fits, read_checkpoint
 from quals_fast.models.hub import check_revision, is_hub_name
@@ -121,6 +122,8 @@ class Pool:
             folder = model_folder(model)
             check_fits(*read_checkpoint(folder), options.get("decoding") or preset.decoding)
             model = str(folder.resolve()) if Path(model).is_dir() else str(model)
+        if options.get("calibration") is not None:  # workers need not have the file
+            options = {**options, "calibration": Calibration.load(options["calibration"])}
         device = "cuda" if self.num_gpus else "cpu"
         return {**options, "model": model, "device": device, "threads": self.num_cpus}
 

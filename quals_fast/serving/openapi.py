@@ -136,6 +136,13 @@ _RESULT = _object(
     },
     {
         "message": {"type": "string", "description": "What is wrong with the texts."},
+        "probability": {
+            "type": ["number", "null"],
+            "minimum": 0,
+            "maximum": 1,
+            "description": "Probability that people call the summary consistent; null without a "
+            "score. Only where the service runs with --calibration.",
+        },
         "pairs": {
             "type": "array",
             "items": _object(

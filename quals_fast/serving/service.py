@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from quals_fast import __version__
 from quals_fast.jobs.scoring import score_together
-from quals_fast.results import RowScore
+from quals_fast.results import RowScore, signed_row
 from quals_fast.scorer import QualsScorer
 from quals_fast.serving.batcher import (
     Batcher,
@@ -149,9 +149,9 @@ class Service:
         """POST /v1/score."""
 
         def rows(asked: Asked, results: list[RowScore]) -> Response:
-            signature = {"signature": self._facts["signature"]}
+            signature = self._facts["signature"]
             content = [
-                result.to_dict(include_pairs=asked.include_pairs, include_spans=True) | signature
+                signed_row(result, signature, include_pairs=asked.include_pairs, include_spans=True)
                 for result in results
             ]
             return _json(content[0] if asked.is_single else {"results": content})

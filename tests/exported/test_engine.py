@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import tiny_models
+from calibrations import write_calibration
 from exported_folders import DOCUMENTS, SUMMARIES, TEXT, compare
 
 from quals_fast import DecodingConfig, QualsScorer, ScoringConfig
@@ -17,6 +18,8 @@ from quals_fast.export.exporter import export
 from quals_fast.exported import session, store
 from quals_fast.exported.engine import OnnxEngine
 from quals_fast.exported.loading import load_onnx
+from quals_fast.models.loading import digest_of
+from quals_fast.signature import signature
 
 SMALL = {"num_beams": 12, "min_length": 2, "max_length": 12}
 ONE = DecodingConfig(**SMALL, num_beam_groups=12)
@@ -167,17 +170,23 @@ def test_teacher_forcing_agrees_with_the_search(scorer):
             assert hypothesis.logprobs == pytest.approx(logprobs, abs=1e-5)
 
 
-def test_nothing_of_torch_is_imported(exported, tmp_path):
+def test_nothing_of_torch_is_imported(one_layer_model, exported, tmp_path):
     folder, _ = exported["int8"]
     row = {"document": DOCUMENTS[0], "summary": SUMMARIES[1]}
     (tmp_path / "in.jsonl").write_text(json.dumps(row))
+    # Of the model that was exported: its exports have its digest.
+    decoding, digest = DecodingConfig(max_length=12), digest_of(one_layer_model)
+    facts = {"model": "original", "digest": digest, "dtype": "float32", "backend": "eager"}
+    write_calibration(tmp_path / "cal.json", signature(decoding, ScoringConfig(), **facts))
     code = (
         "import sys, atexit; from quals_fast.commands.app import main\n"
-        "heavy = {'torch', 'transformers', 'triton', 'safetensors', 'onnx', 'scipy', 'jinja2'}\n"
+        "heavy = {'torch', 'transformers', 'triton', 'safetensors', 'onnx', 'scipy', 'sklearn', "
+        "'jinja2'}\n"
         "atexit.register(lambda: print('imported', sorted(heavy & set(sys.modules))))\n"
         "main()"
     )
     arguments = f"score in.jsonl -o - --backend onnx --max-length 12 --model {folder}".split()
+    arguments += ["--calibration", "cal.json"]
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         capture_output=True,
@@ -187,7 +196,9 @@ def test_nothing_of_torch_is_imported(exported, tmp_path):
         check=True,
     )
     line, imported = done.stdout.splitlines()
-    assert json.loads(line)["status"] in ("ok", "no_pairs")
+    row = json.loads(line)
+    assert row["status"] in ("ok", "no_pairs")
+    assert (row["probability"] is not None) == (row["status"] == "ok")
     assert imported == "imported []"
 
 

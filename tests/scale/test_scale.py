@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 import ray
 import tiny_models
+from calibrations import write_calibration
 from cli_helpers import (
     DOCUMENT,
     MIXED,
@@ -28,7 +29,9 @@ from pyarrow import parquet
 from quals_fast import DecodingConfig, QualsScorer
 from quals_fast.commands.app import app
 from quals_fast.models.checkpoint import CheckpointError
+from quals_fast.results import SummaryScore
 from quals_fast.scale import datasets, files, score_dataset
+from quals_fast.scale.tables import result_table
 from quals_fast.scale.workers import MAX_ATTEMPTS, Pool, Worker, start_coordinator
 
 DECODING = DecodingConfig(num_beams=6, num_beam_groups=6, min_length=2, max_length=12)
@@ -143,6 +146,15 @@ def test_columns_that_are_not_known_in_advance_are_checked_by_the_workers(cluste
         ds.take_all()
 
 
+def test_a_table_has_probabilities_if_its_signature_says_so():
+    rows = [SummaryScore(status="ok", score=-1.0, probability=0.25), SummaryScore(status="error")]
+    table = result_table(rows, "quals|calibration:0|version:1", include_pairs=False)
+    assert table.column("probability").to_pylist() == [0.25, None]
+    assert (
+        "probability" not in result_table(rows, "quals|version:1", include_pairs=False).schema.names
+    )
+
+
 def test_wrong_arguments_are_refused_before_any_work(cluster, model, tmp_path):
     ds = ray.data.from_arrow(pa.table({"document": ["a"], "summary": ["b"]}))
     for error, message, arguments in [
@@ -254,11 +266,17 @@ def test_a_batch_of_a_dataset_that_keeps_killing_its_worker_ends_the_job(
 # Files
 
 
-def test_files_have_the_bytes_of_the_plain_runner_though_a_worker_is_killed(cluster, run, killer):
+def test_files_have_the_bytes_of_the_plain_runner_though_a_worker_is_killed(
+    cluster, run, model, killer
+):
     write("in.jsonl", [*map(json.dumps, texts(150)), *MIXED])
-    plain = run("in.jsonl", "-o", "plain.jsonl", "--threads", "1")
+    calibrated = ("--calibration", "cal.json")
+    scorer = QualsScorer.from_pretrained(model, device="cpu", decoding=DECODING)
+    write_calibration(Path("cal.json"), scorer.signature)
+    plain = run("in.jsonl", "-o", "plain.jsonl", "--threads", "1", *calibrated)
+    assert any(row["probability"] for row in json_lines(Path("plain.jsonl").read_text()))
     killed = killer()
-    result = run("in.jsonl", "-o", "out", *RAY)
+    result = run("in.jsonl", "-o", "out", *RAY, *calibrated)
     assert len(killed) == 1
     assert result.exit_code == 1, result.stderr
     assert result.stderr.splitlines()[-1] == plain.stderr.splitlines()[-1]

@@ -6,8 +6,11 @@ import json
 import logging
 
 import pytest
+from calibrations import write_calibration
 from services import Gate, call, client_of, serving, until
 
+from quals_fast import QualsScorer
+from quals_fast.calibration import Calibration, measures_of
 from quals_fast.serving.limits import Limits
 from quals_fast.serving.service import Service
 
@@ -39,6 +42,32 @@ def test_each_form_gets_what_the_library_says(scorer, pairs, expected):
         assert [p["question"] for p in row["pairs"]] == [p["question"] for p in wanted["pairs"]]
         for pair, other in zip(row["pairs"], wanted["pairs"], strict=True):
             assert pair["document_logprobs"] == pytest.approx(other["document_logprobs"], abs=1e-5)
+
+
+def test_a_service_with_a_calibration_gives_probabilities(scorer, pairs, expected, tmp_path):
+    path = write_calibration(tmp_path / "cal.json", scorer.signature)
+    calibration = Calibration.load(path)
+    calibrated = QualsScorer(scorer.engine, decoding=scorer.decoding, calibration=calibration)
+
+    async def answers():
+        async with serving(calibrated) as (_, client):
+            asked = {"pairs": [*pairs, pairs[0] | {"summary": " "}]}
+            answer = await client.post("/v1/score", json=asked)
+            page = await client.post("/v1/explain", json=pairs[0])
+            described = (await client.get("/openapi.json")).json()
+            return answer.json()["results"], page.text, described
+
+    rows, page, described = asyncio.run(answers())
+    for row, wanted in zip(rows, expected, strict=False):
+        measures = measures_of(row["score"], wanted["n_pairs"], wanted["truncated_tokens"])
+        assert row["probability"] == pytest.approx(calibration.curve.probability(measures))
+        assert f"|calibration:{calibration.digest}|" in row["signature"]
+    assert rows[-1]["status"] == "empty_summary"
+    assert rows[-1]["probability"] is None
+    assert f"probability {rows[0]['probability']:.2f}" in page
+    schema = described["components"]["schemas"]["Result"]
+    assert schema["properties"]["probability"]["type"] == ["number", "null"]
+    assert "probability" not in schema["required"]
 
 
 def test_scores_do_not_depend_on_the_load(scorer, pairs, expected):
