@@ -25,7 +25,7 @@ LAYERS = [
     {"backends"},
     {"scorer"},
     {"jobs"},
-    {"pages", "evaluation", "reference", "qags"},
+    {"pages", "evaluation", "comparison", "reference", "qags"},
     {"training", "scale", "serving"},
     {"commands"},
     {"__main__"},

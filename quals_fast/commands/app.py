@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from quals_fast import __version__
+from quals_fast.commands.compare import compare
 from quals_fast.commands.conseq import conseq
 from quals_fast.commands.evaluate import evaluate
 from quals_fast.commands.explain import explain
@@ -55,6 +56,8 @@ def app() -> None:
       quals-fast explain pairs.jsonl --html why.html
     Compare scores with human judgements in the field "label":
       quals-fast evaluate labelled.jsonl --label label
+    Compare systems that summarised the same documents:
+      quals-fast compare a.jsonl b.jsonl
     Score with QAGS, the baseline:
       quals-fast score pairs.jsonl --metric qags
     Export a model to ONNX and score with the export:
@@ -69,7 +72,7 @@ def app() -> None:
     """  # noqa: D301 - click must get the character that the backslash stands for
 
 
-for command in (score, report, explain, evaluate, export, serve, conseq, train_qagen):
+for command in (score, report, explain, evaluate, compare, export, serve, conseq, train_qagen):
     app.add_command(command)
 
 
