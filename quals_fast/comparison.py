@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from quals_fast.evaluation import Estimate, rouge_floor
+from quals_fast.evaluation import Estimate, missing_extra, rouge_floor
 from quals_fast.validation import check_same_length
 
 MIN_DOCUMENTS = 6  # with fewer, the p value of a difference is above 0.05, whatever the scores
@@ -196,16 +196,27 @@ def paired_difference(
         seed: random seed of the draws; numpy's global state is not used.
 
     Raises:
-        ValueError: the lengths differ, or there are fewer than two documents.
+        ValueError: the lengths differ, a number is not finite, or there are fewer than two
+            documents.
         ModuleNotFoundError: the extra ``evaluate`` is not installed.
     """
     import numpy as np
-    from scipy.stats import bootstrap, permutation_test
 
+    try:
+        from scipy.stats import bootstrap, permutation_test
+    except ModuleNotFoundError as error:
+        raise missing_extra("a comparison", "SciPy") from error
     check_same_length("scores", scores, baseline_scores)
     if len(scores) < 2:
         raise ValueError(f"`scores` must have at least two documents, but got {len(scores)}")
     differences = np.subtract(scores, baseline_scores, dtype=np.float64)
+    if not np.isfinite(differences).all():
+        index = int(np.isfinite(differences).argmin())
+        raise ValueError(
+            "`baseline_scores` and `scores` must be finite numbers, but got "
+            f"{baseline_scores[index]} and {scores[index]} at {index}; leave out documents without "
+            "a score"
+        )
     draws: dict[str, Any] = {
         "n_resamples": n_resamples,
         "batch": max(1, _BATCH_NUMBERS // len(differences)),
@@ -256,9 +267,12 @@ def compare_systems(
         seed: as for `paired_difference`.
 
     Raises:
-        ValueError: fewer than `MIN_DOCUMENTS` documents can be used.
+        ValueError: there are fewer than two systems, or fewer than `MIN_DOCUMENTS` documents can
+            be used.
         ModuleNotFoundError: the extra ``evaluate`` is not installed.
     """
+    if len(systems) < 2:
+        raise ValueError(f"`systems` must be at least two, but got {len(systems)}; add one")
     used = [one for one in documents if not math.isnan(one.spread)]
     n_without = len(documents) - len(used)
     if len(used) < MIN_DOCUMENTS:

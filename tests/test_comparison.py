@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from itertools import product
 
 import numpy as np
@@ -100,7 +101,11 @@ def test_the_same_call_gives_the_same_numbers_and_another_seed_others():
 
 @pytest.mark.parametrize(
     ("baseline", "scores", "message"),
-    [([1.0], [1.0], "at least two documents, but got 1"), ([1, 2], [1], "the same length … 2 and")],
+    [
+        ([1.0], [1.0], "at least two documents, but got 1"),
+        ([1, 2], [1], "the same length … 2 and 1"),
+        ([1, 2, 3], [1, math.nan, 3], "must be finite numbers, but got 2 and nan at 1; leave out"),
+    ],
 )
 def test_scores_that_cannot_be_paired(baseline, scores, message):
     with pytest.raises(ValueError, match=says(message)):
@@ -167,3 +172,14 @@ def test_too_few_documents():
     message = "at least 6 documents with a score of every system, but got 5 (2 more have none)"
     with pytest.raises(ValueError, match=says(message)):
         compare_systems(documents, ["a", "b"])
+
+
+def test_one_system():
+    with pytest.raises(ValueError, match="`systems` must be at least two, but got 1"):
+        compare_systems([document(i, a=0.0) for i in range(7)], ["a"])
+
+
+def test_without_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    with pytest.raises(ModuleNotFoundError, match=says("a comparison needs SciPy: pip install")):
+        paired_difference("b", [0.0, 1.0], [1.0, 1.0])

@@ -109,6 +109,10 @@ def compare(
 
     message = 'compare needs SciPy and rouge-score: pip install ".[evaluate]" in the checkout'
     require("scipy", "rouge_score", message=message)
+    if html is not None:
+        require("jinja2", message="--html needs Jinja: pip install jinja2")
+    elif options_given(["rows"]):
+        raise click.UsageError("--rows is for the page, but got no --html; add --html FILE")
     source = job_input(options)
     with usage_errors(InputError):
         _check_outputs(output, html, source.paths)
@@ -128,7 +132,6 @@ def compare(
             content = {"signatures": found.signatures} | comparison.to_dict()
             _write(output, json.dumps(content, ensure_ascii=False) + "\n")
         if html is not None:
-            require("jinja2", message="--html needs Jinja: pip install jinja2")
             _write(html, render_comparison(comparison, found.signatures, rows))
     if not options["quiet"]:
         click.echo(found.closing_line, err=True)

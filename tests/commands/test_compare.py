@@ -178,6 +178,7 @@ def test_fail_fast_stops_before_the_work(run):
             "1 document … (not in less) … leave out --unp",
         ),
         (["a", "few"], "at least 6 documents that every system has, but got 5 and 2 that some"),
+        (["a", "b", "--rows", "3"], "--rows is for the page, but got no --html; add --html FILE"),
         (["a", "b", "-o", "c.csv"], "-o writes a JSON object, but got the file name c.csv"),
         (["a", "b", "-o", "c", "--html", "c"], "must be different files, but both are c"),
         (["a", "b", "--html", "none/c.html"], "there is no folder none"),
