@@ -118,6 +118,8 @@ def compare(
         _check_outputs(output, html, source.paths)
         asked = _Asked(by, baseline, reference_field, unpaired == "refuse", options["quiet"])
         found = (_read_scores if _hold_scores(source) else _score_texts)(source, asked, options)
+        if not options["quiet"]:
+            click.echo(found.closing_line, err=True)
         with usage_errors(ValueError):  # too few documents have a score
             comparison = compare_systems(
                 found.documents,
@@ -133,8 +135,6 @@ def compare(
             _write(output, json.dumps(content, ensure_ascii=False) + "\n")
         if html is not None:
             _write(html, render_comparison(comparison, found.signatures, rows))
-    if not options["quiet"]:
-        click.echo(found.closing_line, err=True)
     sys.exit(1 if found.n_bad else 0)
 
 
