@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -88,12 +89,19 @@ class ReadScore:
     """A score of a file.
 
     Attributes:
-        place: where it is, for messages.
+        file: name of the file.
+        line: number of its line, from 1.
         score: NaN if there is none.
     """
 
-    place: str
+    file: str
+    line: int
     score: float
+
+    @property
+    def place(self) -> str:
+        """Where it is, for messages."""
+        return f"{self.file}, line {self.line}"
 
 
 def system_names(paths: Sequence[str]) -> dict[str, str]:
@@ -198,7 +206,7 @@ def pair_scores(
                 "files of texts"
             )
         score = row.score if math.isfinite(row.score) else math.nan
-        pairing.add(system, key, ReadScore(place=place, score=score))
+        pairing.add(system, key, ReadScore(file=row.file, line=row.line, score=score))
     return pairing, bad, list(signatures)
 
 
@@ -206,7 +214,7 @@ def _system(fields: Mapping[str, Any], by: str, place: str) -> str:
     """Return a row's value in the column of the system's name."""
     value = fields.get(by)
     if isinstance(value, str | int | float) and value != "":
-        return str(value)
+        return json.dumps(value) if isinstance(value, bool) else str(value)
     raise InputError(
         f"{place}: expected the name of a system in {by!r}, but got {_shown(fields, by)}; name the "
         "right key or column with --by"

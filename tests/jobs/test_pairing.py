@@ -88,7 +88,7 @@ def test_rows_that_cannot_be_scored_are_set_apart():
 def test_systems_of_a_column_keep_their_order():
     rows = [text_row(None, i, who=who) for i, who in enumerate(["lead", 2, True, "lead"], 1)]
     pairing, _ = pair_texts(rows, {"in.jsonl": "in"}, by="who")
-    assert pairing.systems == ["lead", "2", "True"]
+    assert pairing.systems == ["lead", "2", "true"]
 
 
 @pytest.mark.parametrize(
