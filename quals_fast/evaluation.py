@@ -286,7 +286,7 @@ def rouge_floor(documents: Sequence[str], summaries: Sequence[str]) -> dict[str,
     try:
         from rouge_score.rouge_scorer import RougeScorer
     except ModuleNotFoundError as error:
-        raise _missing_extra("ROUGE", "rouge-score") from error
+        raise missing_extra("ROUGE", "rouge-score") from error
     scorer = RougeScorer(list(_ROUGE.values()), use_stemmer=True)
     scores = [scorer.score(*pair) for pair in zip(*both, strict=True)]
     return {
@@ -336,7 +336,8 @@ def _reasons(rows: list[tuple[float, float]], positive_from: float) -> dict[str,
     return reasons
 
 
-def _missing_extra(what: str, package: str) -> ModuleNotFoundError:
+def missing_extra(what: str, package: str) -> ModuleNotFoundError:
+    """Return the error that says what to install."""
     return ModuleNotFoundError(f'{what} needs {package}: pip install ".[evaluate]" in the checkout')
 
 
@@ -349,7 +350,7 @@ def _estimates(
         import sklearn.metrics  # noqa: F401 - here for the message below
         from scipy.stats import bootstrap
     except ModuleNotFoundError as error:
-        raise _missing_extra("agreement", "SciPy and scikit-learn") from error
+        raise missing_extra("agreement", "SciPy and scikit-learn") from error
     x, y = np.array(rows).T
     statistics = partial(_statistics, positive_from=positive_from)
     with warnings.catch_warnings():

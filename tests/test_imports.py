@@ -25,7 +25,7 @@ LAYERS = [
     {"backends"},
     {"scorer"},
     {"jobs"},
-    {"calibrating", "evaluation", "pages", "reference", "qags"},
+    {"calibrating", "comparison", "evaluation", "pages", "reference", "qags"},
     {"training", "scale", "serving"},
     {"commands"},
     {"__main__"},

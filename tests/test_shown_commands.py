@@ -91,6 +91,10 @@ def folder(tmp_path, example_rows):
     (tmp_path / "examples").mkdir()
     for name, count in (("examples/pairs.jsonl", 2), ("pairs.jsonl", 2), ("labelled.jsonl", 4)):
         (tmp_path / name).write_text("".join(lines[:count]), "utf-8")
+    row = {"score": -1.0, "status": "ok", "signature": "quals|model:tiny@0123"}
+    scores = "".join(json.dumps({"id": i} | row) + "\n" for i in range(6))
+    for name in ("scores_a.jsonl", "scores_b.jsonl"):
+        (tmp_path / name).write_text(scores)
     tiny_models.write_checkpoint(tmp_path / "tiny", trained_on=tiny_trainers.TEXT)
     tiny_trainers.summariser().save_pretrained(tmp_path / "my-summariser")
     tiny_trainers.tokenizer().save_pretrained(tmp_path / "my-summariser")

@@ -8,6 +8,7 @@ import click
 
 from quals_fast import __version__
 from quals_fast.commands.calibrate import calibrate
+from quals_fast.commands.compare import compare
 from quals_fast.commands.conseq import conseq
 from quals_fast.commands.evaluate import evaluate
 from quals_fast.commands.explain import explain
@@ -59,6 +60,8 @@ def app() -> None:
     Turn scores into probabilities, as people judged:
       quals-fast calibrate labelled.jsonl -o calibration.json
       quals-fast score pairs.jsonl --calibration calibration.json
+    Compare systems that summarised the same documents:
+      quals-fast compare a.jsonl b.jsonl
     Score with QAGS, the baseline:
       quals-fast score pairs.jsonl --metric qags
     Export a model to ONNX and score with the export:
@@ -73,7 +76,18 @@ def app() -> None:
     """  # noqa: D301 - click must get the character that the backslash stands for
 
 
-for command in (score, report, explain, evaluate, calibrate, export, serve, conseq, train_qagen):
+for command in (
+    score,
+    report,
+    explain,
+    evaluate,
+    calibrate,
+    compare,
+    export,
+    serve,
+    conseq,
+    train_qagen,
+):
     app.add_command(command)
 
 

@@ -71,7 +71,7 @@ class ScoringJob:
 
     Attributes:
         scorer: scores the rows.
-        rows: the rows of INPUT.
+        rows: what is scored.
         n_rows: number of rows; None for a stream.
         digests: name and hash of each file; empty for a stream.
         fail_fast: whether the job ends at the first row with status ``error``.
@@ -79,7 +79,7 @@ class ScoringJob:
     """
 
     scorer: Scorer
-    rows: JobInput
+    rows: JobInput | list[InputRow]
     n_rows: int | None
     digests: list[str]
     fail_fast: bool
@@ -111,13 +111,13 @@ class ScoringJob:
 
 @contextmanager
 def scoring_job(
-    options: dict[str, Any], rows: JobInput, *, prints: bool = False
+    options: dict[str, Any], rows: JobInput | list[InputRow], *, prints: bool = False
 ) -> Iterator[ScoringJob]:
     """Look at the input, load the model, and show the job's progress.
 
     Args:
         options: of the command.
-        rows: what is scored.
+        rows: what is scored: the rows of INPUT, or some that were read before.
         prints: whether each row is printed to standard output at once; then a terminal shows no
             progress bar, which these lines would break.
     """
@@ -125,7 +125,7 @@ def scoring_job(
 
     hidden = options["quiet"] or (prints and sys.stdout.isatty())
     with usage_errors(InputError):
-        n_rows, digests = look(rows, hidden=hidden)
+        n_rows, digests = (len(rows), []) if isinstance(rows, list) else look(rows, hidden=hidden)
         options = fetch_model(options)
         with progress_bar(hidden=hidden) as progress:
             task = progress.add_task("loading the model", total=n_rows, counts="")
@@ -260,9 +260,9 @@ def score_settings(options: dict[str, Any]) -> dict[str, Any]:
 
 def options_given(names: Iterable[str]) -> list[str]:
     """Return the options among these parameters that were given on the command line."""
-    source = click.get_current_context().get_parameter_source
-    on_line = click.core.ParameterSource.COMMANDLINE
-    return [f"--{name.replace('_', '-')}" for name in names if source(name) is on_line]
+    context, on_line = click.get_current_context(), click.core.ParameterSource.COMMANDLINE
+    given = {name for name in names if context.get_parameter_source(name) is on_line}
+    return [one.opts[-1] for one in context.command.params if one.name in given]
 
 
 def _scorer(options: dict[str, Any]) -> Scorer:

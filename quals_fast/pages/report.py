@@ -82,21 +82,23 @@ def render_report(collection: Collection) -> str:
     Args:
         collection: at least one row.
     """
-    environment = page_environment()
-    environment.filters |= {"cut": _cut, "percent": _percent, "thousands": _thousands}
     signatures = list(collection.parts)
-    return environment.get_template("report.html.j2").render(
-        title=_title(collection),
-        collection=collection,
-        parts=[
-            _part_view(signature, part, differs)
-            for (signature, part), differs in zip(
-                collection.parts.items(), _differences(signatures), strict=True
-            )
-        ],
-        most_open_charts=_MOST_OPEN_CHARTS,
-        max_text=_MAX_TEXT,
-        max_label=_MAX_LABEL,
+    return (
+        page_environment()
+        .get_template("report.html.j2")
+        .render(
+            title=_title(collection),
+            collection=collection,
+            parts=[
+                _part_view(signature, part, differs)
+                for (signature, part), differs in zip(
+                    collection.parts.items(), _differences(signatures), strict=True
+                )
+            ],
+            most_open_charts=_MOST_OPEN_CHARTS,
+            max_text=_MAX_TEXT,
+            max_label=_MAX_LABEL,
+        )
     )
 
 
@@ -185,23 +187,3 @@ def _differences(signatures: Sequence[str]) -> list[str]:
     fields = [signature.split("|") for signature in signatures]
     common = set(fields[0]).intersection(*fields)
     return [", ".join(field for field in one if field not in common) for one in fields]
-
-
-def _cut(value: Any, length: int) -> str:
-    """Return a text, or its beginning and how much is left out."""
-    text = str(value)
-    rest = len(text) - length
-    return text if rest <= 0 else f"{text[:length]}… ({_thousands(rest)} more characters)"
-
-
-def _percent(part: float, whole: float) -> str:
-    """Return a share, with more digits where it is almost nothing or almost all."""
-    if not whole:
-        return "—"
-    percent = 100 * part / whole
-    near_edge = 0 < min(percent, 100 - percent) < 0.1
-    return f"{percent:.{3 if near_edge else 1}f} %"
-
-
-def _thousands(n: int) -> str:
-    return f"{n:,}"

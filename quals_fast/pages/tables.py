@@ -135,7 +135,7 @@ class Tally:
             return sorted(self._lowest, key=lambda entry: -entry.earliness)
         return sorted(self._lowest, reverse=True)
 
-    def closing_line(self) -> str:
+    def closing_line(self, *, with_mean: bool = True) -> str:
         """Return counts, failures, lost tokens, mean and the first error's message in one line."""
         counts = self.counts()
         parts = [count(self.total, "row") + (f": {counts}" if counts else "")]
@@ -152,7 +152,7 @@ class Tally:
         if self.unknown_rows:
             tokens = count(self.unknown_tokens, "unknown token")
             parts.append(f"{tokens} in {count(self.unknown_rows, 'row')}")
-        if not math.isnan(self.mean):
+        if with_mean and not math.isnan(self.mean):
             parts.append(f"mean score {self.mean:.3f}")
         if self.first_error is not None:
             parts.append(f"first error: {self.first_error}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from quals_fast.pages.display import DROP, LARGE_DROP, MARKS, count, level, printable
 from quals_fast.results import QAPair
@@ -31,9 +31,12 @@ def page_environment() -> Environment:
     environment.filters |= {
         "columns": token_columns,
         "count": count,
+        "cut": cut,
         "number": number,
+        "percent": percent,
         "share": share,
         "surprise": surprise,
+        "thousands": thousands,
         "worst_first": worst_first,
     }
     environment.globals |= {
@@ -101,3 +104,24 @@ def share(score: float, longest: float, best: float = 0.0) -> str:
 def number(value: float, digits: int = 3) -> str:
     """Write a number, or a dash for NaN."""
     return "—" if math.isnan(value) else f"{value:z.{digits}f}"
+
+
+def cut(value: Any, length: int) -> str:
+    """Return a text, or its beginning and how much is left out."""
+    text = str(value)
+    rest = len(text) - length
+    return text if rest <= 0 else f"{text[:length]}… ({thousands(rest)} more characters)"
+
+
+def percent(part: float, whole: float) -> str:
+    """Return a share, with more digits where it is almost nothing or almost all."""
+    if not whole:
+        return "—"
+    value = 100 * part / whole
+    near_edge = 0 < min(value, 100 - value) < 0.1
+    return f"{value:.{3 if near_edge else 1}f} %"
+
+
+def thousands(n: int) -> str:
+    """Write a whole number with commas between thousands."""
+    return f"{n:,}"

@@ -29,7 +29,7 @@ from quals_fast.commands.app import app
 from quals_fast.processes import SPINS
 
 
-@pytest.mark.parametrize("command", ["score", "explain", "evaluate", "serve", "conseq"])
+@pytest.mark.parametrize("command", ["score", "explain", "evaluate", "compare", "serve", "conseq"])
 def test_help_mentions_every_option_and_its_default(command):
     result = CliRunner().invoke(app, [command, "--help"], prog_name="quals-fast")
     assert result.exit_code == 0
@@ -44,7 +44,7 @@ def test_help_mentions_every_option_and_its_default(command):
     assert "[default: fairseq09]" in text
 
 
-@pytest.mark.parametrize("command", ["score", "evaluate"])
+@pytest.mark.parametrize("command", ["score", "evaluate", "compare"])
 def test_help_lists_options_in_groups(command):
     text = CliRunner().invoke(app, [command, "--help"]).stdout
     groups = ["Input", "Output", "Model", "Search", "QAGS", "Other"]

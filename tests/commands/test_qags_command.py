@@ -1,4 +1,4 @@
-"""`--metric qags` of `quals-fast score` and `evaluate`."""
+"""`--metric qags` of `quals-fast score`, `evaluate` and `compare`."""
 
 import json
 import re
@@ -90,6 +90,18 @@ def test_evaluate(run):
     assert names[:2] == ["QAGS", "ROUGE-1 precision"]
     assert result.stdout.splitlines()[1].startswith("QAGS ")
     assert "\nn = 3, 2 more without a score; " in result.stdout
+
+
+def test_compare(run):
+    pytest.importorskip("scipy", reason="compare needs the extra")
+    documents = [f"{qags_models.DOCUMENT} {word}" for word in "a the king queen town game".split()]
+    two = [(one, summary) for summary in qags_models.SUMMARIES[2:4] for one in documents]
+    write("in.jsonl", [row(i, document=d, summary=s, who=s[:4]) for i, (d, s) in enumerate(two)])
+    result = run("compare", "in.jsonl", "--by", "who", "-o", "out.json", "--resamples", "100")
+    assert result.exit_code == 0 and result.stderr.startswith("12 rows: 12 ok")
+    content = json.loads(Path("out.json").read_text())
+    assert content["measures"][0]["name"] == "QAGS" and content["n_documents"] == 6
+    assert content["signatures"][0].startswith("qags|")
 
 
 @pytest.mark.parametrize(

@@ -78,3 +78,14 @@ def test_a_report_on_10000_rows_opens_in_three_seconds(tmp_path, n_shown):
     assert tries[0]["height"] > 2000
     assert min(one["ms"] for one in tries) < MOST_MS, tries
     assert opened(tmp_path, 390)["wide"] <= 390
+
+
+def test_a_comparison_is_no_wider_than_a_phone(tmp_path):
+    rng = random.Random(0)
+    files = [tmp_path / f"{letter * 60}.jsonl" for letter in "abc"]
+    for path in files:
+        path.write_text("".join(json.dumps(score_row(i, rng)) + "\n" for i in range(200)))
+    arguments = ["compare", *map(str, files), "--resamples", "100", "--html"]
+    assert CliRunner().invoke(app, [*arguments, str(tmp_path / "report.html")]).exit_code == 0
+    page = opened(tmp_path, 390)
+    assert page["height"] > 1000 and page["wide"] <= 390
