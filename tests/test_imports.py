@@ -26,7 +26,7 @@ LAYERS = [
     {"scorer"},
     {"jobs"},
     {"pages", "evaluation", "comparison", "reference", "qags"},
-    {"training", "scale", "serving"},
+    {"training", "scale", "serving", "study"},
     {"commands"},
     {"__main__"},
 ]

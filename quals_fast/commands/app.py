@@ -16,6 +16,7 @@ from quals_fast.commands.report import report
 from quals_fast.commands.score import score
 from quals_fast.commands.serve import serve
 from quals_fast.commands.streams import Interrupted, guarded_output
+from quals_fast.commands.study import study
 from quals_fast.commands.train_qagen import train_qagen
 from quals_fast.processes import bound_spinning
 
@@ -58,6 +59,8 @@ def app() -> None:
       quals-fast evaluate labelled.jsonl --label label
     Compare systems that summarised the same documents:
       quals-fast compare a.jsonl b.jsonl
+    Let people compare two systems, on pages that do not name them:
+      quals-fast study a.jsonl b.jsonl -o study/
     Score with QAGS, the baseline:
       quals-fast score pairs.jsonl --metric qags
     Export a model to ONNX and score with the export:
@@ -72,7 +75,9 @@ def app() -> None:
     """  # noqa: D301 - click must get the character that the backslash stands for
 
 
-for command in (score, report, explain, evaluate, compare, export, serve, conseq, train_qagen):
+for command in (
+    score, report, explain, evaluate, compare, study, export, serve, conseq, train_qagen,
+):  # fmt: skip
     app.add_command(command)
 
 
