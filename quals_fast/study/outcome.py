@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import permutations
 from typing import Any
 
+from quals_fast.comparison import TIE
 from quals_fast.errors import InputError
 from quals_fast.evaluation import Estimate, mean_interval
 from quals_fast.jobs.pairing import pair_scores
@@ -46,10 +47,11 @@ class AttributeOutcome:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary that json can write; NaN becomes None."""
-        content = {}
-        for name in self.__dataclass_fields__:
-            value = getattr(self, name)
-            content[name] = value.to_dict() if isinstance(value, Estimate) else _json_value(value)
+        content = asdict(self)
+        for name in ("first_better", "equal", "second_better"):
+            content[name] = getattr(self, name).to_dict()
+        for name in ("same", "alpha"):
+            content[name] = None if math.isnan(content[name]) else content[name]
         return content
 
 
@@ -63,7 +65,7 @@ class MetricOutcome:
         metric: its name, such as ``QUALS``.
         signature: what the scores depend on.
         n: number of decided pairs with two scores.
-        n_ties: number of these in which the scores are equal.
+        n_ties: number of these in which the scores differ by less than `comparison.TIE`.
         n_missing: number of decided pairs without two scores.
         n_undecided: number of pairs that are not decided.
         agreement: share of the `n` pairs in which the preferred summary has the higher score, with
@@ -132,11 +134,11 @@ def reliability(units: Iterable[Sequence[int]]) -> tuple[float, float]:
 
     Source: Krippendorff, Computing Krippendorff's Alpha-Reliability (2011), section C.
     """
-    coincidences: Counter[tuple[int, int]] = Counter()
+    coincidences: dict[tuple[int, int], float] = defaultdict(float)
     for values in units:
         for both in permutations(values, 2):
-            coincidences[both] += 1 / (len(values) - 1)  # type: ignore[assignment]
-    totals: Counter[int] = Counter()
+            coincidences[both] += 1 / (len(values) - 1)
+    totals: dict[int, float] = defaultdict(float)
     for (value, _), n in coincidences.items():
         totals[value] += n
     n_values = sum(totals.values())
@@ -179,8 +181,10 @@ def metric_outcome(
             n_undecided += 1
         elif math.isnan(difference):
             n_missing += 1
+        elif abs(difference) < TIE:
+            agreeing.append(0.5)
         else:
-            agreeing.append(0.5 if difference == 0 else float(difference * preferred > 0))
+            agreeing.append(float(difference * preferred > 0))
     return MetricOutcome(
         metric=signature.partition("|")[0].upper(),
         signature=signature,
@@ -215,7 +219,3 @@ def _share(values: Sequence[float], n_resamples: int) -> Estimate:
     """
     share = mean_interval(values, n_resamples=n_resamples)
     return share if len(set(values)) > 1 else Estimate(share.value, math.nan, math.nan)
-
-
-def _json_value(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value

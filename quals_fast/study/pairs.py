@@ -24,6 +24,11 @@ class Summary:
     id: Any
     text: str
 
+    @classmethod
+    def of(cls, row: InputRow) -> Summary:
+        """Take the summary of a row."""
+        return cls(id=row.id, text=row.summary)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
@@ -71,8 +76,8 @@ class Candidates:
         found = cls()
         for rows in pairing.paired().values():
             first, second = (rows[system] for system in pairing.systems)
-            summaries = tuple(Summary(id=of[0].id, text=of[0].summary) for of in (first, second))
-            pair = Pair(document=first[0].document, summaries=(summaries[0], summaries[1]))
+            summaries = (Summary.of(first[0]), Summary.of(second[0]))
+            pair = Pair(document=first[0].document, summaries=summaries)
             found.n_more += len(first) + len(second) - 2
             if is_invisible(pair.document):
                 found.n_empty += 1

@@ -211,3 +211,10 @@ def test_without_jinja(run, monkeypatch):
     monkeypatch.setattr("quals_fast.commands.running.find_spec", lambda _: None)
     done = run("bart.jsonl", "pegasus.jsonl", "-o", "s")
     assert_usage_error(done, "need Jinja: pip install jinja2")
+
+
+def test_help_shows_every_option(run):
+    text = run("--help").stdout
+    assert "study [OPTIONS] FILES..." in text
+    for parameter in app.commands["study"].params[1:]:
+        assert parameter.opts[-1] in text and parameter.help

@@ -121,7 +121,7 @@ def test_a_metric_is_compared_with_the_majority():
         (-1, -2),  # as people
         (-2, -1),  # as people
         (-3, -1),  # not
-        (-1, -1),  # a tie
+        (-1, -1.0009),  # a tie
         (-1, -2),  # people are undecided
         (NAN, -1),  # no score
         (0, -9),  # no vote

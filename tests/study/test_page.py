@@ -121,6 +121,7 @@ def test_votes_go_from_the_page_to_the_outcome(made, tmp_path):
         assert shown["isEnd"] and shown["verdict"].startswith("1 of 4 documents have an open")
         browser.run("document.getElementById('save').click()")
         votes = saved(made)
+        assert browser.run("at('saved').textContent") == "Saved votes-1.json, with 1 left"
         assert [list(one.values()).count(None) for one in votes["votes"]] == [0, 0, 3, 0]
         assert [one["grammar"] for one in votes["votes"]] == ["B", "equal", None, "A"]
         # The policy: no other script, no request.

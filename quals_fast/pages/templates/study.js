@@ -66,6 +66,7 @@ at("vote").addEventListener("change", ({target}) => {
   votes[current][target.name] = target.value;
   keep();
   count();
+  at("saved").textContent = "";
 });
 
 at("vote").addEventListener("submit", (event) => {
@@ -100,6 +101,8 @@ at("save").addEventListener("click", () => {
   link.href = URL.createObjectURL(new Blob([text], {type: "application/json"}));
   link.download = `votes-${study.annotator}.json`;
   link.click();
+  const left = openPairs().length;
+  at("saved").textContent = `Saved ${link.download}` + (left ? `, with ${left} left` : "");
 });
 
 // Another tab with this page has changed the votes.
