@@ -26,7 +26,7 @@ LAYERS = [
     {"scorer"},
     {"jobs"},
     {"calibrating", "comparison", "evaluation", "pages", "reference", "qags"},
-    {"training", "scale", "serving"},
+    {"training", "scale", "serving", "study"},
     {"commands"},
     {"__main__"},
 ]

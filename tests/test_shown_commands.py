@@ -33,6 +33,7 @@ quals-fast() {{ {shlex.quote(sys.executable)} -m quals_fast "$@"; }}
 # What would take minutes takes seconds with a small model, and from few rows all are learnt from.
 SMALLER = {
     "export qagen-mini": "export tiny",
+    "--pairs 20": "--pairs 1",
     "-o trained": "-o trained --positive-fraction 1 --negative-fraction 1 --num-beams 8 "
     "--num-beam-groups 8 --samples 1 --sample-max-length 12 --max-source-tokens 64",
 }

@@ -17,6 +17,7 @@ from quals_fast.commands.report import report
 from quals_fast.commands.score import score
 from quals_fast.commands.serve import serve
 from quals_fast.commands.streams import Interrupted, guarded_output
+from quals_fast.commands.study import study
 from quals_fast.commands.train_qagen import train_qagen
 from quals_fast.processes import bound_spinning
 
@@ -62,6 +63,8 @@ def app() -> None:
       quals-fast score pairs.jsonl --calibration calibration.json
     Compare systems that summarised the same documents:
       quals-fast compare a.jsonl b.jsonl
+    Let people compare two systems, on pages that do not name them:
+      quals-fast study a.jsonl b.jsonl -o study/
     Score with QAGS, the baseline:
       quals-fast score pairs.jsonl --metric qags
     Export a model to ONNX and score with the export:
@@ -77,17 +80,9 @@ def app() -> None:
 
 
 for command in (
-    score,
-    report,
-    explain,
-    evaluate,
-    calibrate,
-    compare,
-    export,
-    serve,
-    conseq,
+    score, report, explain, evaluate, calibrate, compare, study, export, serve, conseq,
     train_qagen,
-):
+):  # fmt: skip
     app.add_command(command)
 
 

@@ -34,6 +34,19 @@ class Page:
         assert "exceptionDetails" not in done, done
         return done["result"].get("value")
 
+    def download_to(self, folder):
+        self._call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+
+    def press(self, *keys):
+        for key in keys:
+            text = "\r" if key == "Enter" else key
+            self._call("Input.dispatchKeyEvent", type="keyDown", key=key, text=text)
+            self._call("Input.dispatchKeyEvent", type="keyUp", key=key)
+
+    def show_as_phone(self):
+        size = {"width": 390, "height": 844, "deviceScaleFactor": 1}
+        self._call("Emulation.setDeviceMetricsOverride", mobile=True, **size)
+
     def _call(self, method, **parameters):
         number = next(self._numbers)
         message = {"id": number, "method": method, "params": parameters}

@@ -18,7 +18,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
-        if tag not in ("meta", "hr", "br"):
+        if tag not in ("meta", "hr", "br", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:

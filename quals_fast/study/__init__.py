@@ -1,0 +1,1 @@
+"""The human study: people compare the summaries of two systems without knowing which is whose."""
