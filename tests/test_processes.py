@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from quals_fast.processes import (
     cpu_limit,
     limit_threads,
     survive_fork,
+    trim_heap,
 )
 
 # Which cores
@@ -241,3 +243,26 @@ def test_forked_processes_score(way, tmp_path):
     )  # fmt: skip
     assert done.stdout.splitlines()[-1:] == ["scored"], done.stderr
     assert "scores with one thread" in done.stderr
+
+
+# Memory
+
+
+def resident_mb():
+    return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) / 1000
+
+
+def test_trimming_returns_memory_below_what_is_in_use():
+    blocks = [b"x" * (100_000 + i) for i in range(1000)]  # too small to be mapped by themselves
+    last = blocks[-1]
+    blocks.clear()
+    before = resident_mb()
+    trim_heap()
+    assert resident_mb() < before - 50
+    assert len(last) == 100_999
+
+
+def test_other_systems_need_no_trimming(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(processes.ctypes, "CDLL", None)  # must not be called
+    trim_heap()

@@ -11,14 +11,18 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from functools import partial
+from itertools import count
 from typing import NamedTuple, TypeAlias
 
+from quals_fast.processes import trim_heap
 from quals_fast.results import RowScore
 from quals_fast.scorer import QualsScorer
 from quals_fast.serving.metrics import Metrics
 from quals_fast.serving.requests import Pair
 
 Waiting: TypeAlias = "asyncio.Future[RowScore]"
+
+TRIM_EVERY = 16  # batches; trimming takes some milliseconds
 
 _LOG = logging.getLogger("quals_fast")
 
@@ -121,11 +125,14 @@ class Batcher:
     async def run(self) -> None:
         """Score what waits, until cancelled; after that, or a failure, nothing waits any more."""
         try:
-            while True:
+            for n in count(1):
                 await self._gather()
                 batch = self._next_batch()
                 if batch:  # or else all were cancelled
                     await self._score_batch(batch)
+                if n % TRIM_EVERY == 0:
+                    loop = asyncio.get_running_loop()
+                    await loop.run_in_executor(self._executor, trim_heap)
         finally:
             for future in [future for turn in self._turns for future in turn.pairs]:
                 if not future.done():

@@ -11,6 +11,7 @@ from services import Gate, call, client_of, serving, until
 
 from quals_fast import QualsScorer
 from quals_fast.calibration import Calibration, measures_of
+from quals_fast.serving import batcher
 from quals_fast.serving.limits import Limits
 from quals_fast.serving.service import Service
 
@@ -68,6 +69,20 @@ def test_a_service_with_a_calibration_gives_probabilities(scorer, pairs, expecte
     schema = described["components"]["schemas"]["Result"]
     assert schema["properties"]["probability"]["type"] == ["number", "null"]
     assert "probability" not in schema["required"]
+
+
+def test_memory_is_trimmed_every_few_batches(scorer, pairs, monkeypatch):
+    trimmed = []
+    monkeypatch.setattr(batcher, "TRIM_EVERY", 2)
+    monkeypatch.setattr(batcher, "trim_heap", lambda: trimmed.append(1))
+
+    async def ask():
+        async with serving(scorer) as (_, client):
+            for pair in pairs[:5]:
+                await client.post("/v1/score", json=pair)
+
+    asyncio.run(ask())
+    assert len(trimmed) == 2
 
 
 def test_scores_do_not_depend_on_the_load(scorer, pairs, expected):
