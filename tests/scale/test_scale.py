@@ -148,11 +148,10 @@ def test_columns_that_are_not_known_in_advance_are_checked_by_the_workers(cluste
 
 def test_a_table_has_probabilities_if_its_signature_says_so():
     rows = [SummaryScore(status="ok", score=-1.0, probability=0.25), SummaryScore(status="error")]
-    table = result_table(rows, "quals|calibration:0|version:1", include_pairs=False)
+    included = {"include_pairs": False, "include_spans": False}
+    table = result_table(rows, "quals|calibration:0|version:1", **included)
     assert table.column("probability").to_pylist() == [0.25, None]
-    assert (
-        "probability" not in result_table(rows, "quals|version:1", include_pairs=False).schema.names
-    )
+    assert "probability" not in result_table(rows, "quals|version:1", **included).schema.names
 
 
 def test_wrong_arguments_are_refused_before_any_work(cluster, model, tmp_path):
