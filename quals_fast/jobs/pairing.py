@@ -58,7 +58,7 @@ class Pairing(Generic[_Row]):
             self.systems.append(system)
             if len(self.systems) > MAX_SYSTEMS:
                 raise InputError(
-                    f"compare takes at most {MAX_SYSTEMS} systems, but {row.place} has one more: "
+                    f"at most {MAX_SYSTEMS} systems can be compared, but {row.place} has one more: "
                     f"{system[:60]!r}; --by must name the column of the system"
                 )
         self.rows.setdefault(document, {}).setdefault(system, []).append(row)

@@ -115,7 +115,7 @@ def test_a_row_without_a_reference():
 
 def test_too_many_systems():
     rows = [text_row(None, i, who=i) for i in range(1, MAX_SYSTEMS + 2)]
-    with pytest.raises(InputError, match=says("at most 50 systems, but line 51 … '51' … --by")):
+    with pytest.raises(InputError, match=says("at most 50 systems … but line 51 … '51' … --by")):
         pair_texts(rows, {"in.jsonl": "in"}, by="who")
 
 
