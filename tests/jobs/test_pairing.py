@@ -150,7 +150,7 @@ def test_an_infinite_score_is_none(tmp_path):
 
 def test_an_id_that_comes_twice(tmp_path):
     a = write_scores(tmp_path / "a.jsonl", "x", "y", "x")
-    message = f"{a}, line 3: a has the id 'x' twice, first at {a}, line 1 … compare the files of"
+    message = f"{a}, line 3: a has the id 'x' twice, first at {a}, line 1 … also takes --by"
     with pytest.raises(InputError, match=says(message)):
         pair_scores({a: "a"})
 
