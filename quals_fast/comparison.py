@@ -274,11 +274,15 @@ def compare_systems(
     if len(systems) < 2:
         raise ValueError(f"`systems` must be at least two, but got {len(systems)}; add one")
     used = [one for one in documents if not math.isnan(one.spread)]
-    n_without = len(documents) - len(used)
+    without_score = {
+        system: sum(math.isnan(one.score(system)) for one in documents) for system in systems
+    }
     if len(used) < MIN_DOCUMENTS:
+        without = ", ".join(f"{system}: {n}" for system, n in without_score.items() if n)
         raise ValueError(
             f"a comparison needs at least {MIN_DOCUMENTS} documents with a score of every system, "
-            f"but got {len(used)} ({n_without} more have none); add documents"
+            f"but got {len(used)} of {len(documents)} (without a score: {without or 'none'}); add "
+            "documents, or leave out a system that has too few scores"
         )
     against = _rouge_against(used)
     values = {name: {system: [one.score(system) for one in used] for system in systems}}
@@ -308,10 +312,8 @@ def compare_systems(
         documents=used,
         n_unpaired=len(unpaired),
         unpaired={system: sum(system in have for have in unpaired) for system in systems},
-        n_without_score=n_without,
-        without_score={
-            system: sum(math.isnan(one.score(system)) for one in documents) for system in systems
-        },
+        n_without_score=len(documents) - len(used),
+        without_score=without_score,
         rouge_against=against,
         n_resamples=n_resamples,
         seed=seed,

@@ -169,7 +169,7 @@ def test_rouge_is_f1_against_references_and_averaged_too():
 
 def test_too_few_documents():
     documents = [document(i, a=0.0, b=math.nan if i < 2 else 1.0) for i in range(7)]
-    message = "at least 6 documents with a score of every system, but got 5 (2 more have none)"
+    message = "a score of every system, but got 5 of 7 (without a score: b: 2); add"
     with pytest.raises(ValueError, match=says(message)):
         compare_systems(documents, ["a", "b"])
 

@@ -39,6 +39,9 @@ from quals_fast.jobs.parsing import InputRow
 if TYPE_CHECKING:
     from quals_fast.comparison import PairedDocument
 
+# At 100,000 documents, 500 draws of one difference took 10 s of processor time.
+MANY_DOCUMENTS, FEW_RESAMPLES = 100_000, 1000
+
 INPUT_OPTIONS = (
     click.argument("input", metavar="INPUT...", nargs=-1, required=True),
     click.option("--by", metavar="NAME",
@@ -120,6 +123,12 @@ def compare(
         found = (_read_scores if _hold_scores(source) else _score_texts)(source, asked, options)
         if not options["quiet"]:
             click.echo(found.closing_line, err=True)
+            if len(found.documents) >= MANY_DOCUMENTS and resamples > FEW_RESAMPLES:
+                click.echo(
+                    f"warning: {resamples:,} draws of {len(found.documents):,} documents take "
+                    f"minutes; --resamples {FEW_RESAMPLES} is enough for so many",
+                    err=True,
+                )
         with usage_errors(ValueError):  # too few documents have a score
             comparison = compare_systems(
                 found.documents,
@@ -263,9 +272,10 @@ def _systems(
             f"{paired_by}, but {pairing.unpaired_line()}; {advice}"
         )
     if n_paired < MIN_DOCUMENTS:
+        others = f"; {pairing.unpaired_line()}" if unpaired else ""
         raise InputError(
-            f"a comparison needs at least {MIN_DOCUMENTS} documents that every system has, but got "
-            f"{n_paired} and {len(unpaired)} that some lack; add documents"
+            f"a comparison needs at least {MIN_DOCUMENTS} documents that every system has, where "
+            f"rows are paired by {paired_by}, but got {n_paired}{others}; add documents"
         )
     if unpaired and not asked.is_quiet:
         click.echo(f"warning: {pairing.unpaired_line()}; left out", err=True)

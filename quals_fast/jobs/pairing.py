@@ -58,7 +58,7 @@ class Pairing(Generic[_Row]):
             self.systems.append(system)
             if len(self.systems) > MAX_SYSTEMS:
                 raise InputError(
-                    f"compare takes at most {MAX_SYSTEMS} systems, but {row.place} has one more: "
+                    f"at most {MAX_SYSTEMS} systems can be compared, but {row.place} has one more: "
                     f"{system[:60]!r}; --by must name the column of the system"
                 )
         self.rows.setdefault(document, {}).setdefault(system, []).append(row)
@@ -202,8 +202,8 @@ def pair_scores(
         if before is not None:
             raise InputError(
                 f"{place}: {system} has the id {key[:60]!r} twice, first at {before[0].place}; "
-                "scores are paired by id, so give each row of the input its own, or compare the "
-                "files of texts"
+                "scores are paired by id, so score each system by itself, with an id of its own "
+                "for each row; quals-fast compare also takes --by, or the files of texts"
             )
         score = row.score if math.isfinite(row.score) else math.nan
         pairing.add(system, key, ReadScore(file=row.file, line=row.line, score=score))

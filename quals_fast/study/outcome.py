@@ -63,6 +63,7 @@ class MetricOutcome:
 
     Attributes:
         metric: its name, such as ``QUALS``.
+        files: where the scores of the first and the second system come from.
         signature: what the scores depend on.
         n: number of decided pairs with two scores.
         n_ties: number of these in which the scores differ by less than `comparison.TIE`.
@@ -73,6 +74,7 @@ class MetricOutcome:
     """
 
     metric: str
+    files: tuple[str, str]
     signature: str
     n: int
     n_ties: int
@@ -187,6 +189,7 @@ def metric_outcome(
             agreeing.append(float(difference * preferred > 0))
     return MetricOutcome(
         metric=signature.partition("|")[0].upper(),
+        files=files,
         signature=signature,
         n=len(agreeing),
         n_ties=agreeing.count(0.5),

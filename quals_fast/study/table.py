@@ -65,6 +65,9 @@ def _lines(study: Study, ballots: Sequence[Ballot], metric: MetricOutcome | None
             + f"; people are undecided on {metric.n_undecided}"
             + (f"; {metric.n_missing} more without a score" if metric.n_missing else "")
         )
+        # Ids are often those of documents, so files in the wrong order would go unnoticed.
+        files = zip(study.systems, metric.files, strict=True)
+        yield "scores: " + ", ".join(f"{system} from {file}" for system, file in files)
 
 
 def _share(estimate: Estimate) -> str:

@@ -145,6 +145,15 @@ def test_quietly_into_files(compare):
     assert "differ most" not in page
 
 
+def test_many_draws_of_many_documents_are_announced(compare, monkeypatch):
+    monkeypatch.setattr("quals_fast.commands.compare.MANY_DOCUMENTS", 6)
+    scores("a.jsonl", [-1.0] * 6)
+    scores("b.jsonl", [-1.0] * 6)
+    warning = "warning: 10,000 draws of 6 documents take minutes; --resamples 1000 is enough"
+    assert warning in compare("a.jsonl", "b.jsonl").stderr
+    assert compare("a.jsonl", "b.jsonl", "--resamples", "1000").stderr == "12 rows\n"
+
+
 def test_systems_with_equal_file_names_stay_distinct(compare):
     for folder in ("x", "y"):
         Path(folder).mkdir()
@@ -177,7 +186,7 @@ def test_fail_fast_stops_before_the_work(run):
             ["a", "less", "--unpaired", "refuse"],
             "1 document … (not in less) … leave out --unp",
         ),
-        (["a", "few"], "at least 6 documents that every system has, but got 5 and 2 that some"),
+        (["a", "few"], "at least 6 documents … got 5; 2 documents … (not in few); add"),
         (["a", "b", "--rows", "3"], "--rows is for the page, but got no --html; add --html FILE"),
         (["a", "b", "-o", "c.csv"], "-o writes a JSON object, but got the file name c.csv"),
         (["a", "b", "-o", "c", "--html", "c"], "must be different files, but both are c"),
@@ -187,7 +196,7 @@ def test_fail_fast_stops_before_the_work(run):
         (["s", "t", "--format", "csv"], "--format is for files of texts"),
         (["s", "t", "--reference-field", "gold"], "--reference-field is for files of texts"),
         (["s", "u"], "not comparable, but s, line 1 has model:toy@0123 and u, line 1 has model:"),
-        (["s", "v"], "at least 6 documents with a score of every system, but got 5 (1 more"),
+        (["s", "v"], "at least 6 documents with a score of every system, but got 5 of 6 (without"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

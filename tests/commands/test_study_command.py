@@ -117,9 +117,11 @@ def test_votes_and_scores_become_json(run):
     arguments = ["--votes", file, "--key", "study/key.json", "--scores", first, second]
     done = run(*arguments, "-o", "out.json")
     assert "\nQUALS agrees with people on factual consistency: 80.0 % [" in done.stdout
-    assert "] of 5 pairs; people are undecided on 1\nquals|model:toy@0123\n" in done.stdout
+    assert "] of 5 pairs; people are undecided on 1\nscores: bart from a.jsonl, " in done.stdout
+    assert done.stdout.endswith("pegasus from b.jsonl\nquals|model:toy@0123\n")
     content = json.loads(Path("out.json").read_text())
     assert content["metric"]["agreement"]["value"] == 0.8
+    assert content["metric"]["files"] == [first, second]
     assert content["systems"] == [BART, PEGASUS]
     assert content["annotators"] == [{"annotator": 1, "file": file, "n_answers": 18}]
     assert [one["attribute"] for one in content["attributes"]] == [

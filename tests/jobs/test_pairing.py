@@ -115,7 +115,7 @@ def test_a_row_without_a_reference():
 
 def test_too_many_systems():
     rows = [text_row(None, i, who=i) for i in range(1, MAX_SYSTEMS + 2)]
-    with pytest.raises(InputError, match=says("at most 50 systems, but line 51 … '51' … --by")):
+    with pytest.raises(InputError, match=says("at most 50 systems … but line 51 … '51' … --by")):
         pair_texts(rows, {"in.jsonl": "in"}, by="who")
 
 
@@ -150,7 +150,7 @@ def test_an_infinite_score_is_none(tmp_path):
 
 def test_an_id_that_comes_twice(tmp_path):
     a = write_scores(tmp_path / "a.jsonl", "x", "y", "x")
-    message = f"{a}, line 3: a has the id 'x' twice, first at {a}, line 1 … compare the files of"
+    message = f"{a}, line 3: a has the id 'x' twice, first at {a}, line 1 … also takes --by"
     with pytest.raises(InputError, match=says(message)):
         pair_scores({a: "a"})
 

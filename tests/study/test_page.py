@@ -108,6 +108,9 @@ def test_votes_go_from_the_page_to_the_outcome(made, tmp_path):
         browser.press("3", "Enter")
         assert browser.run(SHOWN)["count"] == "Document 2 of 4, 3 left"
         browser.run(VOTE)
+        held = "new KeyboardEvent('keydown', {key: '1', repeat: true})"
+        browser.run(f"document.dispatchEvent({held})")  # no answer to the next question
+        assert len(browser.run(SHOWN)["answers"]) == 2
         browser.press("2")
         before = browser.run(SHOWN)
         browser.open(url)  # nothing is lost; the first document with an open question is shown

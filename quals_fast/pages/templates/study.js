@@ -86,7 +86,7 @@ at("open").addEventListener("click", () => show(openPairs()[0]));
 
 document.addEventListener("keydown", (event) => {
   const answer = {1: "A", 2: "equal", 3: "B"}[event.key];
-  if (!answer || at("vote").hidden || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (!answer || event.repeat || at("vote").hidden || event.ctrlKey || event.metaKey || event.altKey) return;
   const input = unanswered(current)[0]?.querySelector(`[value=${answer}]`);
   input?.click();
   input?.focus();
