@@ -2,9 +2,10 @@
 
     python -m bench.serve_memory [--requests 5000] [--data FILE]
 
-Clients send one pair a request, all of them different. The cache of encoded documents is small, so
-that it is full after a few hundred requests and what grows later is no cache. Texts are short and
-the search has few beams, since a leak would show all the same.
+Clients send one pair a request. With `--data`, nearly all are different; pairs made from the
+examples repeat after a few hundred. The cache of encoded documents is small, so that it is full by
+then and what grows later is no cache. Texts are short and the search has few beams, since a leak
+would show all the same.
 """
 
 from __future__ import annotations

@@ -167,9 +167,10 @@ def _quota(group: Path, *names: str) -> float | None:
 
 
 def trim_heap() -> None:
-    """Return memory that is free to the system, which glibc does not do by itself.
+    """Give free memory back to the system, also from the middle of the heap.
 
-    Texts of many lengths leave holes, and a process that scores for days would keep them all.
+    By itself, glibc gives back only the end. Texts of many lengths leave holes before it, which a
+    process that scores for days would keep.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:  # other C libraries have none

@@ -7,8 +7,8 @@ hashes, so that the first 5 are among the first 20, wherever they are in the fil
 rows are made from the project's 20 example documents: a document is cut between sentences, or
 joined with the next ones, until it has the workload's length; a `short` summary is an example's
 summary cut at a clause; a `long` one is an example's summary followed by such a cut of the next. If
-more rows are needed than there are, they are repeated with rotated sentences, so that no text
-occurs twice unless it is a single sentence.
+more rows are needed than there are, they are repeated with rotated sentences, so that a text occurs
+again only after as many repeats as it has sentences.
 """
 
 from __future__ import annotations

@@ -133,6 +133,8 @@ def run_workers(n: int, work: Callable[..., None], *arguments: Any) -> int:
     signal.signal(signal.SIGINT, pass_on)
     for process in processes:
         process.start()
+    if received:  # perhaps before the last of them had started
+        pass_on(signal.SIGTERM)
     ended = connection.wait([process.sentinel for process in processes])
     failed = None if received else next(one for one in processes if one.sentinel in ended)
     if failed is not None:  # to those that are stopping, it would be a second signal

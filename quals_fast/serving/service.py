@@ -89,7 +89,9 @@ class Service:
             Route("/openapi.json", self._openapi),
         ]
         handlers: Any = {HTTPException: _http_error, Refused: _refused}
-        return Starlette(routes=routes, exception_handlers=handlers, lifespan=self._lifespan)
+        app = Starlette(routes=routes, exception_handlers=handlers, lifespan=self._lifespan)
+        app.router.redirect_slashes = False  # it would redirect to whatever host a request names
+        return app
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:

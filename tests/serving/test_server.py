@@ -11,6 +11,7 @@ import threading
 import time
 from contextlib import contextmanager
 from functools import partial
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -21,7 +22,9 @@ from services import listening
 
 from quals_fast.commands.app import app
 from quals_fast.serving import server
+from quals_fast.serving.limits import Limits
 from quals_fast.serving.server import SAME_SIGNAL_SECONDS, listen
+from quals_fast.serving.service import Service
 
 SETTINGS = "--num-beams 6 --num-beam-groups 6 --min-length 2 --max-length 12".split()
 # The slim install has no torch.
@@ -118,13 +121,62 @@ def test_a_second_sigterm_ends_it_at_once(exported):
         process.send_signal(signal.SIGTERM)
         while get(f"{url}/ready").json() != {"error": "the service is stopping"}:
             time.sleep(0.01)
-        process.send_signal(signal.SIGTERM)  # the same one, from a supervisor
         time.sleep(1.5 * SAME_SIGNAL_SECONDS)
         assert process.poll() is None
         began = time.monotonic()
         assert stopped(process) == (0, "ready\n")
         assert time.monotonic() - began < 30
         in_flight.join()
+
+
+def test_a_signal_that_comes_from_two_processes_counts_once(scorer, monkeypatch):
+    now, codes = [100.0], []
+    monkeypatch.setattr(server, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(server.os, "_exit", codes.append)
+    service = Service(lambda: scorer, Limits())
+    process = server._Server(service)
+    process.handle_exit(signal.SIGTERM, None)
+    assert service.is_stopping
+    now[0] += SAME_SIGNAL_SECONDS
+    process.handle_exit(signal.SIGTERM, None)
+    assert codes == []
+    now[0] += 0.01
+    process.handle_exit(signal.SIGTERM, None)
+    assert codes == [0]
+
+
+def test_a_signal_while_workers_start_reaches_all_of_them(monkeypatch):
+    running, signals = [], [signal.SIGTERM]
+
+    class Worker:
+        exitcode = 0
+
+        def __init__(self, **_):
+            self.sentinel, self._end = os.pipe()
+
+        def start(self):
+            running.append(self)
+            if signals:  # after the first has started
+                signal.raise_signal(signals.pop())
+
+        def is_alive(self):
+            return self in running
+
+        def terminate(self):
+            running.remove(self)
+            os.close(self._end)
+
+        def join(self):
+            assert not self.is_alive()
+            os.close(self.sentinel)
+
+    monkeypatch.setattr(server, "get_context", lambda _: SimpleNamespace(Process=Worker))
+    handlers = {sig: signal.getsignal(sig) for sig in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        assert server.run_workers(3, print) == 0
+    finally:
+        for sig, handler in handlers.items():
+            signal.signal(sig, handler)
 
 
 @pytest.mark.slow

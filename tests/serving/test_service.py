@@ -441,10 +441,11 @@ def test_metrics(scorer):
 def test_other_paths_and_methods_are_answered_in_json(scorer):
     async def run():
         async with serving(scorer) as (_, client):
-            return await client.get("/v2"), await client.get("/v1/score")
+            return [await client.get(path) for path in ("/v2", "/health/", "/v1/score")]
 
-    missing, wrong = asyncio.run(run())
-    assert (missing.status_code, missing.json()) == (404, {"error": "Not Found"})
+    *missing, wrong = asyncio.run(run())
+    for answer in missing:
+        assert (answer.status_code, answer.json()) == (404, {"error": "Not Found"})
     assert (wrong.status_code, wrong.headers["Allow"]) == (405, "POST")
 
 
