@@ -39,6 +39,7 @@ from quals_fast.evaluation import mean_interval
 from quals_fast.jobs.files import read_rows
 from quals_fast.results import Range, SummaryScore, merged_spans
 from quals_fast.scorer import QualsScorer
+from quals_fast.validation import text_problem
 
 _WORD = re.compile(r"\w+(?:[-',.\u2019]\w+)*")
 
@@ -95,8 +96,10 @@ def labelled(path: Path) -> list[Summary]:
     """
     summaries = []
     for row in read_rows(str(path)):
-        if row.problem is not None:
-            raise ValueError(f"{path}, line {row.line}: {row.problem}")
+        problems = (text_problem(name, getattr(row, name)) for name in ("document", "summary"))
+        problem = row.problem or next(filter(None, problems), None)
+        if problem is not None:
+            raise ValueError(f"{path}, line {row.line}: {problem}")
         spans: Any = row.fields.get("spans")
         try:
             ranges = tuple(_range(span, len(row.summary)) for span in spans)

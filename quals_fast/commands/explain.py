@@ -35,10 +35,10 @@ OUTPUT_OPTIONS = (
 def explain(html: str | None, ids: tuple[str, ...], top: int | None, **options: Any) -> None:
     """Show which questions and tokens lower a score.
 
-    The words of each summary that low-scoring questions ask about are marked, and the
-    question-answer pairs are listed from worst to best. Each token has its
-    log-probability given the summary and given the document, in nats. A large drop between the two
-    points to something that the document does not support.
+    In each summary, the answers whose log-probability drops are marked, and the question-answer
+    pairs are listed from worst to best. Each token has its log-probability given the summary and
+    given the document, in nats. A large drop between the two points to something that the document
+    does not support.
 
     \b
     Explain all rows in an HTML page:
@@ -74,7 +74,8 @@ def explain(html: str | None, ids: tuple[str, ...], top: int | None, **options: 
                 explained.append(one)
         if file is None:
             answer_only = options["tokens"] == "answer"
-            show(Text("[words] of a summary: by how much they drop on average as answers"))
+            show(Text("[words] in a summary: answers, marked by their mean drop; "
+                      "the rest drops less or was not asked about"))  # fmt: skip
             show(f"{MARKS_LEGEND}, {UNCOUNTED_LEGEND}" if answer_only else MARKS_LEGEND)
             show(signature_line(job.scorer.signature))
         else:

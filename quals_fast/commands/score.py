@@ -105,7 +105,7 @@ def score(
         if is_given and (output is None or is_csv):
             got = f"-o {output}" if is_csv else "no -o"
             raise click.UsageError(
-                f"{option} is for JSON lines, but got {got}; add -o scores.jsonl"
+                f"{option} is for JSON lines, but got {got}; use -o scores.jsonl"
             )
     if include_spans and options["metric"] == "qags":
         raise click.UsageError("--spans is for QUALS, but got --metric qags; leave --spans out")

@@ -34,16 +34,14 @@ def answer_spans(
         return []
     symbols, ranges = haystack_of(summary, tokenizer), _symbol_ranges(summary, tokenizer)
     assert ranges is None or len(ranges) == len(symbols)
-    found: dict[Sequence[int], tuple[Range, ...]] = {}  # most answers have several questions
+    found: dict[str, tuple[Range, ...]] = {}  # most answers have several questions
     spans = []
     for pair in kept:
-        ids = pair.hypothesis.token_ids
-        behind_sep = ids[ids.index(conventions.sep_token_id) :]
-        if behind_sep not in found:
-            _, answer_ids = split_at_sep(behind_sep, conventions) or ([], [])
-            needle = needle_of(answer_ids, pair.answer, tokenizer)
-            found[behind_sep] = _found(needle, symbols, ranges, summary.text)
-        spans.append(found[behind_sep])
+        _, answer_ids = split_at_sep(pair.hypothesis.token_ids, conventions) or ([], [])
+        needle = needle_of(answer_ids, pair.answer, tokenizer)
+        if needle not in found:
+            found[needle] = _found(needle, symbols, ranges, summary.text)
+        spans.append(found[needle])
     return spans
 
 

@@ -13,7 +13,7 @@ from quals_fast.config import check_integer
 from quals_fast.jobs.inputs import MAX_WINDOW_ROWS
 from quals_fast.jobs.parsing import InputRow
 from quals_fast.jobs.scoring import score_together
-from quals_fast.scale.tables import result_table
+from quals_fast.scale.tables import result_schema, result_table
 from quals_fast.scale.workers import Pool, Worker, actor_id, start_coordinator
 from quals_fast.scorer import QualsScorer
 
@@ -74,13 +74,16 @@ def score_dataset(
         batch_size = GPU_BATCH_ROWS if num_gpus else MAX_WINDOW_ROWS
     check_integer("batch_size", batch_size, 1)
     included = {"include_pairs": include_pairs, "include_spans": include_spans}
+    has_calibration = options.get("calibration") is not None
+    added = result_schema(**included, include_probability=has_calibration).names
     known = ds.schema(fetch_if_missing=False)
     if known is not None:
-        _check_columns(known.names, (document, summary), included)
+        _check_columns(known.names, (document, summary), added)
     arguments = {
         "loading": pool.loading(model, options),
         "coordinator": start_coordinator(),
         "columns": (document, summary),
+        "added": added,
         "included": included,
     }
     rows = ds.repartition(target_num_rows_per_block=batch_size)
@@ -92,20 +95,27 @@ class _TableScorer(Worker):
 
     Args:
         columns: of the documents and of the summaries.
+        added: names of the columns of the results.
         included: whether to add the pairs and the spans, as arguments of `result_table`.
         **worker: as for `Worker`.
     """
 
     def __init__(
-        self, *, columns: tuple[str, str], included: dict[str, bool], **worker: Any
+        self,
+        *,
+        columns: tuple[str, str],
+        added: list[str],
+        included: dict[str, bool],
+        **worker: Any,
     ) -> None:
         super().__init__(**worker)
         self._columns = columns
+        self._added = added
         self._included = included
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Score the rows of a table."""
-        _check_columns(batch.column_names, self._columns, self._included)
+        _check_columns(batch.column_names, self._columns, self._added)
         texts = [batch.column(name).to_pylist() for name in self._columns]
         # Ray repeats a batch in the same actor; other actors may have a batch of the same texts.
         digest = hashlib.sha256(repr(texts).encode("utf-8", "backslashreplace")).hexdigest()
@@ -123,7 +133,7 @@ class _TableScorer(Worker):
         return batch
 
 
-def _check_columns(names: list[str], wanted: tuple[str, str], included: dict[str, bool]) -> None:
+def _check_columns(names: list[str], wanted: tuple[str, str], added: list[str]) -> None:
     """Check that a table has the texts, and room for the results.
 
     Raises:
@@ -135,7 +145,7 @@ def _check_columns(names: list[str], wanted: tuple[str, str], included: dict[str
                 f"`{argument}` must be a column of the dataset, but got {name!r}; it has "
                 f"{', '.join(map(repr, names)) or 'none'}"
             )
-    taken = set(names) & set(result_table([], "", **included).column_names)
+    taken = set(names) & set(added)
     if taken:
         raise ValueError(
             f"the dataset must not have the columns of the results, but has "

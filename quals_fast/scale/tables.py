@@ -37,6 +37,16 @@ _COLUMNS = {
 }
 
 
+def result_schema(
+    *, include_pairs: bool, include_spans: bool, include_probability: bool
+) -> pa.Schema:
+    """Return names and types of the columns of results."""
+    included = {
+        "pairs": include_pairs, "spans": include_spans, "probability": include_probability
+    }  # fmt: skip
+    return pa.schema({name: of for name, of in _COLUMNS.items() if included.get(name, True)})
+
+
 def result_table(
     results: Sequence[RowScore], signature: str, *, include_pairs: bool, include_spans: bool
 ) -> pa.Table:
@@ -48,11 +58,7 @@ def result_table(
         include_pairs: whether to add a column `pairs`.
         include_spans: whether to add a column `spans`.
     """
-    included = {"pairs": include_pairs, "spans": include_spans}
-    included["probability"] = has_probability(signature)
-    columns = {name: of for name, of in _COLUMNS.items() if included.get(name, True)}
-    rows = [
-        signed_row(result, signature, include_pairs=include_pairs, include_spans=include_spans)
-        for result in results
-    ]
-    return pa.Table.from_pylist(rows, schema=pa.schema(columns))
+    included = {"include_pairs": include_pairs, "include_spans": include_spans}
+    schema = result_schema(**included, include_probability=has_probability(signature))
+    rows = [signed_row(result, signature, **included) for result in results]
+    return pa.Table.from_pylist(rows, schema=schema)

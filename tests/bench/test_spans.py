@@ -79,6 +79,13 @@ def test_spans_outside_the_summary_are_refused_with_their_line(tmp_path, spans):
         labelled(path)
 
 
+def test_a_text_that_is_none_is_refused_with_its_line(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"document": "d", "summary": 1963, "spans": [[0, 4]]}))
+    with pytest.raises(ValueError, match=r"line 1: `summary` must be a string, but got int"):
+        labelled(path)
+
+
 class Scorer:
     """Asks about the year, which drops by 2, and about the queen, who drops by 1."""
 

@@ -23,7 +23,8 @@ def test_explain_on_the_terminal(run, expected):
     assert "no generated question" in out
     assert "this row could not be scored: line 2: invalid JSON" in out
     legend = [
-        "[words] of a summary: by how much they drop on average as answers",
+        "[words] in a summary: answers, marked by their mean drop; the rest drops less or was not "
+        "asked about",
         "! -0.5 nats or less, !! -2 nats or less",
     ]
     assert out.splitlines()[-3:] == [*legend, expected.signature]

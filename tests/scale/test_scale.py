@@ -29,7 +29,7 @@ from pyarrow import parquet
 from quals_fast import DecodingConfig, QualsScorer
 from quals_fast.commands.app import app
 from quals_fast.models.checkpoint import CheckpointError
-from quals_fast.results import SummaryScore
+from quals_fast.results import Span, SummaryScore
 from quals_fast.scale import datasets, files, score_dataset
 from quals_fast.scale.tables import result_table
 from quals_fast.scale.workers import MAX_ATTEMPTS, Pool, Worker, start_coordinator
@@ -146,12 +146,18 @@ def test_columns_that_are_not_known_in_advance_are_checked_by_the_workers(cluste
         ds.take_all()
 
 
-def test_a_table_has_probabilities_if_its_signature_says_so():
-    rows = [SummaryScore(status="ok", score=-1.0, probability=0.25), SummaryScore(status="error")]
-    included = {"include_pairs": False, "include_spans": False}
-    table = result_table(rows, "quals|calibration:0|version:1", **included)
+def test_a_table_has_probabilities_if_its_signature_says_so_and_spans_if_asked_for():
+    span = Span(start=3, end=7, score=-2.0)
+    rows = [
+        SummaryScore(status="ok", score=-1.0, probability=0.25, spans=(span,)),
+        SummaryScore(status="error"),
+    ]
+    signature = "quals|calibration:0|version:1"
+    table = result_table(rows, signature, include_pairs=False, include_spans=True)
     assert table.column("probability").to_pylist() == [0.25, None]
-    assert "probability" not in result_table(rows, "quals|version:1", **included).schema.names
+    assert table.column("spans").to_pylist() == [[span.to_dict()], []]
+    bare = result_table(rows, "quals|version:1", include_pairs=False, include_spans=False)
+    assert not {"probability", "pairs", "spans"} & {*bare.column_names}
 
 
 def test_wrong_arguments_are_refused_before_any_work(cluster, model, tmp_path):
@@ -178,6 +184,9 @@ def test_wrong_arguments_are_refused_before_any_work(cluster, model, tmp_path):
     taken = ds.add_column("score", lambda batch: pa.array([1.0]), batch_format="pyarrow")
     with pytest.raises(ValueError, match=says("must not have … but has 'score'; rename or drop")):
         score_dataset(taken.materialize(), model=model, decoding=DECODING)
+    taken = ray.data.from_arrow(pa.table({"document": ["a"], "summary": ["b"], "probability": [1]}))
+    with pytest.raises(ValueError, match=says("must not have … but has 'probability'")):
+        score_dataset(taken, model=model, decoding=DECODING, calibration="bundled")
 
 
 # What workers agree on
