@@ -256,8 +256,11 @@ def fit(rows: Sequence[JudgedRow], *, forms: Sequence[Form] = FORMS) -> Fit:
     )
 
 
-def check_rows(rows: Sequence[JudgedRow]) -> None:
-    """Check that rows suffice for a fit.
+def check_rows(rows: Sequence[JudgedRow | LabelledRow]) -> None:
+    """Check that rows suffice for a fit, by their labels and documents alone.
+
+    Args:
+        rows: with a score, or those that may get one.
 
     Raises:
         ValueError: they do not.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from bench.report.results import Reader, Result
 from bench.shared.tables import interval, percent, table
 
@@ -12,6 +14,7 @@ SETS = {
     "frank_valid_xsum": "FRANK-XSum, half of the documents",
     "all": "all of these",
 }
+KINDS = (("qags_cnndm", "frank_valid_cnndm"), ("qags_xsum", "frank_valid_xsum"))
 SHIPPED, QAGS = "both", "qags"
 
 
@@ -29,25 +32,30 @@ def probability(results: Reader) -> str:
                 "Brier score": f"{shipped[name]['calibration']['brier']:.3f}",
                 "log loss": f"{shipped[name]['calibration']['log_loss']:.3f}",
                 "ECE": f"{shipped[name]['calibration']['ece']:.3f}",
-                "less Brier than one constant": _saved(shipped[name], "base_rate"),
-                "than the set's own constant": _saved(shipped[name], "base_rate_of_set"),
+                "saved on one constant": _saved(shipped[name], "base_rate"),
+                "saved on the set's own": _saved(shipped[name], "base_rate_of_set"),
             }
             for name, title in SETS.items()
         ]
     )
     helped = [name for name in SETS if name != "all" and _low(shipped[name]) > 0]
     others = [name for name in SETS if name not in (*helped, "all")]
-    constant = shipped["all"]["base_rate"]["probability"]
+    one_constant = shipped["all"]["base_rate"]
     of_qags = result["unseen"]["qags_xsum"][QAGS]["calibration"]
     return "\n\n".join(
         [
             figures,
-            f"People: the mean label. One constant: always {constant:.2f}, the mean label of the "
-            "rows that the curve was fitted to; the set's own: their mean within that set, for "
-            "those who know which set a summary is of. Positive is better than the constant; "
-            "95 % bootstrap intervals over documents.",
-            f"Where the set is known, the score adds to it on {_named(helped)}, and does not "
-            f"measurably on {_named(others)}.",
+            "People: the mean label. Saved: the Brier score of a probability that is always the "
+            "same, minus the calibration's; positive is better than the constant; with 95 % "
+            f"bootstrap intervals over documents. One constant: {one_constant['probability']:.2f}, "
+            "the mean label of the rows that the curve was fitted to. The set's own: their mean "
+            "within that set, for those who know which set a summary is of.",
+            "Over all of these rows, the Brier score of one constant is "
+            f"{one_constant['brier']:.3f}, that of the best constant for either kind of summary, "
+            f"CNN/DM and XSum, is {_best_by_kind(shipped):.3f}, and the calibration's is "
+            f"{shipped['all']['calibration']['brier']:.3f}.",
+            f"For those who know the set, the score adds something measurable on {_named(helped)}, "
+            f"but not on {_named(others)}.",
             table(
                 [
                     {
@@ -66,6 +74,17 @@ def probability(results: Reader) -> str:
             f"and {of_qags['brier']:.3f} on QAGS-XSum.",
         ]
     )
+
+
+def _best_by_kind(shipped: Result) -> float:
+    """Return the Brier score of the best constant for each kind: its mean label on these rows."""
+    total = 0.0
+    for names in KINDS:
+        counts = [shipped[name]["calibration"]["n"] for name in names]
+        labels = [shipped[name]["mean_label"] for name in names]
+        mean = float(np.average(labels, weights=counts))
+        total += sum(counts) * mean * (1 - mean)
+    return total / shipped["all"]["calibration"]["n"]
 
 
 def _saved(measured: Result, constant: str) -> str:

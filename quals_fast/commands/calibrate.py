@@ -25,7 +25,6 @@ from quals_fast.commands.running import (
     scoring_job,
     usage_errors,
 )
-from quals_fast.errors import InputError
 from quals_fast.jobs.output import check_name, open_output
 
 OUTPUT_OPTIONS = (
@@ -77,18 +76,21 @@ def calibrate(output: str, label: str, method: str, html: str | None, **options:
     """  # noqa: D301 - click must get the character that the backslash stands for
     message = 'calibrate needs scikit-learn: pip install ".[evaluate]" in the checkout'
     require("sklearn", "scipy", message=message)
-    from quals_fast.calibrating import FORMS, JudgedRow, calibration_file, fit
+    from quals_fast.calibrating import FORMS, JudgedRow, calibration_file, check_rows, fit
     from quals_fast.evaluation import Labels
     from quals_fast.pages.display import show
     from quals_fast.pages.reliability import fit_table, render_reliability
     from quals_fast.pages.tables import Tally
 
-    with usage_errors(InputError):
+    tally, labels = Tally(0), Labels(label, are_shares=True)
+    given = job_input(options, check=labels.check)
+    with usage_errors(ValueError):
         for path in filter(None, (output, html)):
             check_name(path, [options["input"]])
-    tally, labels = Tally(0), Labels(label, are_shares=True)
+        if not given.is_stream:  # scoring may take hours, and would not mend these
+            check_rows([labels.of(row) for row in given if row.problem is None])
     rows = []
-    with scoring_job(options, job_input(options, check=labels.check)) as job:
+    with scoring_job(options, given) as job:
         for row, result in job.results():
             tally.add(row, result)
             if result.status == "ok":

@@ -50,7 +50,10 @@ def fit_table(fitted: Fit, signature: str, *, n_without_score: int) -> Group:
         losses.add_row(name, f"{loss:.4f}{chosen}")
     left_out = f"; left out {count(n_without_score, 'row')} without a score"
     is_worthless = fitted.unseen.log_loss >= fitted.base_rate.log_loss
-    warning = "no better than the base rate: these scores say nothing about these labels"
+    warning = (
+        "no better than the base rate: here the scores say nothing measurable about the labels; "
+        "do not use this calibration, or label more rows"
+    )
     return Group(
         losses,
         "",

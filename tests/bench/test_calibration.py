@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from bench.recipes import calibration
+from bench.report.probability import KINDS, SETS, _best_by_kind
 from bench.shared import common
-from quals_fast.calibrating import JudgedRow
+from quals_fast.calibrating import JudgedRow, reliability
 from quals_fast.calibration import Calibration, document_key
 
 pytest.importorskip("sklearn", reason="fits need the extra")
@@ -23,6 +24,18 @@ def test_the_committed_figures_are_of_the_committed_file():
     facts = bundled.content["fitted_on"]
     assert (facts["rows"], facts["documents"]) == (fitted["rows"], fitted["documents"])
     assert bundled.content["settings"]["model"].endswith(result["weights"]["qagen-mini"]["digest"])
+
+
+def test_the_best_constant_for_a_kind_of_summary_is_its_mean_label():
+    labels = dict(zip(SETS, ([1, 0.5, 1], [0, 1], [1, 0], [0] * 5), strict=False))  # but "all"
+    shipped = {
+        name: {"mean_label": sum(of_set) / len(of_set), "calibration": {"n": len(of_set)}}
+        for name, of_set in labels.items()
+    } | {"all": {"calibration": {"n": 12}}}
+    pooled = [[label for name in names for label in labels[name]] for names in KINDS]
+    constants = [sum(of_kind) / len(of_kind) for of_kind in pooled for _ in of_kind]
+    expected = reliability(constants, [label for of_kind in pooled for label in of_kind]).brier
+    assert _best_by_kind(shipped) == pytest.approx(expected)
 
 
 def rows_of(name, n, per_document):
