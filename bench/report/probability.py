@@ -76,7 +76,7 @@ def probability(results: Reader) -> str:
     )
 
 
-def _best_by_kind(shipped: Result) -> float:
+def _best_by_kind(shipped: dict[str, Result]) -> float:
     """Return the Brier score of the best constant for each kind: its mean label on these rows."""
     total = 0.0
     for names in KINDS:
