@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from bench.report.results import Reader, Result
@@ -76,7 +79,7 @@ def probability(results: Reader) -> str:
     )
 
 
-def _best_by_kind(shipped: dict[str, Result]) -> float:
+def _best_by_kind(shipped: Mapping[str, Any]) -> float:
     """Return the Brier score of the best constant for each kind: its mean label on these rows."""
     total = 0.0
     for names in KINDS:
