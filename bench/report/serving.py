@@ -76,7 +76,7 @@ def memory(results: Reader) -> str:
     first = steps.replace(" after", " MiB after", 1)
     return (
         f"Resident memory with few beams, a cache of {result['settings']['cache_mib']} MiB, "
-        f"{result['clients']} clients, all requests different: "
+        f"{result['clients']} clients, nearly all requests different: "
         f"{first} requests (`python -m bench.serve_memory`, commit {result['machine']['commit']})."
     )
 
