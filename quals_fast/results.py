@@ -325,10 +325,15 @@ def signed_row(row: RowScore, signature: str, **included: bool) -> dict[str, Any
         signature: of its scorer.
         included: arguments of `RowScore.to_dict`.
     """
+    return _complete(row, signature, **included) | {"signature": signature}
+
+
+def _complete(row: RowScore, signature: str, **included: bool) -> dict[str, Any]:
+    """Return a row as a dictionary: with a calibration, rows without a score have the key, too."""
     content = row.to_dict(**included)
     if has_probability(signature) and "probability" not in content:
         content = _with_probability(content, None)
-    return content | {"signature": signature}
+    return content
 
 
 def _with_probability(content: dict[str, Any], probability: float | None) -> dict[str, Any]:
@@ -380,9 +385,9 @@ class QualsResult(Sequence[Row]):
         return {
             "signature": self.signature,
             "rows": [
-                [one.to_dict(**included) for one in row]
+                [_complete(one, self.signature, **included) for one in row]
                 if isinstance(row, tuple)
-                else row.to_dict(**included)
+                else _complete(row, self.signature, **included)
                 for row in self.rows
             ],
         }

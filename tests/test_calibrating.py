@@ -22,7 +22,7 @@ from quals_fast.calibrating import (
 )
 from quals_fast.calibration import Calibration, Logistic, document_key
 from quals_fast.evaluation import LabelledRow
-from quals_fast.pages.reliability import fit_table
+from quals_fast.pages.reliability import fit_table, render_reliability
 
 pytest.importorskip("sklearn", reason="fits need the extra")
 BY_SCORE = Form("logistic", ("score",))
@@ -175,6 +175,9 @@ def test_a_fit_that_is_no_better_than_a_constant_is_said_to_be():
         console = Console(record=True, width=100, file=io.StringIO())
         console.print(fit_table(fitted, "quals|x", n_without_score=0))
         text[name] = console.export_text()
+        about = {"file": "a.jsonl", "rows": 6, "documents": 3, "label": "label"}
+        page = render_reliability(fitted, about, "quals|x")
+        assert ("<p>No better than the base rate" in page) == (name == "sure")
     assert "no better than the base rate" in text["sure"]
     assert "no better" not in text["good"]
     assert "logistic in score  0.5000 <- chosen" in text["good"]

@@ -111,6 +111,13 @@ def test_spans_and_answers_in_json():
     assert "spans" not in row.to_dict()
 
 
+def test_with_a_calibration_rows_without_a_score_have_no_probability_and_say_so():
+    rows = (SummaryScore(status="error"), (SummaryScore(status="ok", score=-1, probability=0.2),))
+    bad, (good,) = QualsResult(rows, "quals|calibration:0|version:1").to_dict()["rows"]
+    assert [bad["probability"], good["probability"]] == [None, 0.2]
+    assert "probability" not in QualsResult(rows[:1], "quals|version:1").to_dict()["rows"][0]
+
+
 def test_without_pairs():
     assert of_pairs().status == "no_pairs"
     assert math.isnan(of_pairs().score)

@@ -13,6 +13,10 @@ from quals_fast.pages.display import count, signature_line
 from quals_fast.pages.templating import page_environment
 
 _BAR_CELLS = 20  # of a probability of 1
+_WARNING = (
+    "no better than the base rate: here the scores say nothing measurable about the labels; "
+    "do not use this calibration, or label more rows"
+)
 
 
 def reliability_table(found: Reliability | None, n_seen: int) -> Group:
@@ -49,11 +53,6 @@ def fit_table(fitted: Fit, signature: str, *, n_without_score: int) -> Group:
         chosen = " <- chosen" if name == str(fitted.form) else ""
         losses.add_row(name, f"{loss:.4f}{chosen}")
     left_out = f"; left out {count(n_without_score, 'row')} without a score"
-    is_worthless = fitted.unseen.log_loss >= fitted.base_rate.log_loss
-    warning = (
-        "no better than the base rate: here the scores say nothing measurable about the labels; "
-        "do not use this calibration, or label more rows"
-    )
     return Group(
         losses,
         "",
@@ -63,7 +62,7 @@ def fit_table(fitted: Fit, signature: str, *, n_without_score: int) -> Group:
         ),
         _figures({"calibration": fitted.unseen, "always the base rate": fitted.base_rate}),
         _bins(fitted.unseen.bins),
-        *([Text(warning)] if is_worthless else []),
+        *([Text(_WARNING)] if _is_worthless(fitted) else []),
         signature_line(signature),
     )
 
@@ -79,8 +78,18 @@ def render_reliability(fitted: Fit, about: dict[str, Any], signature: str) -> st
     return (
         page_environment()
         .get_template("reliability.html.j2")
-        .render(fitted=fitted, about=about, signature=signature, n_bins=N_BINS)
+        .render(
+            fitted=fitted,
+            about=about,
+            signature=signature,
+            n_bins=N_BINS,
+            warning=_WARNING if _is_worthless(fitted) else None,
+        )
     )
+
+
+def _is_worthless(fitted: Fit) -> bool:
+    return fitted.unseen.log_loss >= fitted.base_rate.log_loss
 
 
 def _figures(by_name: dict[str, Reliability]) -> Table:

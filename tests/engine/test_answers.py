@@ -140,6 +140,11 @@ def test_letters_with_ranges_are_those_that_the_filter_sees(kind, words):
     assert letters == sorted(letters, key=lambda one: one[1][0])
 
 
+def test_tokens_that_spell_no_text_by_themselves_give_no_spans(monkeypatch):
+    monkeypatch.setattr(QATokenizer, "added_text", lambda self, ids, is_first: "two")
+    assert spans_of("Unigram", "queen Anne", "queen") == ()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_answer_that_occurs_twice_belongs_to_both_places(kind):
     summary = "Queen Anne, said Anne \u2019s anne"
