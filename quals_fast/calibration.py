@@ -11,7 +11,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
@@ -232,7 +232,7 @@ def document_key(document: str) -> str:
 
     Where the same document was cut off does not matter.
     """
-    letters = "".join(filter(str.isalnum, document.casefold()))[:_KEY_LETTERS]
+    letters = "".join(islice(filter(str.isalnum, document.casefold()), _KEY_LETTERS))
     return hashlib.sha256(letters.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 

@@ -242,8 +242,8 @@ def _read_scores(source: JobInput, asked: _Asked, options: dict[str, Any]) -> _F
     unpaired = [list(one) for one in pairing.unpaired()]
     line = count(sum(len(one) for one in pairing.rows.values()), "row")
     if bad:
-        first = f"{bad[0].file}, line {bad[0].line}: {bad[0].problem}"
-        line += f"; {count(len(bad), 'line')} not read, first {first}"
+        first = bad[0]
+        line += f"; {count(len(bad), 'line')} not read, first {first.place}: {first.problem}"
     return _Found(systems, documents, unpaired, signatures, len(bad), line)
 
 

@@ -174,7 +174,7 @@ def _closing_line(collection: Collection, output: str) -> str:
     if collection.bad_files:
         bad = collection.bad_lines[0]
         lines = count(collection.bad_files.total(), "line")
-        parts.append(f"{lines} not read, first {bad.file}, line {bad.line}: {bad.problem}")
+        parts.append(f"{lines} not read, first {bad.place}: {bad.problem}")
     if collection.n_not_scored:
         rows = count(collection.n_not_scored, "more row")
         parts.append(f"the input has {rows} than there are scores")

@@ -34,7 +34,7 @@ def answer_spans(
     if not kept:
         return []
     symbols, ranges = haystack_of(summary, tokenizer), _symbol_ranges(summary, tokenizer)
-    if ranges is not None and len(ranges) != len(symbols):  # no token spells alone
+    if ranges is not None and len(ranges) != len(symbols):  # some spell only together
         return [()] * len(kept)
     found: dict[str, tuple[Range, ...]] = {}  # most answers have several questions
     spans = []

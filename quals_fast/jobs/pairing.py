@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from quals_fast.errors import InputError
-from quals_fast.jobs.parsing import InputRow
-from quals_fast.jobs.scores import BadLine, ScoreRow, read_scores
+from quals_fast.jobs.parsing import InputRow, group_name
+from quals_fast.jobs.scores import BadLine, ScoreRow, place_of, read_scores
 from quals_fast.signature import must_match
 from quals_fast.validation import check_pair
 
@@ -101,7 +100,7 @@ class ReadScore:
     @property
     def place(self) -> str:
         """Where it is, for messages."""
-        return f"{self.file}, line {self.line}"
+        return place_of(self.file, self.line)
 
 
 def system_names(paths: Sequence[str]) -> dict[str, str]:
@@ -193,15 +192,15 @@ def pair_scores(
         if isinstance(row, BadLine):
             bad.append(row)
             continue
-        key, place = str(row.id), f"{row.file}, line {row.line}"
+        key = str(row.id)
         if row.signature not in signatures:
-            _check_signature(row.signature, place, signatures)
-            signatures[row.signature] = place
-        system = _system(row.fields, by, place) if by else names[row.file]
+            _check_signature(row.signature, row.place, signatures)
+            signatures[row.signature] = row.place
+        system = _system(row.fields, by, row.place) if by else names[row.file]
         before = pairing.rows.get(key, {}).get(system)
         if before is not None:
             raise InputError(
-                f"{place}: {system} has the id {key[:60]!r} twice, first at {before[0].place}; "
+                f"{row.place}: {system} has the id {key[:60]!r} twice, first at {before[0].place}; "
                 "scores are paired by id, so score each system by itself, with an id of its own "
                 "for each row; quals-fast compare also takes --by, or the files of texts"
             )
@@ -214,7 +213,7 @@ def _system(fields: Mapping[str, Any], by: str, place: str) -> str:
     """Return a row's value in the column of the system's name."""
     value = fields.get(by)
     if isinstance(value, str | int | float) and value != "":
-        return json.dumps(value) if isinstance(value, bool) else str(value)
+        return group_name(value)
     raise InputError(
         f"{place}: expected the name of a system in {by!r}, but got {_shown(fields, by)}; name the "
         "right key or column with --by"

@@ -209,6 +209,11 @@ _JSON_NAMES = {
 }
 
 
+def group_name(value: Any) -> str:
+    """Return a value of a column as the name of a group, such as a system: booleans as in JSON."""
+    return json.dumps(value) if isinstance(value, bool) else str(value)
+
+
 def usable_id(row_id: Any, line: int) -> Any:
     """Return a row's id, or its line number if it has none that JSON can hold."""
     try:

@@ -74,6 +74,11 @@ class ScoreRow:
         """The row's id; its line number if it has none."""
         return self.fields.get("id", self.line)
 
+    @property
+    def place(self) -> str:
+        """Where the row is, for messages."""
+        return place_of(self.file, self.line)
+
 
 @dataclass(frozen=True, slots=True)
 class BadLine:
@@ -82,6 +87,16 @@ class BadLine:
     file: str
     line: int
     problem: str
+
+    @property
+    def place(self) -> str:
+        """Where the line is, for messages."""
+        return place_of(self.file, self.line)
+
+
+def place_of(file: str, line: int) -> str:
+    """Return where a line of scores is, for messages."""
+    return f"{file}, line {line}"
 
 
 def read_scores(path: str) -> Iterator[ScoreRow | BadLine]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import json
 import math
 from array import array
 from collections import Counter
@@ -11,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from quals_fast.errors import InputError
-from quals_fast.jobs.parsing import InputRow
+from quals_fast.jobs.parsing import InputRow, group_name
 from quals_fast.jobs.scores import BadLine, ScoreRow
 from quals_fast.pages.display import count
 from quals_fast.pages.marking import MarkedPart, parts_of
@@ -263,17 +262,16 @@ class Collection:
         if isinstance(value, list | dict):
             raise InputError(
                 f"`--by` must be a column of texts or numbers, but {self.by!r} holds "
-                f"{'an array' if isinstance(value, list) else 'an object'} in {row.file}, line "
-                f"{row.line}"
+                f"{'an array' if isinstance(value, list) else 'an object'} in {row.place}"
             )
-        name = json.dumps(value) if isinstance(value, bool) else str(value)
+        name = group_name(value)
         if value is None or name == "":
             name = NO_VALUE
         self._group_names.add(name)
         if len(self._group_names) > MAX_GROUPS:
             raise InputError(
                 f"`--by` must be a column with at most {MAX_GROUPS} different values, but "
-                f"{self.by!r} has more: {row.file}, line {row.line} has {name[:60]!r}; choose "
+                f"{self.by!r} has more: {row.place} has {name[:60]!r}; choose "
                 "another column"
             )
         return name
