@@ -114,7 +114,7 @@ def reliability(probabilities: Sequence[float], labels: Sequence[float]) -> Reli
         bins.append(Bin(low, high, int(here.sum()), float(p[here].mean()), float(y[here].mean())))
     return Reliability(
         n=len(p),
-        brier=float((y * (1 - p) ** 2 + (1 - y) * p**2).mean()),
+        brier=float(brier_losses(p, y).mean()),
         log_loss=float(log_losses(p, y).mean()),
         ece=sum(one.n * abs(one.probability - one.share) for one in bins) / len(p),
         bins=bins,
@@ -142,6 +142,11 @@ def reliability_on_others(
             [row.label for row in others],
         )
     return found, len(with_one) - len(others)
+
+
+def brier_losses(p: Floats, y: Floats) -> Floats:
+    """Return the squared distance of each probability from what people said of its row."""
+    return y * (1 - p) ** 2 + (1 - y) * p**2
 
 
 def log_losses(p: Floats, y: Floats) -> Floats:

@@ -26,7 +26,13 @@ from bench.shared.options import command_line
 from bench.shared.weights import weights_of
 from bench.studies.model.passes import load_rows, run_pass
 from quals_fast import QualsScorer, __version__
-from quals_fast.calibrating import JudgedRow, calibration_file, fit, reliability
+from quals_fast.calibrating import (
+    JudgedRow,
+    brier_losses,
+    calibration_file,
+    fit,
+    reliability,
+)
 from quals_fast.calibration import BUNDLED, Curve, document_key, settings_of
 
 MODEL = "qagen-mini"
@@ -149,25 +155,21 @@ def measured(
         of_fit: rows that it was fitted to: one baseline is their mean label.
         of_set: those of them that are of the same data set; the other baseline knows the set.
     """
-    p, y = [curve.probability(row.measures) for row in rows], [row.label for row in rows]
+    p = np.array([curve.probability(row.measures) for row in rows])
+    y = np.array([row.label for row in rows])
     content: dict[str, Any] = {
         "mean_label": _mean_label(rows),
-        "calibration": reliability(p, y).to_dict(),
+        "calibration": reliability(p.tolist(), y.tolist()).to_dict(),
     }
     for name, known in (("base_rate", of_fit), ("base_rate_of_set", of_set)):
         if known:
-            base = [_mean_label(known)] * len(rows)
-            saved = [b - a for a, b in zip(_squares(p, y), _squares(base, y), strict=True)]
-            content[name] = reliability(base, y).to_dict() | {
-                "probability": base[0],
-                "brier_saved": _mean_over_documents(rows, saved),
+            base = np.full(len(rows), _mean_label(known))
+            saved = brier_losses(base, y) - brier_losses(p, y)
+            content[name] = reliability(base.tolist(), y.tolist()).to_dict() | {
+                "probability": float(base[0]),
+                "brier_saved": _mean_over_documents(rows, saved.tolist()),
             }
     return content
-
-
-def _squares(p: Sequence[float], y: Sequence[float]) -> list[float]:
-    """Return what each row adds to the Brier score."""
-    return [b * (1 - a) ** 2 + (1 - b) * a**2 for a, b in zip(p, y, strict=True)]
 
 
 def _mean_over_documents(rows: Sequence[JudgedRow], saved: Sequence[float]) -> dict[str, float]:
