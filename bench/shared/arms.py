@@ -100,6 +100,7 @@ class EngineArm:
         decoding: settings of the search.
         scoring: settings of the score.
         max_batch_tokens: the same.
+        threads: the same.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class EngineArm:
         decoding: DecodingConfig | None = None,
         scoring: ScoringConfig | None = None,
         max_batch_tokens: int | None = None,
+        threads: int | None = None,
     ) -> None:
         self.scorer = QualsScorer.from_pretrained(
             model,
@@ -121,6 +123,7 @@ class EngineArm:
             decoding=decoding,
             scoring=scoring,
             max_batch_tokens=max_batch_tokens,
+            threads=threads,
         )
         self.name = f"quals_fast_{dtype}"
         self.kept: Kept = []
