@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.report import (
+    cross_encoder,
     exports,
     gpu,
     latency,
@@ -27,6 +28,7 @@ from bench.report import (
     scale,
     serving,
     speed,
+    two_jobs,
     versions,
 )
 from bench.report.figures import check_figures
@@ -51,6 +53,8 @@ SECTIONS: dict[str, tuple[Block, ...]] = {
     "parity": (speed.parity,),
     "memory": (speed.memory,),
     "scaling": (speed.scaling,),
+    "cross_encoder": (cross_encoder.cross_encoder,),
+    "two_jobs": (two_jobs.two_jobs,),
     "scale": (scale.scale,),
     "scale_plan": (scale.scale_plan,),
     "claim_short": (speed.claim_short, speed.claim_short_of_gpu),

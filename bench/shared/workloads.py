@@ -87,6 +87,11 @@ def token_count(texts: list[str]) -> list[int]:
     return [len(one.ids) for one in tokenizer.encode_batch(texts, add_special_tokens=False)]
 
 
+def sentences_of(text: str) -> list[str]:
+    """Split a text behind full stops, question and exclamation marks."""
+    return _SENTENCES.split(text)
+
+
 def describe(pairs: list[Pair]) -> dict[str, list[float]]:
     """Return least, median and most of the documents' tokens and the summaries' words."""
     sizes = {
@@ -124,7 +129,7 @@ def _of_examples(workload: Workload) -> list[Pair]:
 
 def _joined(documents: list[str], limits: tuple[int, int]) -> str:
     """Join sentences until the text is about as long as the middle of the limits."""
-    sentences = [s for document in documents for s in _SENTENCES.split(document)]
+    sentences = [s for document in documents for s in sentences_of(document)]
     total, count = 0, 0
     for tokens in token_count(sentences):
         if total + tokens > sum(limits) / 2 and total >= limits[0]:
@@ -150,7 +155,7 @@ def _rotate(pair: Pair, turn: int) -> Pair:
         return pair
 
     def rotate(text: str) -> str:
-        sentences = _SENTENCES.split(text)
+        sentences = sentences_of(text)
         first = turn % len(sentences)
         return " ".join(sentences[first:] + sentences[:first])
 
