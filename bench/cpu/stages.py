@@ -93,7 +93,7 @@ STAGES: Mapping[str, Stage] = {
         results=("precision",),
     ),
     "end_to_end": Stage(
-        minutes=8,
+        minutes=7.5,
         purpose="bundled model against the published pipeline and CTranslate2",
         # The limit is not to end its rounds, which are three at most.
         commands=("bench.end_to_end --quick --models qagen-mini --limit 1200 --data {texts}",),
@@ -128,7 +128,7 @@ STAGES: Mapping[str, Stage] = {
         results=("onnx",),
     ),
     "latency": Stage(
-        minutes=4.5,
+        minutes=4,
         purpose="one pair alone with each engine",
         commands=("bench.latency --data {texts} --rows 100 --limit 200",),
         results=("latency",),
@@ -150,6 +150,18 @@ STAGES: Mapping[str, Stage] = {
         purpose="the service: throughput, latency, start-up",
         commands=("bench.serve --data {texts} --limit 300",),
         results=("serve",),
+    ),
+    "cross_encoder": Stage(
+        minutes=5,
+        purpose="what a user would pick instead: a cross-encoder's time and memory",
+        commands=("bench.cross_encoder --data {texts} --rounds 3 --limit 240",),
+        results=("cross_encoder",),
+    ),
+    "two_jobs": Stage(
+        minutes=5.5,
+        purpose="two jobs on one machine",
+        commands=("bench.two_jobs --data {texts} --seconds 3",),
+        results=("two_jobs",),
     ),
     "golden": Stage(
         minutes=3.5,
