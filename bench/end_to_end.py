@@ -285,9 +285,9 @@ def main() -> None:
     if not is_gpu(arguments.device):  # a GPU's page is of one model
         models, weights = measured_before(common.RESULTS / "end_to_end.json")
     data = arguments.data.name if arguments.data else "examples"
-    run = {"data": data, "quick": arguments.quick, "machine": machine()}
 
     def save(model: str, case: dict[str, Any]) -> None:
+        run = {"data": data, "quick": arguments.quick, "machine": machine()}
         models[model] = run | case
         weights.update(weights_of(model))
         finish(

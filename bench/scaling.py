@@ -5,10 +5,10 @@
 
 Writes bench/results/scaling.json and draws bench/results/scaling.svg. Lengths and beams are
 measured in turn, round by round, on workload `short`, with documents cut or joined to each length.
-Numbers of rows are measured on workload `short` as it is, once each, since a second round would
-take too long, with the peak memory of the process so far. If the data has too few rows, they are
-repeated with rotated sentences (bench/shared/workloads.py), so use `--data`. With `--row-beams`,
-many rows become affordable.
+Numbers of rows are measured on workload `short` as it is, with the peak memory of the process so
+far, and once each unless `--row-rounds` says otherwise, since thousands of rows take minutes. If
+the data has too few rows, they are repeated with rotated sentences (bench/shared/workloads.py), so
+use `--data`. With `--row-beams`, many rows become affordable.
 """
 
 from __future__ import annotations
@@ -97,6 +97,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS, help="numbers of rows")
     parser.add_argument("--row-beams", type=int, default=60, help="beams when rows are varied")
     parser.add_argument(
+        "--row-rounds", type=int, default=1, help="number of rounds when rows are varied"
+    )
+    parser.add_argument(
         "--batch", type=int, default=20, help="rows when lengths or beams are varied"
     )
     arguments = parser.parse_args()
@@ -111,10 +114,13 @@ def main() -> None:
 
     arm = engine(arguments.row_beams)
     arm.score(*texts_of(few))
-    by_rows, peaks = {}, {}
-    for n in sizes:  # first, so that the peaks are their own
-        by_rows[str(n)] = spread([seconds_of(arm.score, *texts_of(pairs[:n])) / n])
-        peaks[str(n)] = peak_mib()
+    seconds: dict[int, list[float]] = {n: [] for n in sizes}
+    peaks: dict[str, float] = {}
+    for _ in range(arguments.row_rounds):  # first, so that the peaks are their own
+        for n in sizes:
+            seconds[n].append(seconds_of(arm.score, *texts_of(pairs[:n])) / n)
+            peaks.setdefault(str(n), peak_mib())
+    by_rows = {str(n): spread(own) for n, own in seconds.items()}
     arm = engine(60)
     longest = arm.scorer.engine.model.conventions.max_source_tokens
     lengths = {

@@ -7,24 +7,17 @@ is lent may be taken back at any moment.
 
 from __future__ import annotations
 
-import os
-import shlex
-import signal
-import subprocess
-import sys
 import tarfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate, takewhile
 from pathlib import Path
 from threading import Lock
-from typing import BinaryIO
 
 from bench.gpu.stages import GROW, Setup, Stage
-from bench.shared.common import ROOT
+from bench.shared.modules import run_modules
 
 OK, FAILED, LATE, NOT_RUN = "ok", "failed", "over its limit", "not run: no model"
 TAIL, WIDTH = 15, 200  # lines of a log, and their length, shown where a stage did not end well
@@ -128,7 +121,8 @@ class Runner:
             for command in commands:
                 file.write(f"== {command}\n".encode())
                 file.flush()
-                code = run_until(deadline, command, file, self._results)
+                results = {"BENCH_RESULTS": str(self._results)}
+                (code,) = run_modules(deadline, [command], file, results)
                 if code is None:
                     return LATE
                 if code:
@@ -161,32 +155,3 @@ def wait_s(stages: Mapping[str, Stage], setup: Setup) -> float:
         return 0.0
     before = takewhile(lambda stage: not stage.needs_large, stages.values())
     return max(0.0, GROW.limit_s - sum(stage.limit_s for stage in before))
-
-
-def run_until(deadline: float, command: str, log: BinaryIO, results: Path) -> int | None:
-    """Run a module with its options in a process; return its exit code, or None if it was stopped.
-
-    Args:
-        deadline: of `time.monotonic`.
-        command: as after ``python3 -m``.
-        log: takes what it prints.
-        results: where it writes its results.
-    """
-    process = subprocess.Popen(
-        [sys.executable, "-m", *shlex.split(command)],
-        cwd=ROOT,
-        env=os.environ | {"BENCH_RESULTS": str(results)},
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        process_group=0,
-    )
-    try:
-        return process.wait(max(0.0, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        return None
-    finally:
-        # With whatever it has started; also where this program itself is interrupted.
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()

@@ -2,6 +2,8 @@
 
     python -m bench.report          writes the pages
     python -m bench.report --check  ends with exit code 1 if a page is not what it would write
+    python -m bench.report --audit  lists what keeps the figures from being of one commit, of the
+                                    bundled model and of enough rounds; exit code 1 if anything does
 
 A section stands between ``<!-- report:NAME -->`` and ``<!-- /report -->``; NAME is one of
 `SECTIONS`, and links in it start at the root of the checkout. A title says of which former model
@@ -19,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.report import (
+    audit,
     cross_encoder,
     exports,
     gpu,
@@ -39,7 +42,6 @@ from bench.shared.options import command_line
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 SECTION = re.compile(r"(<!-- report:(\w+) -->\n).*?(<!-- /report -->)", re.DOTALL)
 _LINK = re.compile(r"\]\((?!\w+:|#)")
-_FEW_ROUNDS = re.compile(r"\bn = [12]\b")
 
 Block = Callable[[Reader], str]
 #: By name the blocks of a section; each has a title of its own where it is of a former model.
@@ -100,8 +102,8 @@ def _parts(block: Block) -> list[str]:
     text = block(results)
     if not text:
         return []
-    note = "Figures with n = 1 or n = 2 are preliminary: too few rounds to quote."
-    return [*filter(None, [results.title()]), text, *([note] if _FEW_ROUNDS.search(text) else [])]
+    few = audit.PRELIMINARY if audit.FEW_ROUNDS.search(text) else ""
+    return [*filter(None, [results.title(), text, few, results.note()])]
 
 
 def render(page: Path, text: str) -> str:
@@ -128,11 +130,28 @@ def render(page: Path, text: str) -> str:
     return SECTION.sub(fill, text)
 
 
+def print_audit() -> int:
+    """List what is amiss with the figures on pages and in results; return the exit code."""
+    pages = {page: page.read_text("utf-8") for page in PAGES}
+    found = {
+        "Figures without a result": [*audit.figures_without_result(pages)],
+        "Results of another model": [*audit.other_models()],
+        "Fewer than three rounds": [*audit.few_rounds(pages, SECTION)],
+        "Results of bench/cpu.sh that are not all of one commit": [*audit.commits_of_cpu()],
+    }
+    for title, lines in found.items():
+        print(f"{title}: {len(lines) or 'none'}", *(f"- {line}" for line in lines), sep="\n")
+    return int(any(found.values()))
+
+
 def main() -> None:
-    """Write or check."""
-    parser = command_line(__doc__)
-    parser.add_argument("--check", action="store_true")
+    """Write, check or list."""
+    parser = command_line(__doc__, is_watched=False)
+    parser.add_argument("--check", action="store_true", help="write nothing, compare")
+    parser.add_argument("--audit", action="store_true", help="write nothing, list what is amiss")
     arguments = parser.parse_args()
+    if arguments.audit:
+        sys.exit(print_audit())
     for page in PAGES:
         old = page.read_text("utf-8")
         try:

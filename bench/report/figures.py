@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.report.results import Reader
+from bench.report.results import Reader, StaleResultError
 from bench.shared.common import ROOT
 
 # What reads like a measurement: a speed-up, a share, a time, a rate, an amount of memory.
@@ -21,6 +21,7 @@ _MARK = re.compile(r"<!-- figures?: (.+?) -->")
 # commit whose results were not kept.
 _OTHER_SOURCE = re.compile(r"chosen|published|commits?( [0-9a-f]{7},?)+")
 _RESULT = re.compile(r"bench/results/(\w+)\.json")
+_NO_MEASUREMENT = ("chosen", "published")
 _SOURCES = "a file of the checkout, `chosen`, `published` or `commit` with its hash"
 
 
@@ -39,26 +40,50 @@ def check_figures(page: Path, text: str) -> None:
             former model, which only a section may show, since its title says so.
         StaleResultError: the source is a result that no section could use either.
     """
+    for problem in problems(page, text):
+        raise problem
+
+
+def problems(page: Path, text: str) -> Iterator[UnknownFigureError | StaleResultError]:
+    """Yield all that `check_figures` could raise."""
     for number, line, source in _prose(text):
         found = _FIGURE.search(line)
         if found is not None and source is None:
-            raise UnknownFigureError(
+            yield UnknownFigureError(
                 f"{page}, line {number}: the figure {found[0]!r} is in no report section and names "
                 "no source. Paste it with a section of bench/report, or put "
                 f"<!-- figure: SOURCE --> on the line before, where SOURCE is {_SOURCES}"
             )
         is_known = source is None or _OTHER_SOURCE.fullmatch(source) or (ROOT / source).is_file()
         if not is_known:
-            raise UnknownFigureError(
+            yield UnknownFigureError(
                 f"{page}, line {number}: the source of a figure must be {_SOURCES}, but got "
                 f"{source!r}"
             )
         result = _RESULT.fullmatch(source or "")
-        if result is not None and Reader().current(result[1]) is None:
-            raise UnknownFigureError(
-                f"{page}, line {number}: {source} was measured with a former model. Paste its "
-                "figures with a section of bench/report, whose title says so"
-            )
+        if result is None or not is_known:
+            continue
+        try:
+            current = Reader().current(result[1])
+        except StaleResultError as error:
+            yield error
+        else:
+            if current is None:
+                yield UnknownFigureError(
+                    f"{page}, line {number}: {source} was measured with a former model. Paste its "
+                    "figures with a section of bench/report, whose title says so"
+                )
+
+
+def without_result(text: str) -> dict[str, tuple[int, str]]:
+    """Return the sources that are measurements but no result, each with line and first figure."""
+    found: dict[str, tuple[int, str]] = {}
+    for number, line, source in _prose(text):
+        figure = _FIGURE.search(line)
+        is_measured = source is not None and source not in _NO_MEASUREMENT
+        if figure and is_measured and source and not _RESULT.fullmatch(source):
+            found.setdefault(source, (number, figure[0]))
+    return found
 
 
 def _prose(text: str) -> Iterator[tuple[int, str, str | None]]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from bench.gpu.stages import STAGES
 from bench.shared import common
-from bench.shared.weights import BUNDLED, FORMER, MODEL, UNKNOWN, bundled, origin
+from bench.shared.load import is_high, told
+from bench.shared.weights import BUNDLED, FORMER, MODEL, UNKNOWN, Weights, bundled, origin
 
 _STAGE_OF = {str(stage.result).split(".")[0]: name for name, stage in STAGES.items()}
 _COMMANDS = {
@@ -71,10 +72,12 @@ class Reader:
     Attributes:
         former: why a result is not of the bundled model, and the commits of the results it is
             true of.
+        busy: what other processes took while results were measured, where it was much.
     """
 
     def __init__(self) -> None:
         self.former: dict[str, list[str]] = {}
+        self.busy: list[str] = []
 
     def load(self, name: str) -> Result:
         """Read a result.
@@ -83,15 +86,23 @@ class Reader:
             StaleResultError: there is none, or it was measured with weights that are not the
                 bundled ones, nor made of them by a recipe, nor those of a former version.
         """
-        result, former = _read(name)
+        result, former = self._read(name)
         if former:
-            self.former.setdefault(_named(former), []).extend(_commits(result))
+            self.former.setdefault(_named(former), []).extend(commits(result))
         return result
 
     def current(self, name: str) -> Result | None:
         """Read a result of the bundled model; None if it is of a former one."""
-        result, former = _read(name)
+        result, former = self._read(name)
         return None if former else result
+
+    def _read(self, name: str) -> tuple[Result, list[str]]:
+        result, former = _read(name)
+        for machine in _machines(result):
+            load = machine.get("load")  # not in older results
+            if load and is_high(load):
+                self.busy.append(f"`{name}`: {told(load)}")
+        return result, former
 
     def where_measured(self, name: str) -> Result | None:
         """Read a result, where there is one."""
@@ -121,6 +132,11 @@ class Reader:
         ]
         return f"**{'; '.join(parts)}, until it is measured again:**" if parts else ""
 
+    def note(self) -> str:
+        """Say what was measured while other processes were busy; nothing on a quiet machine."""
+        busy = "; ".join(dict.fromkeys(self.busy))
+        return f"Measured under load, so slower than it should be. {busy}." if busy else ""
+
 
 def _read(name: str) -> tuple[Result, list[str]]:
     """Return a result, and the former models that it was measured with."""
@@ -139,20 +155,27 @@ def _read(name: str) -> tuple[Result, list[str]]:
             f"{path} does not say which weights it was measured with; measure anew with "
             f"`{command_of(path)}`"
         )
-    origins = {origin(model, described) for model, described in result["weights"].items()}
     former = []
-    for one in sorted(filter(None, origins)):
-        model, _, digest = one.partition("@")
-        expected = bundled(model if model in BUNDLED else MODEL)
-        if one in FORMER or digest == UNKNOWN:
+    for one, expected in not_bundled(result["weights"]):
+        if one in FORMER or one.endswith(f"@{UNKNOWN}"):
             former.append(one)
-        elif one != expected:
+        else:
             raise StaleResultError(
                 f"{path} was measured with {one}, but the bundled model is {expected}: "
                 "only figures of that one, of models made from it and of those in FORMER of "
                 f"bench/shared/weights.py get into pages. Measure anew with `{command_of(path)}`"
             )
     return result, former
+
+
+def not_bundled(weights: Weights) -> Iterator[tuple[str, str]]:
+    """Yield each model that weights are or come from and that is not bundled now, and what is."""
+    origins = {origin(model, described) for model, described in weights.items()}
+    for one in sorted(filter(None, origins)):
+        model = one.partition("@")[0]
+        expected = bundled(model if model in BUNDLED else MODEL)
+        if one != expected:
+            yield one, expected
 
 
 def _path(name: str) -> Path:
@@ -171,11 +194,15 @@ def machine_of(result: Result, model: str) -> dict[str, Any]:
     return machine
 
 
-def _commits(result: Result) -> list[str]:
+def commits(result: Mapping[str, Any]) -> list[str]:
     """Say at which commits a result was measured; models that it kept may be of earlier ones."""
-    cases = result.get("cases", {}).values()
-    own = [case["machine"] for case in cases if isinstance(case, dict) and "machine" in case]
     return [
         f"{machine['commit']}{' with uncommitted changes' if machine['dirty'] else ''}"
-        for machine in own or [result["machine"]]
+        for machine in _machines(result)
     ]
+
+
+def _machines(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    cases = result.get("cases", {}).values()
+    own = [case["machine"] for case in cases if isinstance(case, dict) and "machine" in case]
+    return own or [result["machine"]]

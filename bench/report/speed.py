@@ -30,14 +30,22 @@ def _headline_of_cpu(results: Reader) -> str:
         return "The speed of the bundled model has not been measured yet."
     of_model = result["cases"][MODEL]
     m = machine_of(result, MODEL)
-    quoted = [
-        f"{ratio['median']:.1f} times as fast on {workload} texts {_lowest(ratio)}"
+    quoted = {
+        workload: ratio
         for workload, ratio in result["speedup_vs_reference"][MODEL].items()
         if is_quotable(ratio)
-    ]
+    }
+    rates, ratios = [], []
+    for workload, ratio in quoted.items():
+        case = of_model["workloads"][workload]
+        rate = _pairs_per_s_and_core(case["seconds_per_summary"][of_model["arm"]], m["threads"])
+        rates.append(f"{rate['median']:.2f} on {workload} texts {_lowest(rate, 2)}")
+        ratios.append(f"{ratio['median']:.1f} times as fast on {workload} texts {_lowest(ratio)}")
     speed = (
-        "Compared with the published pipeline on Hugging Face's modules, quals_fast with its "
-        f"bundled model is {' and '.join(quoted)}, on {m['threads']} threads of an {m['cpu']}."
+        "With its bundled model and default precision, quals_fast scores this many pairs of a "
+        f"document and a summary per second and core: {' and '.join(rates)}, on {m['threads']} "
+        f"threads of an {m['cpu']}. Compared with the published pipeline on Hugging Face's "
+        f"modules, it is {' and '.join(ratios)}."
         if quoted
         else "The bundled model has been timed in too few rounds to quote a speed-up."
     )
@@ -70,6 +78,15 @@ def _headline_of_gpu(results: Reader) -> str:
         f"{_lowest(rate, 0)}. It is {ratio['median']:.1f} times as fast as the published pipeline "
         f"{_lowest(ratio)}, both in {speed['dtype'][model]}."
     )
+
+
+def _pairs_per_s_and_core(seconds: dict[str, float], threads: int) -> dict[str, float]:
+    """Return the spread of summaries scored per second and thread, from seconds per summary."""
+    rate = {
+        name: 1 / (threads * seconds[of])
+        for name, of in (("median", "median"), ("low", "high"), ("high", "low"))
+    }
+    return rate | {"n": seconds["n"]}
 
 
 def _lowest(figure: dict[str, float], digits: int = 1) -> str:
@@ -117,8 +134,9 @@ def speed(results: Reader) -> str:
     """Report the engine against the published pipeline and CTranslate2, model by model."""
     result = results.load("end_to_end")
     rows = [
-        _arm(f"{model}, {workload}", arm, case, of_model["facts"][arm])
+        _arm(f"{model}, {workload}", arm, case, of_model["facts"][arm], threads)
         for model, of_model in result["cases"].items()
+        for threads in [machine_of(result, model)["threads"]]
         for workload, case in of_model["workloads"].items()
         for arm in case["seconds_per_summary"]
     ]
@@ -133,12 +151,15 @@ def speed(results: Reader) -> str:
         for place, models in places.items()
     ]
     return (
-        f"{table(rows)}\n\nMedian (lowest to highest, n = rounds). Differences: float32 against "
+        f"{table(rows)}\n\nMedian (lowest to highest, n = rounds). Pairs/s: summaries, each with "
+        "its document, scored per second and core (thread). Differences: float32 against "
         f"the reference, other types against float32. {' '.join(here)}"
     )
 
 
-def _arm(title: str, arm: str, case: dict[str, Any], facts: dict[str, Any]) -> dict[str, str]:
+def _arm(
+    title: str, arm: str, case: dict[str, Any], facts: dict[str, Any], threads: int
+) -> dict[str, str]:
     by_reference, by_ctranslate2 = (
         with_spread(ratios[arm]) if arm in ratios else ""
         for ratios in (case["speedup_vs_reference"], case.get("speedup_vs_ctranslate2", {}))
@@ -149,10 +170,12 @@ def _arm(title: str, arm: str, case: dict[str, Any], facts: dict[str, Any]) -> d
         same = percent(agreement["identical_sequences"])
         difference = f"{agreement['mean_abs_delta']:.1e}, {agreement['max_abs_delta']:.1e}"
     of_floor = case["floor"].get(arm)
+    rate = _pairs_per_s_and_core(case["seconds_per_summary"][arm], threads)
     return {
         "model, workload": title,
         "program": PROGRAMS.get(arm, f"quals_fast {arm}"),
         "s a summary": with_spread(case["seconds_per_summary"][arm]),
+        "pairs/s and core": f"{rate['median']:.2f} (at least {rate['low']:.2f})",
         "of the floor's speed": "" if of_floor is None else percent(of_floor["share"]),
         "times as fast as the reference": by_reference,
         "as CTranslate2 int8": by_ctranslate2,
@@ -241,8 +264,9 @@ def scaling(results: Reader) -> str:
         f"{int(n):,} rows"
         for n, seconds in result["seconds_per_pair"]["rows"].items()
     )
+    rounds = min(seconds["n"] for seconds in result["seconds_per_pair"]["rows"].values())
     return (
-        f"With {result['row_beams']} beams: {rows} (n = 1). The slowest of these takes "
+        f"With {result['row_beams']} beams: {rows} (n = {rounds}). The slowest of these takes "
         f"{result['rows_dearest_over_cheapest']:.2f} times as long a pair as the fastest.\n\n"
         "![milliseconds a pair over document tokens, beams and rows](bench/results/scaling.svg)"
     )

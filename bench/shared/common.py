@@ -14,12 +14,15 @@ from typing import Any, NamedTuple
 
 import torch
 
+from bench.shared import load
 from quals_fast.jobs.files import read_rows
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(os.environ.get("BENCH_RESULTS") or ROOT / "bench" / "results")
 EXAMPLES = ROOT / "examples" / "pairs.jsonl"
 QAGS_MODELS = ROOT / "bench" / "qags_models"  # of this checkout, wherever quals_fast is installed
+# Results are written and pages pasted while the code stays as it is.
+_CODE = (".", ":!bench/results", ":!*.md", ":!*.svg")
 _INSTRUCTIONS = ("avx2", "avx_vnni", "avx512_f", "avx512_vnni", "avx512_bf16", "amx_bf16")
 PACKAGES = ("quals-fast", "torch", "transformers", "tokenizers", "numpy", "triton", "ctranslate2")
 
@@ -67,11 +70,10 @@ def machine() -> dict[str, Any]:
     """Describe what the numbers were measured on.
 
     The commit is ``$BENCH_COMMIT`` (as `git describe --always --dirty` prints it) or git's own
-    answer; it is "unknown" where there is neither, and then `dirty` is None. Results that a
-    benchmark has written so far are no uncommitted changes.
+    answer; it is "unknown" where there is neither, and then `dirty` is None. Results and pages are
+    no uncommitted changes. `load` is what other processes took so far (bench/shared/load.py).
     """
-    commit = os.environ.get("BENCH_COMMIT") or _output("git", "describe", "--always", "--exclude=*")
-    changes = ("git", "status", "--porcelain", "-uno", "--", ".", ":!bench/results")
+    commit = os.environ.get("BENCH_COMMIT") or head()
     capabilities = torch.cpu.get_capabilities()
     cpu = next(
         (
@@ -90,8 +92,24 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
         "commit": commit.removesuffix("-dirty") or "unknown",
-        "dirty": commit.endswith("-dirty") or bool(_output(*changes)) if commit else None,
+        "dirty": commit.endswith("-dirty") or bool(changed_since("HEAD")) if commit else None,
+        "load": load.current(),
     }
+
+
+def head() -> str:
+    """Return the commit of the work tree, without its changes; nothing where git is missing."""
+    return _output("git", "describe", "--always", "--exclude=*")
+
+
+def changed_since(commit: str) -> list[str] | None:
+    """Return the files that the work tree has otherwise than a commit, but for results and pages.
+
+    None says that there is no such commit, or no git.
+    """
+    if not _output("git", "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}"):
+        return None
+    return _output("git", "diff", "--name-only", commit, "--", *_CODE).splitlines()
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

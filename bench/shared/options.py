@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.shared import load
+
 MODELS = ("qagen-mini", "bart-base", "bart-large")  # the bundled model, and grown to these sizes
 TINY = "tiny"  # for dry runs; its figures are meaningless
 EVERY_MODEL = (*MODELS, TINY)
@@ -35,16 +37,23 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefa
         return super()._get_help_string(action) if is_shown and action.default else action.help
 
 
-def command_line(description: str | None, **defaults: Any) -> argparse.ArgumentParser:
+def command_line(
+    description: str | None, *, is_watched: bool = True, **defaults: Any
+) -> argparse.ArgumentParser:
     """Return the parser of a command, to which the command can add options of its own.
 
     Args:
         description: docstring of the command's module.
+        is_watched: whether to watch what other processes take of the machine from now on, if the
+            command is what this process runs.
         defaults: the options among `OPTIONS` that the command has, with their defaults; one whose
             default is a list takes several values.
     """
+    program = _program()
+    if is_watched and program is not None:
+        load.begin()
     parser = argparse.ArgumentParser(
-        prog=_program(),
+        prog=program,
         description=description,
         formatter_class=_HelpFormatter,
     )
@@ -57,7 +66,9 @@ def command_line(description: str | None, **defaults: Any) -> argparse.ArgumentP
 def _program() -> str | None:
     """Return how the command was called; None lets argparse guess."""
     spec = sys.modules["__main__"].__spec__
-    return None if spec is None else f"python -m {spec.name.removesuffix('.__main__')}"
+    if spec is None or not spec.name.startswith("bench."):
+        return None
+    return f"python -m {spec.name.removesuffix('.__main__')}"
 
 
 def fill_in(arguments: argparse.Namespace, defaults: Mapping[str, Any]) -> None:

@@ -8,9 +8,10 @@ from importlib.util import find_spec
 
 import pytest
 
+from bench.cpu.stages import STAGES as CPU_STAGES
 from bench.gpu.stages import STAGES
 from bench.report import __main__ as command
-from bench.report import figures, results
+from bench.report import audit, figures, results
 from bench.report.figures import UnknownFigureError, check_figures
 from bench.report.results import Result, command_of
 from bench.shared import common
@@ -236,6 +237,23 @@ def test_a_headline_has_the_lowest_of_its_rounds(current):
     assert "same question-answer pairs as the published pipeline for 18 of 20 summaries" in text
 
 
+def test_a_headline_has_the_rate_beside_the_ratio(current):
+    def edit(content):
+        quote(3)(content)
+        of_model = content["cases"][MODEL]
+        of_model["machine"]["threads"] = 4
+        for case in of_model["workloads"].values():
+            seconds = {"median": 0.5, "low": 0.25, "high": 1.0, "n": 3}
+            case["seconds_per_summary"][of_model["arm"]] = seconds
+
+    change(current, "end_to_end", edit)
+    rate = r"per second and core: 0\.50 on short texts \(at least 0\.25 in each of 3 rounds\) and"
+    assert re.search(rate, command.section("headline"))
+    (row,) = (s for s in command.section("speed").splitlines() if "qagen-mini, long" in s
+              and "quals_fast mixed" in s)  # fmt: skip
+    assert "| 0.50 (at least 0.25) |" in row
+
+
 def test_a_headline_quotes_no_ratio_of_few_rounds(current):
     change(current, "end_to_end", quote(2))
     on_cpu = command.section("headline").split("\n\n")[0]
@@ -365,6 +383,89 @@ def test_a_figure_without_a_source_ends_the_command(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["report", "--check"])
     with pytest.raises(SystemExit, match=r"page\.md, line 1: the figure '12 times'"):
         command.main()
+
+
+def test_figures_of_a_busy_machine_have_a_note(folder):
+    quiet = {"cores": 0.04, "highest": 0.1, "names": {"sshd": 0.04}, "seconds": 60}
+    busy = {"cores": 0.05, "highest": 0.83, "names": {"pytest": 0.05}, "seconds": 600}
+    change(folder, "memory", lambda content: content["machine"].update(load=quiet))
+    assert "Measured under load" not in command.section("memory")
+    change(folder, "memory", lambda content: content["machine"].update(load=busy))
+    assert command.section("memory").endswith(
+        "\n\nMeasured under load, so slower than it should be. `memory`: other processes took "
+        "0.05 cores, 0.83 in the worst minute (pytest 0.05)."
+    )
+    change(folder, "end_to_end", lambda c: c["cases"][MODEL]["machine"].update(load=busy))
+    assert "Measured under load" in command.section("headline")
+
+
+@pytest.fixture
+def audited(tmp_path, monkeypatch):
+    """A page and results that nothing is amiss with; returns how to change a result."""
+    folder = tmp_path / "audited"
+    folder.mkdir()
+    monkeypatch.setattr(common, "RESULTS", folder)
+    page = tmp_path / "page.md"
+    page.write_text("<!-- figure: chosen -->\n12 ms\n")
+    monkeypatch.setattr(command, "PAGES", (page,))
+
+    def write(name, weights=CURRENT, commit="1a2b3c4", dirty=False):
+        content = {"weights": weights, "machine": {"commit": commit, "dirty": dirty}}
+        (folder / f"{name}.json").write_text(json.dumps(content))
+
+    for stage in CPU_STAGES.values():
+        for name in stage.results:
+            write(name)
+    write("model_settings", commit="5d6e7f8")  # not of bench/cpu.sh
+    return write
+
+
+def test_an_audit_that_finds_nothing(audited, monkeypatch, capsys):
+    audited("choices", {"base": {"digest": "0123456789ab"}})  # of other weights on purpose
+    audited("claim", CURRENT | {"QAGS bart-base": {"recipe": RANDOM}})
+    monkeypatch.setattr(sys, "argv", ["report", "--audit"])
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.count(": none") == 4
+
+
+def test_an_audit_lists_what_is_amiss(audited, monkeypatch, capsys):
+    audited("memory", {MODEL: {"digest": "fa16d5a5573a"}})
+    audited("onnx", commit="5d6e7f8", dirty=True)
+    (common.RESULTS / "latency.json").unlink()
+    text = (
+        "It takes 13 ms.\n\n<!-- figure: bench/floor.py -->\n14 ms\n\n"
+        "<!-- figures: commits 0000000, c4b254a -->\n15 ms\n\n"
+        "<!-- report:ablation -->\n| a | 2.00 (1.90 to 2.10, n = 2) |\n\n"
+        f"{audit.PRELIMINARY}\n<!-- /report -->\n<!-- report:memory -->\nn = 12\n<!-- /report -->\n"
+    )
+    command.PAGES[0].write_text(text)
+    assert command.print_audit() == 1
+    found = capsys.readouterr().out
+    for title in (
+        "Figures without a result: 3",
+        "Results of another model: 1",
+        "Fewer than three rounds: 1",
+        "Results of bench/cpu.sh that are not all of one commit: 3",
+    ):
+        assert title in found
+    for line in (
+        r"page\.md, line 1: the figure '13 ms' is in no report section",
+        r"page\.md, line 4: '14 ms' comes from bench/floor\.py, of which no result",
+        r"page\.md, line 7: '15 ms' comes from 0000000, of which no result",
+        r"memory\.json: qagen-mini@fa16d5a5573a, but the bundled model is qagen-mini@",
+        r"page\.md, section ablation, 1 lines: \| a \| 2\.00",
+        r"latency\.json is missing",
+        r"commit 5d6e7f8 with uncommitted changes: onnx\n",
+    ):
+        assert re.search(line, found), line
+
+
+def test_exceptions_of_the_audit_are_results_of_other_weights():
+    for name in audit.OTHER_WEIGHTS:
+        weights = json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text())["weights"]
+        assert [*results.not_bundled(weights)], name
 
 
 @pytest.mark.parametrize("page", command.PAGES, ids=lambda page: page.name)

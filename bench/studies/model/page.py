@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.shared.plots import figure
 from bench.shared.tables import interval, percent, table, where, with_spread
+from bench.shared.weights import listed
 from bench.studies.model.quality import is_split
 from bench.studies.model.settings import DEFAULT, selected
 
@@ -252,7 +253,8 @@ def _choices(result: dict[str, Any] | None) -> str:
         f"{result['data']}); how often a news summary scores above the same one with a name or a "
         "number altered (30 beams); tokens of a pair that the search finds, which is what scoring "
         f"costs; Pearson correlation with people, and its rise over {first} with a paired "
-        "bootstrap interval. Weights as trained, before they are stored as int8.\n\n"
+        "bootstrap interval. These are not the bundled weights but those of training, before they "
+        f"are stored as int8: {listed(result['weights'])}.\n\n"
         f"{table(rows)}\n\n"
         "How each was trained: [docs/train-your-own.md](../docs/train-your-own.md)."
     )

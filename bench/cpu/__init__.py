@@ -1,0 +1,1 @@
+"""Measures all that a CPU can tell, in stages that resume."""

@@ -1,0 +1,87 @@
+"""What keeps the figures from being of one commit, of the bundled model and of enough rounds."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from bench.cpu.stages import STAGES
+from bench.report.figures import problems, without_result
+from bench.report.results import commits, not_bundled
+from bench.shared import common
+from bench.shared.common import ROOT
+
+#: Results that are of other weights on purpose, with the reason. Sizes with random weights (T5s,
+#: QAGS at BART-base's size) need no entry, since they come from no model.
+OTHER_WEIGHTS = {
+    "choices": "compares models that training tried; its table names each",
+    "golden": "the recordings of the original programs were made with an older model",
+}
+PRELIMINARY = "Figures with n = 1 or n = 2 are preliminary: too few rounds to quote."
+FEW_ROUNDS = re.compile(r"\bn = [12]\b")
+_WIDTH = 100  # of a page's line
+_COMMIT = re.compile(r"[0-9a-f]{7}")
+
+
+def figures_without_result(pages: Mapping[Path, str]) -> Iterator[str]:
+    """Name typed figures that the report refuses, and those whose result was not kept in git."""
+    for page, text in pages.items():
+        name = page.relative_to(ROOT) if page.is_relative_to(ROOT) else page
+        yield from (str(one) for one in problems(page, text))
+        for source, (line, figure) in without_result(text).items():
+            lost = [one for one in _COMMIT.findall(source) if not _is_in_history(one)]
+            if lost or not source.startswith("commit"):
+                yield (
+                    f"{name}, line {line}: {figure!r} comes from {', '.join(lost) or source}, of "
+                    "which no result was ever in bench/results"
+                )
+
+
+def other_models() -> Iterator[str]:
+    """Name results of weights that are not bundled now, but for those of `OTHER_WEIGHTS`."""
+    for path in sorted(common.RESULTS.glob("*.json")):
+        if path.stem not in OTHER_WEIGHTS:
+            weights = json.loads(path.read_text("utf-8"))["weights"]
+            yield from (
+                f"{path.name}: {one}, but the bundled model is {expected}"
+                for one, expected in not_bundled(weights)
+            )
+
+
+def few_rounds(pages: Mapping[Path, str], sections: re.Pattern[str]) -> Iterator[str]:
+    """Name the lines of sections with a figure of fewer than three rounds."""
+    for page, text in pages.items():
+        name = page.relative_to(ROOT) if page.is_relative_to(ROOT) else page
+        for section in sections.finditer(text):
+            lines = [
+                line
+                for line in section[0].splitlines()
+                if FEW_ROUNDS.search(line) and line != PRELIMINARY
+            ]
+            if lines:
+                yield f"{name}, section {section[2]}, {len(lines)} lines: {lines[0][:_WIDTH]}"
+
+
+def commits_of_cpu() -> Iterator[str]:
+    """Name the commits of what bench/cpu.sh measures, unless all results are of one."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in dict.fromkeys(name for stage in STAGES.values() for name in stage.results):
+        path = common.RESULTS / f"{name}.json"
+        if not path.is_file():
+            yield f"{name}.json is missing"
+            continue
+        for commit in dict.fromkeys(commits(json.loads(path.read_text("utf-8")))):
+            found[commit].append(name)
+    if len(found) > 1 or any("uncommitted" in commit for commit in found):
+        yield from (f"commit {commit}: {', '.join(names)}" for commit, names in found.items())
+
+
+def _is_in_history(commit: str) -> bool:
+    """Return whether git's history has results that were measured at a commit."""
+    command = ["git", "log", "-1", "--format=%h", f'-S"commit": "{commit}', "--", "bench/results"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return bool(done.stdout)
