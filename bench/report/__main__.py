@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.report import (
+    claim,
     exports,
     gpu,
     latency,
@@ -53,8 +54,8 @@ SECTIONS: dict[str, tuple[Block, ...]] = {
     "scaling": (speed.scaling,),
     "scale": (scale.scale,),
     "scale_plan": (scale.scale_plan,),
-    "claim_short": (speed.claim_short, speed.claim_short_of_gpu),
-    "claim": (speed.claim, speed.claim_of_gpu),
+    "claim_short": (claim.claim_short, claim.claim_short_of_gpu),
+    "claim": (claim.claim, claim.claim_of_gpu),
     "training_cost": (speed.training_cost, speed.training_cost_of_t5),
     "train_qagen": (speed.train_qagen,),
     "onnx": (exports.onnx,),
