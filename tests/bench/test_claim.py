@@ -1,6 +1,7 @@
 """The claim's test: its figures follow from its rounds, and its page says what they are."""
 
 import json
+import math
 import sys
 from argparse import Namespace
 
@@ -363,6 +364,10 @@ def test_published_quals_scores_the_same_with_products_of_onednn(tmp_path, famil
         replaced = [module for module in network.modules() if isinstance(module, OneDnnLinear)]
         assert bool(replaced) == bool(settings)
     assert scores[1:] == pytest.approx(scores[:1] * 2, abs=1e-5)
+    half = arms.PublishedArm(folder, half=True)
+    assert half.dtype == "bfloat16"
+    (score,) = half.score([qags_models.DOCUMENT], qags_models.SUMMARIES[:1])
+    assert math.isfinite(score)
 
 
 def test_qags_scores_the_same_with_products_of_onednn(tmp_path, monkeypatch):

@@ -17,8 +17,8 @@ bundled model grown to the size (bench/recipes/grow.py).
 
 Writes bench/results/claim.json after each round, and bench/CLAIM.md and bench/claim.svg at the end;
 on a GPU, claim_gpu.json, CLAIM_GPU.md and claim_gpu.svg. If a run is killed or reaches its limit,
-the same command at the same commit measures the rounds that are missing. All arms of bart-base
-together need about 18 GiB of memory.
+the same command at the same commit measures the rounds that are missing. The arms of bart-base
+together have peaks of some 18 GiB.
 """
 
 from __future__ import annotations
