@@ -8,7 +8,7 @@ from bench.studies.claim.figures import LIBRARY, RATIOS, each_case, measured_rat
 from bench.studies.claim.verdict import verdict
 
 _COLUMNS = {
-    "published_vs_qags_as_shipped": "the article's: QUALS as published against QAGS as shipped",
+    "published_vs_qags_as_shipped": "the article: QUALS as published against QAGS as shipped",
     "speedup_vs_qags_as_shipped": "quals_fast against QAGS as shipped",
     "speedup_vs_qags_batched": "quals_fast against the strongest QAGS",
     "speedup_vs_quals_published": "quals_fast against QUALS as published",
