@@ -22,6 +22,7 @@ from pathlib import Path
 
 from bench.report import (
     audit,
+    claim,
     cross_encoder,
     exports,
     gpu,
@@ -59,8 +60,8 @@ SECTIONS: dict[str, tuple[Block, ...]] = {
     "two_jobs": (two_jobs.two_jobs,),
     "scale": (scale.scale,),
     "scale_plan": (scale.scale_plan,),
-    "claim_short": (speed.claim_short, speed.claim_short_of_gpu),
-    "claim": (speed.claim, speed.claim_of_gpu),
+    "claim_short": (claim.claim_short, claim.claim_short_of_gpu),
+    "claim": (claim.claim, claim.claim_of_gpu),
     "training_cost": (speed.training_cost, speed.training_cost_of_t5),
     "train_qagen": (speed.train_qagen,),
     "onnx": (exports.onnx,),

@@ -7,16 +7,9 @@ from typing import Any
 from bench.report.results import Reader, Result, machine_of
 from bench.shared.tables import is_quotable, percent, table, where, with_spread
 from bench.shared.weights import MODEL
-from bench.studies.claim.page import verdict
 
 RULES = ("fairseq09", "hamming")
 PROGRAMS = {"reference": "published pipeline", "ctranslate2": "CTranslate2 int8, its parts"}
-CLAIMS = {
-    "published_vs_qags_as_shipped": "QUALS as published against QAGS as shipped",
-    "speedup_vs_qags_as_shipped": "quals_fast against QAGS as shipped",
-    "speedup_vs_qags_batched": "quals_fast against the strongest QAGS",
-    "speedup_vs_quals_published": "quals_fast against QUALS as published",
-}
 
 
 def headline(results: Reader) -> str:
@@ -270,43 +263,6 @@ def scaling(results: Reader) -> str:
         f"{result['rows_dearest_over_cheapest']:.2f} times as long a pair as the fastest.\n\n"
         "![milliseconds a pair over document tokens, beams and rows](bench/results/scaling.svg)"
     )
-
-
-def claim(results: Reader) -> str:
-    """Report the test of "55 times as fast" on a CPU."""
-    result = results.load("claim")
-    strongest = "The strongest QAGS is batched, does no work twice and runs in half precision."
-    return "\n\n".join([verdict(result), table(_claimed(result)), strongest])
-
-
-def claim_of_gpu(results: Reader) -> str:
-    """Report the test of "55 times as fast" on a GPU, where it was made."""
-    result = results.of_gpu("claim")
-    if result is None:
-        return ""
-    return (
-        f"{verdict(result)} ([details](bench/CLAIM_GPU.md))\n\n{table(_claimed(result, ', GPU'))}"
-    )
-
-
-def claim_short(results: Reader) -> str:
-    """Say in a paragraph what "55 times as fast" came to on a CPU."""
-    return verdict(results.load("claim"))
-
-
-def claim_short_of_gpu(results: Reader) -> str:
-    """Say the same of a GPU, where it was tried."""
-    result = results.of_gpu("claim")
-    return "" if result is None else verdict(result)
-
-
-def _claimed(result: Result, place: str = "") -> list[dict[str, str]]:
-    return [
-        {"times as fast": f"{size}, {workload}{place}"}
-        | {title: with_spread(result[name][size][workload], 1) for name, title in CLAIMS.items()}
-        for size, workloads in result["cases"].items()
-        for workload in workloads
-    ]
 
 
 def training_cost(results: Reader) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -98,6 +100,7 @@ def _work(
     pipe: Connection, make: Callable[..., Arm], arguments: Sequence[Any], settings: dict[str, Any]
 ) -> None:
     """Make the arm, then do what is asked for until None comes."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if "dtype_name" in settings:
         settings = settings | {"dtype": getattr(torch, settings.pop("dtype_name"))}
     arm = make(*arguments, **settings)
@@ -113,6 +116,14 @@ def _work(
         function, given = task
         pipe.send(function(arm, *given))
     pipe.send(facts | {"peak_mib": peak_mib()})
+
+
+def _end_with_parent() -> None:
+    """End this process when the benchmark is killed: an arm's work would slow the next run."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _timed(arm: Arm, pairs: list[Pair], kept: Kept) -> Turn:

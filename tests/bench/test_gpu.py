@@ -299,7 +299,6 @@ def test_the_claims_page_of_a_gpu():
     result = {
         "cases": {"bart-large": {"long": case}},
         "data": "the examples",
-        "rows_a_round": 1,
         "device": "some GPU",
         "commits": ["abc"],
         "weights": {},

@@ -213,9 +213,22 @@ def test_weights_that_were_not_recorded_are_in_the_title(folder):
 def test_each_block_has_a_title_of_its_own(current):
     former = {MODEL: {"digest": "fa16d5a5573a"}}
     change(current, "claim", lambda content: content.update(weights=former))
-    on_cpu, on_gpu = command.section("claim_short").split("\n\nOn NVIDIA")
+    on_cpu, on_gpu = command.section("claim_short").split("\n\n**No.** On NVIDIA")
     assert on_cpu.startswith("**Former model `qagen-mini@fa16d5a5573a` (commit")
     assert "Former" not in on_gpu
+
+
+def test_the_claim_of_both_devices_is_one_paragraph(current):
+    change(current, "claim", lambda content: content.update(weights=CURRENT))
+    text = command.section("claim_short")
+    assert "\n" not in text and text.startswith("**No.** On AMD EPYC")
+    assert "On NVIDIA H100 80GB HBM3, it is 7.8 times" in text
+    whole = command.section("claim")
+    assert text in whole and whole.count("On NVIDIA") == 1
+    assert "| bart-large, long, GPU |" in whole
+    former = {MODEL: {"digest": "fa16d5a5573a"}}
+    change(current, "claim_gpu", lambda content: content.update(weights=former))
+    assert "\n\n**Former model `qagen-mini@fa16d5a5573a`" in command.section("claim_short")
 
 
 def quote(rounds):

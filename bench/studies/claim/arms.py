@@ -1,7 +1,12 @@
-"""The arms of the claim's test: QAGS in two forms, QUALS as published, and the engine."""
+"""The arms of the claim's test: QAGS in two forms, QUALS as published, and the engine.
+
+An arm's name says how it is made: `_half` is half precision, and `_onednn` takes its matrix
+products from oneDNN, as the engine does on a CPU.
+"""
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -9,14 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from bench.recipes.grow import folder_of
 from bench.shared.arms import EngineArm, Kept, ReferenceArm
-from bench.shared.common import QAGS_MODELS, Pair
+from bench.shared.common import QAGS_MODELS, Pair, is_gpu
 from bench.shared.flops import count_flops, flops_at_width
 from bench.shared.options import TINY
+from bench.shared.turns import Worker
 from bench.shared.weights import RANDOM, Weights, qags_weights, weights_of
 from quals_fast.engine.filtering import keep_pairs
 from quals_fast.engine.gpu import GpuEngine
+from quals_fast.models.linear import OneDnnLinear, onednn_pays, use_onednn
 from quals_fast.qags import GivenAnswers, NetworkFiles, QagsScorer, Replay
 from quals_fast.qags.networks import ANSWERING, GENERATION
 from quals_fast.qags.results import STAGES as QAGS_STAGES
@@ -24,22 +33,27 @@ from quals_fast.qags.scorer import Arm
 
 STAGES = (*QAGS_STAGES, "generation", "filter", "rescoring", "all_in_one")
 
+ONEDNN, HALF = "_onednn", "_half"
 DESCRIPTIONS = {
     "qags_as_shipped": "the published QAGS: questions for one answer at a time, whole windows of "
     "384 tokens, nothing shared, float32",
+    "qags_as_shipped_onednn": "the same, with oneDNN's matrix products",
     "qags_batched": "the same scores as an expert would compute them: batches sorted by length, "
     "nothing done twice, float32",
     "qags_batched_half": "the same in half precision: float16 on a GPU, bfloat16 on a CPU that has "
     "instructions for it",
     "quals_published": "QUALS as published: batches of 5 and 30, a document encoded once for each "
     "of its pairs, float32 (float16 on a GPU)",
-    "quals_once": "the same, but a document encoded once for all its pairs",
+    "quals_published_half": "the same in bfloat16, since the article's program ran in float16",
+    "quals_published_onednn": "QUALS as published in float32, with oneDNN's matrix products",
+    "quals_once": "QUALS as published, but a document encoded once for all its pairs",
+    "quals_once_onednn": "the same, but a document encoded once for all its pairs",
     "quals_fast_float32": "the engine in float32, with the same scores as QUALS as published",
     "quals_fast": "the engine as it comes (`dtype=auto`, `backend=auto`)",
     "quals_fast_eager": "the engine without its kernels and graphs (`backend=eager`), on a GPU",
-    "quals_fast_onnx": "the engine on ONNX Runtime in float32, on a CPU",
-    "quals_fast_onnx_int8": "the engine on ONNX Runtime as exported with `--dtype int8`, on a CPU",
 }
+# What the claim is about; `--without` can leave out the others.
+NEEDED = ("qags_as_shipped", "quals_published", "quals_fast")
 
 # Width, layers, heads and feed-forward units of BERT, and of BART's two halves each.
 BERT = {
@@ -66,6 +80,7 @@ class QagsArm:
         device: where to run.
         replays: what the bundled networks did, by document and summary.
         candidates: file of answer candidates that were prepared; else spaCy finds them.
+        onednn: take the matrix products from oneDNN.
         width: of random networks, in place of that of their size.
 
     Attributes:
@@ -84,6 +99,7 @@ class QagsArm:
         device: str = "cpu",
         replays: Mapping[Texts, Replay] | None = None,
         candidates: Path | None = None,
+        onednn: bool = False,
         width: int | None = None,
     ) -> None:
         self.name = f"qags_{arm}"
@@ -98,6 +114,9 @@ class QagsArm:
         self._scorer = QagsScorer(
             *networks(size, width), extractor=given, arm=arm, device=device, dtype=dtype
         )
+        if onednn:
+            take_products_from_onednn(self._scorer.question_generator.bart)
+            take_products_from_onednn(self._scorer.question_answerer.bert)
         self.dtype = self._scorer.dtype
         self.stages: dict[str, float] = {}
         self.added_seconds = 0.0
@@ -173,22 +192,96 @@ class StagedEngineArm(EngineArm):
 
 
 class PublishedArm(ReferenceArm):
-    """QUALS as published, with the seconds of its stages."""
+    """QUALS as published, with the seconds of its stages.
 
-    def __init__(self, model: str | Path, *, device: str, encode_once: bool = False) -> None:
-        is_gpu = device.startswith("cuda")
-        super().__init__(
-            model,
-            device=device,
-            dtype=torch.float16 if is_gpu else torch.float32,
-            encode_once=encode_once,
-        )
-        self.name = "quals_once" if encode_once else "quals_published"
+    Args:
+        model: as for `QualsScorer.from_pretrained`.
+        device: where to run.
+        half: compute in half precision: float16 on a GPU, bfloat16 on a CPU.
+        encode_once: encode each document once for all its pairs.
+        onednn: take the matrix products from oneDNN.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        device: str = "cpu",
+        half: bool = False,
+        encode_once: bool = False,
+        onednn: bool = False,
+    ) -> None:
+        of_half = torch.float16 if is_gpu(device) else torch.bfloat16
+        dtype = of_half if half else torch.float32
+        super().__init__(model, device=device, dtype=dtype, encode_once=encode_once)
+        if onednn:
+            take_products_from_onednn(self._pipeline.network)
 
     @property
     def stages(self) -> dict[str, float]:
         """Seconds of each stage of the last run."""
         return self._pipeline.stages
+
+
+def take_products_from_onednn(network: nn.Module) -> None:
+    """Let oneDNN compute the float32 products of a network of Hugging Face's."""
+    use_onednn(network)
+    for module in network.modules():
+        if isinstance(module, OneDnnLinear):
+            module.weight = None  # type: ignore[assignment]  # a T5 asks what type it has
+
+
+def arm_names(device: str, without: Sequence[str] = ()) -> list[str]:
+    """Return the arms that run on a device, in the order of `DESCRIPTIONS`."""
+    on_gpu = is_gpu(device)
+    has_onednn = not on_gpu and onednn_pays()
+    left_out = {
+        ONEDNN: not has_onednn,
+        HALF: not on_gpu and not torch.cpu._is_avx512_bf16_supported(),
+        "quals_published_half": on_gpu,  # QUALS as published runs in half precision there
+        "quals_once": has_onednn,  # its step is measured with oneDNN's products
+        "quals_fast_eager": not on_gpu,
+    }
+    ends = tuple(end for end, is_left_out in left_out.items() if is_left_out)
+    return [name for name in DESCRIPTIONS if not name.endswith(ends) and name not in without]
+
+
+def start_arm(
+    name: str, size: str, arguments: argparse.Namespace, replays: Mapping[Texts, Replay]
+) -> Worker:
+    """Start the process of an arm.
+
+    Args:
+        name: one of `DESCRIPTIONS`.
+        size: of the models.
+        arguments: of the command.
+        replays: what QAGS's random weights replay.
+    """
+    device, onednn = arguments.device, name.endswith(ONEDNN)
+    if name.startswith("qags"):
+        of_half = "float16" if is_gpu(device) else "bfloat16"
+        return Worker(
+            QagsArm,
+            "as_shipped" if name.startswith("qags_as_shipped") else "batched",
+            size,
+            of_half if name.endswith(HALF) else "float32",
+            device=device,
+            replays=replays,
+            candidates=arguments.candidates,
+            onednn=onednn,
+        )
+    if name.startswith("quals_fast"):
+        dtype = "float32" if name.endswith("float32") else "auto"
+        backend = "eager" if name.endswith("eager") else "auto"
+        return Worker(StagedEngineArm, folder_of(size), dtype, backend, device=device)
+    return Worker(
+        PublishedArm,
+        folder_of(size),
+        device=device,
+        half=is_gpu(device) or name.endswith(HALF),
+        encode_once=name.startswith("quals_once"),
+        onednn=onednn,
+    )
 
 
 def networks(size: str, width: int | None = None) -> tuple[NetworkFiles, NetworkFiles]:

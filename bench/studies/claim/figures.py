@@ -15,32 +15,47 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bench.shared.common import spread
 
 BASES = {  # what an arm's scores must agree with
+    "qags_as_shipped_onednn": "qags_as_shipped",
     "qags_batched": "qags_as_shipped",
     "qags_batched_half": "qags_batched",
+    "quals_published_half": "quals_published",
+    "quals_published_onednn": "quals_published",
     "quals_once": "quals_published",
+    "quals_once_onednn": "quals_published",
     "quals_fast_float32": "quals_published",
     "quals_fast": "quals_fast_float32",
     "quals_fast_eager": "quals_fast",
-    "quals_fast_onnx": "quals_fast_float32",
-    "quals_fast_onnx_int8": "quals_fast_float32",
 }
-STRONGEST = "strongest QAGS"  # the batched one in half precision, where the device has it
+# An arm that stands for the first of these that was measured.
+STRONGEST, ARTICLE = "strongest QAGS", "QUALS as the article ran it"
+_STAND_INS = {
+    STRONGEST: ("qags_batched_half", "qags_batched"),
+    ARTICLE: ("quals_published_half", "quals_published"),
+}
 
 # The ratios that the claim is about: by name the slower and the faster arm.
 RATIOS = {
-    "published_vs_qags_as_shipped": ("qags_as_shipped", "quals_published"),
+    "published_vs_qags_as_shipped": ("qags_as_shipped", ARTICLE),
     "speedup_vs_qags_as_shipped": ("qags_as_shipped", "quals_fast"),
     "speedup_vs_qags_batched": (STRONGEST, "quals_fast"),
     "speedup_vs_quals_published": ("quals_published", "quals_fast"),
 }
+# What the library of matrix products does to them, where both programs can be run with oneDNN's.
+LIBRARY = {
+    "onednn_for_qags": ("qags_as_shipped", "qags_as_shipped_onednn"),
+    "onednn_for_quals": ("quals_published", "quals_published_onednn"),
+    "published_vs_qags_onednn": ("qags_as_shipped_onednn", "quals_published_onednn"),
+    "speedup_vs_qags_onednn": ("qags_as_shipped_onednn", "quals_fast"),
+    "speedup_vs_quals_onednn": ("quals_published_onednn", "quals_fast"),
+}
 # What must be the same for rounds of two runs to be put together.
-SETUP = ("data", "rows_a_round", "device", "versions")
+SETUP = ("data", "device", "versions")
 
 
 def each_case(cases: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -50,16 +65,24 @@ def each_case(cases: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]
             yield size, workload, case
 
 
-def strongest(case: dict[str, Any]) -> str:
-    """Return the name of the strongest arm of QAGS."""
-    half = "qags_batched_half"
-    return half if half in case["facts"] else "qags_batched"
+def measured(case: dict[str, Any], arm: str) -> str | None:
+    """Return an arm's name, or of `STRONGEST` and `ARTICLE` what they stand for.
+
+    None if it was not measured.
+    """
+    return next((one for one in _STAND_INS.get(arm, (arm,)) if one in case["facts"]), None)
 
 
 def seconds(case: dict[str, Any], arm: str) -> list[float]:
     """Return an arm's seconds a summary in each round."""
-    arm = strongest(case) if arm == STRONGEST else arm
-    return [one["seconds"][arm] for one in case["rounds"]]
+    return [one["seconds"][measured(case, arm)] for one in case["rounds"]]
+
+
+def measured_ratio(case: dict[str, Any], arms: tuple[str, str]) -> dict[str, float] | None:
+    """Return median, lowest and highest of `ratios`; None if an arm was not measured."""
+    if any(measured(case, arm) is None for arm in arms):
+        return None
+    return spread(ratios(case, *arms))
 
 
 def ratios(case: dict[str, Any], slower: str, faster: str) -> list[float]:
@@ -84,7 +107,7 @@ def mean_difference(case: dict[str, Any], arm: str) -> float | None:
     None where there is no base, or random weights, whose scores mean nothing.
     """
     base = BASES.get(arm)
-    if base is None or (case["weights"] == "random" and arm.startswith("qags")):
+    if base not in case["facts"] or (case["weights"] == "random" and arm.startswith("qags")):
         return None
     differences = [
         abs(a - b)
@@ -116,32 +139,48 @@ def flops_ratio(tflop: dict[str, float]) -> dict[str, float]:
 
 def summarise(cases: dict[str, Any]) -> dict[str, Any]:
     """Return the figures that the claim is about, by size and workload."""
-    figures: dict[str, Any] = {name: {} for name in (*RATIOS, "flops_ratio")}
+    figures: dict[str, Any] = {name: {} for name in (*RATIOS, *LIBRARY, "flops_ratio")}
     for size, workload, case in each_case(cases):
-        for name, arms in RATIOS.items():
-            figures[name].setdefault(size, {})[workload] = spread(ratios(case, *arms))
+        for name, arms in (RATIOS | LIBRARY).items():
+            ratio = measured_ratio(case, arms)
+            if ratio is not None:
+                figures[name].setdefault(size, {})[workload] = ratio
         figures["flops_ratio"].setdefault(size, {})[workload] = flops_ratio(case["tflop"])
     return figures
 
 
-def check_same_setup(old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Refuse to put rounds of different inputs, machines, versions or weights together.
+def check_same_setup(
+    old: dict[str, Any], new: dict[str, Any], rows: Mapping[str, int], arms: Sequence[str]
+) -> None:
+    """Refuse to put rounds of different inputs, machines, versions, weights or arms together.
+
+    Args:
+        old: a result.
+        new: what a run's result will say.
+        rows: that the run scores in a round, by size.
+        arms: that run.
 
     Raises:
         ValueError: something differs.
     """
     for what in SETUP:
-        if old.get(what) != new[what]:
-            raise ValueError(
-                f"rounds can only be added to a result with the same {what}, but it has "
-                f"{old.get(what)} and this run {new[what]}; leave out --add to start over"
-            )
+        _check_same(what, old.get(what), new[what])
     for name, described in new["weights"].items():
-        if old.get("weights", {}).get(name, described) != described:
-            raise ValueError(
-                f"rounds can only be added to a result with the same weights, but its {name} is "
-                f"{old['weights'][name]} and this run's {described}; leave --add out to begin anew"
-            )
+        _check_same(f"weights of {name}", old["weights"].get(name, described), described)
+    for size, workload, case in each_case(old["cases"]):
+        if size in rows:
+            cell = f"{size}, {workload}"
+            _check_same(f"arms for {cell}", sorted(case["facts"]), sorted(arms))
+            before = sorted({len(one["document_tokens"]) for one in case["rounds"]})
+            _check_same(f"rows a round for {cell}", before, [rows[size]])
+
+
+def _check_same(what: str, old: object, new: object) -> None:
+    if old != new:
+        raise ValueError(
+            f"rounds can only be added to a result with the same {what}, but it has {old} and this "
+            f"run {new}; leave out --add to start over"
+        )
 
 
 def add_cases(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

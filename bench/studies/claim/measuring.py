@@ -5,73 +5,30 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
-import torch
-
-from bench.onnx import exported
 from bench.recipes.grow import folder_of
 from bench.shared.common import Pair, is_gpu, peak_mib, texts_of
 from bench.shared.flops import count_flops
-from bench.shared.options import EVERY_MODEL, TINY
 from bench.shared.turns import Worker
 from bench.shared.workloads import load_workload, token_count
 from bench.studies.claim.arms import (
+    ONEDNN,
     TRAINED,
-    PublishedArm,
     QagsArm,
     StagedEngineArm,
     Texts,
+    arm_names,
     describe_networks,
     replayed_flops,
+    start_arm,
 )
+from bench.studies.claim.plan import Cell, Plan
 from quals_fast.models.checkpoint import read_checkpoint
 from quals_fast.qags import Replay
 from quals_fast.qags.scorer import Arm
 
-WEIGHTS = {"qagen-mini": 2.0, "bart-base": 3.0, "bart-large": 6.0, TINY: 1.0}  # of the time limit
-# What the ratios do not need and `--without` leaves out.
-OPTIONAL = (
-    "qags_batched_half",
-    "quals_once",
-    "quals_fast_eager",
-    "quals_fast_onnx",
-    "quals_fast_onnx_int8",
-)
-
 Rounds = list[list[Pair]]  # the rows of each round
-
-
-def start_arms(
-    size: str, arguments: argparse.Namespace, replays: Mapping[Texts, Replay]
-) -> dict[str, Worker]:
-    """Start a process for each arm, by its name."""
-    device, folder = arguments.device, folder_of(size)
-    given = {"device": device, "replays": replays, "candidates": arguments.candidates}
-    arms = {
-        "qags_as_shipped": partial(Worker, QagsArm, "as_shipped", size, **given),
-        "qags_batched": partial(Worker, QagsArm, "batched", size, **given),
-    }
-    if is_gpu(device) or torch.cpu._is_avx512_bf16_supported():
-        half = "float16" if is_gpu(device) else "bfloat16"
-        arms["qags_batched_half"] = partial(Worker, QagsArm, "batched", size, half, **given)
-    arms |= {
-        "quals_published": partial(Worker, PublishedArm, folder, device=device),
-        "quals_once": partial(Worker, PublishedArm, folder, device=device, encode_once=True),
-        "quals_fast_float32": partial(Worker, StagedEngineArm, folder, "float32", device=device),
-        "quals_fast": partial(Worker, StagedEngineArm, folder, "auto", device=device),
-    }
-    if is_gpu(device):
-        arms["quals_fast_eager"] = partial(
-            Worker, StagedEngineArm, folder, "auto", "eager", device=device
-        )
-    elif size == TRAINED or not arguments.quick:  # the export of a larger one takes minutes
-        for name, dtype in (("quals_fast_onnx", "float32"), ("quals_fast_onnx_int8", "int8")):
-            if name not in arguments.without:
-                export = exported(folder, dtype)
-                arms[name] = partial(Worker, StagedEngineArm, export, "auto", "onnx")
-    return {name: start() for name, start in arms.items() if name not in arguments.without}
 
 
 def warm_up(
@@ -88,9 +45,10 @@ def warm_up(
     """
     tflop: dict[str, float] = {}
     for name, arm in arms.items():
-        is_exported = name.startswith("quals_fast_onnx")
-        is_counted = counts and arm.facts["dtype"] == "float32" and not is_exported
         is_random = name.startswith("qags") and size != TRAINED
+        # QAGS with oneDNN does the work of QAGS as shipped.
+        is_same = name.startswith("qags") and name.endswith(ONEDNN)
+        is_counted = counts and arm.facts["dtype"] == "float32" and not is_same
         if is_random:
             arm.ask(QagsArm.ask_one, pairs[0])
         elif not is_counted:
@@ -141,7 +99,7 @@ def run_round(arms: dict[str, Worker], pairs: list[Pair], *, times_stages: bool)
             measured["stages"][name] = turn.stages
         elif times_stages:
             measured["stages"][name] = arm.ask(StagedEngineArm.time_stages, documents, summaries)
-    replayed = arms["qags_batched"].ask(QagsArm.get_replayed)
+    replayed = arms["qags_as_shipped"].ask(QagsArm.get_replayed)
     texts = zip(documents, summaries, strict=True)
     measured["questions"] = [len(replayed[one].questions) for one in texts]
     return measured
@@ -152,7 +110,8 @@ def run_size(
     arguments: argparse.Namespace,
     rows: Mapping[str, Rounds],
     replays: Mapping[Texts, Replay],
-    seconds: float,
+    plan: Plan,
+    done: Mapping[str, Any],
     save: Callable[[dict[str, Any]], None],
 ) -> dict[Texts, Replay]:
     """Run one size's workloads.
@@ -160,15 +119,15 @@ def run_size(
     Args:
         size: of the models.
         arguments: of the command.
-        rows: of each workload.
+        rows: of each workload's rounds.
         replays: what QAGS's random weights replay.
-        seconds: behind which no round but the first begins that would not end in time.
+        plan: tells which rounds end in time.
+        done: cases of this size that rounds are added to, whose FLOPs are known.
         save: gets what was measured up to then, by workload, after each round.
 
     Returns:
         What QAGS did with which texts.
     """
-    begin = time.perf_counter()
     arms: dict[str, Worker] = {}
     cases: dict[str, Any] = {
         workload: {
@@ -181,30 +140,30 @@ def run_size(
         for workload in rows
     }
     try:
-        arms = start_arms(size, arguments, replays)
+        names = arm_names(arguments.device, arguments.without)
+        arms = {name: start_arm(name, size, arguments, replays) for name in names}
         for workload, rounds in rows.items():
             if is_gpu(arguments.device):
                 capture(arms, rounds[0])
             else:
-                cases[workload]["tflop"] = warm_up(
-                    arms, size, rounds[0], replays, counts=not arguments.add
-                )
-        longest = dict.fromkeys(rows, 0.0)
+                counts = workload not in done
+                tflop = warm_up(arms, size, rounds[0], replays, counts=counts)
+                cases[workload]["tflop"] = tflop
         for number in range(max(map(len, rows.values()))):
             for workload, rounds in rows.items():
+                if number >= len(rounds) or not plan.fits((size, workload)):
+                    continue
                 started = time.perf_counter()
-                late = started - begin + longest[workload] > seconds
-                if number < len(rounds) and not (number and late):
-                    measured = run_round(arms, rounds[number], times_stages=number == 0)
-                    cases[workload]["rounds"].append(measured)
-                    longest[workload] = max(longest[workload], time.perf_counter() - started)
-                    facts = {
-                        name: {"dtype": arm.facts["dtype"], "peak_mib": arm.ask(peak_mib)}
-                        for name, arm in arms.items()
-                    }
-                    begun = {name: case for name, case in cases.items() if case["rounds"]}
-                    save({name: case | {"facts": facts} for name, case in begun.items()})
-        return arms["qags_batched"].ask(QagsArm.get_replayed)
+                measured = run_round(arms, rounds[number], times_stages=number == 0)
+                plan.took((size, workload), time.perf_counter() - started)
+                cases[workload]["rounds"].append(measured)
+                facts = {
+                    name: {"dtype": arm.facts["dtype"], "peak_mib": arm.ask(peak_mib)}
+                    for name, arm in arms.items()
+                }
+                begun = {name: case for name, case in cases.items() if case["rounds"]}
+                save({name: case | {"facts": facts} for name, case in begun.items()})
+        return arms["qags_as_shipped"].ask(QagsArm.get_replayed)
     finally:
         for arm in arms.values():
             arm.kill()
@@ -220,29 +179,35 @@ def replay(pairs: list[Pair], arguments: argparse.Namespace) -> dict[Texts, Repl
         arm.kill()
 
 
-def rows_of(arguments: argparse.Namespace, size: str, done: Mapping[str, Any]) -> dict[str, Rounds]:
+def rows_of(
+    arguments: argparse.Namespace, size: str, rounds: Mapping[Cell, int], done: Mapping[str, Any]
+) -> dict[str, Rounds]:
     """Return the rows of each round and workload, behind those that were scored before.
 
     Args:
         arguments: of the command.
         size: of the models.
+        rounds: to measure.
         done: cases that rounds are added to.
     """
+    count = arguments.rows[size]
     rows: dict[str, Rounds] = {}
     for workload in arguments.workloads:
+        number = rounds[size, workload]
         if is_gpu(arguments.device):
-            rows[workload] = [load_workload(workload, arguments.data, arguments.rows)]
-            rows[workload] *= arguments.rounds
-            continue
-        before = len(done.get(size, {}).get(workload, {}).get("rounds", []))
-        ends = [arguments.rows * (before + number + 1) for number in range(arguments.rounds)]
-        pairs = load_workload(workload, arguments.data, ends[-1])
-        rows[workload] = [pairs[end - arguments.rows : end] for end in ends]
-    return rows
+            rows[workload] = [load_workload(workload, arguments.data, count)] * number
+        else:
+            before = len(done.get(size, {}).get(workload, {}).get("rounds", []))
+            ends = [count * (before + i + 1) for i in range(number)]
+            pairs = load_workload(workload, arguments.data, ends[-1]) if ends else []
+            rows[workload] = [pairs[end - count : end] for end in ends]
+    return {workload: of_rounds for workload, of_rounds in rows.items() if of_rounds}
 
 
 def run_sizes(
     arguments: argparse.Namespace,
+    rounds: Mapping[Cell, int],
+    plan: Plan,
     done: Mapping[str, Any],
     save: Callable[[dict[str, Any]], None],
 ) -> None:
@@ -250,27 +215,26 @@ def run_sizes(
 
     Args:
         arguments: of the command.
+        rounds: to measure.
+        plan: tells which of them end in time.
         done: cases that rounds are added to.
         save: gets the new cases after each round.
     """
-    begin = time.perf_counter()
     cases: dict[str, Any] = {}
     replays: dict[Texts, Replay] = {}
-    waiting = sorted(arguments.models, key=EVERY_MODEL.index)
-    while waiting:
-        size = waiting[0]
-        rows = rows_of(arguments, size, done)
+    for size in arguments.models:
+        rows = rows_of(arguments, size, rounds, done)
+        if not any(plan.fits((size, workload), started=False) for workload in rows):
+            continue
         if size != TRAINED:
-            pairs = [pair for rounds in rows.values() for one in rounds for pair in one]
+            pairs = [pair for of_rounds in rows.values() for one in of_rounds for pair in one]
             new = (p for p in pairs if (p.document, p.summary) not in replays)
             missing = list(dict.fromkeys(new))  # on a GPU all rounds have the same rows
             replays |= replay(missing, arguments) if missing else {}
-        left = arguments.limit - (time.perf_counter() - begin)
-        share = left * WEIGHTS[size] / sum(WEIGHTS[name] for name in waiting)
 
         def save_size(of_size: dict[str, Any], size: str = size) -> None:
             cases[size] = of_size
             save(cases)
 
-        replays |= run_size(size, arguments, rows, replays, share, save_size)
-        del waiting[0]
+        of_size = done.get(size, {})
+        replays |= run_size(size, arguments, rows, replays, plan, of_size, save_size)
