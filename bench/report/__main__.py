@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.report import (
+    classifier,
     exports,
     gpu,
     latency,
@@ -67,6 +68,7 @@ SECTIONS: dict[str, tuple[Block, ...]] = {
     "evaluate": (models.evaluate,),
     "definitions": (models.definitions,),
     "rivals": (models.rivals,),
+    "classifier": (classifier.classifier,),
     "worth_short": (models.worth_short,),
     "preset": (models.preset,),
     "probability": (probability.probability,),
