@@ -8,7 +8,8 @@ bench/results/classifier.json. The same command goes on after an interruption.
 The recipe is that of Kryscinski et al. 2020 (arXiv 1910.12840; github.com/salesforce/factCC, commit
 23ec0ac), at a small scale. A correct claim is a sentence of a news document; one rule makes it
 incorrect: another name, number or date of the document, another pronoun, a negation. Half of the
-pairs have words left out or doubled. What differs:
+pairs have words left out or doubled. As FactCCX, it also learns which words were changed. What
+differs:
 
 - the network: the reference QAGS's answering network (BERT of MiniLM's size) instead of BERT-base;
 - some thousands of pairs instead of a million, most of them on a part of the document;
@@ -26,7 +27,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bench.recipes.classifier.claims import JUDGED, judged_file, load_spacy, stored_claims
 from bench.recipes.classifier.measuring import on_claims, on_summaries
-from bench.recipes.classifier.training import ClaimTask, new_network
+from bench.recipes.classifier.training import ClaimTask, new_network, save
 from bench.recipes.qags_training.loop import Recipe, train
 from bench.shared.common import QAGS_MODELS, finish, load_pairs
 from bench.shared.options import command_line
@@ -60,8 +61,7 @@ def main() -> None:
             threads=1,
         )
         train(task, recipe, a.run)
-        network.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        save(network, tokenizer, folder)
     network = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     checkpoint = torch.load(a.run / "checkpoint.pt", weights_only=True)

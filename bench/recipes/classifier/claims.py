@@ -203,10 +203,7 @@ def window(claim: Claim, words: float, rng: random.Random) -> str:
 def with_noise(correct: str, incorrect: str, rng: random.Random) -> tuple[str, str]:
     """Leave out or double some of the words that both claims begin and end with."""
     a, b = correct.split(), incorrect.split()
-    most = min(len(a), len(b))
-    before = next((i for i in range(most) if a[i] != b[i]), most)
-    most -= before
-    after = next((i for i in range(most) if a[-1 - i] != b[-1 - i]), most)
+    before, after = _shared(a, b)
 
     def noisy(words: list[str]) -> list[str]:
         counts = rng.choices((1, 0, 2), (0.95, 0.04, 0.01), k=len(words))
@@ -219,6 +216,18 @@ def with_noise(correct: str, incorrect: str, rng: random.Random) -> tuple[str, s
     )
 
 
+def changed(correct: str, incorrect: str) -> tuple[int, int]:
+    """Return where the incorrect claim's changed words start and end, in characters.
+
+    Where words were only left out, it is the word before them. Words are one space apart.
+    """
+    words = incorrect.split()
+    before, after = _shared(correct.split(), words)
+    last = max(1, len(words) - after)
+    first = min(before, last - 1)
+    return len(" ".join([*words[:first], ""])), len(" ".join(words[:last]))
+
+
 def judged_file(data: Path, name: str) -> Path:
     """Return the file of a judged set."""
     return data / f"factcons_{name}.jsonl.gz"
@@ -229,6 +238,14 @@ def _replaced(claim: Any, start: int, end: int, text: str) -> str:
     first = claim[0].idx
     whole: str = claim.text
     return f"{whole[: start - first]}{text}{whole[end - first :]}".strip()
+
+
+def _shared(a: list[str], b: list[str]) -> tuple[int, int]:
+    """Return how many words two claims begin with, and how many others they end with."""
+    most = min(len(a), len(b))
+    before = next((i for i in range(most) if a[i] != b[i]), most)
+    most -= before
+    return before, next((i for i in range(most) if a[-1 - i] != b[-1 - i]), most)
 
 
 def _overlap(a: str, b: str) -> bool:
