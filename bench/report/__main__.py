@@ -23,6 +23,7 @@ from pathlib import Path
 from bench.report import (
     audit,
     claim,
+    classifier,
     cross_encoder,
     exports,
     gpu,
@@ -74,6 +75,7 @@ SECTIONS: dict[str, tuple[Block, ...]] = {
     "evaluate": (models.evaluate,),
     "definitions": (models.definitions,),
     "rivals": (models.rivals,),
+    "classifier": (classifier.classifier,),
     "worth_short": (models.worth_short,),
     "preset": (models.preset,),
     "probability": (probability.probability,),

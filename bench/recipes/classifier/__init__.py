@@ -1,0 +1,1 @@
+"""A factual-consistency classifier by FactCC's recipe."""
