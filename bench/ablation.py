@@ -37,7 +37,7 @@ PREDICTED = {
     "distinct rows": ("equal histories computed once, finished sentences dropped", 1.2),
     "few candidates": ("16 candidates a row where that is certain, not 120", 1.1),
     "screened LM head": ("8-bit integers screen, float32 computes the likeliest", 1.6),
-    "bfloat16 documents": ("documents read and rescored in bfloat16", 1.2),
+    "8-bit documents": ("documents read and rescored in 8-bit integers", 1.2),
     "oneDNN products": ("linear layers by oneDNN, not by MKL as torch has it", 1.3),
     "rows of few sizes": ("filled up once a step, not by a copy in each layer", 1.05),
     "short histories": ("under 24 tokens attended to by products and sums", 1.03),
@@ -72,7 +72,7 @@ def without(name: str, scorer: QualsScorer) -> Iterator[QualsScorer]:
         rows_as_they_are = mock.patch.object(slots, "padded_rows", int)
         with mock.patch.object(linear, "onednn_pays", lambda: False), rows_as_they_are:
             yield _scorer()
-    elif name == "bfloat16 documents":
+    elif name == "8-bit documents":
         yield QualsScorer(CpuEngine(replace(model, document_network=model.network)))
     else:
         patch: Any = {

@@ -146,10 +146,10 @@ class QualsScorer:
             device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ..., or ``"auto"``: a GPU if there is one.
             dtype: Precision: ``"float32"``, ``"mixed"`` (CPU only), or ``"bfloat16"`` or
                 ``"float16"`` (GPU only). ``"mixed"`` searches in float32, preselects tokens with
-                8-bit integers and reads documents in bfloat16. ``"auto"`` is float16 on a GPU, as
+                8-bit integers and reads documents in these. ``"auto"`` is float16 on a GPU, as
                 published; on a CPU, it is the fastest precision that keeps the rank correlation
-                with float32 at 0.99 or more; ``"mixed"`` is refused for models whose likely tokens
-                the integers miss. For a T5 model, which overflows float16, ``"auto"``
+                with float32 at 0.99 or more; ``"mixed"`` is refused for models that the integers
+                do not fit. For a T5 model, which overflows float16, ``"auto"``
                 is bfloat16 on a GPU that has it, and otherwise float32; float16 is refused. The
                 signature says what was chosen. An exported model has the precision that it was
                 exported with.

@@ -419,7 +419,7 @@ def test_a_cpu_rescores_no_more_at_once_than_its_cache_holds(scorer, monkeypatch
     monkeypatch.setattr(base, "rescore", lambda *arguments: budgets.append(arguments[3]))
     for engine in (scorer.engine, CpuEngine(model, max_batch_tokens=7), GpuEngine(model)):
         engine.rescore([], [])
-    assert budgets == [4096, 7, 327_680]
+    assert budgets == [2048, 7, 327_680]
 
 
 def test_a_gpus_attention_is_not_cudnns():

@@ -138,7 +138,7 @@ def without_data(
 ) -> TorchModel:
     """Return a model of a shape whose weights take no memory."""
     of = PRECISIONS[precision]
-    network = network_of(shape).to("meta", of.search)
+    network = network_of(shape).to("meta", of.dtype)
     network.run_by(TRITON)
     bias = torch.zeros(shape.vocab_size, device="meta")
     head = LMHead(network.lm_head_weight.detach(), bias, TRITON)

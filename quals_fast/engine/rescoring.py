@@ -8,15 +8,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 from quals_fast.batching import pad, run_batches
-from quals_fast.models.cache import EncodingCache, encode_documents
+from quals_fast.models.cache import EncodingCache, hidden_states
 from quals_fast.models.loading import TorchModel
-from quals_fast.models.memory import SourceMemory
+from quals_fast.models.targets import pack
 from quals_fast.results import TokenLogprobs
 
 # Lengths are padded to multiples, since oneDNN keeps code for every shape that it has ever met:
 # without them memory grew by 0.3 MiB a summary.
-_SOURCE_MULTIPLE, _TARGET_MULTIPLE = 32, 8
+_SOURCE_MULTIPLE = 32
 
 Targets = Sequence[Sequence[int]]
 
@@ -44,16 +47,30 @@ def rescore(
     unique = list(rows)
     joined = [[ids for row in rows[document] for ids in targets[row]] for document in unique]
     costs = [
-        len(document) + len(group) * max(map(len, group))
-        for document, group in zip(unique, joined, strict=True)
+        len(document) + sum(map(len, group)) for document, group in zip(unique, joined, strict=True)
     ]
     of_rows: list[list[TokenLogprobs]] = [[] for _ in documents]
 
+    def encode(some: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        positions = model.shape.max_position_embeddings
+        ids, mask = pad(
+            some, model.conventions.pad_token_id, model.device, _SOURCE_MULTIPLE, positions
+        )
+        return model.document_network.encode_hidden(ids, mask), mask
+
     def run(batch: list[int]) -> list[list[TokenLogprobs]]:
-        memory = encode_documents(model, cache, [unique[i] for i in batch], _SOURCE_MULTIPLE)
+        states, mask = hidden_states(
+            model, cache, [unique[i] for i in batch], _SOURCE_MULTIPLE, encode
+        )
         # After a failure batches are smaller than the budget, and so must their slices be.
         budget = min(max_batch_tokens, len(batch) * costs[batch[0]])
-        return _rescore_batch(model, memory, [joined[i] for i in batch], budget)
+        slices = [_slices(joined[i], max(1, budget // len(batch))) for i in batch]
+        of_batch: list[list[TokenLogprobs]] = [[] for _ in batch]
+        for at in range(max(map(len, slices))):
+            some = [one[at] if at < len(one) else [] for one in slices]
+            for own, found in zip(of_batch, _rescore(model, states, mask, some), strict=True):
+                own += found
+        return of_batch
 
     for i, of_document in run_batches(costs, max_batch_tokens, run):
         remaining = iter(of_document)
@@ -62,34 +79,35 @@ def rescore(
     return of_rows
 
 
-def _rescore_batch(
-    model: TorchModel, memory: SourceMemory, targets: Sequence[Targets], max_batch_tokens: int
+def _slices(targets: Targets, most: int) -> list[list[Sequence[int]]]:
+    """Cut targets into lists of so many tokens at most, or of one target."""
+    slices: list[list[Sequence[int]]] = []
+    room = 0
+    for ids in targets:
+        if len(ids) > room or not slices:
+            slices.append([])
+            room = most
+        slices[-1].append(ids)
+        room -= len(ids)
+    return slices
+
+
+def _rescore(
+    model: TorchModel, states: Tensor, mask: Tensor, targets: Sequence[Targets]
 ) -> list[list[TokenLogprobs]]:
-    """Decode the targets of B encoded documents, in slices of about the budget."""
-    network, conventions = model.document_network, model.conventions
-    positions = model.shape.max_position_embeddings
-    of_rows: list[list[TokenLogprobs]] = [[] for _ in targets]
-    longest = max(len(ids) for row in targets for ids in row)
-    at_once = max(1, max_batch_tokens // (longest * len(targets)))
-    for first in range(0, max(map(len, targets)), at_once):
-        rows = [row[first : first + at_once] for row in targets]
-        width = max(map(len, rows))
-        # A document with fewer targets than its batch mates gets one-token stand-ins.
-        flat = [
-            ids
-            for row in rows
-            for ids in [*row, *[[conventions.pad_token_id]] * (width - len(row))]
-        ]
-        labels, mask = pad(
-            flat, conventions.pad_token_id, model.device, _TARGET_MULTIPLE, positions
-        )  # (B*Q, T)
-        inputs = labels.roll(1, 1)
-        inputs[:, 0] = conventions.decoder_start_token_id
-        hidden = network.decode_teacher_forced(inputs.unflatten(0, (len(rows), width)), memory)
-        # Real tokens only.
-        logprobs = model.head.logprob(hidden.flatten(0, 1)[mask], labels[mask])
-        parts = logprobs.split([len(ids) for ids in flat])
-        for index, row in enumerate(rows):
-            for part in parts[index * width : index * width + len(row)]:
-                of_rows[index].append(tuple(part.tolist()))
-    return of_rows
+    """Decode the targets of B encoded documents: states ``(B, S, d)``, mask ``(B, S)``."""
+    conventions = model.conventions
+    width = max(map(len, targets))
+    lengths = torch.zeros(len(targets), width, dtype=torch.int64, device="cpu")
+    flat = [ids for row in targets for ids in row]
+    for index, row in enumerate(targets):
+        lengths[index, : len(row)] = torch.tensor([len(ids) for ids in row], device="cpu")
+    ids, _ = pad(flat, conventions.pad_token_id, torch.device("cpu"))
+    token_ids = ids.new_full((len(targets), width, ids.shape[1]), conventions.pad_token_id)
+    token_ids[lengths > 0] = ids
+    n_rows, n_slots = int(lengths.sum()), int(lengths.sum(1).max())
+    start = conventions.decoder_start_token_id
+    packed = pack(token_ids.to(model.device), lengths.to(model.device), start, n_rows, n_slots)
+    hidden = model.document_network.decode_packed(packed, states, mask)
+    logprobs = iter(model.head.logprob(hidden, packed.labels).split([*map(len, flat)]))
+    return [[tuple(next(logprobs).tolist()) for _ in row] for row in targets]

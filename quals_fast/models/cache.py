@@ -15,9 +15,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from quals_fast.batching import pad, padded
+from quals_fast.batching import padded
 from quals_fast.models.loading import TorchModel
-from quals_fast.models.memory import SourceMemory
 from quals_fast.processes import ForkSafeLock
 from quals_fast.results import CacheStats
 
@@ -77,30 +76,6 @@ class EncodingCache:
             self._n_bytes = 0
 
 
-def encode_documents(
-    model: TorchModel,
-    cache: EncodingCache | None,
-    documents: Sequence[Sequence[int]],
-    multiple_of: int,
-) -> SourceMemory:
-    """Encode documents, or take them from a cache; no value is read.
-
-    Args:
-        model: the model.
-        cache: of its encoded documents.
-        documents: input ids of B distinct documents.
-        multiple_of: they are padded to a length S that is a multiple of this.
-    """
-    network, pad_token_id = model.document_network, model.conventions.pad_token_id
-    positions = model.shape.max_position_embeddings
-
-    def encode(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        input_ids, mask = pad(rows, pad_token_id, model.device, multiple_of, positions)
-        return network.encode_hidden(input_ids, mask), mask
-
-    return network.project(*hidden_states(model, cache, documents, multiple_of, encode))
-
-
 def hidden_states(
     model: TorchModel,
     cache: EncodingCache | None,
@@ -114,7 +89,7 @@ def hidden_states(
         model: the model.
         cache: of its encoded documents.
         documents: input ids of B distinct documents.
-        multiple_of: as for `encode_documents`.
+        multiple_of: they are padded to a length S that is a multiple of this.
         encode: encodes documents; maps input ids to hidden states ``(B', S, d)`` and a mask
             ``(B', S)`` of which only the first rows count.
 

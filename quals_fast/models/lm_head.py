@@ -6,6 +6,7 @@ fast 8-bit integers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cached_property, partial
 
@@ -21,6 +22,7 @@ _MAX_ROWS = 64  # rows of logits at once: 64 x 28,216 float32 are 7 MB
 _SPARE_CANDIDATES = 8  # in addition to those wanted, since 8-bit integers confuse their order
 _DEFAULT_CANDIDATES = 16  # if the number is not given
 _NEARLY = 0.01  # nats: a token that was missed, but is hardly likelier than one that was found
+_LOG2_E = 1 / math.log(2)
 _BLOCK_COLUMNS = 64  # columns that are represented by their maximum in finding candidates
 
 
@@ -175,18 +177,21 @@ class ScreenedLMHead(CpuLMHead):
         coarse = self._screen(rows)
         if self._biased:
             coarse += self._bias
-        logprobs = coarse.log_softmax(-1)
-        screened, ids = _topk(logprobs, k)
-        best = ids[:, :1]
-        coarse_lse = coarse.gather(1, best) - logprobs.gather(1, best)
+        screened, ids = _topk(coarse, k)
+        best = screened.amax(1, keepdim=True)
+        # In place, and by powers of two, which torch computes in a third of the time of `exp`.
+        powers = coarse.sub_(best).mul_(_LOG2_E).exp2_()
+        coarse_lse = best + powers.sum(1, keepdim=True).log()
         logits = self._logits(rows, ids)
         # What float32 says of the likeliest takes the place of what the integers say.
-        change = (logits - coarse_lse).exp() - screened.exp()
+        change = (logits - coarse_lse).exp() - (screened - coarse_lse).exp()
         return logits, ids, coarse_lse + change.sum(1, keepdim=True).log1p()
 
     def _logits(self, rows: Tensor, ids: Tensor) -> Tensor:
         """Return the float32 logits ``(N, k)`` of tokens ``(N, k)``."""
-        return torch.bmm(self._weight[ids], rows[:, :, None])[:, :, 0] + self._bias[ids]
+        # Both are several times as fast as an index and a batched product with one column.
+        products = F.embedding(ids, self._weight) * rows[:, None]
+        return products.sum(-1) + self._bias[ids]
 
 
 def _topk(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -194,19 +199,18 @@ def _topk(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
     They stand in the k blocks with the largest maxima, so few columns need to be ordered.
     """
-    rows, size = values.shape
+    size = values.shape[1]
     blocks = size // _BLOCK_COLUMNS
     if blocks <= k:
         return values.topk(k)
-    body = values[:, : blocks * _BLOCK_COLUMNS].unflatten(1, (blocks, _BLOCK_COLUMNS))
+    tail = blocks * _BLOCK_COLUMNS
+    body = values[:, :tail].unflatten(1, (blocks, _BLOCK_COLUMNS))
     best = body.amax(2).topk(k, sorted=False).indices
-    columns = (
-        best[:, :, None] * _BLOCK_COLUMNS + torch.arange(_BLOCK_COLUMNS, device=best.device)
-    ).flatten(1)
-    rest = torch.arange(blocks * _BLOCK_COLUMNS, size, device=best.device).expand(rows, -1)
-    columns = torch.cat([columns, rest], 1)
-    largest, at = values.gather(1, columns).topk(k)
-    return largest, columns.gather(1, at)
+    of_best = body.gather(1, best[:, :, None].expand(-1, -1, _BLOCK_COLUMNS)).flatten(1)
+    largest, at = torch.cat([of_best, values[:, tail:]], 1).topk(k)
+    block, column = at // _BLOCK_COLUMNS, at % _BLOCK_COLUMNS
+    first = F.pad(best * _BLOCK_COLUMNS, (0, 1), value=tail).gather(1, block)
+    return largest, first + column
 
 
 def _in_order(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

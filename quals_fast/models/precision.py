@@ -15,26 +15,25 @@ BFLOAT16_CAPABILITY = (8, 0)
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """The number type of each part of the network.
+    """What the network computes in.
 
     Attributes:
         name: as in `dtype=`.
-        search: type of the layers that read summaries and search.
-        documents: type of the layers that read documents and rescore, which take no decisions.
-        integers: whether 8-bit integers preselect tokens in the LM head.
+        dtype: type of the weights, and of all that passes between layers.
+        integers: whether 8-bit integers compute what takes no decisions: the linear layers that
+            read documents and rescore, and which tokens are worth a look in the LM head.
     """
 
     name: str
-    search: torch.dtype
-    documents: torch.dtype
+    dtype: torch.dtype
     integers: bool = False
 
 
 PRECISIONS = {
-    "float32": Precision("float32", torch.float32, torch.float32),
-    "mixed": Precision("mixed", torch.float32, torch.bfloat16, integers=True),
-    "bfloat16": Precision("bfloat16", torch.bfloat16, torch.bfloat16),
-    "float16": Precision("float16", torch.float16, torch.float16),
+    "float32": Precision("float32", torch.float32),
+    "mixed": Precision("mixed", torch.float32, integers=True),
+    "bfloat16": Precision("bfloat16", torch.bfloat16),
+    "float16": Precision("float16", torch.float16),
 }
 
 
@@ -64,7 +63,7 @@ def resolve_precision(
         device: where the network will be.
         kernels: that will run.
         family: ``"bart"`` or ``"t5"``; it matters to ``"auto"`` only.
-        integers_fit: whether 8-bit integers find the model's likeliest tokens.
+        integers_fit: whether the model's results survive 8-bit integers.
 
     Raises:
         ValueError: the name is unknown.
@@ -82,16 +81,16 @@ def resolve_precision(
         )
     if name == "auto" and family == "t5":
         name = "float32"
-    fast = torch.cpu._is_avx512_bf16_supported() and has_fast_int8() and kernels is EAGER
+    fast = has_fast_int8() and kernels is EAGER
     if name == "mixed" and not fast:
         raise BackendUnavailableError(
-            "dtype 'mixed' needs a processor with AVX-512 BF16 and VNNI, and the eager backend; "
-            "use dtype='float32'"
+            "dtype 'mixed' needs a processor with AVX-512 VNNI, and the eager backend; use "
+            "dtype='float32'"
         )
     if name == "mixed" and not integers_fit:
         raise BackendUnavailableError(
-            "dtype 'mixed' does not fit this model: its 8-bit integers miss likely tokens, because "
-            "some features of the decoder's output are far larger than the others, or many tokens "
+            "dtype 'mixed' does not fit this model: its 8-bit integers miss likely tokens or "
+            "misjudge them, because some features are far larger than the others, or many tokens "
             "are about equally likely; use dtype='float32'"
         )
     is_mixed = fast and integers_fit
@@ -107,7 +106,7 @@ def refuse_float16(precision: Precision, family: str) -> None:
     Raises:
         BackendUnavailableError: it would.
     """
-    if family == "t5" and torch.float16 in (precision.search, precision.documents):
+    if family == "t5" and precision.dtype == torch.float16:
         raise BackendUnavailableError(
             f"dtype {precision.name!r} is not for T5 models, whose feed-forward layers exceed the "
             "largest float16 number; use dtype='auto', which is bfloat16 or float32"

@@ -7,8 +7,9 @@ from engines import in_fixed_shapes
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from quals_fast import DecodingConfig, QualsScorer
+from quals_fast.batching import pad
 from quals_fast.models.bart import Bart
-from quals_fast.models.cache import EncodingCache, encode_documents
+from quals_fast.models.cache import EncodingCache, hidden_states
 
 TEXT = "queen anne opened the tower by the river in 1969 , forty won"
 DOCUMENTS = [TEXT, "the king closed the game", TEXT + " . " + TEXT]
@@ -117,9 +118,15 @@ class Reads(TorchDispatchMode):
 def test_no_value_is_read(folder):
     engine = load(folder, 1 << 20).engine
     ids = [source.input_ids for source in engine.model.tokenizer.encode(DOCUMENTS)]
+    network, pad_token_id = engine.model.network, engine.model.conventions.pad_token_id
+
+    def encode(rows):
+        input_ids, mask = pad(rows, pad_token_id, engine.model.device, 8)
+        return network.encode_hidden(input_ids, mask), mask
+
     with torch.inference_mode(), Reads() as reads:
-        encode_documents(engine.model, engine.cache, ids[:2], 8)
-        encode_documents(engine.model, engine.cache, ids, 8)
+        hidden_states(engine.model, engine.cache, ids[:2], 8, encode)
+        hidden_states(engine.model, engine.cache, ids, 8, encode)
     assert reads.count == 0
     assert (engine.cache.stats.hits, engine.cache.stats.misses) == (2, 3)
 

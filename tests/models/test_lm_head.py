@@ -84,6 +84,21 @@ def test_integer_products_err_by_about_a_hundredth():
 
 
 @needs_int8
+@pytest.mark.parametrize("rows", [1, 7, 63])
+def test_layers_in_integers(rows):
+    torch.manual_seed(rows)
+    exact = torch.nn.Linear(96, 40).requires_grad_(False)
+    x = torch.nn.functional.gelu(torch.randn(2, rows, 96) * 3)  # far more room above 0 than below
+    layer = Int8Linear(exact.weight, exact.bias)
+    found, expected = layer(x), exact(x)
+    assert found.shape == expected.shape
+    assert (found - expected).std() < 0.01 * expected.std()
+    torch.testing.assert_close(
+        layer(x[1:, :1]), found[1:, :1], atol=1e-6, rtol=0
+    )  # rows stand alone
+
+
+@needs_int8
 def test_few_candidates_and_all_have_the_same_level():
     hidden, weight, bias = setup()
     head = ScreenedLMHead(weight, bias, EAGER)
