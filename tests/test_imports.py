@@ -17,7 +17,7 @@ LAYERS = [
     {"quals_fast_kernels"},
     {"errors", "processes"},
     {"ops"},
-    {"calibration", "config", "results", "signature", "validation"},
+    {"calibration", "config", "resampling", "results", "signature", "validation"},
     {"models", "batching", "decoding"},
     {"engine"},
     {"exported"},

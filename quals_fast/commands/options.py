@@ -113,12 +113,17 @@ CALIBRATION = click.option(
          "calibrate wrote for this model and these settings, or bundled for that of the bundled "
          "model.",
 )  # fmt: skip
-METRIC = click.option(
-    "--metric", type=click.Choice(["quals", "qags"]), default="quals",
-    help="Metric. qags is the baseline that QUALS is compared with: three networks ask and answer "
-         "questions, and the score, from 0 to 1, says how well the answers found in the summary "
-         "and in the document agree. With qags, only the options under QAGS apply, and --device, "
-         "--dtype and --max-batch-tokens (by default, 2048 on a CPU and 131072 on a GPU).",
+METRIC_NAMES = click.Choice(["quals", "qags"])
+METRIC_HELP = (
+    "qags is the baseline that QUALS is compared with: three networks ask and answer questions, "
+    "and the score, from 0 to 1, says how well the answers found in the summary and in the "
+    "document agree. With qags, only the options under QAGS apply, and --device, --dtype and "
+    "--max-batch-tokens (by default, 2048 on a CPU and 131072 on a GPU)."
+)
+METRIC = click.option("--metric", type=METRIC_NAMES, default="quals", help=f"Metric. {METRIC_HELP}")
+METRICS = click.option(
+    "--metric", "metrics", type=METRIC_NAMES, default=("quals",), multiple=True,
+    help=f"Metric; repeat the option for several. {METRIC_HELP}",
 )  # fmt: skip
 QAGS_OPTIONS = (
     click.option("--qags-models", default=None, metavar="FOLDER",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -269,7 +269,7 @@ def _scorer(options: dict[str, Any]) -> Scorer:
     """Load the scorer of the chosen metric."""
     metric = options.get("metric", "quals")  # explain has no other
     if "metric" in options:
-        _refuse_options_of_the_other(metric)
+        _refuse_options_of_others(options.get("metrics", (metric,)))
     return _qags_scorer(options) if metric == "qags" else quals_scorer(options)
 
 
@@ -286,10 +286,11 @@ def _qags_scorer(options: dict[str, Any]) -> Scorer:
     )
 
 
-def _refuse_options_of_the_other(metric: str) -> None:
-    """Refuse options that would have no effect."""
-    other = "quals" if metric == "qags" else "qags"
-    for option in options_given(ONLY_QUALS if metric == "qags" else ONLY_QAGS):
-        raise ValueError(
-            f"`{option}` needs --metric {other}, but got --metric {metric}; leave one of them out"
-        )
+def _refuse_options_of_others(metrics: Collection[str]) -> None:
+    """Refuse options that have no effect on any of the metrics."""
+    got = " ".join(f"--metric {metric}" for metric in metrics)
+    for metric, names in (("quals", ONLY_QUALS), ("qags", ONLY_QAGS)):
+        for option in options_given(names) if metric not in metrics else ():
+            raise ValueError(
+                f"`{option}` needs --metric {metric}, but got {got}; leave one of them out"
+            )
