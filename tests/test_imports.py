@@ -25,7 +25,7 @@ LAYERS = [
     {"backends"},
     {"scorer"},
     {"jobs"},
-    {"calibrating", "comparison", "evaluation", "pages", "reference", "qags"},
+    {"calibrating", "classifier", "comparison", "evaluation", "pages", "reference", "qags"},
     {"training", "scale", "serving", "study"},
     {"commands"},
     {"__main__"},

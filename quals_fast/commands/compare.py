@@ -15,6 +15,7 @@ import click
 from quals_fast.commands.options import (
     METRIC_OPTIONS,
     METRICS,
+    METRICS_OF,
     MODEL_OPTIONS,
     QUIET,
     READING_OPTIONS,
@@ -22,6 +23,7 @@ from quals_fast.commands.options import (
     with_groups,
 )
 from quals_fast.commands.running import (
+    check_metrics,
     finish,
     job_input,
     options_given,
@@ -112,7 +114,7 @@ def compare(
     Compare b and c with a:
       quals-fast compare a.jsonl b.jsonl c.jsonl
     Compare by several metrics, and by ROUGE with a reference summary:
-      quals-fast compare a.jsonl b.jsonl --metric quals --metric qags --reference-field reference
+      quals-fast compare a.jsonl b.jsonl --metric quals --metric qags --reference-field gold
     Compare systems named in the field "system" of one file, and write a page:
       quals-fast compare pairs.jsonl --by system --baseline lead3 --html compared.html
     Compare scores that were computed before:
@@ -131,6 +133,11 @@ def compare(
         require("jinja2", message="--html needs Jinja: pip install jinja2")
     elif options_given(["rows"]):
         raise click.UsageError("--rows is for the page, but got no --html; add --html FILE")
+    with_revision = [one for one in options["metrics"] if one in METRICS_OF["revision"]]
+    if len(with_revision) > 1 and options_given(["revision"]):
+        raise click.UsageError(
+            "--revision is of one model, but --metric names several; give their folders instead"
+        )
     source = job_input(options)
     with usage_errors(InputError):
         _check_outputs(output, html, source.paths)
@@ -210,6 +217,7 @@ def _score_texts(source: JobInput, asked: _Asked, options: dict[str, Any]) -> _F
         *((system, row) for one in paired for system, of in one.items() for row in of),
     ]
     metrics = list(dict.fromkeys(options["metrics"]))
+    check_metrics(options, metrics[1:])
     files = _score_files(asked.save_scores, metrics, systems, source.paths)
     scored = [
         _score_by(metric, rows, files, options, is_only=len(metrics) == 1) for metric in metrics

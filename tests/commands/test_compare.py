@@ -164,7 +164,7 @@ def test_fail_fast_stops_before_the_work(run):
 
 
 class FakeQags:
-    """Scores a summary by its length; the summary of one letter has no questions."""
+    """Scores a summary by its length; a summary of one letter has no questions."""
 
     signature = "qags|version:0.1.0"
 
@@ -212,6 +212,16 @@ def test_several_metrics_in_one_run(run, monkeypatch):
     assert again["signatures"] == content["signatures"][1:]
     message = "must be a folder without scores, but kept/qags-a.jsonl is there"
     assert_usage_error(run("compare", "a.jsonl", "b.jsonl", *both, *out), message)
+
+
+def test_a_metric_that_cannot_run_is_found_before_the_work(run, monkeypatch):
+    monkeypatch.setattr(QualsScorer, "score", None)
+    write("a.jsonl", rows_of(SUMMARIES["a"]))
+    write("b.jsonl", rows_of(SUMMARIES["d"]))
+    both = ["compare", "a.jsonl", "b.jsonl", "--metric", "quals", "--metric", "classifier"]
+    assert_usage_error(run(*both), "--metric classifier needs a model: add --classifier FOLDER")
+    result = run(*both, "--revision", "main")
+    assert_usage_error(result, "--revision is of one model, but --metric names several; give")
 
 
 def test_scores_are_kept_if_there_are_too_few(run):
