@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.report import (
+    evaluation,
     exports,
     gpu,
     latency,
@@ -74,6 +75,7 @@ SECTIONS: dict[str, tuple[Block, ...]] = {
     "storage": (models.storage,),
     "qags_models": (models.qags_models,),
     "conseq_experiment": (models.conseq_experiment,),
+    "evaluation_table": (evaluation.evaluation_table,),
     "gpu": (gpu.speed, gpu.settings, gpu.remarks),
     "gpu_kernels": (gpu.gpu_kernels,),
     "launches": (gpu.launches,),
