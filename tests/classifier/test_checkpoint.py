@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import small_hub
@@ -244,11 +245,10 @@ def test_nothing_says_how_long_inputs_may_be(folder, tmp_path):
 
 # The hub
 
-SCORE = """
+FETCH = """
 import sys
-from quals_fast.classifier import ClassifierScorer
-scorer = ClassifierScorer.from_pretrained(sys.argv[1], positive="CORRECT", device="cpu")
-print(scorer.signature)
+from quals_fast.classifier.checkpoint import classifier_folder
+print(classifier_folder(sys.argv[1]))
 """
 
 
@@ -258,8 +258,10 @@ def test_a_classifier_on_the_hub(folder, tmp_path):
     (repository / "vocab.txt").write_text("\n".join(tiny_classifiers.TOKENS))
     (repository / "code.py").write_text("raise SystemExit")
     with small_hub.small_hub(tmp_path / "repositories") as hub:
-        answer = small_hub.ask(hub, tmp_path / "home", SCORE, "owner/small")
-        assert f"|model:owner/small@{hub.commit('owner/small')}@" in answer.stdout, answer.stderr
+        answer = small_hub.ask(hub, tmp_path / "home", FETCH, "owner/small")
+        assert answer.stdout, answer.stderr
+        found = load(Path(answer.stdout.strip()))
+        assert found.name == f"owner/small@{hub.commit('owner/small')}"
         assert {name.rpartition("/")[2] for name in hub.fetched} == {
             "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
             "vocab.txt",

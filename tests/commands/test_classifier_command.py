@@ -5,6 +5,7 @@ import json
 import random
 import re
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -136,12 +137,12 @@ def test_evaluate(run):
 def test_compare_with_factcc(run, tmp_path):
     pytest.importorskip("scipy", reason="compare needs the extra")
     factcc = tiny_classifiers.write_factcc(tmp_path / "factcc")
-    documents = ["queen won the bridge .", "king lost the tower .", "king won the bridge ."]
-    documents += [f"{one} {one}" for one in documents]
+    facts = product(tiny_classifiers.WHO, tiny_classifiers.DID, tiny_classifiers.WHAT)
+    documents = [f"{who} {did} the {what} ." for who, did, what in facts]
     other = {"won": "lost", "lost": "won"}
     systems = {
-        "same": lambda words: words[:5],
-        "wrong": lambda words: [other.get(word, word) for word in words[:5]],
+        "same": lambda words: words,
+        "wrong": lambda words: [other.get(word, word) for word in words],
     }
     given = [
         row(i, document=one, summary=" ".join(change(one.split())), system=name)
@@ -156,7 +157,7 @@ def test_compare_with_factcc(run, tmp_path):
     content = json.loads(Path("out.json").read_text())
     assert content["signatures"][0].startswith("factcc|positive:CORRECT|")
     measure = content["measures"][0]
-    assert measure["name"] == "FACTCC" and measure["differences"][0]["wins"] == 6
+    assert measure["name"] == "FACTCC" and measure["differences"][0]["wins"] == 8
 
 
 @pytest.mark.parametrize(
