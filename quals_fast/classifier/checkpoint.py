@@ -11,9 +11,12 @@ from typing import Any, Literal
 
 import torch
 from tokenizers import Tokenizer, models
+from torch import Tensor
 
 from quals_fast.models.checkpoint import CheckpointError, read_json, sha256, weight_files
 from quals_fast.models.hub import check_revision, fetch, is_hub_name, name_of
+from quals_fast.models.loading import read_safetensors
+from quals_fast.models.pickles import read_pickled
 from quals_fast.models.tokenizer import unknown_token_id, without_special_pieces
 
 ClassifierMetric = Literal["classifier", "factcc"]
@@ -217,11 +220,7 @@ def _reading(name: str) -> Iterator[None]:
 
 def _network(folder: Path, name: str, config: dict[str, Any]) -> Any:
     """Return the network, of which no weight may be missing: it would be random."""
-    from transformers import (
-        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
-        AutoConfig,
-        AutoModelForSequenceClassification,
-    )
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig
 
     family = config.pop("model_type", None)
     if family is None:
@@ -235,12 +234,12 @@ def _network(folder: Path, name: str, config: dict[str, Any]) -> Any:
             f"{name}: transformers has no classifier of texts with `model_type` {family!r}; choose "
             "another model"
         )
-    network, info = AutoModelForSequenceClassification.from_pretrained(
-        folder,
+    weights = _weights(folder, name)
+    network, info = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(built)].from_pretrained(
+        None,
         config=built,
+        state_dict=weights,
         dtype=torch.float32,
-        local_files_only=True,
-        trust_remote_code=False,
         ignore_mismatched_sizes=True,  # they are refused below
         output_loading_info=True,
     )
@@ -263,6 +262,21 @@ def _network(folder: Path, name: str, config: dict[str, Any]) -> Any:
                 "weights again"
             )
     return network.eval().requires_grad_(False)
+
+
+def _weights(folder: Path, name: str) -> dict[str, Tensor]:
+    """Read the weights by name."""
+    weights: dict[str, Tensor] = {}
+    for path in weight_files(folder):
+        weights |= read_pickled(path) if path.suffix == ".bin" else read_safetensors(path)
+    for weight, tensor in weights.items():
+        if weight.endswith("weight") and not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise CheckpointError(
+                f"{name}: weights must be stored as floating-point numbers, but {weight} has the "
+                f"type {kind}; choose a checkpoint that is not quantised"
+            )
+    return weights
 
 
 def _tokenizer(folder: Path, name: str, config: Any) -> Any:

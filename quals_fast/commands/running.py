@@ -305,7 +305,7 @@ def _qags_scorer(options: dict[str, Any]) -> Scorer:
     )
 
 
-def _classifier_scorer(metric: str, options: dict[str, Any]) -> Scorer:
+def _classifier_scorer(metric: Any, options: dict[str, Any]) -> Scorer:
     _require_classifier(metric)
     from quals_fast.classifier import ClassifierScorer
     from quals_fast.classifier.checkpoint import FACTCC_DOWNLOAD

@@ -27,6 +27,8 @@ CONFIG = {
     "initializer_range": 0.2,  # for a network this small
 }
 LABELS = ("CORRECT", "INCORRECT")
+DOCUMENT = "queen won the bridge ."
+SUMMARY = "queen won the bridge . queen lost the bridge ."
 
 
 def example(rng: random.Random) -> tuple[str, str, int]:
