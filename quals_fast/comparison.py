@@ -1,6 +1,6 @@
 """Which system is better: scores of the same documents, compared with those of a baseline.
 
-Needs the extra ``evaluate``, whose packages are imported when a function is called.
+Measures of texts need the extra ``evaluate``, whose packages are imported when they are asked for.
 """
 
 from __future__ import annotations

@@ -219,9 +219,7 @@ def _score_texts(source: JobInput, asked: _Asked, options: dict[str, Any]) -> _F
     metrics = list(dict.fromkeys(options["metrics"]))
     check_metrics(options, metrics[1:])
     files = _score_files(asked.save_scores, metrics, systems, source.paths)
-    scored = [
-        _score_by(metric, rows, files, options, is_only=len(metrics) == 1) for metric in metrics
-    ]
+    scored = [_score_by(metric, rows, files, options) for metric in metrics]
     names_of_metrics = [metric.upper() for metric in metrics]
     scores = zip(*(one.scores[len(bad) :] for one in scored), strict=True)
 
@@ -247,7 +245,10 @@ def _score_texts(source: JobInput, asked: _Asked, options: dict[str, Any]) -> _F
         unpaired=[list(one) for one in pairing.unpaired()],
         signatures=[one.signature for one in scored],
         n_bad=max(one.n_bad for one in scored),
-        closing_lines=[one.closing_line for one in scored],
+        closing_lines=[
+            one.closing_line if len(metrics) == 1 else f"{name}: {one.closing_line}"
+            for name, one in zip(names_of_metrics, scored, strict=True)
+        ],
         where_scores_are=(
             f"; the scores are in {asked.save_scores}"
             if asked.save_scores
@@ -270,8 +271,6 @@ def _score_by(
     rows: Sequence[tuple[str | None, InputRow]],
     files: Mapping[tuple[str, str], Path],
     options: dict[str, Any],
-    *,
-    is_only: bool,
 ) -> _Scored:
     """Score rows by one metric, and write the scores to the files.
 
@@ -280,7 +279,6 @@ def _score_by(
         rows: with the system that wrote the summary; None if the row cannot be read.
         files: by metric and system; empty if nothing is to be written.
         options: of the command.
-        is_only: whether there is no other metric.
     """
     from quals_fast.pages.tables import Tally
 
@@ -300,8 +298,7 @@ def _score_by(
                 writers[system].write(row, result, signature)
     if options["fail_fast"] and tally.statuses["error"]:
         finish(tally, options)
-    prefix = "" if is_only else f"{metric.upper()}: "
-    line = prefix + tally.closing_line(with_mean=False)
+    line = tally.closing_line(with_mean=False)
     return _Scored(scores, signature, tally.statuses["error"], line)
 
 
