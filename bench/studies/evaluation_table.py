@@ -37,20 +37,22 @@ def main() -> None:
     parser.add_argument("--positive", help="the classifier's label for consistent text")
     parser.add_argument("--threads", type=int, help="CPU threads of QUALS")
     a = parser.parse_args()
-    systems: Path = a.run / "systems"
+    systems, scores = (a.run / name for name in ("systems", "scores"))
     if not systems.is_dir():
         raise SystemExit(f"there is no {systems}; write it with python -m bench.conseq_experiment")
     classifier = a.classifier and a.classifier.resolve()
     shown = command(classifier and "CLASSIFIER", a.positive)
     asked = command(classifier and str(classifier), a.positive)
-    asked += ["--qags-models", str(QAGS_MODELS), "--save-scores", str((a.run / "scores").resolve())]
+    asked += ["--qags-models", str(QAGS_MODELS), "--save-scores", str(scores.resolve())]
     asked += [] if a.threads is None else ["--threads", str(a.threads)]
     done = subprocess.run(
         [sys.executable, "-m", "quals_fast", *asked, "-o", "-"],
         cwd=systems,
         stdout=subprocess.PIPE,
-        check=True,
+        check=False,
     )
+    if done.returncode:
+        raise SystemExit(f"quals-fast compare ended with exit code {done.returncode}")
     result: dict[str, Any] = json.loads(done.stdout)
     weights = weights_in(result["signatures"])
     finish(NAME, {"command": shlex.join(["quals-fast", *shown]), **result}, weights=weights)
