@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from quals_fast.errors import InputError
 from quals_fast.jobs.parsing import InputRow
+from quals_fast.resampling import resampled_means
 from quals_fast.results import RowScore
 from quals_fast.validation import check_list, check_same_length, check_texts, text_problem
 
@@ -309,8 +310,7 @@ def mean_interval(values: Sequence[float], *, n_resamples: int = 1000, seed: int
     if not values:
         return Estimate(math.nan, math.nan, math.nan)
     numbers = np.asarray(values, np.float64)
-    generator = np.random.default_rng(seed)
-    means = [generator.choice(numbers, numbers.size).mean() for _ in range(n_resamples)]
+    means = resampled_means(numbers, n_resamples, seed)
     low, high = np.percentile(means, [2.5, 97.5]).tolist()
     return Estimate(float(numbers.mean()), low, high)
 

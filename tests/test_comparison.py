@@ -13,11 +13,13 @@ from quals_fast.comparison import (
     PairedDocument,
     ScoredSummary,
     compare_systems,
+    copied_ngrams,
     paired_difference,
+    text_measures,
 )
 from quals_fast.evaluation import rouge_floor
 
-pytest.importorskip("scipy", reason="comparisons need the extra")
+pytest.importorskip("rouge_score", reason="comparisons of texts need the extra")
 
 
 def scores_of(n, seed=0):
@@ -31,7 +33,10 @@ def document(label, texts=False, **scores):
     """Return a document with one score for each system, or several."""
     summaries = {
         system: [
-            ScoredSummary(score=score, summary=f"{system} says {label}" if texts else None)
+            ScoredSummary(
+                scores=score if isinstance(score, dict) else {"QUALS": score},
+                summary=f"{system} says {label}" if texts else None,
+            )
             for score in (of if isinstance(of, list) else [of])
         ]
         for system, of in scores.items()
@@ -121,7 +126,7 @@ def test_systems_are_compared_on_the_documents_that_all_have_a_score_of():
     assert measure.means == pytest.approx({"a": 0, "b": 0.35, "c": -1})
     assert [one.system for one in measure.differences] == ["b", "c"]
     assert (found.n_documents, found.n_without_score, found.n_unpaired) == (8, 2, 2)
-    assert found.without_score == {"a": 1, "b": 0, "c": 1}
+    assert found.without_score == {"QUALS": {"a": 1, "b": 0, "c": 1}}
     assert found.unpaired == {"a": 2, "b": 1, "c": 0}
     assert [one.label for one in found.most_different(2)] == ["7", "6"]
     assert json.loads(json.dumps(found.to_dict()))["measures"][0]["differences"][1]["losses"] == 8
@@ -141,16 +146,22 @@ def test_rouge_is_precision_against_the_document():
     found = compare_systems(documents, ["b", "a"])
     assert found.rouge_against == "document"
     names = ["QUALS", "ROUGE-1 precision", "ROUGE-2 precision", "ROUGE-L precision"]
+    names += ["words", "copied trigrams"]
     assert [one.name for one in found.measures] == names
     # "b says 3" against "a says 3 and no more": 2 of 3 words, 1 of 2 pairs; "a says 3" is in it.
     assert found.measures[1].means == pytest.approx({"b": 2 / 3, "a": 1})
     assert found.measures[2].means == {"b": 0.5, "a": 1}
     assert found.measures[1].differences[0].p_value == 2 / 2**6
+    assert found.measures[4].means == {"b": 3, "a": 3}
+    assert found.measures[5].means == {"b": 0, "a": 1}
 
 
 def test_rouge_is_f1_against_references_and_averaged_too():
     def summaries(*texts):
-        return [ScoredSummary(score=0.0, summary=one, reference="the queen won") for one in texts]
+        return [
+            ScoredSummary(scores={"QUALS": 0.0}, summary=one, reference="the queen won")
+            for one in texts
+        ]
 
     documents = [
         PairedDocument(
@@ -167,11 +178,53 @@ def test_rouge_is_f1_against_references_and_averaged_too():
     assert found.measures[1].means == pytest.approx({"a": np.mean(expected), "b": 1})
 
 
+def test_several_metrics_are_compared_on_the_documents_that_have_all_scores():
+    def scores(quals, qags):
+        return {"QUALS": quals, "QAGS": qags}
+
+    documents = [document(i, a=scores(-1.0, 0.5), b=scores(-1.0, i / 8)) for i in range(8)]
+    documents.append(document("x", a=scores(9.0, math.nan), b=scores(-1.0, 0.5)))
+    documents.append(document("y", a=scores(-1.0, 0.5), b=scores(math.nan, math.nan)))
+    found = compare_systems(documents, ["a", "b"], metrics=["QUALS", "QAGS"])
+    assert [one.name for one in found.measures] == found.metrics == ["QUALS", "QAGS"]
+    assert found.measures[0].means == {"a": -1, "b": -1}
+    assert found.measures[1].means == {"a": 0.5, "b": 28 / 64}
+    assert (found.n_documents, found.n_without_score) == (8, 2)
+    assert found.without_score == {"QUALS": {"a": 0, "b": 1}, "QAGS": {"a": 1, "b": 1}}
+    assert json.loads(json.dumps(found.to_dict()))["metrics"] == ["QUALS", "QAGS"]
+
+
+def test_measures_of_texts_by_hand():
+    found = text_measures(["The cat sat on it."], ["the cat sat, and ran"], ["a cat sat"])
+    assert found == {
+        **{
+            f"ROUGE-{kind} F1": [pytest.approx(share)]
+            for kind, share in (("1", 4 / 8), ("2", 2 / 6), ("L", 4 / 8))
+        },
+        "words": [5.0],
+        "copied trigrams": [pytest.approx(1 / 3)],
+    }
+    assert next(iter(text_measures(["a"], ["a"]))) == "ROUGE-1 precision"
+
+
+def test_copied_ngrams():
+    assert copied_ngrams("The cat sat.", "the cat ran", 2) == 1 / 2
+    assert copied_ngrams("Cats, cats, cats", "cats cats cats cats", 2) == 1
+    assert copied_ngrams("The cat sat.", "cat", 2) == copied_ngrams("", "", 1) == 0
+
+
 def test_too_few_documents():
     documents = [document(i, a=0.0, b=math.nan if i < 2 else 1.0) for i in range(7)]
     message = "a score of every system, but got 5 of 7 (without a score: b: 2); add"
     with pytest.raises(ValueError, match=says(message)):
         compare_systems(documents, ["a", "b"])
+
+
+def test_too_few_documents_with_all_scores():
+    scores = {"QUALS": 0.0, "QAGS": math.nan}
+    documents = [document(i, a=dict.fromkeys(scores, 0.0), b=scores) for i in range(7)]
+    with pytest.raises(ValueError, match=says("got 0 of 7 (without a score: QAGS of b: 7); add")):
+        compare_systems(documents, ["a", "b"], metrics=["QUALS", "QAGS"])
 
 
 def test_one_system():
@@ -180,6 +233,7 @@ def test_one_system():
 
 
 def test_without_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "scipy.stats", None)
-    with pytest.raises(ModuleNotFoundError, match=says("a comparison needs SciPy: pip install")):
-        paired_difference("b", [0.0, 1.0], [1.0, 1.0])
+    monkeypatch.setitem(sys.modules, "rouge_score.rouge_scorer", None)
+    with pytest.raises(ModuleNotFoundError, match=says("ROUGE needs rouge-score: pip install")):
+        text_measures(["a"], ["a"])
+    paired_difference("b", [0.0, 1.0], [1.0, 1.0])  # needs none

@@ -45,8 +45,9 @@ def qags_weights() -> Weights:
 
 
 def weights_in(signatures: Iterable[str]) -> Weights:
-    """Describe the models that the signatures of QUALS and QAGS name."""
-    named = re.findall(r"\|(?:model|qg|qa):([^|]+)@(\w+)", "\n".join(signatures))
+    """Describe the models that the signatures of QUALS and QAGS name; others are not ours."""
+    ours = "\n".join(one for one in signatures if one.startswith(("quals|", "qags|")))
+    named = re.findall(r"\|(?:model|qg|qa):([^|]+)@(\w+)", ours)
     return {name: {"digest": digest} for name, digest in named}
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from quals_fast.commands.options import ONLY_QAGS
+from quals_fast.commands.options import METRICS_OF
 from quals_fast.commands.running import (
     JobProgress,
     finish,
@@ -49,7 +49,11 @@ _REFUSED = {
     "shard": "Ray shares the rows among the workers",
     "fail_fast": "workers do not wait for one another",
     "metric": "only QUALS is scored on a cluster",
-    **dict.fromkeys(ONLY_QAGS, "only QUALS is scored on a cluster"),
+    **{
+        option: "only QUALS is scored on a cluster"
+        for option, metrics in METRICS_OF.items()
+        if "quals" not in metrics
+    },
 }
 
 

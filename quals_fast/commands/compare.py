@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
 
 import click
 
 from quals_fast.commands.options import (
     METRIC_OPTIONS,
+    METRICS,
+    METRICS_OF,
+    MODEL_OPTIONS,
     QUIET,
     READING_OPTIONS,
     GroupedCommand,
     with_groups,
 )
 from quals_fast.commands.running import (
+    check_metrics,
     finish,
     job_input,
     options_given,
@@ -26,7 +33,7 @@ from quals_fast.commands.running import (
 )
 from quals_fast.errors import InputError
 from quals_fast.jobs.inputs import JobInput
-from quals_fast.jobs.output import check_name, open_output
+from quals_fast.jobs.output import RowWriter, check_name, named_errors, open_output
 from quals_fast.jobs.pairing import (
     Pairing,
     holds_scores,
@@ -38,9 +45,6 @@ from quals_fast.jobs.parsing import InputRow
 
 if TYPE_CHECKING:
     from quals_fast.comparison import PairedDocument
-
-# At 100,000 documents, 500 draws of one difference took 10 s of processor time.
-MANY_DOCUMENTS, FEW_RESAMPLES = 100_000, 1000
 
 INPUT_OPTIONS = (
     click.argument("input", metavar="INPUT...", nargs=-1, required=True),
@@ -66,6 +70,9 @@ OUTPUT_OPTIONS = (
                       "to standard output instead of the table."),
     click.option("--rows", type=click.IntRange(0, 1000), default=20, metavar="N",
                  help="Show N documents on the page; at most 1000."),
+    click.option("--save-scores", metavar="FOLDER",
+                 help="Also write each score to FOLDER, as it is computed: for each metric and "
+                      "system a file as quals-fast score writes it, such as quals-a.jsonl."),
     click.option("--resamples", type=click.IntRange(100), default=10_000,
                  help="Number of draws for each confidence interval and each p value."),
     QUIET,
@@ -73,7 +80,14 @@ OUTPUT_OPTIONS = (
 
 
 @click.command(cls=GroupedCommand)
-@with_groups({"Input": INPUT_OPTIONS, "Output": OUTPUT_OPTIONS, **METRIC_OPTIONS})
+@with_groups(
+    {
+        "Input": INPUT_OPTIONS,
+        "Output": OUTPUT_OPTIONS,
+        **METRIC_OPTIONS,
+        "Model": (METRICS, *MODEL_OPTIONS),
+    }
+)
 def compare(
     by: str | None,
     baseline: str | None,
@@ -82,22 +96,25 @@ def compare(
     output: str | None,
     html: str | None,
     rows: int,
+    save_scores: str | None,
     resamples: int,
     **options: Any,
 ) -> None:
     """Compare systems that summarised the same documents.
 
     INPUT is a file for each system, or one file with --by. Rows with the same document are paired.
-    Prints the mean of each system by the metric and by ROUGE, the mean difference to the baseline
-    with a 95 % paired bootstrap interval, the p value of a paired randomisation test, and on how
-    many documents each system is better.
+    Prints the mean of each system by the metrics, by ROUGE, in words and in copied trigrams; and of
+    each measure the mean difference to the baseline with a 95 % paired bootstrap interval, the p
+    value of a paired randomisation test, and on how many documents each system is higher.
 
     INPUT may also be files that quals-fast score wrote: then no model is loaded, rows are paired
-    by id, and there is no ROUGE.
+    by id, and only these scores are compared.
 
     \b
     Compare b and c with a:
       quals-fast compare a.jsonl b.jsonl c.jsonl
+    Compare by several metrics, and by ROUGE with a reference summary:
+      quals-fast compare a.jsonl b.jsonl --metric quals --metric qags --reference-field gold
     Compare systems named in the field "system" of one file, and write a page:
       quals-fast compare pairs.jsonl --by system --baseline lead3 --html compared.html
     Compare scores that were computed before:
@@ -110,33 +127,37 @@ def compare(
     from quals_fast.pages.comparison import comparison_table, render_comparison
     from quals_fast.pages.display import show
 
-    message = 'compare needs SciPy and rouge-score: pip install ".[evaluate]" in the checkout'
-    require("scipy", "rouge_score", message=message)
+    message = 'compare needs rouge-score: pip install ".[evaluate]" in the checkout'
+    require("rouge_score", message=message)
     if html is not None:
         require("jinja2", message="--html needs Jinja: pip install jinja2")
     elif options_given(["rows"]):
         raise click.UsageError("--rows is for the page, but got no --html; add --html FILE")
+    with_revision = [one for one in options["metrics"] if one in METRICS_OF["revision"]]
+    if len(with_revision) > 1 and options_given(["revision"]):
+        raise click.UsageError(
+            "--revision is of one model, but --metric names several; give their folders instead"
+        )
     source = job_input(options)
     with usage_errors(InputError):
         _check_outputs(output, html, source.paths)
-        asked = _Asked(by, baseline, reference_field, unpaired == "refuse", options["quiet"])
+        asked = _Asked(
+            by, baseline, reference_field, unpaired == "refuse", save_scores, options["quiet"]
+        )
         found = (_read_scores if _hold_scores(source) else _score_texts)(source, asked, options)
         if not options["quiet"]:
-            click.echo(found.closing_line, err=True)
-            if len(found.documents) >= MANY_DOCUMENTS and resamples > FEW_RESAMPLES:
-                click.echo(
-                    f"warning: {resamples:,} draws of {len(found.documents):,} documents take "
-                    f"minutes; --resamples {FEW_RESAMPLES} is enough for so many",
-                    err=True,
-                )
-        with usage_errors(ValueError):  # too few documents have a score
+            for line in found.closing_lines:
+                click.echo(line, err=True)
+        try:
             comparison = compare_systems(
                 found.documents,
                 found.systems,
-                name=found.signatures[0].split("|")[0].upper(),
+                metrics=found.metrics,
                 unpaired=found.unpaired,
                 n_resamples=resamples,
             )
+        except ValueError as error:  # too few documents have a score
+            raise InputError(f"{error}{found.where_scores_are}") from error
         if "-" not in (output, html) and not (options["quiet"] and (output or html)):
             show(comparison_table(comparison, found.signatures))
         if output is not None:
@@ -148,12 +169,13 @@ def compare(
 
 
 class _Asked(NamedTuple):
-    """What the options under Input ask for."""
+    """What the options of this command ask for."""
 
     by: str | None
     baseline: str | None
     reference_field: str | None
     refuses_unpaired: bool
+    save_scores: str | None
     is_quiet: bool
 
 
@@ -162,45 +184,49 @@ class _Found(NamedTuple):
 
     Attributes:
         systems: their names, the baseline first.
+        metrics: their names.
         documents: those of all systems.
         unpaired: the systems that have a document, for each of the others.
         signatures: of the scores.
         n_bad: number of rows with status error, or that cannot be read.
-        closing_line: what was processed.
+        closing_lines: what was processed.
+        where_scores_are: what happens to the scores if there are too few of them.
     """
 
     systems: list[str]
+    metrics: list[str]
     documents: list[PairedDocument]
     unpaired: list[list[str]]
     signatures: list[str]
     n_bad: int
-    closing_line: str
+    closing_lines: list[str]
+    where_scores_are: str = ""
 
 
 def _score_texts(source: JobInput, asked: _Asked, options: dict[str, Any]) -> _Found:
-    """Pair rows of texts, and score those that all systems have."""
+    """Pair rows of texts, and score those that all systems have by each metric."""
     from quals_fast.comparison import PairedDocument, ScoredSummary
-    from quals_fast.pages.tables import Tally
 
     names = system_names(source.paths)
     pairing, bad = pair_texts(source, names, by=asked.by, reference_field=asked.reference_field)
-    systems = _systems(pairing, asked, names, "their exact text")
+    systems = _systems(pairing, asked, names, "their text")
     paired = pairing.paired().values()
     # The rows of a document follow one another, so that it is read once.
-    rows = [*bad, *(row for document in paired for of in document.values() for row in of)]
-    tally, scores = Tally(0), []
-    with scoring_job(options, rows) as job:
-        for row, result in job.results():
-            tally.add(row, result)
-            scores.append(result.score)
-        signature = job.scorer.signature
-    if options["fail_fast"] and tally.statuses["error"]:
-        finish(tally, options)
-    rest = iter(scores[len(bad) :])
+    rows = [
+        *((None, row) for row in bad),
+        *((system, row) for one in paired for system, of in one.items() for row in of),
+    ]
+    metrics = list(dict.fromkeys(options["metrics"]))
+    check_metrics(options, metrics[1:])
+    files = _score_files(asked.save_scores, metrics, systems, source.paths)
+    scored = [_score_by(metric, rows, files, options) for metric in metrics]
+    names_of_metrics = [metric.upper() for metric in metrics]
+    scores = zip(*(one.scores[len(bad) :] for one in scored), strict=True)
 
-    def scored(row: InputRow) -> ScoredSummary:
+    def summary(row: InputRow) -> ScoredSummary:
         reference = None if asked.reference_field is None else row.fields[asked.reference_field]
-        return ScoredSummary(score=next(rest), summary=row.summary, reference=reference)
+        of_row = dict(zip(names_of_metrics, next(scores), strict=True))
+        return ScoredSummary(scores=of_row, summary=row.summary, reference=reference)
 
     documents = []
     for of_systems in paired:
@@ -209,13 +235,95 @@ def _score_texts(source: JobInput, asked: _Asked, options: dict[str, Any]) -> _F
             PairedDocument(
                 label=str(first.id) if "id" in first.fields else first.place,
                 document=first.document,
-                summaries={system: [*map(scored, of)] for system, of in of_systems.items()},
+                summaries={system: [*map(summary, of)] for system, of in of_systems.items()},
             )
         )
-    unpaired = [list(one) for one in pairing.unpaired()]
-    n_bad = tally.statuses["error"]
+    return _Found(
+        systems=systems,
+        metrics=names_of_metrics,
+        documents=documents,
+        unpaired=[list(one) for one in pairing.unpaired()],
+        signatures=[one.signature for one in scored],
+        n_bad=max(one.n_bad for one in scored),
+        closing_lines=[
+            one.closing_line if len(metrics) == 1 else f"{name}: {one.closing_line}"
+            for name, one in zip(names_of_metrics, scored, strict=True)
+        ],
+        where_scores_are=(
+            f"; the scores are in {asked.save_scores}"
+            if asked.save_scores
+            else "; with --save-scores FOLDER, no score is lost"
+        ),
+    )
+
+
+class _Scored(NamedTuple):
+    """The scores of all rows by a metric."""
+
+    scores: list[float]
+    signature: str
+    n_bad: int
+    closing_line: str
+
+
+def _score_by(
+    metric: str,
+    rows: Sequence[tuple[str | None, InputRow]],
+    files: Mapping[tuple[str, str], Path],
+    options: dict[str, Any],
+) -> _Scored:
+    """Score rows by one metric, and write the scores to the files.
+
+    Args:
+        metric: as the option has it.
+        rows: with the system that wrote the summary; None if the row cannot be read.
+        files: by metric and system; empty if nothing is to be written.
+        options: of the command.
+    """
+    from quals_fast.pages.tables import Tally
+
+    tally, scores = Tally(0), []
+    job_options = options | {"metric": metric}
+    with scoring_job(job_options, [row for _, row in rows]) as job, ExitStack() as stack:
+        signature = job.scorer.signature
+        writers = {
+            system: RowWriter(stack.enter_context(open_output(str(path))))
+            for (of_metric, system), path in files.items()
+            if of_metric == metric
+        }
+        for (system, _), (row, result) in zip(rows, job.results(), strict=False):
+            tally.add(row, result)
+            scores.append(result.score)
+            if system in writers:
+                writers[system].write(row, result, signature)
+    if options["fail_fast"] and tally.statuses["error"]:
+        finish(tally, options)
     line = tally.closing_line(with_mean=False)
-    return _Found(systems, documents, unpaired, [signature], n_bad, line)
+    return _Scored(scores, signature, tally.statuses["error"], line)
+
+
+def _score_files(
+    folder: str | None, metrics: Iterable[str], systems: Sequence[str], inputs: Sequence[str]
+) -> dict[tuple[str, str], Path]:
+    """Return the file of each metric and system in a folder, which is made; none without one."""
+    if folder is None:
+        return {}
+    files = {
+        (metric, system): Path(folder, f"{metric}-{quote(system, safe=' ')}.jsonl")
+        for metric in metrics
+        for system in systems
+    }
+    there = next((path for path in files.values() if path.exists()), None)
+    if there is not None:
+        raise InputError(
+            f"--save-scores must be a folder without scores, but {there} is there; choose another, "
+            "or delete the file"
+        )
+    with named_errors(folder):
+        Path(folder).mkdir(exist_ok=True)
+    for path in files.values():
+        check_name(str(path), inputs)
+    return files
 
 
 def _read_scores(source: JobInput, asked: _Asked, options: dict[str, Any]) -> _Found:
@@ -223,7 +331,7 @@ def _read_scores(source: JobInput, asked: _Asked, options: dict[str, Any]) -> _F
     from quals_fast.comparison import PairedDocument, ScoredSummary
     from quals_fast.pages.display import count
 
-    without_effect = {*options, "reference_field"} - {"input", "quiet"}
+    without_effect = {*options, "reference_field", "save_scores"} - {"input", "quiet"}
     for option in options_given(without_effect):
         raise InputError(
             f"{option} is for files of texts, but {source.name} holds scores; leave it out, or "
@@ -232,19 +340,30 @@ def _read_scores(source: JobInput, asked: _Asked, options: dict[str, Any]) -> _F
     names = system_names(source.paths)
     pairing, bad, signatures = pair_scores(names, by=asked.by)
     systems = _systems(pairing, asked, names, "their ids")
+    metric = signatures[0].split("|")[0].upper()
     documents = [
         PairedDocument(
             label=key,
-            summaries={system: [ScoredSummary(score=rows[system][0].score)] for system in systems},
+            summaries={
+                system: [ScoredSummary(scores={metric: rows[system][0].score})]
+                for system in systems
+            },
         )
         for key, rows in pairing.paired().items()
     ]
-    unpaired = [list(one) for one in pairing.unpaired()]
     line = count(sum(len(one) for one in pairing.rows.values()), "row")
     if bad:
         first = bad[0]
         line += f"; {count(len(bad), 'line')} not read, first {first.place}: {first.problem}"
-    return _Found(systems, documents, unpaired, signatures, len(bad), line)
+    return _Found(
+        systems=systems,
+        metrics=[metric],
+        documents=documents,
+        unpaired=[list(one) for one in pairing.unpaired()],
+        signatures=signatures,
+        n_bad=len(bad),
+        closing_lines=[line],
+    )
 
 
 def _systems(

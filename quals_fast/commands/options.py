@@ -113,12 +113,22 @@ CALIBRATION = click.option(
          "calibrate wrote for this model and these settings, or bundled for that of the bundled "
          "model.",
 )  # fmt: skip
+METRIC_NAMES = click.Choice(["quals", "qags", "classifier", "factcc"])
+ABOUT_METRICS = (
+    "qags is the baseline that QUALS is compared with: three networks ask and answer questions, "
+    "and the score, from 0 to 1, says how well the answers found in the summary and in the "
+    "document agree. classifier: any text classifier reads the document with each sentence of the "
+    "summary; the score is the mean probability of the label for consistent text. factcc: the same "
+    "with FactCC's conventions. With any of these, only the options under its heading apply, "
+    "--revision for a classifier, and --device, --dtype and --max-batch-tokens (by default, 2048 "
+    "on a CPU and 131072 on a GPU)."
+)
 METRIC = click.option(
-    "--metric", type=click.Choice(["quals", "qags"]), default="quals",
-    help="Metric. qags is the baseline that QUALS is compared with: three networks ask and answer "
-         "questions, and the score, from 0 to 1, says how well the answers found in the summary "
-         "and in the document agree. With qags, only the options under QAGS apply, and --device, "
-         "--dtype and --max-batch-tokens (by default, 2048 on a CPU and 131072 on a GPU).",
+    "--metric", type=METRIC_NAMES, default="quals", help=f"Metric. {ABOUT_METRICS}"
+)
+METRICS = click.option(
+    "--metric", "metrics", type=METRIC_NAMES, default=("quals",), multiple=True,
+    help=f"Metric; repeat the option for several. {ABOUT_METRICS}",
 )  # fmt: skip
 QAGS_OPTIONS = (
     click.option("--qags-models", default=None, metavar="FOLDER",
@@ -137,19 +147,31 @@ QAGS_OPTIONS = (
     click.option("--seed", type=int, default=0,
                  help="Random seed for drawing the answers to ask about."),
 )  # fmt: skip
+CLASSIFIER_OPTIONS = (
+    click.option("--classifier", default=None, metavar="MODEL",
+                 help="Classifier: a folder as written by transformers, or OWNER/NAME on the "
+                      "Hugging Face hub. With factcc, also FactCC's checkpoint, with vocab.txt of "
+                      "bert-base-uncased in its folder."),
+    click.option("--positive", default=None, metavar="LABEL",
+                 help="Label for consistent text. For factcc, it is CORRECT."),
+)  # fmt: skip
 # The options of a scorer, by the heading under which --help lists them.
 SCORER_OPTIONS = {"Model": MODEL_OPTIONS, "Search": SETTING_OPTIONS}
 METRIC_OPTIONS = {
     "Model": (METRIC, *MODEL_OPTIONS),
     "Search": SETTING_OPTIONS,
     "QAGS": QAGS_OPTIONS,
+    "Classifier": CLASSIFIER_OPTIONS,
 }  # fmt: skip
-# Options that mean nothing to the other metric.
-ONLY_QAGS = ("qags_models", "qags_arm", "qags_setting", "qags_filter", "seed")
-ONLY_QUALS = (
-    "model", "revision", "backend", "threads", "preset",
-    *DecodingConfig.__slots__, *ScoringConfig.__slots__, "calibration",
-)  # fmt: skip
+# The metrics that have an option, if not all do.
+METRICS_OF = {
+    **dict.fromkeys(("model", "backend", "threads", "preset", "calibration"), ("quals",)),
+    **dict.fromkeys((*DecodingConfig.__slots__, *ScoringConfig.__slots__), ("quals",)),
+    "revision": ("quals", "classifier", "factcc"),
+    **dict.fromkeys(("qags_models", "qags_arm", "qags_setting", "qags_filter", "seed"), ("qags",)),
+    "classifier": ("classifier", "factcc"),
+    "positive": ("classifier",),
+}
 
 
 def with_options(*options: Callable[..., Any]) -> Callable[..., Any]:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from importlib.util import find_spec
 from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from quals_fast.commands.options import ONLY_QAGS, ONLY_QUALS
+from quals_fast.commands.options import METRICS_OF
 from quals_fast.commands.streams import UsageFailure
 from quals_fast.config import DecodingConfig, ScoringConfig
 from quals_fast.errors import BackendUnavailableError, InputError
@@ -124,6 +125,8 @@ def scoring_job(
     from quals_fast.pages.display import progress_bar
 
     hidden = options["quiet"] or (prints and sys.stdout.isatty())
+    if "metric" in options:  # explain has no other than QUALS
+        _refuse_options_of_others(options.get("metrics", [options["metric"]]))
     with usage_errors(InputError):
         n_rows, digests = (len(rows), []) if isinstance(rows, list) else look(rows, hidden=hidden)
         options = fetch_model(options)
@@ -134,6 +137,14 @@ def scoring_job(
             logs = not hidden and not sys.stderr.isatty()
             shown = JobProgress(progress, task, logs)
             yield ScoringJob(scorer, rows, n_rows, digests, options["fail_fast"], shown)
+
+
+def check_metrics(options: dict[str, Any], metrics: Iterable[str]) -> None:
+    """Load the models of metrics and drop them: what is wrong with one is found before the work."""
+    for metric in metrics:
+        of_metric = fetch_model(options | {"metric": metric})
+        with usage_errors(ValueError, BackendUnavailableError, ModuleNotFoundError):
+            _scorer(of_metric)
 
 
 def job_input(
@@ -223,14 +234,22 @@ def fetch_model(options: dict[str, Any]) -> dict[str, Any]:
     from quals_fast.backends import check_weights_run
     from quals_fast.models.hub import fetch, is_hub_name
 
-    name, placement = options["model"], ("device", "dtype", "backend")
-    if options.get("metric", "quals") != "quals" or not is_hub_name(name):
+    metric = options.get("metric", "quals")
+    key = "model" if metric == "quals" else "classifier"
+    name = options[key]
+    if metric == "qags" or name is None or not is_hub_name(name):
         return options
-    check = partial(check_weights_run, name, **{key: options[key] for key in placement})
     show_progress = sys.stderr.isatty() and not options["quiet"]
     with usage_errors(ValueError, BackendUnavailableError, ModuleNotFoundError):
-        folder = fetch(name, options["revision"], show_progress=show_progress, before_weights=check)
-    return options | {"model": str(folder), "revision": None}
+        if metric == "quals":
+            placement = {name: options[name] for name in ("device", "dtype", "backend")}
+            check = partial(check_weights_run, name, **placement)
+            folder = fetch(
+                name, options["revision"], show_progress=show_progress, before_weights=check
+            )
+        else:
+            folder = _classifier_folder(metric, name, options["revision"], show_progress)
+    return options | {key: str(folder), "revision": None}
 
 
 def quals_scorer(options: dict[str, Any], *, cache_bytes: int = 0) -> QualsScorer:
@@ -267,10 +286,10 @@ def options_given(names: Iterable[str]) -> list[str]:
 
 def _scorer(options: dict[str, Any]) -> Scorer:
     """Load the scorer of the chosen metric."""
-    metric = options.get("metric", "quals")  # explain has no other
-    if "metric" in options:
-        _refuse_options_of_the_other(metric)
-    return _qags_scorer(options) if metric == "qags" else quals_scorer(options)
+    metric = options.get("metric", "quals")
+    if metric == "quals":
+        return quals_scorer(options)
+    return _qags_scorer(options) if metric == "qags" else _classifier_scorer(metric, options)
 
 
 def _qags_scorer(options: dict[str, Any]) -> Scorer:
@@ -286,10 +305,40 @@ def _qags_scorer(options: dict[str, Any]) -> Scorer:
     )
 
 
-def _refuse_options_of_the_other(metric: str) -> None:
-    """Refuse options that would have no effect."""
-    other = "quals" if metric == "qags" else "qags"
-    for option in options_given(ONLY_QUALS if metric == "qags" else ONLY_QAGS):
+def _classifier_scorer(metric: Any, options: dict[str, Any]) -> Scorer:
+    _require_classifier(metric)
+    from quals_fast.classifier import ClassifierScorer
+    from quals_fast.classifier.checkpoint import FACTCC_DOWNLOAD
+
+    if options["classifier"] is None:
+        advice = f". {FACTCC_DOWNLOAD}" if metric == "factcc" else ""
         raise ValueError(
-            f"`{option}` needs --metric {other}, but got --metric {metric}; leave one of them out"
+            f"--metric {metric} needs a model: add --classifier FOLDER, or --classifier OWNER/NAME "
+            f"for one on the Hugging Face hub{advice}"
         )
+    names = ("positive", "revision", "device", "dtype", "max_batch_tokens")
+    settings = {name: options[name] for name in names}
+    return ClassifierScorer.from_pretrained(options["classifier"], metric=metric, **settings)
+
+
+def _classifier_folder(metric: Any, name: str, revision: str | None, show_progress: bool) -> Path:
+    _require_classifier(metric)
+    from quals_fast.classifier.checkpoint import classifier_folder
+
+    return classifier_folder(name, metric, revision, show_progress=show_progress)
+
+
+def _require_classifier(metric: str) -> None:
+    message = f'--metric {metric} needs PyTorch, transformers and spaCy: pip install ".[qags]"'
+    require("torch", "transformers", "spacy", message=f"{message} in the checkout")
+
+
+def _refuse_options_of_others(asked: Collection[str]) -> None:
+    """Refuse options that would have no effect on any of the metrics."""
+    got = " ".join(f"--metric {metric}" for metric in asked)
+    for name, metrics in METRICS_OF.items():
+        for option in options_given([] if set(metrics) & set(asked) else [name]):
+            raise UsageFailure(
+                f"`{option}` needs --metric {' or '.join(metrics)}, but got {got}; leave one of "
+                "them out"
+            )

@@ -47,7 +47,8 @@ OUTPUT_OPTIONS = (
     click.option("--overwrite", is_flag=True,
                  help="Replace FILE and FILE.part. By default, an existing file is an error."),
     click.option("--pairs", "include_pairs", is_flag=True,
-                 help="Include the question-answer pairs of each row in the JSON output."),
+                 help="Include the question-answer pairs of each row in the JSON output, or the "
+                      "sentences that a classifier read."),
     click.option("--spans", "include_spans", is_flag=True,
                  help="Include the parts of the summary that questions ask about in the JSON "
                       "output: start and end, in characters, and score, worst first."),
@@ -107,8 +108,10 @@ def score(
             raise click.UsageError(
                 f"{option} is for JSON lines, but got {got}; use -o scores.jsonl"
             )
-    if include_spans and options["metric"] == "qags":
-        raise click.UsageError("--spans is for QUALS, but got --metric qags; leave --spans out")
+    if include_spans and (metric := options["metric"]) != "quals":
+        raise click.UsageError(
+            f"--spans is for QUALS, but got --metric {metric}; leave --spans out"
+        )
     if rows is not None and output == "-":
         raise click.UsageError(
             "--rows is for the table, but got -o -, which prints none; leave one of them out"

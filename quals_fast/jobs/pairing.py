@@ -136,7 +136,7 @@ def pair_texts(
     by: str | None = None,
     reference_field: str | None = None,
 ) -> tuple[Pairing[InputRow], list[InputRow]]:
-    """Bring rows together whose documents are the same text, apart from white space at the ends.
+    """Bring rows together whose documents are the same text, apart from white space.
 
     Args:
         rows: as a `JobInput` yields them.
@@ -164,7 +164,8 @@ def pair_texts(
                 f"{_shown(row.fields, reference_field)}; name it with --reference-field"
             )
         system = _system(row.fields, by, row.place) if by else names[row.file or only_file]
-        pairing.add(system, str(row.document).strip(), row)
+        # Files that came by other ways differ in line ends, and in spaces around them.
+        pairing.add(system, " ".join(str(row.document).split()), row)
     return pairing, bad
 
 
@@ -194,7 +195,7 @@ def pair_scores(
             continue
         key = str(row.id)
         if row.signature not in signatures:
-            _check_signature(row.signature, row.place, signatures)
+            check_signature(row.signature, row.place, signatures)
             signatures[row.signature] = row.place
         system = _system(row.fields, by, row.place) if by else names[row.file]
         before = pairing.rows.get(key, {}).get(system)
@@ -207,6 +208,27 @@ def pair_scores(
         score = row.score if math.isfinite(row.score) else math.nan
         pairing.add(system, key, ReadScore(file=row.file, line=row.line, score=score))
     return pairing, bad, list(signatures)
+
+
+def check_signature(signature: str, place: str, known: Mapping[str, str]) -> None:
+    """Check that scores are comparable with others.
+
+    Args:
+        signature: what the scores depend on.
+        place: where they are, for messages.
+        known: the signatures of the others, with their places.
+
+    Raises:
+        InputError: they differ in more than the version.
+    """
+    for other, other_place in known.items():
+        if must_match(signature) != must_match(other):
+            own, its = must_match(signature).split("|"), must_match(other).split("|")
+            raise InputError(
+                "scores with different signatures are not comparable, but "
+                f"{other_place} has {_without(its, own)} and {place} has {_without(own, its)}; "
+                "score all systems with the same model and settings"
+            )
 
 
 def _system(fields: Mapping[str, Any], by: str, place: str) -> str:
@@ -225,18 +247,6 @@ def _shown(fields: Mapping[str, Any], name: str) -> str:
     if name in fields:
         return repr(fields[name])[:60]
     return "the keys " + (", ".join(map(repr, fields)) or "of an empty row")
-
-
-def _check_signature(signature: str, place: str, known: Mapping[str, str]) -> None:
-    """Check that scores with this signature are comparable with those before."""
-    for other, other_place in known.items():
-        if must_match(signature) != must_match(other):
-            own, its = must_match(signature).split("|"), must_match(other).split("|")
-            raise InputError(
-                "scores with different signatures are not comparable, but "
-                f"{other_place} has {_without(its, own)} and {place} has {_without(own, its)}; "
-                "score all systems with the same model and settings"
-            )
 
 
 def _without(parts: list[str], others: list[str]) -> str:

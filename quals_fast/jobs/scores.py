@@ -25,8 +25,8 @@ class ReadPair:
     """A question and answer of any metric, as read back.
 
     Attributes:
-        question: its text.
-        answer: its text.
+        question: its text; of a classifier, the sentence.
+        answer: its text; of a classifier, the label.
         score: the higher, the better the document supports the pair.
         document_answer: QAGS only: the answer found in the document, which may be empty.
         by_token: QUALS only: the pair with its log-probabilities.
@@ -219,7 +219,8 @@ def _checked_row(file: str, line: int, content: Any) -> ScoreRow:
 def _pair(content: Any) -> ReadPair:
     if not isinstance(content, dict):
         _refuse("pairs", "objects", content)
-    question, answer = content.get("question"), content.get("answer")
+    question = content.get("question", content.get("sentence"))
+    answer = content.get("answer", content.get("label"))
     score: Any = content.get("score")
     if not (isinstance(question, str) and isinstance(answer, str) and _is_number(score)):
         _refuse("pairs", "objects with `question`, `answer` and `score`", content)

@@ -25,7 +25,7 @@ _LOG = logging.getLogger("quals_fast")
 
 
 class Scorer(Protocol):
-    """What scores a window of rows: `QualsScorer` or `QagsScorer`."""
+    """What scores a window of rows: `QualsScorer`, `QagsScorer` or `ClassifierScorer`."""
 
     @property
     def signature(self) -> str:

@@ -7,7 +7,7 @@ Tokens, cache and endpoint are those of every program that uses the hub (``HF_TO
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -54,6 +54,7 @@ def fetch(
     *,
     show_progress: bool = True,
     before_weights: Callable[[], object] | None = None,
+    other_files: Sequence[str] = (),
 ) -> Path:
     """Download the files of a model that are not in the cache yet.
 
@@ -68,6 +69,7 @@ def fetch(
             the whole process.
         before_weights: called once the model is known not to be an exported one; raises if its
             weights would be of no use.
+        other_files: names of further files, which the model may lack.
 
     Returns:
         The folder in the cache; `name_of` gives its name and commit.
@@ -77,7 +79,7 @@ def fetch(
         ModuleNotFoundError: huggingface_hub is not installed.
     """
     download = partial(_download, name, revision)
-    folder = download(_SETTINGS, show_progress=show_progress)
+    folder = download([*_SETTINGS, *other_files], show_progress=show_progress)
     commit = folder.name  # of all other files, whatever is pushed in the meantime
     if (folder / EXPORT).is_file():
         listed = _listed(folder)

@@ -96,7 +96,7 @@ class QATokenizer:
         self._tokenizer = tokenizer
         self._conventions = conventions
         # A "</s>" in a text is text, not the end.
-        self._encoder = _without_special_pieces(tokenizer) if self._is_unigram else tokenizer
+        self._encoder = without_special_pieces(tokenizer) if self._is_unigram else tokenizer
         self._encoder.encode_special_tokens = True
         is_wordpiece = type(tokenizer.model).__name__ == "WordPiece"
         self.answer_match: AnswerMatch = conventions.answer_match or (
@@ -277,7 +277,7 @@ def unknown_token_id(tokenizer: Tokenizer) -> int | None:
     return None if model.unk_token is None else model.token_to_id(model.unk_token)
 
 
-def _without_special_pieces(tokenizer: Tokenizer) -> Tokenizer:
+def without_special_pieces(tokenizer: Tokenizer) -> Tokenizer:
     """Return a Unigram tokenizer that finds no special token in a text.
 
     Special tokens are pieces of its vocabulary, so they get names that no text contains.

@@ -9,7 +9,14 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from quals_fast.comparison import ALPHA, TIE, Comparison, Difference
+from quals_fast.comparison import (
+    ALPHA,
+    TIE,
+    Comparison,
+    Difference,
+    Measure,
+    counts_without_score,
+)
 from quals_fast.pages.display import count, printable, signature_line
 from quals_fast.pages.histogram import Axis, Bin
 from quals_fast.pages.templating import page_environment
@@ -19,35 +26,50 @@ _MAX_LABEL = 300  # of a name
 
 
 def comparison_table(comparison: Comparison, signatures: Sequence[str]) -> Group:
-    """Return means and differences by each measure, how to read them, and the signatures."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("")
-    table.add_column("system", overflow="fold")
-    for name in ("mean", "difference", "p", "win/tie/loss"):
-        table.add_column(name, justify="right", overflow="fold")
-    baseline = comparison.systems[0]
+    """Return means, differences to the baseline, how to read them, and the signatures."""
+    lines = map(Text, map(printable, notes(comparison)))
+    signed = map(signature_line, signatures)
+    return Group(_means(comparison), "", _differences(comparison), *lines, *signed)
+
+
+def _means(comparison: Comparison) -> Table:
+    """Return the mean of each system, a row each, by each measure."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+    table.add_column("mean", overflow="fold")
     for measure in comparison.measures:
-        mean = f"{measure.means[baseline]:z.3f}"
-        table.add_row(measure.name, _name(f"{baseline} (baseline)"), mean)
+        name = measure.name.replace(" ", "\n")
+        table.add_column(name, justify="right", overflow="fold", vertical="bottom")
+    for system in comparison.systems:
+        means = [mean_text(measure, system) for measure in comparison.measures]
+        table.add_row(_name(system), *means)
+    return table
+
+
+def _differences(comparison: Comparison) -> Table:
+    """Return the differences to the baseline by each measure, a row for each system."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("measure", overflow="fold")
+    table.add_column("system", overflow="fold")
+    for name in ("difference", "p", "win/tie/loss"):
+        table.add_column(name, justify="right", overflow="fold")
+    for measure in comparison.measures:
         for one in measure.differences:
             # The interval goes below the value, so that every digit fits in 80 columns.
             table.add_row(
-                "",
+                measure.name if one is measure.differences[0] else "",
                 _name(one.system),
-                f"{measure.means[one.system]:z.3f}",
                 difference_text(one).replace(" [", "\n["),
                 p_text(one.p_value),
                 f"{one.wins}/{one.ties}/{one.losses}",
             )
-    lines = map(Text, map(printable, notes(comparison)))
-    return Group(table, *lines, *map(signature_line, signatures))
+    return table
 
 
 def notes(comparison: Comparison) -> Iterator[str]:
     """Say how the figures came about, and what was left out."""
     yield (
-        f"n = {comparison.n_documents}; difference to the baseline, with its 95 % paired bootstrap "
-        "interval in brackets"
+        f"n = {comparison.n_documents}; difference to the baseline {comparison.systems[0]}, with "
+        "its 95 % paired bootstrap interval in brackets"
     )
     yield (
         "p: paired randomisation test, two-sided; * below "
@@ -57,21 +79,30 @@ def notes(comparison: Comparison) -> Iterator[str]:
         f"win/tie/loss: documents on which the system's score is higher, within {TIE:g} of the "
         "baseline's, or lower"
     )
-    yield {
-        "reference": "ROUGE: F1 against the reference",
-        "document": "ROUGE: precision against the document",
-        None: "no ROUGE: it needs the texts, which files of scores do not hold",
-    }[comparison.rouge_against]
+    if comparison.rouge_against is None:
+        yield "no ROUGE, words, copied trigrams: they need the texts, which files of scores lack"
+    else:
+        part = "F1" if comparison.rouge_against == "reference" else "precision"
+        yield (
+            f"ROUGE: {part} against the {comparison.rouge_against}; copied trigrams: share of a "
+            "summary's sequences of three words that occur in the document"
+        )
     if comparison.n_unpaired:
         documents = count(comparison.n_unpaired, "document")
         yield f"left out: {documents} that not every system has ({_by_system(comparison.unpaired)})"
     if comparison.n_without_score:
         documents = count(comparison.n_without_score, "document")
-        without = _by_system(comparison.without_score)
+        without = counts_without_score(comparison.without_score)
         yield f"left out: {documents} with a summary that has no score ({without})"
     if any(comparison.n_averaged.values()):
         averaged = _by_system(comparison.n_averaged)
         yield f"the mean of several summaries counts as one for {averaged} documents"
+
+
+def mean_text(measure: Measure, system: str) -> str:
+    """Return the mean of a system, marked if its difference to the baseline has a small p value."""
+    small = any(one.system == system and one.p_value < ALPHA for one in measure.differences)
+    return f"{measure.means[system]:z.3f}{'*' if small else ' '}"
 
 
 def difference_text(difference: Difference) -> str:
@@ -103,6 +134,7 @@ def render_comparison(comparison: Comparison, signatures: Sequence[str], n_shown
         n_shown: how many of the documents on which the systems differ most are shown.
     """
     axis, histograms = _histograms(comparison)
+    metric = comparison.metrics[0]
     shown = comparison.most_different(n_shown)
     return (
         page_environment()
@@ -110,14 +142,15 @@ def render_comparison(comparison: Comparison, signatures: Sequence[str], n_shown
         .render(
             title=f"{' and '.join(comparison.systems)} compared",
             comparison=comparison,
-            metric=comparison.measures[0].name,
+            metric=metric,
             notes=list(notes(comparison)),
             axis=axis,
             histograms=histograms,
             highest=max(one.n for histogram in histograms for one in histogram.bins),
             shown=shown,
-            longest_bar=max([TIE, *(one.spread for one in shown)]),
+            longest_bar=max([TIE, *(one.spread(metric) for one in shown)]),
             signatures=signatures,
+            mean=mean_text,
             difference=difference_text,
             p=p_text,
             max_text=_MAX_TEXT,
@@ -127,16 +160,15 @@ def render_comparison(comparison: Comparison, signatures: Sequence[str], n_shown
 
 
 def _histograms(comparison: Comparison) -> tuple[Axis, list[_Histogram]]:
-    """Return the differences of each system's scores to the baseline's, on one axis."""
+    """Return the differences by the first metric to the baseline, of each system, on one axis."""
     import numpy as np
 
-    baseline, *others = comparison.systems
-    differences = np.array(
-        [
-            [one.score(system) - one.score(baseline) for one in comparison.documents]
-            for system in others
-        ]
-    )
+    (baseline, *others), metric = comparison.systems, comparison.metrics[0]
+    scores = {
+        system: np.array([one.score(system, metric) for one in comparison.documents])
+        for system in comparison.systems
+    }
+    differences = np.array([scores[system] - scores[baseline] for system in others])
     axis = Axis(differences.reshape(-1))
     histograms = [
         _Histogram(system, len(values), float(np.median(values)), axis.bins(values))

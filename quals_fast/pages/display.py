@@ -47,6 +47,12 @@ def count(n: int, noun: str, plural: str | None = None) -> str:
     return f"{n} {noun if n == 1 else plural or noun + 's'}"
 
 
+def names_of_pair(signature: str) -> tuple[str, str]:
+    """Return what a row's pairs consist of: questions and answers, or what a classifier reads."""
+    is_classifier = signature.split("|")[0] in ("classifier", "factcc")
+    return ("sentence", "label") if is_classifier else ("question", "answer")
+
+
 def signature_line(signature: str) -> Text:
     """Return a signature on one line at any width, so that it can be copied and searched."""
     return Text(printable(signature), no_wrap=True, overflow="ignore")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from quals_fast.pages.collecting import Collection, Group, Part, TokenCount
-from quals_fast.pages.display import LARGE_DROP
+from quals_fast.pages.display import LARGE_DROP, names_of_pair
 from quals_fast.pages.explain import MEANINGS
 from quals_fast.pages.histogram import Axis, Bin, count_ticks
 from quals_fast.pages.templating import page_environment
@@ -40,6 +40,7 @@ class _Metric(NamedTuple):
     about: str
 
 
+_PROBABILITY = "The mean probability of the sentences of a summary to be consistent; 1 is best."
 _METRICS = {
     "quals": _Metric(
         "QUALS",
@@ -49,6 +50,8 @@ _METRICS = {
         "Near 0, the document supports the summary; clearly negative, it does not.",
     ),
     "qags": _Metric("QAGS", "", 1.0, 1.0, "1 is best; 0 means that no answers agree."),
+    "classifier": _Metric("classifier", "", 1.0, 1.0, _PROBABILITY),
+    "factcc": _Metric("FactCC", "", 1.0, 1.0, _PROBABILITY),
 }
 _OTHER_METRIC = _Metric("Score", "", 0.0, 1.0, "")
 
@@ -121,6 +124,7 @@ def _part_view(signature: str, part: Part, differs: str) -> dict[str, Any]:
         "signature": signature,
         "differs": differs,
         "metric": metric,
+        "pair_names": names_of_pair(signature),
         "axis": axis,
         "total": view,
         "count_ticks": count_ticks(max((one.n for one in view.bins), default=0)),

@@ -22,6 +22,7 @@ from quals_fast.pages.display import (
     MARKS_LEGEND,
     count,
     level,
+    names_of_pair,
     printable,
     signature_line,
 )
@@ -63,6 +64,7 @@ class Tally:
         self.truncated_tokens = 0
         self.unknown_rows = 0
         self.unknown_tokens = 0
+        self.cut_sentences = 0
         self._sum = 0.0
         self._n_scored = 0
         self._lowest: list[_Entry] = []
@@ -84,6 +86,7 @@ class Tally:
         self.truncated_tokens += result.truncated_tokens
         self.unknown_rows += result.unknown_tokens > 0
         self.unknown_tokens += result.unknown_tokens
+        self.cut_sentences += getattr(result, "cut_sentences", 0)  # only of classifiers
         if not math.isnan(result.score):
             self._sum += result.score
             self._n_scored += 1
@@ -149,6 +152,9 @@ class Tally:
         if self.truncated_rows:
             tokens = count(self.truncated_tokens, "token")
             parts.append(f"{tokens} cut off in {count(self.truncated_rows, 'row')}")
+        if self.cut_sentences:
+            sentences = count(self.cut_sentences, "sentence")
+            parts.append(f"{sentences} too long for the classifier, and so cut")
         if self.unknown_rows:
             tokens = count(self.unknown_tokens, "unknown token")
             parts.append(f"{tokens} in {count(self.unknown_rows, 'row')}")
@@ -163,14 +169,15 @@ def score_table(tally: Tally, signature: str) -> Group:
     """Return a table of rows with their worst questions, its marks' meaning, the signature."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     calibrated = has_probability(signature)
+    question, answer = names_of_pair(signature)
     number: dict[str, Any] = {"justify": "right", "no_wrap": True}
     for name, options in (
         ("id", {"overflow": "fold"}),
         ("score", number),
         *([("probability", number)] if calibrated else []),
         ("status", {"no_wrap": True}),
-        ("pairs", number),
-        ("worst question -> answer", {"overflow": "fold"}),
+        ("sentences" if question == "sentence" else "pairs", number),
+        (f"worst {question} -> {answer}", {"overflow": "fold"}),
         ("its score", number),
     ):
         table.add_column(name, **options)

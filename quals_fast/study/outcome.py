@@ -12,8 +12,7 @@ from typing import Any
 from quals_fast.comparison import TIE
 from quals_fast.errors import InputError
 from quals_fast.evaluation import Estimate, mean_interval
-from quals_fast.jobs.pairing import pair_scores
-from quals_fast.signature import must_match
+from quals_fast.jobs.pairing import check_signature, pair_scores
 from quals_fast.study.design import Study
 from quals_fast.study.votes import Ballot
 
@@ -169,12 +168,7 @@ def metric_outcome(
             not comparable with the others.
     """
     (first, signature), (second, other) = (_scores(study, i, file) for i, file in enumerate(files))
-    if must_match(signature) != must_match(other):
-        raise InputError(
-            "scores with different signatures are not comparable, but "
-            f"{files[0]} has {signature} and {files[1]} has {other}; score both systems with the "
-            "same model and settings"
-        )
+    check_signature(other, files[1], {signature: files[0]})
     agreeing: list[float] = []
     n_missing = n_undecided = 0
     for pair, votes in votes_by_pair(ballots, "consistency").items():

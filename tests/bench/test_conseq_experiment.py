@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from bench.studies.conseq_experiment.measures import copied
+from bench.studies.conseq_experiment.__main__ import write_systems
 from bench.studies.conseq_experiment.outcome import summarise
 from bench.studies.conseq_experiment.page import DIGITS, page, plot, verdict
 from bench.studies.conseq_experiment.texts import SOURCE_TOKENS, read_texts
+from quals_fast.jobs.files import read_rows
 
 SENTENCE = "The mayor of the town opened a bridge over the river on Monday. "
 
@@ -44,16 +45,31 @@ def test_documents_are_cut_behind_a_sentence(tmp_path):
     assert text.document == (SENTENCE * ((SOURCE_TOKENS - 2) // tokens)).strip()
 
 
-def test_copied_ngrams():
-    assert copied("The cat sat.", "the cat ran", 2) == pytest.approx(1 / 2)
-    assert copied("The cat sat.", "cat", 2) is None
+def test_each_system_has_a_file_that_compare_takes(tmp_path):
+    held_out = [["A text.", "Its Reference."], ["Another.", "One more."]]
+    summaries = {"MLE": [["a", "b"]], "ConSeq-QUALS": [["c", "d"], ["e", "f"]]}
+    written = {
+        "held_out": held_out,
+        "summaries": summaries,
+        "result": {"conseq": {"seeds": [3, 4]}},
+    }
+    write_systems(written, tmp_path / "systems")
+    rows = read_rows(str(tmp_path / "systems" / "ConSeq-QUALS.jsonl"))
+    found = [(row.id, row.fields["seed"], row.document, row.summary) for row in rows]
+    assert found == [
+        (1, 3, "A text.", "c"), (2, 3, "Another.", "d"),
+        (1, 4, "A text.", "e"), (2, 4, "Another.", "f"),
+    ]  # fmt: skip
+    (first, _) = read_rows(str(tmp_path / "systems" / "MLE.jsonl"))
+    assert first.fields["reference"] == "Its Reference." and first.fields["system"] == "MLE"
 
 
-def run(quals, qags):
-    return {m: [0.5] * 4 for m in DIGITS} | {"QUALS": quals, "QAGS": qags}
+def result(gain, *, without=()):
+    measures = [m for m in DIGITS if m not in without]
 
+    def run(quals, qags):
+        return {m: [0.5] * 4 for m in measures} | {"QUALS": quals, "QAGS": qags}
 
-def result(gain):
     quals, qags = [-2.0, -1.5, -1.0, None], [0.1, 0.2, 0.3, 0.4]
     better = run([q and q + gain for q in quals], [q + gain for q in qags])
     arms = {
@@ -116,3 +132,5 @@ def test_page_and_plot(tmp_path):
     assert "> A text.\n\n- MLE: One.\n- ConSeq-QUALS: Two.\n" in text
     plot(result(0.2), tmp_path / "plot.svg")
     assert "copied trigrams" in (tmp_path / "plot.svg").read_text()
+    assert "By the classifier, it does not differ measurably from MLE (+0.000 [" in text
+    assert "classifier" not in page(result(0.2, without=["classifier"]), "plot.svg")

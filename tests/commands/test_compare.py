@@ -8,8 +8,8 @@ from cli_helpers import DOCUMENT, SUMMARIES, assert_usage_error, write
 from html_page import Page
 
 from quals_fast import QualsScorer
+from quals_fast.qags.results import QagsResult, QagsScore
 
-pytest.importorskip("scipy", reason="compare needs the extra")
 pytest.importorskip("rouge_score", reason="compare needs the extra")
 
 FEW = ["--resamples", "100"]
@@ -60,14 +60,16 @@ def test_two_files_of_texts(two, run):
     assert content["signatures"] == [scored[0]["signature"]]
     assert (content["systems"], content["n_documents"]) == (["a", "b"], 7)
     assert [one["name"] for one in content["measures"]] == [
-        "QUALS", "ROUGE-1 precision", "ROUGE-2 precision", "ROUGE-L precision",
+        "QUALS", "ROUGE-1 precision", "ROUGE-2 precision", "ROUGE-L precision", "words",
+        "copied trigrams",
     ]  # fmt: skip
     assert content["measures"][0]["means"] == pytest.approx(means, abs=1e-5)
     (difference,) = content["measures"][0]["differences"]
     assert difference["difference"]["value"] == pytest.approx(means["b"] - means["a"], abs=1e-5)
     lines = result.stdout.splitlines()
-    assert lines[1].split() == ["QUALS", "a", "(baseline)", f"{means['a']:.3f}"]
-    assert lines[2].split()[:2] == ["b", f"{means['b']:.3f}"]
+    assert lines[2].split()[:2] == ["a", f"{means['a']:.3f}"]
+    assert lines[3].split()[0] == "b" and lines[3].split()[1].startswith(f"{means['b']:.3f}")
+    assert lines[6].split()[:2] == ["QUALS", "b"]
     assert lines[-1] == scored[0]["signature"]
     page = Page(Path("c.html").read_text())
     assert page.texts[0] == "a and b compared"
@@ -116,9 +118,9 @@ def test_files_of_scores_need_no_model(compare):
     assert result.exit_code == 0
     assert result.stderr == "16 rows\n"
     shown = " ".join(result.stdout.split())
-    assert "QUALS b (baseline) -1.714" in shown
-    assert "a -1.000 +0.714" in shown and "1/0/6" in shown
-    assert "no ROUGE: it needs the texts, which files of scores do not hold" in result.stdout
+    assert "mean QUALS b -1.714 a -1.000 measure system" in shown
+    assert "QUALS a +0.714" in shown and "1/0/6" in shown
+    assert "no ROUGE, words, copied trigrams: they need the texts, which files" in result.stdout
     assert "left out: 1 document with a summary that has no score (b: 1)" in result.stdout
     assert result.stdout.splitlines()[-1] == SIGNATURE
     assert "8.000" in Page(Path("c.html").read_text()).texts
@@ -145,15 +147,6 @@ def test_quietly_into_files(compare):
     assert "differ most" not in page
 
 
-def test_many_draws_of_many_documents_are_announced(compare, monkeypatch):
-    monkeypatch.setattr("quals_fast.commands.compare.MANY_DOCUMENTS", 6)
-    scores("a.jsonl", [-1.0] * 6)
-    scores("b.jsonl", [-1.0] * 6)
-    warning = "warning: 10,000 draws of 6 documents take minutes; --resamples 1000 is enough"
-    assert warning in compare("a.jsonl", "b.jsonl").stderr
-    assert compare("a.jsonl", "b.jsonl", "--resamples", "1000").stderr == "12 rows\n"
-
-
 def test_systems_with_equal_file_names_stay_distinct(compare):
     for folder in ("x", "y"):
         Path(folder).mkdir()
@@ -170,6 +163,77 @@ def test_fail_fast_stops_before_the_work(run):
     assert result.stderr.startswith("1 row: 1 error; errors at a.jsonl line 1")
 
 
+class FakeQags:
+    """Scores a summary by its length; a summary of one letter has no questions."""
+
+    signature = "qags|version:0.1.0"
+
+    @classmethod
+    def from_pretrained(cls, *_, **options):
+        assert options["seed"] == 3
+        return cls()
+
+    def score(self, documents, summaries, *, on_progress=None):
+        rows = [
+            QagsScore(status="ok", score=1 / len(one))
+            if len(one) > 1
+            else QagsScore(status="no_questions")
+            for one in summaries
+        ]
+        return QagsResult(tuple(rows), self.signature, {})
+
+
+def test_several_metrics_in_one_run(run, monkeypatch):
+    monkeypatch.setattr("quals_fast.qags.QagsScorer", FakeQags)
+    write("a.jsonl", [*rows_of(SUMMARIES["a"]), *rows_of("x", [DOCUMENT])])
+    write("b.jsonl", rows_of(SUMMARIES["d"], [*DOCUMENTS, DOCUMENT]))
+    both = ["--metric", "qags", "--metric", "quals", "--metric", "qags", "--seed", "3"]
+    out = ["-o", "c.json", "--save-scores", "kept"]
+    result = run("compare", "a.jsonl", "b.jsonl", *both, *FEW, *out)
+    assert result.exit_code == 0
+    qags, quals = result.stderr.splitlines()
+    assert qags.startswith("QAGS: 16 rows: 15 ok, 1 no_questions")
+    assert quals.startswith("QUALS: 16 rows: ")
+    content = json.loads(Path("c.json").read_text())
+    assert content["metrics"] == ["QAGS", "QUALS"]
+    assert [one["name"] for one in content["measures"]][:3] == [
+        "QAGS",
+        "QUALS",
+        "ROUGE-1 precision",
+    ]
+    assert [one.split("|")[0] for one in content["signatures"]] == ["qags", "quals"]
+    assert (content["n_documents"], content["without_score"]["QAGS"]) == (7, {"a": 1, "b": 0})
+    assert content["measures"][0]["means"]["a"] == pytest.approx(1 / len(SUMMARIES["a"]))
+    assert "(QAGS of a: 1" in result.stdout
+    # What was kept is compared again without a model.
+    kept = [f"kept/{metric}-{system}.jsonl" for metric in ("quals", "qags") for system in "ab"]
+    assert sorted(map(str, Path("kept").iterdir())) == sorted(kept)
+    again = json.loads(run("compare", *kept[:2], *FEW, "-o", "-", small=False).stdout)
+    assert again["signatures"] == content["signatures"][1:]
+    message = "must be a folder without scores, but kept/qags-a.jsonl is there"
+    assert_usage_error(run("compare", "a.jsonl", "b.jsonl", *both, *out), message)
+
+
+def test_a_metric_that_cannot_run_is_found_before_the_work(run, monkeypatch):
+    monkeypatch.setattr(QualsScorer, "score", None)
+    write("a.jsonl", rows_of(SUMMARIES["a"]))
+    write("b.jsonl", rows_of(SUMMARIES["d"]))
+    both = ["compare", "a.jsonl", "b.jsonl", "--metric", "quals", "--metric", "classifier"]
+    assert_usage_error(run(*both), "--metric classifier needs a model: add --classifier FOLDER")
+    result = run(*both, "--revision", "main")
+    assert_usage_error(result, "--revision is of one model, but --metric names several; give")
+
+
+def test_scores_are_kept_if_there_are_too_few(run):
+    write("a.jsonl", rows_of(SUMMARIES["a"]))
+    write("b.jsonl", rows_of(""))
+    message = "got 0 of 7 (without a score: b: 7); add … with --save-scores FOLDER, no"
+    assert_usage_error(run("compare", "a.jsonl", "b.jsonl", "--quiet"), message)
+    result = run("compare", "a.jsonl", "b.jsonl", "--quiet", "--save-scores", "kept")
+    assert_usage_error(result, "got 0 of 7 … the scores are in kept")
+    assert len(Path("kept/quals-a.jsonl").read_text().splitlines()) == 7
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -181,7 +245,10 @@ def test_fail_fast_stops_before_the_work(run):
         (["a", "b", "--baseline", "c"], "one of the systems a, b, but got 'c'"),
         (["a", "b", "--by", "who"], "a, line 1: expected the name of a system in 'who'"),
         (["a", "b", "--reference-field", "gold"], "a, line 1: expected a reference summary 'gold'"),
-        (["a", "other"], "every document … exact text, but 8 documents are not … not in other"),
+        (
+            ["a", "other"],
+            "every document … paired by their text, but 8 documents are not … not in other",
+        ),
         (
             ["a", "less", "--unpaired", "refuse"],
             "1 document … (not in less) … leave out --unp",
@@ -197,6 +264,13 @@ def test_fail_fast_stops_before_the_work(run):
         (["s", "t", "--reference-field", "gold"], "--reference-field is for files of texts"),
         (["s", "u"], "not comparable, but s, line 1 has model:toy@0123 and u, line 1 has model:"),
         (["s", "v"], "at least 6 documents with a score of every system, but got 5 of 6 (without"),
+        (["s", "t", "--save-scores", "x"], "--save-scores is for files of texts, but s t holds"),
+        (["s", "t", "--metric", "qags"], "--metric is for files of texts, but s t holds scores"),
+        (
+            ["a", "b", "--metric", "qags", "--metric", "qags", "--model", "x"],
+            "`--model` needs --metric quals, but got --metric qags --metric qags; leave",
+        ),
+        (["a", "b", "--save-scores", "no/x"], "cannot write no/x: No such file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -66,6 +66,12 @@ def test_documents_pair_by_their_text():
     )
 
 
+def test_white_space_does_not_matter():
+    rows = [*texts("one\r\ntwo \r\n"), *texts("one\n\ttwo", "onetwo", file="b.jsonl")]
+    pairing, _ = pair_texts(rows, NAMES)
+    assert list(pairing.paired()) == ["one two"]
+
+
 def test_only_the_first_unpaired_documents_are_named():
     pairing, _ = pair_texts(texts(*"abcdef"), NAMES)
     assert pairing.unpaired_line().endswith("a.jsonl, line 3 (not in b) and 3 more")

@@ -144,7 +144,7 @@ def test_a_metric_is_compared_with_the_majority():
         (lambda: scores("b.jsonl", [1.0] * 4, id="x"), "pegasus has the id 'x' twice"),
         (
             lambda: scores("b.jsonl", [1.0] * 4, signature="quals|model:other"),
-            "not comparable, but a.jsonl has quals|model:toy … b.jsonl has quals|model:other",
+            "not comparable, but a.jsonl has model:toy@0123 and b.jsonl has model:other; score",
         ),
         (lambda: write_votes(study(4), 1, name="v.json"), "must be a file that quals-fast score"),
     ],

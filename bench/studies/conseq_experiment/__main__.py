@@ -15,6 +15,8 @@ Results go to bench/results/conseq_experiment.json, examples/conseq_report.md an
 intermediate files go to --run. The defaults take about an hour on two idle cores.
 On a GPU (bench/gpu_conseq.sh), --write --device cuda stops after QUALS, and --finish measures the
 rest on a machine with spaCy, from --run alone; the names of their results end in _gpu.
+--classifier adds the score of a classifier. The summaries of each system go to systems/ in --run,
+where bench.evaluation_table compares them.
 For a trial: --texts 60 --examples 64 --measured 10 --documents 30 --seeds 0 1 --run runs/trial
 """
 
@@ -63,7 +65,16 @@ def main() -> None:
         raise SystemExit(f"{record} is missing: run the first two steps with --write")
     written = json.loads(record.read_text("utf-8"))
     texts = [Text(*text) for text in written["held_out"]]
-    measures = Measures(texts, arguments.run / "measures", _say, arguments.base, arguments.device)
+    write_systems(written, arguments.run / "systems")
+    measures = Measures(
+        texts,
+        arguments.run / "measures",
+        _say,
+        arguments.base,
+        arguments.device,
+        arguments.classifier,
+        arguments.positive,
+    )
     runs: dict[str, list[list[str]]] = {
         "reference": [measures.references],
         **written["summaries"],
@@ -77,6 +88,27 @@ def main() -> None:
     result = outcome(written, runs, measures)
     finish(NAME, result, device, weights=weights_in(result["signatures"]))
     return write_page(device)
+
+
+def write_systems(written: Mapping[str, Any], folder: Path) -> None:
+    """Write the summaries of each system to a file for `quals-fast compare`.
+
+    A system has a summary of each document for each seed. References keep their letters; they are
+    measured in lower case, as the systems write, where this matters.
+    """
+    folder.mkdir(exist_ok=True)
+    seeds = written["result"]["conseq"]["seeds"]
+    for system, of_seeds in written["summaries"].items():
+        rows = [
+            {"id": i, "system": system, "seed": seed, "document": document, "summary": summary,
+             "reference": reference}
+            for seed, summaries in zip(seeds, of_seeds, strict=False)  # MLE has one
+            for i, ((document, reference), summary) in enumerate(
+                zip(written["held_out"], summaries, strict=True), start=1
+            )
+        ]  # fmt: skip
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+        write_whole(folder / f"{system}.jsonl", "".join(lines))
 
 
 def write_page(device: str) -> None:
@@ -210,6 +242,10 @@ def _arguments() -> argparse.Namespace:
     only.add_argument("--write", action="store_true", help="stop after QUALS of the summaries")
     only.add_argument("--finish", action="store_true", help="measure what is in --run")
     parser.add_argument("--device", default="cpu", help="cpu or cuda, for everything but QAGS")
+    parser.add_argument(
+        "--classifier", type=Path, help="folder of a classifier to measure summaries with too"
+    )
+    parser.add_argument("--positive", help="the classifier's label for consistent text")
     parser.add_argument(
         "--base", default="qagen-mini", help="model to start from, and to score with"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,8 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from bench.shared.common import is_gpu
 from bench.studies.conseq_experiment.texts import Text
 from quals_fast import QualsScorer
-from quals_fast.evaluation import rouge_floor
+from quals_fast.classifier import ClassifierScorer
+from quals_fast.comparison import copied_ngrams, text_measures
 from quals_fast.qags import QagsScorer
 from quals_fast.training.adapters.rows import score_each
 from quals_fast.training.adapters.summaries import generate_summaries
@@ -38,7 +38,9 @@ class Measures:
         folder: for the files.
         on_progress: called with what is done, how far and of how many.
         base: model that QUALS is measured with.
-        device: of summarisers and QUALS; QAGS runs on the CPU, where spaCy is.
+        device: of summarisers and QUALS; QAGS and the classifier run on the CPU, where spaCy is.
+        classifier: folder of a classifier to measure with too.
+        positive: its label for consistent text.
 
     Attributes:
         references: the texts' summaries.
@@ -51,6 +53,8 @@ class Measures:
         on_progress: OnProgress,
         base: str = "qagen-mini",
         device: str = "cpu",
+        classifier: Path | None = None,
+        positive: str | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._documents = [text.document for text in texts]
@@ -58,6 +62,11 @@ class Measures:
         self.references = [text.summary.lower() for text in texts]
         self._folder, self._on_progress = folder, on_progress
         self._base, self._device = base, device
+        self._classifier = (
+            None
+            if classifier is None
+            else ClassifierScorer.from_pretrained(classifier, positive=positive, device="cpu")
+        )
         self._quals_signatures: dict[str, None] = {}
 
     @cached_property
@@ -73,8 +82,9 @@ class Measures:
 
     @property
     def signatures(self) -> list[str]:
-        """What the scores of QUALS and QAGS that were asked for depend on."""
-        return [*self._quals_signatures, self._qags.signature]
+        """What the scores that were asked for depend on: of QUALS, QAGS and the classifier."""
+        of_classifier = [self._classifier.signature] if self._classifier else []
+        return [*self._quals_signatures, self._qags.signature, *of_classifier]
 
     def summarise(self, name: str, model: Path, record: Path) -> list[str]:
         """Summarise all documents.
@@ -108,23 +118,28 @@ class Measures:
 
     def of(self, summaries: list[str]) -> dict[str, Column]:
         """Return all measures of a summary of each document, by their titles."""
-        qags: Column = self._stage(
-            f"qags-{digest(summaries)}",
-            {"signature": self._qags.signature},
+        columns = {
+            "QUALS": self.quals(summaries),
+            "QAGS": self._scores("qags", self._qags, summaries),
+        }
+        if self._classifier is not None:
+            columns["classifier"] = self._scores("classifier", self._classifier, summaries)
+        of_texts = text_measures(self._documents, summaries, self.references)
+        columns |= {name.removesuffix(" F1"): [*of] for name, of in of_texts.items()}
+        pairs = zip(self._documents, summaries, strict=True)
+        columns["copied bigrams"] = [copied_ngrams(*pair, 2) for pair in pairs]
+        return columns
+
+    def _scores(
+        self, name: str, scorer: QagsScorer | ClassifierScorer, summaries: list[str]
+    ) -> Column:
+        return self._stage(
+            f"{name}-{digest(summaries)}",
+            {"signature": scorer.signature},
             lambda rows: [
-                _finite(row.score) for row in self._qags.score(*self._part(rows, summaries)).rows
+                _finite(row.score) for row in scorer.score(*self._part(rows, summaries)).rows
             ],
         )
-        rouge = rouge_floor(self.references, summaries)
-        pairs = list(zip(self._documents, summaries, strict=True))
-        return {
-            "QUALS": self.quals(summaries),
-            "QAGS": qags,
-            **{f"ROUGE-{kind}": [*rouge[f"ROUGE-{kind} F1"]] for kind in "12L"},
-            "words": [float(len(summary.split())) for summary in summaries],
-            "copied bigrams": [copied(*pair, 2) for pair in pairs],
-            "copied trigrams": [copied(*pair, 3) for pair in pairs],
-        }
 
     def _known_signature(self, name: str) -> str | None:
         """Return what a column was measured with if all of it is there."""
@@ -158,17 +173,6 @@ def write_summaries(model: Path, documents: list[str], device: str) -> list[str]
     size = _CHUNK if is_gpu(device) else 10
     generated = generate_summaries(network, tokenizer, documents, batch_size=size, **GENERATE)
     return [summary for (summary,) in generated]
-
-
-def copied(document: str, summary: str, n: int) -> float | None:
-    """Return the share of the summary's n-grams of words that stand in the document."""
-    there, here = (_ngrams(text, n) for text in (document, summary))
-    return sum(one in there for one in here) / len(here) if here else None
-
-
-def _ngrams(text: str, n: int) -> set[tuple[str, ...]]:
-    words = re.findall(r"\w+", text.lower())
-    return {tuple(words[i : i + n]) for i in range(len(words) - n + 1)}
 
 
 def _finite(value: float) -> float | None:

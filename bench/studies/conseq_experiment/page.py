@@ -15,6 +15,7 @@ from bench.studies.conseq_experiment.outcome import COMPARED
 DIGITS = {  # of each measure, after the point
     "QUALS": 3,
     "QAGS": 3,
+    "classifier": 3,  # if one was given
     "ROUGE-1": 3,
     "ROUGE-2": 3,
     "ROUGE-L": 3,
@@ -74,10 +75,13 @@ def verdict(result: dict[str, Any]) -> str:
     came_out = all(difference[JUDGE]["low"] > 0 for difference in against.values())
     moved = " and ".join(_moved(difference[JUDGE], other) for other, difference in against.items())
     of_mle = against["MLE"]
+    by_classifier = ""
+    if "classifier" in of_mle:
+        by_classifier = f"By the classifier, it {_moved(of_mle['classifier'], 'MLE')}. "
     return (
         f"The article's direction, QUALS-trained above both baselines in QAGS, "
         f"{'came out' if came_out else 'did not come out'}: ConSeq with QUALS {moved}. "
-        f"In QUALS, which it was trained for, it {_moved(of_mle['QUALS'], 'MLE')}. "
+        f"{by_classifier}In QUALS, which it was trained for, it {_moved(of_mle['QUALS'], 'MLE')}. "
         f"Against MLE, the share of trigrams copied from the document changed by "
         f"{interval(of_mle['copied trigrams'], 3, signed=True)}, the length by "
         f"{interval(of_mle['words'], 1, signed=True)} words."
@@ -107,7 +111,7 @@ def _table(title: str, rows: dict[str, Any], *, signed: bool = False) -> str:
     return table(
         [
             {title: name}
-            | {m: interval(of[m], digits, signed=signed) for m, digits in DIGITS.items()}
+            | {m: interval(of[m], digits, signed=signed) for m, digits in DIGITS.items() if m in of}
             for name, of in rows.items()
         ]
     )
@@ -123,8 +127,12 @@ def _by_seed(arms: dict[str, Any]) -> str:
 def plot(result: dict[str, Any], target: Path) -> None:
     """Draw the differences, a panel for each measure."""
     names = list(reversed(result["differences"]))
-    with figure(target, "conseq", 2, 4, figsize=(12, 4), sharey=True) as (_, axes):
-        for axis, measure in zip(axes.flat, DIGITS, strict=True):
+    measures = [m for m in DIGITS if m in result["means"]["MLE"]]
+    columns = (len(measures) + 1) // 2
+    with figure(target, "conseq", 2, columns, figsize=(3 * columns, 4), sharey=True) as (_, axes):
+        for axis in axes.flat[len(measures) :]:
+            axis.set_axis_off()
+        for axis, measure in zip(axes.flat, measures, strict=False):
             for place, name in enumerate(names):
                 one = result["differences"][name][measure]
                 axis.plot([one["low"], one["high"]], [place, place], color="C0", linewidth=2)
