@@ -32,6 +32,7 @@ def evaluation_table(results: Reader) -> str:
     left_out = result["n_without_score"]
     return "\n\n".join(
         [
+            "<!-- not run: on summaries that the experiment left -->\n"
             f"```sh\n{result['command']}\n```",
             f"Means over {result['n_documents']} documents"
             + (f" ({left_out} more lack a score of some system):" if left_out else ":"),
