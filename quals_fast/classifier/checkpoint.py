@@ -96,14 +96,12 @@ def load_classifier(
     files = [folder / "config.json", *weight_files(folder)]
     files += [path for file in TOKENIZER_FILES if (path := folder / file).is_file()]
     if not any((folder / file).is_file() for file in _VOCABULARIES):
+        advice = "save it there with transformers' tokenizer.save_pretrained()"
+        if metric == "factcc":
+            advice = "put vocab.txt of bert-base-uncased beside config.json"
         raise CheckpointError(
             f"{name} has no tokenizer: expected {', '.join(_VOCABULARIES[:-1])} or "
-            f"{_VOCABULARIES[-1]}; "
-            + (
-                "put vocab.txt of bert-base-uncased beside config.json"
-                if metric == "factcc"
-                else "save it there with transformers' tokenizer.save_pretrained()"
-            )
+            f"{_VOCABULARIES[-1]}; {advice}"
         )
     if metric == "factcc":
         config = {"model_type": _FACTCC_FAMILY} | config
@@ -115,6 +113,8 @@ def load_classifier(
     with _reading(name):
         network = _network(folder, name, config)
         tokenizer = _tokenizer(folder, name, network.config)
+    if network.config.pad_token_id is None:  # decoders look for it to find the last token
+        network.config.pad_token_id = tokenizer.pad_token_id
     backend: Tokenizer = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()

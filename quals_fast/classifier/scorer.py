@@ -27,6 +27,7 @@ from quals_fast.classifier.results import (
     SentenceScore,
 )
 from quals_fast.classifier.sentences import SentenceSplitter
+from quals_fast.models.checkpoint import CheckpointError
 from quals_fast.models.loading import resolve_device
 from quals_fast.processes import limit_threads, survive_fork
 from quals_fast.results import SummaryScore
@@ -90,6 +91,7 @@ class ClassifierScorer:
             a CPU and 131,072 on a GPU.
 
     Raises:
+        CheckpointError: the classifier has no room for two texts.
         ModuleNotFoundError: spaCy is not installed.
         ValueError: the classifier has no such label, or an argument is out of range.
     """
@@ -109,9 +111,13 @@ class ClassifierScorer:
         self._device: torch.device = classifier.network.device
         self.max_batch_tokens = max_batch_tokens or _BATCH_TOKENS[self._device.type]
         self._splitter = SentenceSplitter()
-        self._room = classifier.max_tokens - classifier.pair_tokenizer.num_special_tokens_to_add(
-            is_pair=True
-        )
+        n_special = classifier.pair_tokenizer.num_special_tokens_to_add(is_pair=True)
+        self._room = classifier.max_tokens - n_special  # for two texts
+        if self._room < 2:
+            raise CheckpointError(
+                f"{classifier.name} must have room for two texts, but reads only "
+                f"{classifier.max_tokens} tokens; check `model_max_length` in tokenizer_config.json"
+            )
         parts = {
             "positive": escaped(classifier.labels[self._positive]),
             "sentences": self._splitter.name,

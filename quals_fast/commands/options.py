@@ -119,9 +119,9 @@ ABOUT_METRICS = (
     "and the score, from 0 to 1, says how well the answers found in the summary and in the "
     "document agree. classifier: any text classifier reads the document with each sentence of the "
     "summary; the score is the mean probability of the label for consistent text. factcc: the same "
-    "with FactCC's conventions. With any of these, only the options under its heading apply, "
-    "--revision for a classifier, and --device, --dtype and --max-batch-tokens (by default, 2048 "
-    "on a CPU and 131072 on a GPU)."
+    "with FactCC's conventions. With qags, only the options under QAGS apply, with the other two "
+    "those under Classifier and --revision; and with all three --device, --dtype and "
+    "--max-batch-tokens (by default, 2048 on a CPU and 131072 on a GPU)."
 )
 METRIC = click.option(
     "--metric", type=METRIC_NAMES, default="quals", help=f"Metric. {ABOUT_METRICS}"

@@ -3,6 +3,7 @@
 import math
 import random
 import re
+import shutil
 
 import pytest
 import tiny_classifiers
@@ -160,6 +161,27 @@ def test_the_signature_tells_classifiers_apart(folder, own_folder, scorer):
     assert "|positions:40|model:own@" in own.signature and "|dtype:bfloat16|" in own.signature
     digests = [one.classifier.digest for one in (scorer, own)]
     assert len(set(digests)) == 2
+
+
+def test_no_room_for_two_texts(own_folder):
+    (own_folder / "tokenizer_config.json").write_text('{"model_max_length": 4}')
+    with pytest.raises(ValueError, match=says("room for two texts, but reads only 4 tokens")):
+        ClassifierScorer.from_pretrained(own_folder, positive="CORRECT")
+
+
+def test_a_decoder_whose_config_has_no_padding(folder, tmp_path):
+    from transformers import GPT2Config, GPT2ForSequenceClassification
+
+    config = GPT2Config(
+        vocab_size=45, n_positions=48, n_embd=16, n_layer=1, n_head=2, pad_token_id=None
+    )
+    GPT2ForSequenceClassification(config).save_pretrained(tmp_path / "gpt2")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folder / name, tmp_path / "gpt2")
+    scorer = ClassifierScorer.from_pretrained(tmp_path / "gpt2", positive="LABEL_1", device="cpu")
+    texts = [DOCUMENT, f"{DOCUMENT} {DOCUMENT}"], ["queen won .", SUMMARY]
+    alone = [scorer.score([one], [other]).scores[0] for one, other in zip(*texts, strict=True)]
+    assert scorer.score(*texts).scores == pytest.approx(alone, abs=1e-6)
 
 
 @pytest.mark.parametrize(

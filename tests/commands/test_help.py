@@ -47,7 +47,7 @@ def test_help_mentions_every_option_and_its_default(command):
 @pytest.mark.parametrize("command", ["score", "evaluate", "compare"])
 def test_help_lists_options_in_groups(command):
     text = CliRunner().invoke(app, [command, "--help"]).stdout
-    groups = ["Input", "Output", "Model", "Search", "QAGS", "Other"]
+    groups = ["Input", "Output", "Model", "Search", "QAGS", "Classifier", "Other"]
     if command == "score":
         groups.insert(-1, "Cluster")
     assert re.findall(r"^(\w+):$", text, re.MULTILINE) == groups

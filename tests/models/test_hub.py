@@ -273,7 +273,7 @@ def test_the_command_line(hub, ask, rows):
         ("--revision v1", "`revision` is for names on the Hugging Face hub, but got 'v1' for the"),
         (
             "--revision v1 --metric qags",
-            "`--revision` needs --metric quals, but got --metric qags",
+            "`--revision` needs --metric quals or classifier or factcc, but got --metric qags",
         ),
     ],
     ids=["bundled", "qags"],
