@@ -128,7 +128,8 @@ def load_classifier(
         max_tokens=_max_tokens(name, network, tokenizer.model_max_length),
         pad_token_id=tokenizer.pad_token_id,
         unknown_token_id=unknown_token_id(backend),
-        has_segments="token_type_ids" in tokenizer.model_input_names,
+        has_segments="token_type_ids" in tokenizer.model_input_names
+        and getattr(network.config, "type_vocab_size", 2) > 1,  # RoBERTa's with a BERT's tokenizer
         name=name,
         digest=_digest(files),
     )
@@ -182,6 +183,12 @@ def index_of_label(classifier: Classifier, positive: str | None, metric: Classif
         positive = _FACTCC_LABELS[0]
     if positive in labels:
         return labels.index(str(positive))
+    if metric == "factcc":
+        raise ValueError(
+            f"FactCC has the labels {' and '.join(_FACTCC_LABELS)}, but the config of "
+            f"{classifier.name} names {', '.join(map(repr, labels))}; use --metric classifier, "
+            "whose --positive names the label for consistent text"
+        )
     advice = ""
     if all(label == f"LABEL_{i}" for i, label in enumerate(labels)):
         advice = "; its config names none of them, so see its model card for what each means"
@@ -220,7 +227,11 @@ def _reading(name: str) -> Iterator[None]:
 
 def _network(folder: Path, name: str, config: dict[str, Any]) -> Any:
     """Return the network, of which no weight may be missing: it would be random."""
-    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig
+    from transformers import (
+        CONFIG_MAPPING,
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+        AutoConfig,
+    )
 
     family = config.pop("model_type", None)
     if family is None:
@@ -228,11 +239,12 @@ def _network(folder: Path, name: str, config: dict[str, Any]) -> Any:
             f"{folder / 'config.json'}: no `model_type`; for FactCC's checkpoint use --metric "
             "factcc, otherwise add it"
         )
-    built = AutoConfig.for_model(family, **config)
+    # Of a family that it does not know, transformers would list all that it knows.
+    built = AutoConfig.for_model(family, **config) if family in CONFIG_MAPPING else None
     if type(built) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise CheckpointError(
-            f"{name}: transformers has no classifier of texts with `model_type` {family!r}; choose "
-            "another model"
+            f"{name}: the installed transformers has no classifier of texts with `model_type` "
+            f"{family!r}; choose another model, or install the version that this one needs"
         )
     weights = _weights(folder, name)
     network, info = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(built)].from_pretrained(
@@ -305,7 +317,13 @@ def _tokenizer(folder: Path, name: str, config: Any) -> Any:
 
 def _labels(name: str, config: Any, metric: ClassifierMetric) -> tuple[str, ...]:
     """Return the labels, of which one must be chosen for each pair."""
-    labels = tuple(str(config.id2label[i]) for i in range(config.num_labels))
+    names = config.id2label
+    if set(names) != set(range(len(names))) or len(set(names.values())) < len(names):
+        raise CheckpointError(
+            f"{name}: `id2label` in config.json must give each number from 0 to {len(names) - 1} a "
+            f"label of its own, but is {names}; correct it as the model card says"
+        )
+    labels = tuple(str(names[i]) for i in range(len(names)))
     if len(labels) < 2 or config.problem_type not in (None, "single_label_classification"):
         raise CheckpointError(
             f"{name}: a classifier must choose one of at least two labels, but this one has "

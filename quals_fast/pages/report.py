@@ -40,7 +40,7 @@ class _Metric(NamedTuple):
     about: str
 
 
-_PROBABILITY = "The mean probability of the sentences of a summary to be consistent; 1 is best."
+_PROBABILITY = "The mean probability that a sentence of the summary is consistent; 1 is best."
 _METRICS = {
     "quals": _Metric(
         "QUALS",

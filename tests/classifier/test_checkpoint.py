@@ -91,9 +91,16 @@ def one_label(weights):
     return {name: w[:1] for name, w in weights.items() if name.startswith("classifier")}
 
 
+@pytest.mark.parametrize("labels", [{"1": "yes", "2": "no"}, {"0": "yes", "1": "yes"}])
+def test_labels_by_wrong_numbers_or_twice(own_folder, labels):
+    change_json(own_folder / "config.json", id2label=labels, label2id=None)
+    fails(own_folder, "must give each number from 0 to 1 a label of its own, but is {")
+
+
 def test_factcc_is_a_bert_with_its_labels(own_folder):
     change_json(own_folder / "config.json", id2label={"0": "yes", "1": "no"})
-    with pytest.raises(ValueError, match=says("one of 'yes', 'no' of own, but got 'CORRECT'")):
+    message = "labels CORRECT and INCORRECT, but the config of own names 'yes', 'no'; use --metric"
+    with pytest.raises(ValueError, match=says(message)):
         index_of_label(load(own_folder, "factcc"), None, "factcc")
     change_json(own_folder / "config.json", model_type="roberta")
     fails(
@@ -146,7 +153,7 @@ def test_weights_that_do_not_fit(own_folder, name, tensor, message):
     ("changes", "message"),
     [
         ({"model_type": None}, "no `model_type`; for FactCC's checkpoint use --metric factcc"),
-        ({"model_type": "tree"}, "transformers cannot read this model (ValueError"),
+        ({"model_type": "tree"}, "has no classifier of texts with `model_type` 'tree'; choose"),
         ({"model_type": "clip"}, "no classifier of texts with `model_type` 'clip'"),
         ({"hidden_size": 33}, "transformers cannot read this model"),
         ({"vocab_size": 40}, "must have shape (40, 32) according to config.json, but has (45, 32)"),
@@ -163,7 +170,7 @@ def test_code_of_a_repository_is_not_run(own_folder):
     change_json(own_folder / "config.json", auto_map=own)
     load(own_folder)
     change_json(own_folder / "config.json", model_type="own")
-    fails(own_folder, "transformers cannot read this model")
+    fails(own_folder, "has no classifier of texts with `model_type` 'own'")
 
 
 def test_a_pickle_that_runs_code(factcc, tmp_path):
@@ -214,15 +221,17 @@ def test_a_tokenizer_with_too_many_tokens(own_folder):
 
 
 def test_positions_behind_the_padding(folder, tmp_path):
-    """Those of RoBERTa: of 40, the first three are not for tokens."""
+    """Those of RoBERTa: of 40, the first three are not for tokens. It knows no segments."""
     from transformers import RobertaConfig, RobertaForSequenceClassification
 
     config = tiny_classifiers.CONFIG | {"max_position_embeddings": 40, "pad_token_id": 2}
+    config["type_vocab_size"] = 1
     RobertaForSequenceClassification(RobertaConfig(**config)).save_pretrained(tmp_path / "roberta")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(folder / name, tmp_path / "roberta")
     found = load(tmp_path / "roberta")
     assert found.max_tokens == 37
+    assert not found.has_segments  # although the tokenizer, a BERT's, gives them
     ids = torch.full((1, 37), 5)
     assert found.network(input_ids=ids).logits.isfinite().all()
     with pytest.raises((IndexError, RuntimeError)):

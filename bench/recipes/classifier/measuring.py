@@ -77,7 +77,10 @@ def on_claims(network: Any, tokenizer: Any, found: Sequence[Sequence[Claim]]) ->
 
 
 def on_summaries(network: Any, tokenizer: Any, rows: Sequence[Pair], nlp: Any) -> dict[str, Any]:
-    """Measure judged summaries: a score is the mean over sentences, as in `--metric factcc`."""
+    """Measure judged summaries: a score is the mean over sentences, which spaCy's model finds.
+
+    `--metric factcc` finds them by rules, which may split a summary differently.
+    """
     split = [[s.text.strip() for s in nlp(" ".join(row.summary.split())).sents] for row in rows]
     pairs = [(row.document, one) for row, texts in zip(rows, split, strict=True) for one in texts]
     shares = iter(probabilities(network, tokenizer, pairs))
