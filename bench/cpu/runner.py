@@ -143,7 +143,8 @@ class Runner:
         commands = self._inputs.commands(stage)
         variables = {"BENCH_COMMIT": self.commit}
         if stage.is_at_once:
-            variables |= {"OMP_NUM_THREADS": "1"}
+            # To each of them, the others are a part of the benchmark, not a load.
+            variables |= {"OMP_NUM_THREADS": "1", "BENCH_PROCESS": str(os.getpid())}
         turns = [commands] if stage.is_at_once else [[command] for command in commands]
         failed = []
         with log.open("wb") as file:

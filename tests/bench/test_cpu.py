@@ -184,6 +184,8 @@ def test_commands_at_once_overlap_with_one_thread_each(start, tmp_path):
         return python(
             "import os, time; from pathlib import Path",
             "assert os.environ['OMP_NUM_THREADS'] == '1'",
+            "from bench.shared import load; load.begin()",
+            f"assert load._watch._own == {os.getpid()}",
             f"Path({str(tmp_path / mine)!r}).touch()",
             f"while not Path({str(tmp_path / other)!r}).exists(): time.sleep(0.05)",
         )
