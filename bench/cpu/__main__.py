@@ -125,7 +125,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.plan:
         print(plan(STAGES, inputs, runner))
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a stage is stopped, too
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that a stage is stopped, too
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, lambda sent, _: sys.exit(128 + sent))
     chosen = {
         name: stage
         for name, stage in STAGES.items()
