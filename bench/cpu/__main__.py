@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "outcome": one.how,
             "minutes": f"{one.seconds / 60:.1f}",
             "load": one.load,
-            "log": "" if one.is_good else str(folder / "logs" / f"{one.name}.log"),
+            "log": str(folder / "logs" / f"{one.name}.log") if one.has_failed else "",
         }
         for one in outcomes
     ]

@@ -48,6 +48,11 @@ class Outcome:
         """Whether the stage's results are there."""
         return self.how in (OK, DONE)
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether it began and did not end well, so that its log says why."""
+        return self.how.startswith((FAILED, LATE))
+
 
 class Runner:
     """Runs stages at one commit.

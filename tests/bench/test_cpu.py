@@ -202,6 +202,7 @@ def test_a_stage_that_would_not_end_in_time_is_not_begun(start):
     outcomes = start().run(stages, 10)
     assert ended(outcomes) == [f"{NOT_RUN}: it would not end in time", OK]
     assert [one.is_good for one in outcomes] == [False, True]
+    assert not outcomes[0].has_failed  # so it has no log
 
 
 def test_a_stage_without_its_inputs_is_not_run(tmp_path):
