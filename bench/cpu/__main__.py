@@ -125,7 +125,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.plan:
         print(plan(STAGES, inputs, runner))
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a stage is stopped, too
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that a stage is stopped, too
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, lambda sent, _: sys.exit(128 + sent))
     chosen = {
         name: stage
         for name, stage in STAGES.items()
@@ -147,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "outcome": one.how,
             "minutes": f"{one.seconds / 60:.1f}",
             "load": one.load,
-            "log": "" if one.is_good else str(folder / "logs" / f"{one.name}.log"),
+            "log": str(folder / "logs" / f"{one.name}.log") if one.has_failed else "",
         }
         for one in outcomes
     ]

@@ -48,6 +48,11 @@ class Outcome:
         """Whether the stage's results are there."""
         return self.how in (OK, DONE)
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether it began and did not end well, so that its log says why."""
+        return self.how.startswith((FAILED, LATE))
+
 
 class Runner:
     """Runs stages at one commit.
@@ -143,7 +148,8 @@ class Runner:
         commands = self._inputs.commands(stage)
         variables = {"BENCH_COMMIT": self.commit}
         if stage.is_at_once:
-            variables |= {"OMP_NUM_THREADS": "1"}
+            # To each of them, the others are a part of the benchmark, not a load.
+            variables |= {"OMP_NUM_THREADS": "1", "BENCH_PROCESS": str(os.getpid())}
         turns = [commands] if stage.is_at_once else [[command] for command in commands]
         failed = []
         with log.open("wb") as file:

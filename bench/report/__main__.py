@@ -39,7 +39,7 @@ from bench.report import (
 )
 from bench.report.figures import check_figures
 from bench.report.results import Reader, StaleResultError
-from bench.shared.common import ROOT
+from bench.shared.common import ROOT, head
 from bench.shared.options import command_line
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
@@ -156,6 +156,8 @@ def main() -> None:
     parser.add_argument("--audit", action="store_true", help="write nothing, list what is amiss")
     arguments = parser.parse_args()
     if arguments.audit:
+        if not head():
+            parser.error(f"--audit needs git's history, but {ROOT} has none: run it in a clone")
         sys.exit(print_audit())
     for page in PAGES:
         old = page.read_text("utf-8")

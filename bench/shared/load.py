@@ -1,7 +1,8 @@
 """What other processes take of the machine while a benchmark runs, as /proc tells it.
 
-A benchmark's own processes are its process and all that descend from it. Others count with their
-time on a core since the benchmark began; one that lives shorter than the interval may be missed.
+A benchmark's own processes are its process and all that descend from it; where several run at once
+on purpose, $BENCH_PROCESS is the one that started them. Others count with their time on a core
+since the benchmark began; one that lives shorter than the interval may be missed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ _INTERVAL_S = 5.0  # a look takes milliseconds
 _WINDOW_S = 60.0  # what takes less than a minute must not vanish in the mean of an hour
 _NAMED = 3  # of the other processes
 _KERNEL = 2  # parent of the kernel's threads, which mostly work for the benchmark
+_KERNEL_NAME = "kthreadd"  # in a container, the number may be any process's
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -71,6 +73,7 @@ class Watch:
         self._seconds = 0.0
         self._ticks: Counter[str] = Counter()
         self._last = processes(proc)
+        self._ours: set[tuple[int, int]] = set()
         self._ours = self._descendants(self._last)
         self._lock = threading.Lock()
 
@@ -78,10 +81,10 @@ class Watch:
         """Add what others took since the last look."""
         with self._lock:
             now = processes(self._proc)
-            # What descended from us stays ours when its parent has ended.
             self._ours |= self._descendants(now)
+            has_kernel = _KERNEL in now and now[_KERNEL].name == _KERNEL_NAME
             for number, one in now.items():
-                if (number, one.born) in self._ours or one.parent == _KERNEL:
+                if (number, one.born) in self._ours or (has_kernel and one.parent == _KERNEL):
                     continue
                 before = self._last.get(number)
                 earlier = before.ticks if before and before.born == one.born else 0
@@ -113,8 +116,12 @@ class Watch:
         }
 
     def _descendants(self, found: Mapping[int, Process]) -> set[tuple[int, int]]:
-        """Return id and birth of our process and those that descend from it."""
+        """Return id and birth of our process and those that descend from it.
+
+        What descended from us stays ours, with its own children, when its parent has ended.
+        """
         ours = {self._own}
+        ours |= {n for n, born in self._ours if n in found and found[n].born == born}
         while more := {n for n, one in found.items() if one.parent in ours} - ours:
             ours |= more
         return {(number, found[number].born) for number in ours if number in found}
@@ -127,7 +134,7 @@ def begin() -> None:
     """Watch the machine from now on; on systems without /proc nothing is watched."""
     global _watch
     if _watch is None and Path("/proc/self/stat").is_file():
-        _watch = Watch()
+        _watch = Watch(int(os.environ.get("BENCH_PROCESS") or os.getpid()))
         threading.Thread(target=_keep_looking, args=(_watch,), daemon=True).start()
 
 

@@ -184,6 +184,8 @@ def test_commands_at_once_overlap_with_one_thread_each(start, tmp_path):
         return python(
             "import os, time; from pathlib import Path",
             "assert os.environ['OMP_NUM_THREADS'] == '1'",
+            "from bench.shared import load; load.begin()",
+            f"assert load._watch._own == {os.getpid()}",
             f"Path({str(tmp_path / mine)!r}).touch()",
             f"while not Path({str(tmp_path / other)!r}).exists(): time.sleep(0.05)",
         )
@@ -200,6 +202,7 @@ def test_a_stage_that_would_not_end_in_time_is_not_begun(start):
     outcomes = start().run(stages, 10)
     assert ended(outcomes) == [f"{NOT_RUN}: it would not end in time", OK]
     assert [one.is_good for one in outcomes] == [False, True]
+    assert not outcomes[0].has_failed  # so it has no log
 
 
 def test_a_stage_without_its_inputs_is_not_run(tmp_path):

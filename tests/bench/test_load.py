@@ -44,6 +44,7 @@ def test_a_name_may_hold_a_parenthesis(put, tmp_path):
 def test_others_count_and_the_own_tree_does_not(put, tmp_path, clock):
     put(11, parent=BENCH, seconds=5)
     put(OTHER, "pytest", seconds=50)
+    put(load._KERNEL, "kthreadd", parent=0)
     put(30, "kworker", parent=load._KERNEL)
     watch = Watch(BENCH, tmp_path)
     clock[0] = 10.0
@@ -69,11 +70,22 @@ def test_what_the_benchmark_started_stays_its_own(put, tmp_path, clock):
     watch = Watch(BENCH, tmp_path)
     clock[0] = 10.0
     put(11, parent=1, seconds=8)  # whoever started it has ended
+    put(12, parent=11, seconds=8)
     watch.look()
     assert not is_high(watch.load())
     put(11, parent=1, born=900, seconds=8)  # another process that got its number
     watch.look()
     assert is_high(watch.load())
+
+
+def test_in_a_container_the_second_process_is_no_kernel(put, tmp_path, clock):
+    put(load._KERNEL, "sh")
+    put(OTHER, "pytest", parent=load._KERNEL)
+    watch = Watch(BENCH, tmp_path)
+    clock[0] = 10.0
+    put(OTHER, "pytest", parent=load._KERNEL, seconds=5)
+    watch.look()
+    assert watch.load()["names"] == {"pytest": 0.5}
 
 
 def test_a_busy_minute_counts_in_a_quiet_hour(put, tmp_path, clock):

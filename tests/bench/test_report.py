@@ -436,11 +436,20 @@ def audited(tmp_path, monkeypatch):
 def test_an_audit_that_finds_nothing(audited, monkeypatch, capsys):
     audited("choices", {"base": {"digest": "0123456789ab"}})  # of other weights on purpose
     audited("claim", CURRENT | {"QAGS bart-base": {"recipe": RANDOM}})
+    monkeypatch.setattr(command, "head", lambda: "1a2b3c4")
     monkeypatch.setattr(sys, "argv", ["report", "--audit"])
     with pytest.raises(SystemExit) as ended:
         command.main()
     assert ended.value.code == 0
     assert capsys.readouterr().out.count(": none") == 4
+
+
+def test_an_audit_without_history_says_what_it_needs(monkeypatch, capsys):
+    monkeypatch.setattr(command, "head", lambda: "")
+    monkeypatch.setattr(sys, "argv", ["report", "--audit"])
+    with pytest.raises(SystemExit, match="2"):
+        command.main()
+    assert "--audit needs git's history, but" in capsys.readouterr().err
 
 
 def test_an_audit_lists_what_is_amiss(audited, monkeypatch, capsys):

@@ -1,6 +1,6 @@
 """Is it "55 times as fast" as QAGS? Times QAGS, published QUALS and the engine on the same rows.
 
-    python -m bench.claim --data NEWS.jsonl         about 25 minutes of two idle cores
+    python -m bench.claim --data NEWS.jsonl         about half an hour of two idle cores
     python -m bench.claim --data NEWS.jsonl --plan  says how long it would take, and exits
     python -m bench.claim --add --models bart-base  more rounds for the last result
     python -m bench.claim --prepare ANSWERS.json    stores answer candidates, for machines
