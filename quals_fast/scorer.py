@@ -145,9 +145,9 @@ class QualsScorer:
             revision: Branch, tag or commit of a model on the hub. By default, its main branch.
             device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ..., or ``"auto"``: a GPU if there is one.
             dtype: Precision: ``"float32"``, ``"mixed"`` (CPU only), or ``"bfloat16"`` or
-                ``"float16"`` (GPU only). ``"mixed"`` searches in float32, preselects tokens with
-                8-bit integers and reads documents in these. ``"auto"`` is float16 on a GPU, as
-                published; on a CPU, it is the fastest precision that keeps the rank correlation
+                ``"float16"`` (GPU only). ``"mixed"`` searches in float32, but preselects tokens
+                and reads and rescores documents in 8-bit integers. ``"auto"`` is float16 on a GPU,
+                as published; on a CPU, it is the fastest precision that keeps the rank correlation
                 with float32 at 0.99 or more; ``"mixed"`` is refused for models that the integers
                 do not fit. For a T5 model, which overflows float16, ``"auto"``
                 is bfloat16 on a GPU that has it, and otherwise float32; float16 is refused. The

@@ -17,9 +17,10 @@ from quals_fast.models.loading import TorchModel
 from quals_fast.models.targets import pack
 from quals_fast.results import TokenLogprobs
 
-# Lengths are padded to multiples, since oneDNN keeps code for every shape that it has ever met:
-# without them memory grew by 0.3 MiB a summary.
+# Documents are padded to a multiple, since oneDNN keeps code for every shape that it has ever met:
+# without it memory grew by 0.3 MiB a summary. Rows of targets are padded by the layers themselves.
 _SOURCE_MULTIPLE = 32
+_MAX_SLOTS = 2048  # of a document at once: attention between its targets takes the square of them
 
 Targets = Sequence[Sequence[int]]
 
@@ -64,7 +65,8 @@ def rescore(
         )
         # After a failure batches are smaller than the budget, and so must their slices be.
         budget = min(max_batch_tokens, len(batch) * costs[batch[0]])
-        slices = [_slices(joined[i], max(1, budget // len(batch))) for i in batch]
+        most = min(_MAX_SLOTS, budget // len(batch))
+        slices = [_slices(joined[i], most) for i in batch]
         of_batch: list[list[TokenLogprobs]] = [[] for _ in batch]
         for at in range(max(map(len, slices))):
             some = [one[at] if at < len(one) else [] for one in slices]

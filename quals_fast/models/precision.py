@@ -20,8 +20,8 @@ class Precision:
     Attributes:
         name: as in `dtype=`.
         dtype: type of the weights, and of all that passes between layers.
-        integers: whether 8-bit integers compute what takes no decisions: the linear layers that
-            read documents and rescore, and which tokens are worth a look in the LM head.
+        integers: whether 8-bit integers compute the linear layers that read documents and rescore,
+            which take no decisions, and preselect tokens in the LM head.
     """
 
     name: str

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from quals_fast.models.integers import Int8Linear, has_fast_int8
-from quals_fast.models.lm_head import CpuLMHead, LMHead, ScreenedLMHead
+from quals_fast.models.lm_head import CpuLMHead, LMHead, ScreenedLMHead, _topk
 from quals_fast.ops import EAGER
 
 needs_int8 = pytest.mark.skipif(not has_fast_int8(), reason="the processor has no fast int8")
@@ -107,3 +107,41 @@ def test_few_candidates_and_all_have_the_same_level():
     torch.testing.assert_close(everything.gather(1, ids), few, atol=5e-4, rtol=0)
     targets = head.logprob(hidden, ids[:, 0])
     torch.testing.assert_close(targets, few[:, 0], atol=5e-4, rtol=0)
+
+
+@pytest.mark.parametrize("size", [63, 64, 130, 1003])
+def test_the_largest_by_blocks_are_those_of_all(size):
+    torch.manual_seed(size)
+    values = torch.randn(5, size)
+    values[1] = values[1].round()  # of equals any
+    values[2, ::3] = -torch.inf
+    values[3] = 0
+    values[4, size // 2] = torch.nan
+    for k in (1, 8, 16):
+        largest, ids = _topk(values, k)
+        expected, _ = values.topk(k)
+        torch.testing.assert_close(largest, expected, rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(values.gather(1, ids), largest, rtol=0, atol=0, equal_nan=True)
+        assert all(len(set(row)) == k for row in ids.tolist())
+
+
+@needs_int8
+def test_a_bias_counts_in_screening():
+    hidden, weight, _ = setup()
+    bias = torch.randn(len(weight)) * 3
+    head, kernel = (make(weight, bias, EAGER) for make in (ScreenedLMHead, LMHead))
+    values, ids = head.topk(hidden, 16, (3,), exact_edge=False)
+    expected, expected_ids = kernel.topk(hidden, 16, (3,))
+    assert torch.equal(ids, expected_ids)
+    torch.testing.assert_close(values, expected, atol=5e-3, rtol=0)
+
+
+@needs_int8
+def test_states_that_are_not_finite_spoil_their_row_only():
+    hidden, weight, bias = setup()
+    head, targets = ScreenedLMHead(weight, bias, EAGER), torch.full((70,), 20)
+    expected = head.logprob(hidden, targets)
+    hidden[3, 1], hidden[8] = torch.nan, torch.inf
+    found = head.logprob(hidden, targets)
+    assert found.isnan().nonzero().flatten().tolist() == [3, 8]
+    torch.testing.assert_close(found.where(~found.isnan(), expected), expected, atol=1e-6, rtol=0)

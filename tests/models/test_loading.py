@@ -391,6 +391,19 @@ def test_dtypes():
         resolve_precision("int8", CPU)
 
 
+def test_a_processor_without_fast_int8(folder, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    model = load_model(folder, device=CPU, precision=partial(resolve_precision, "auto", CPU, EAGER))
+    assert model.runs_as()["dtype"] == "float32"
+    assert (model.document_network, type(model.head)) == (model.network, CpuLMHead)
+    message = (
+        "dtype 'mixed' needs a processor with AVX-512 VNNI, and the eager backend; use "
+        "dtype='float32'"
+    )
+    with pytest.raises(BackendUnavailableError, match=message):
+        resolve_precision("mixed", CPU, EAGER)
+
+
 @pytest.mark.skipif(not has_fast_int8(), reason="the processor has no fast int8")
 def test_auto_does_without_integers_that_miss_tokens(folder, monkeypatch, caplog):
     auto, mixed = (partial(resolve_precision, name, CPU, EAGER) for name in ("auto", "mixed"))
