@@ -26,7 +26,8 @@ def test_the_readme_example_prints_what_it_says(capsys):
     numbers, expected = (
         [float(number) for number in NUMBER.findall(text)] for text in (printed, output)
     )
-    assert numbers == pytest.approx(expected, abs=0.011)
+    # Half of the digits shown, and what 8-bit integers may move a token by.
+    assert numbers == pytest.approx(expected, abs=0.1)
 
 
 def test_the_signature_in_the_readme_is_the_current_one(bundled_scorer):

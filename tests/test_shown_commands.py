@@ -189,7 +189,8 @@ def known_options():
         for option in (*parameter.opts, *parameter.secondary_opts)
     }
     sources = "".join(path.read_text("utf-8") for path in (ROOT / "bench").rglob("*.py"))
-    return of_app | set(re.findall(r"\"(--[a-z0-9-]+)\"", sources)) | {"--help"}
+    of_others = {"--help", "--benchmark-compare"}  # pytest-benchmark's
+    return of_app | set(re.findall(r"\"(--[a-z0-9-]+)\"", sources)) | of_others
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

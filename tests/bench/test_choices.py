@@ -95,7 +95,12 @@ def test_the_page_has_a_row_for_each_model():
         "with_people": {"set_a": {"pearson": estimate, "rise": estimate | {"value": 0.125}}},
     }
     text = _choices(
-        {"questions": 1000, "data": "dev.jsonl", "models": {"before": one, "after": one}}
+        {
+            "questions": 1000,
+            "data": "dev.jsonl",
+            "weights": {"before": {"digest": "0a1b2c"}, "after": {"digest": "3d4e5f"}},
+            "models": {"before": one, "after": one},
+        }
     )
     rows = [row for row in text.split("\n") if re.match(r"\| (before|after) ", row)]
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]

@@ -280,7 +280,8 @@ def test_the_page_says_what_was_measured(scorer, folder, rows, tmp_path, monkeyp
         "tokens": 16.24,
         "with_people": {"cnndm": {"pearson": estimate, "rise": estimate}},
     }
-    chosen = {"questions": 9, "data": "dev.jsonl", "models": {"before": one}}
+    weights = {"before": {"digest": "0a1b2c"}}
+    chosen = {"questions": 9, "data": "dev.jsonl", "weights": weights, "models": {"before": one}}
     text = pages.page(found, None, chosen)
     assert "Not measured yet: `python -m bench.model --settings`" in text
     assert "| before | 2.000 | 1.000 |" in text
