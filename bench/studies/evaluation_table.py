@@ -35,14 +35,20 @@ def main() -> None:
     )
     parser.add_argument("--classifier", type=Path, help="folder of a classifier to score with too")
     parser.add_argument("--positive", help="the classifier's label for consistent text")
+    parser.add_argument(
+        "--factcc",
+        action="store_true",
+        help="the classifier is FactCC, whose conventions it follows",
+    )
     parser.add_argument("--threads", type=int, help="CPU threads of QUALS")
     a = parser.parse_args()
     systems, scores = (a.run / name for name in ("systems", "scores"))
     if not systems.is_dir():
         raise SystemExit(f"there is no {systems}; write it with python -m bench.conseq_experiment")
     classifier = a.classifier and a.classifier.resolve()
-    shown = command(classifier and "CLASSIFIER", a.positive)
-    asked = command(classifier and str(classifier), a.positive)
+    metric = "factcc" if a.factcc else "classifier"
+    shown = command(classifier and "CLASSIFIER", a.positive, metric)
+    asked = command(classifier and str(classifier), a.positive, metric)
     asked += ["--qags-models", str(QAGS_MODELS), "--save-scores", str(scores.resolve())]
     asked += [] if a.threads is None else ["--threads", str(a.threads)]
     done = subprocess.run(
@@ -58,16 +64,17 @@ def main() -> None:
     finish(NAME, {"command": shlex.join(["quals-fast", *shown]), **result}, weights=weights)
 
 
-def command(classifier: str | None, positive: str | None) -> list[str]:
+def command(classifier: str | None, positive: str | None, metric: str = "classifier") -> list[str]:
     """Return the arguments that compare the systems by all metrics.
 
     Args:
         classifier: folder of a classifier; None leaves it out.
         positive: its label for consistent text.
+        metric: whose conventions the classifier follows.
     """
     metrics = ["--metric", "quals", "--metric", "qags"]
     if classifier is not None:
-        metrics += ["--metric", "classifier", "--classifier", classifier]
+        metrics += ["--metric", metric, "--classifier", classifier]
         metrics += [] if positive is None else ["--positive", positive]
     files = [f"{system}.jsonl" for system in SYSTEMS]
     return ["compare", *files, "--reference-field", "reference", *metrics]

@@ -15,6 +15,10 @@ def test_the_command_is_one_that_compare_takes():
     assert context.params["reference_field"] == "reference"
     assert (context.params["classifier"], context.params["positive"]) == ("folder", "CORRECT")
     assert "classifier" not in command(None, None)
+    context = compare.make_context(
+        "compare", command("folder", None, "factcc")[1:], resilient_parsing=True
+    )
+    assert context.params["metrics"] == ("quals", "qags", "factcc")
 
 
 class Results:

@@ -74,6 +74,7 @@ def main() -> None:
         arguments.device,
         arguments.classifier,
         arguments.positive,
+        "factcc" if arguments.factcc else "classifier",
     )
     runs: dict[str, list[list[str]]] = {
         "reference": [measures.references],
@@ -246,6 +247,11 @@ def _arguments() -> argparse.Namespace:
         "--classifier", type=Path, help="folder of a classifier to measure summaries with too"
     )
     parser.add_argument("--positive", help="the classifier's label for consistent text")
+    parser.add_argument(
+        "--factcc",
+        action="store_true",
+        help="the classifier is FactCC, whose conventions it follows",
+    )
     parser.add_argument(
         "--base", default="qagen-mini", help="model to start from, and to score with"
     )

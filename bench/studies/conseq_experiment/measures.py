@@ -16,6 +16,7 @@ from bench.shared.common import is_gpu
 from bench.studies.conseq_experiment.texts import Text
 from quals_fast import QualsScorer
 from quals_fast.classifier import ClassifierScorer
+from quals_fast.classifier.checkpoint import ClassifierMetric
 from quals_fast.comparison import copied_ngrams, text_measures
 from quals_fast.qags import QagsScorer
 from quals_fast.training.adapters.rows import score_each
@@ -41,6 +42,7 @@ class Measures:
         device: of summarisers and QUALS; QAGS and the classifier run on the CPU, where spaCy is.
         classifier: folder of a classifier to measure with too.
         positive: its label for consistent text.
+        classifier_metric: whose conventions it follows.
 
     Attributes:
         references: the texts' summaries.
@@ -55,6 +57,7 @@ class Measures:
         device: str = "cpu",
         classifier: Path | None = None,
         positive: str | None = None,
+        classifier_metric: ClassifierMetric = "classifier",
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._documents = [text.document for text in texts]
@@ -65,7 +68,9 @@ class Measures:
         self._classifier = (
             None
             if classifier is None
-            else ClassifierScorer.from_pretrained(classifier, positive=positive, device="cpu")
+            else ClassifierScorer.from_pretrained(
+                classifier, positive=positive, metric=classifier_metric, device="cpu"
+            )
         )
         self._quals_signatures: dict[str, None] = {}
 
