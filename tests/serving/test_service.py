@@ -478,4 +478,5 @@ def test_requests_leave_nothing_behind(scorer, pairs):
         return counts
 
     _, second, third = asyncio.run(run())
-    assert third - second < 25, "50 requests left that many objects"
+    # A leak leaves at least one object a request; other threads of the process leave some too.
+    assert third - second < 50, "50 requests left that many objects"
