@@ -16,18 +16,20 @@ README = (ROOT / "README.md").read_text("utf-8")
 NUMBER = re.compile(r"-?\d+\.\d+")
 
 
-def test_the_readme_example_prints_what_it_says(capsys):
+@pytest.mark.parametrize(("dtype", "error"), [("float32", 0.011), ("auto", 0.1)])
+def test_the_readme_example_prints_what_it_says(dtype, error, capsys):
     code, output = re.search(
         r"<!-- docs:example -->\n```python\n(.*?)```\n```text\n(.*?)```", README, re.DOTALL
     ).groups()
+    code = code.replace('("qagen-mini")', f'("qagen-mini", dtype="{dtype}")')
+    assert dtype in code
     exec(compile(code, "README.md", "exec"), {})
     printed = capsys.readouterr().out
     assert NUMBER.sub("#", printed) == NUMBER.sub("#", output)
     numbers, expected = (
         [float(number) for number in NUMBER.findall(text)] for text in (printed, output)
     )
-    # Half of the digits shown, and what 8-bit integers may move a token by.
-    assert numbers == pytest.approx(expected, abs=0.1)
+    assert numbers == pytest.approx(expected, abs=error)
 
 
 def test_the_signature_in_the_readme_is_the_current_one(bundled_scorer):

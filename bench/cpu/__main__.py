@@ -25,6 +25,7 @@ from pathlib import Path
 from bench.cpu.runner import NoCommitError, Runner
 from bench.cpu.stages import STAGES, Inputs, Stage
 from bench.shared.common import ROOT, machine
+from bench.shared.options import check_stages
 from bench.shared.tables import table
 
 TOTAL_MIN = 120
@@ -92,11 +93,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="folder for state and logs (default: runs/cpu)",
     )
     arguments = parser.parse_args(argv)
-    for name in arguments.stages:
-        if name not in STAGES:
-            parser.error(f"STAGE must be one of {', '.join(STAGES)}, but got {name!r}")
-    if arguments.total is not None and arguments.total <= 0:
-        parser.error(f"--total must be above 0 minutes, but got {arguments.total:g}")
+    check_stages(parser, arguments, STAGES, "minutes")
     if arguments.data is not None and not arguments.data.is_file():
         parser.error(f"--data must be a file, but {arguments.data} does not exist")
     return arguments

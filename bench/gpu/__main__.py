@@ -26,6 +26,7 @@ import torch
 from bench.gpu.runner import ARCHIVE, OK, Runner, wait_s
 from bench.gpu.stages import ANSWERS, GROW, STAGES, Setup
 from bench.shared.common import ROOT, machine
+from bench.shared.options import check_stages
 from bench.shared.tables import table
 
 
@@ -74,11 +75,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--dry-run", action="store_true", help="run on a CPU; figures are meaningless"
     )
     arguments = parser.parse_args(argv)
-    for name in arguments.stages:
-        if name not in STAGES:
-            parser.error(f"STAGE must be one of {', '.join(STAGES)}, but got {name!r}")
-    if arguments.total is not None and arguments.total <= 0:
-        parser.error(f"--total must be above 0 seconds, but got {arguments.total:g}")
+    check_stages(parser, arguments, STAGES, "seconds")
     for name in ("data", "candidates"):
         path = getattr(arguments, name)
         if path is not None and not path.is_file():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,30 @@ def command_line(
         nargs = "+" if isinstance(default, list) else None
         parser.add_argument(f"--{name}", default=default, nargs=nargs, **OPTIONS[name])
     return parser
+
+
+def check_stages(
+    parser: argparse.ArgumentParser,
+    arguments: argparse.Namespace,
+    stages: Collection[str],
+    unit: str,
+) -> None:
+    """End a run in stages that cannot begin as asked.
+
+    Args:
+        parser: of the command.
+        arguments: with `stages`, names, and `total`, time for all of them, or None.
+        stages: names of those that there are.
+        unit: of the time.
+
+    Raises:
+        SystemExit: an unknown stage, or no time.
+    """
+    for name in arguments.stages:
+        if name not in stages:
+            parser.error(f"STAGE must be one of {', '.join(stages)}, but got {name!r}")
+    if arguments.total is not None and arguments.total <= 0:
+        parser.error(f"--total must be above 0 {unit}, but got {arguments.total:g}")
 
 
 def _program() -> str | None:

@@ -33,14 +33,13 @@ from quals_fast.engine.filtering import KeptPair, keep_pairs, split_at_sep
 from quals_fast.engine.generation import HypothesisReader, begin_search
 from quals_fast.engine.graphs import Captured, GraphCache, Key
 from quals_fast.engine.protocol import Scored, TextPair
-from quals_fast.engine.rescoring import rescore
+from quals_fast.engine.rescoring import logprobs_of_targets, rescore
 from quals_fast.engine.selection import PairSelector, Sequences, Summaries
 from quals_fast.engine.transfer import CopiesToHost, to_host
 from quals_fast.models.cache import EncodingCache, hidden_states
 from quals_fast.models.loading import TorchModel
 from quals_fast.models.memory import SourceMemory
 from quals_fast.models.slots import DenseSlots, Stores
-from quals_fast.models.targets import pack
 from quals_fast.models.tokenizer import Source
 from quals_fast.results import Hypothesis
 
@@ -393,11 +392,9 @@ class FusedPass:
         """Return the log-probabilities of targets, packed into so many rows."""
         if rows is not None:
             states, mask = states[rows], mask[rows]
-        model = self._model
-        start = model.conventions.decoder_start_token_id
-        targets = pack(token_ids, lengths, start, n_rows, n_slots)
-        hidden = model.document_network.decode_packed(targets, states, mask)
-        return model.head.logprob(hidden, targets.labels)
+        return logprobs_of_targets(
+            self._model, states, mask, token_ids, lengths, n_rows=n_rows, n_slots=n_slots
+        )
 
     def _as_pair(self, hypothesis: Hypothesis) -> KeptPair:
         parts = split_at_sep(hypothesis.token_ids, self._model.conventions)

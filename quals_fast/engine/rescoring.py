@@ -107,9 +107,41 @@ def _rescore(
     ids, _ = pad(flat, conventions.pad_token_id, torch.device("cpu"))
     token_ids = ids.new_full((len(targets), width, ids.shape[1]), conventions.pad_token_id)
     token_ids[lengths > 0] = ids
-    n_rows, n_slots = int(lengths.sum()), int(lengths.sum(1).max())
-    start = conventions.decoder_start_token_id
-    packed = pack(token_ids.to(model.device), lengths.to(model.device), start, n_rows, n_slots)
-    hidden = model.document_network.decode_packed(packed, states, mask)
-    logprobs = iter(model.head.logprob(hidden, packed.labels).split([*map(len, flat)]))
+    found = logprobs_of_targets(
+        model,
+        states,
+        mask,
+        token_ids.to(model.device),
+        lengths.to(model.device),
+        n_rows=int(lengths.sum()),
+        n_slots=int(lengths.sum(1).max()),
+    )
+    logprobs = iter(found.split([*map(len, flat)]))
     return [[tuple(next(logprobs).tolist()) for _ in row] for row in targets]
+
+
+def logprobs_of_targets(
+    model: TorchModel,
+    states: Tensor,
+    mask: Tensor,
+    token_ids: Tensor,
+    lengths: Tensor,
+    *,
+    n_rows: int,
+    n_slots: int,
+) -> Tensor:
+    """Return the log-probability of each token of packed targets, ``(R,)``; no value is read.
+
+    Args:
+        model: the model.
+        states: of B documents, from `hidden_states`. Shape ``(B, S, d)``.
+        mask: True for their tokens. Shape ``(B, S)``.
+        token_ids: as for `pack`, like the next one.
+        lengths: see there.
+        n_rows: R, as there.
+        n_slots: M, as there.
+    """
+    start = model.conventions.decoder_start_token_id
+    targets = pack(token_ids, lengths, start, n_rows, n_slots)
+    hidden = model.document_network.decode_packed(targets, states, mask)
+    return model.head.logprob(hidden, targets.labels)

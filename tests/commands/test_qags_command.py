@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import qags_models
-from cli_helpers import MIXED, MIXED_IDS, assert_usage_error, json_lines, row, write
+from cli_helpers import assert_usage_error, json_lines, row, statuses_of_mixed, write
 from click.testing import CliRunner
 
 from quals_fast.commands.app import app
@@ -60,15 +60,7 @@ def test_score_writes_the_rows_that_quals_writes(run, folder):
 
 
 def test_bad_rows_do_not_harm_the_others(run):
-    write("in.jsonl", MIXED)
-    result = run("score", "in.jsonl", "-o", "out.jsonl")
-    assert result.exit_code == 1
-    lines = json_lines(Path("out.jsonl").read_text())
-    assert [line["id"] for line in lines] == MIXED_IDS
-    statuses = [line["status"] for line in lines]
-    assert [i for i, status in enumerate(statuses) if status == "error"] == [1, 3, 6]
-    assert statuses[5] == "empty_summary"
-    assert lines[1]["message"].startswith("line 2: invalid JSON")
+    statuses_of_mixed(run)
 
 
 def test_the_table_and_csv(run):

@@ -58,6 +58,24 @@ def json_lines(text):
     return [json.loads(line) for line in text.splitlines()]
 
 
+def statuses_of_mixed(run):
+    """Score `MIXED` by whatever metric, check what all say of the bad rows; return all statuses.
+
+    Args:
+        run: runs a command with its arguments.
+    """
+    write("in.jsonl", MIXED)
+    result = run("score", "in.jsonl", "-o", "out.jsonl")
+    assert result.exit_code == 1
+    lines = json_lines(Path("out.jsonl").read_text())
+    assert [line["id"] for line in lines] == MIXED_IDS
+    assert lines[1]["message"].startswith("line 2: invalid JSON")
+    statuses = [line["status"] for line in lines]
+    assert [i for i, status in enumerate(statuses) if status == "error"] == [1, 3, 6]
+    assert statuses[5] == "empty_summary"
+    return statuses
+
+
 def assert_usage_error(result, message):
     """One line on standard error, nothing on standard output, no traceback, exit code 2.
 
