@@ -141,10 +141,10 @@ def rates(device: str, dtypes: Iterable[str]) -> dict[str, float]:
         a = torch.randn(n, n, device=device).to(getattr(torch, name))
         by_onednn = not is_gpu(device) and name == "float32" and onednn_pays()
         product = OneDnnLinear(a) if by_onednn else a.matmul  # the faster one
-        per_second[name] = 2 * n**3 / _best_seconds(product, a)
+        per_second[name] = 2 * n**3 / best_seconds(product, a)
     source = torch.ones(2**26, device=device)
     target = torch.empty_like(source)
-    per_second["copy"] = 2 * source.nbytes / _best_seconds(target.copy_, source)
+    per_second["copy"] = 2 * source.nbytes / best_seconds(target.copy_, source)
     return per_second
 
 
@@ -187,7 +187,9 @@ def works_of(arm: EngineArm, pairs: Sequence[Pair]) -> list[Work]:
     return list(map(Work, summaries, documents, steps, lengths))
 
 
-def _best_seconds(run: Callable[..., Any], *arguments: Any, repeats: int = 5) -> float:
+def best_seconds(run: Callable[..., Any], *arguments: Any, repeats: int = 5) -> float:
+    """Return the seconds of the fastest of some calls, on a GPU until they have ended."""
+
     def run_to_its_end() -> None:
         run(*arguments)
         synchronize()

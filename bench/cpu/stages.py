@@ -133,6 +133,12 @@ STAGES: Mapping[str, Stage] = {
         commands=("bench.latency --data {texts} --rows 100 --limit 200",),
         results=("latency",),
     ),
+    "profile": Stage(
+        minutes=2,
+        purpose="where the time goes, part by part",
+        commands=("bench.profile --data {texts}",),
+        results=("profile",),
+    ),
     "ablation": Stage(
         minutes=3.5,
         purpose="what each optimisation brings",

@@ -3,7 +3,8 @@
     python -m bench.report          writes the pages
     python -m bench.report --check  ends with exit code 1 if a page is not what it would write
     python -m bench.report --audit  lists what keeps the figures from being of one commit, of the
-                                    bundled model and of enough rounds; exit code 1 if anything does
+                                    bundled model and of enough rounds; exit code 1 if anything
+                                    does, but for what needs a GPU
 
 A section stands between ``<!-- report:NAME -->`` and ``<!-- /report -->``; NAME is one of
 `SECTIONS`, and links in it start at the root of the checkout. A title says of which former model
@@ -44,6 +45,7 @@ from bench.shared.options import command_line
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 SECTION = re.compile(r"(<!-- report:(\w+) -->\n).*?(<!-- /report -->)", re.DOTALL)
+GPU_PAGE = ROOT / "docs" / "gpu.md"
 _LINK = re.compile(r"\]\((?!\w+:|#)")
 
 Block = Callable[[Reader], str]
@@ -54,6 +56,7 @@ SECTIONS: dict[str, tuple[Block, ...]] = {
     "speed": (speed.speed,),
     "latency": (latency.latency,),
     "precision": (speed.precision,),
+    "profile": (speed.profile,),
     "ablation": (speed.ablation,),
     "parity": (speed.parity,),
     "memory": (speed.memory,),
@@ -138,13 +141,23 @@ def render(page: Path, text: str) -> str:
 def print_audit() -> int:
     """List what is amiss with the figures on pages and in results; return the exit code."""
     pages = {page: page.read_text("utf-8") for page in PAGES}
+    of_gpu = {page: pages.pop(page) for page in [*pages] if page == GPU_PAGE}
     found = {
         "Figures without a result": [*audit.figures_without_result(pages)],
         "Results of another model": [*audit.other_models()],
         "Fewer than three rounds": [*audit.few_rounds(pages, SECTION)],
         "Results of bench/cpu.sh that are not all of one commit": [*audit.commits_of_cpu()],
     }
-    for title, lines in found.items():
+    left = {
+        "Figures of a GPU without a result, for who has one": [
+            *audit.figures_without_result(of_gpu),
+            *audit.few_rounds(of_gpu, SECTION),
+        ],
+        "Results of other weights, for a reason": [
+            f"{name}.json {why}" for name, why in audit.OTHER_WEIGHTS.items()
+        ],
+    }
+    for title, lines in (found | left).items():
         print(f"{title}: {len(lines) or 'none'}", *(f"- {line}" for line in lines), sep="\n")
     return int(any(found.values()))
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from bench.cpu.stages import STAGES
 from bench.report.figures import problems, without_result
-from bench.report.results import commits, not_bundled
+from bench.report.results import DIRTY, commits, not_bundled
 from bench.shared import common
 from bench.shared.common import ROOT
+from bench.shared.options import T5S
 
 #: Results that are of other weights on purpose, with the reason. Sizes with random weights (T5s,
 #: QAGS at BART-base's size) need no entry, since they come from no model.
@@ -67,17 +68,31 @@ def few_rounds(pages: Mapping[Path, str], sections: re.Pattern[str]) -> Iterator
 
 
 def commits_of_cpu() -> Iterator[str]:
-    """Name the commits of what bench/cpu.sh measures, unless all results are of one."""
+    """Name the commits of what bench/cpu.sh measures, unless they all have the code of one package.
+
+    Stages that only run where they are named may be of other commits, which their tables say.
+    """
     found: dict[str, list[str]] = defaultdict(list)
-    for name in dict.fromkeys(name for stage in STAGES.values() for name in stage.results):
+    stages = [stage for stage in STAGES.values() if not stage.is_extra]
+    for name in dict.fromkeys(name for stage in stages for name in stage.results):
         path = common.RESULTS / f"{name}.json"
         if not path.is_file():
             yield f"{name}.json is missing"
             continue
-        for commit in dict.fromkeys(commits(json.loads(path.read_text("utf-8")))):
+        result = json.loads(path.read_text("utf-8"))
+        for model in T5S:  # measured by an extra stage, into the same file
+            result.get("cases", {}).pop(model, None)
+        for commit in dict.fromkeys(commits(result)):
             found[commit].append(name)
-    if len(found) > 1 or any("uncommitted" in commit for commit in found):
+    if len({_package_of(commit) for commit in found}) > 1 or any(DIRTY in one for one in found):
         yield from (f"commit {commit}: {', '.join(names)}" for commit, names in found.items())
+
+
+def _package_of(commit: str) -> str:
+    """Return what names the code that is measured, so that a new benchmark changes nothing."""
+    command = ["git", "rev-parse", *(f"{commit}:{folder}" for folder in ("quals_fast", "kernels"))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return done.stdout if done.returncode == 0 else commit
 
 
 def _is_in_history(commit: str) -> bool:

@@ -29,6 +29,7 @@ _COMMANDS = {
 }
 
 
+DIRTY = " with uncommitted changes"
 _WITHOUT_WEIGHTS = ("install_size", "launches")  # results that no model's weights affect
 
 
@@ -197,7 +198,7 @@ def machine_of(result: Result, model: str) -> dict[str, Any]:
 def commits(result: Mapping[str, Any]) -> list[str]:
     """Say at which commits a result was measured; models that it kept may be of earlier ones."""
     return [
-        f"{machine['commit']}{' with uncommitted changes' if machine['dirty'] else ''}"
+        f"{machine['commit']}{DIRTY if machine['dirty'] else ''}"
         for machine in _machines(result)
     ]
 

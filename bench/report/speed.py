@@ -212,6 +212,64 @@ def ablation(results: Reader) -> str:
     return table(rows)
 
 
+def profile(results: Reader) -> str:
+    """Report where the time of scoring goes, and how near to this machine's rates."""
+    result = results.where_measured("profile")
+    if result is None:
+        return "Not measured yet: `python -m bench.profile` does it."
+    of_dtypes, rates = result["dtypes"], result["rates_per_s"]
+    names = dict.fromkeys(name for one in of_dtypes.values() for name in one["parts"])
+    rows = [
+        {"part": name}
+        | {
+            column: cell
+            for dtype, one in of_dtypes.items()
+            for column, cell in _part(dtype, one["parts"].get(name), result["rows"]).items()
+        }
+        for name in sorted(names, key=lambda name: -_share(of_dtypes, name))
+    ]
+    floors = "; ".join(
+        f"`{dtype}` {1000 * one['floor_seconds'] / result['rows']:.0f} of "
+        f"{1000 * one['seconds']['median'] / result['rows']:.0f} ms a summary "
+        f"({percent(one['floor_seconds'] / one['seconds']['median'])})"
+        for dtype, one in of_dtypes.items()
+    )
+    speeds = " and ".join(
+        f"{rates[numbers] / 1e9:.0f} billion operations a second in {numbers}"
+        for numbers in ("float32", "int8")
+        if numbers in rates
+    )
+    return (
+        f"{table(rows)}\n\nMedians of {of_dtypes['float32']['seconds']['n']} rounds with "
+        f"{result['rows']} pairs. The rate is that of large products: {speeds}. The floor of the "
+        f"counted work, each part at the rate of the numbers that it computes in: {floors}. "
+        f"{where(result)}"
+    )
+
+
+def _part(dtype: str, part: dict[str, Any] | None, rows: int) -> dict[str, str]:
+    """Return the cells of a part of the time in a type of numbers."""
+    names = f"`{dtype}`: ms a summary", "share", "of the rate"
+    if part is None:
+        return dict.fromkeys((names[0], *(f"`{dtype}`: {name}" for name in names[1:])), "")
+    rate = part["of_rate"]
+    return {
+        names[0]: f"{1000 * part['seconds']['median'] / rows:.1f}",
+        f"`{dtype}`: share": percent(part["share"]["median"]),
+        f"`{dtype}`: of the rate": "" if rate is None else percent(rate["median"]),
+    }
+
+
+def _share(of_dtypes: dict[str, Any], name: str) -> float:
+    """Return a part's share of the time in the last type of numbers that has it."""
+    shares = [
+        one["parts"][name]["share"]["median"]
+        for one in of_dtypes.values()
+        if name in one["parts"]
+    ]
+    return float(shares[-1])
+
+
 def parity(results: Reader) -> str:
     """Report the agreement with the reference on real summaries."""
     measured = [(rule, results.load(f"parity_{rule}")) for rule in RULES]

@@ -231,7 +231,7 @@ def test_the_commit_outside_of_a_work_tree(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "mixed", "int8"])
 def test_every_dtype_has_a_floor(tmp_path, monkeypatch, dtype):
-    monkeypatch.setattr(floor, "_best_seconds", lambda run, *arguments: 1e-3)
+    monkeypatch.setattr(floor, "best_seconds", lambda run, *arguments: 1e-3)
     config = {"d_model": 8, "vocab_size": 50, "encoder_layers": 1, "decoder_layers": 1}
     config |= {"encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
     (tmp_path / "config.json").write_text(json.dumps(config))

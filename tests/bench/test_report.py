@@ -441,7 +441,40 @@ def test_an_audit_that_finds_nothing(audited, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         command.main()
     assert ended.value.code == 0
-    assert capsys.readouterr().out.count(": none") == 4
+    assert capsys.readouterr().out.count(": none") == 5
+
+
+def test_an_audit_allows_commits_of_the_same_package(audited, monkeypatch):
+    audited("profile", commit="5d6e7f8")
+    assert [*audit.commits_of_cpu()][-1] == "commit 5d6e7f8: profile"
+    packages = {"1a2b3c4": "the same", "5d6e7f8": "the same"}
+    monkeypatch.setattr(audit, "_package_of", packages.__getitem__)
+    assert not [*audit.commits_of_cpu()]
+    packages["5d6e7f8"] = "another"
+    assert len([*audit.commits_of_cpu()]) == 2
+
+
+def test_an_audit_leaves_extra_stages_at_their_commits(audited):
+    audited("parity_t5_hamming", commit="5d6e7f8")
+    machines = {MODEL: "1a2b3c4", "t5-base": "5d6e7f8"}
+    cases = {name: {"machine": {"commit": c, "dirty": False}} for name, c in machines.items()}
+    content = {"weights": CURRENT, "cases": cases, "machine": cases[MODEL]["machine"]}
+    (common.RESULTS / "end_to_end.json").write_text(json.dumps(content))
+    assert not [*audit.commits_of_cpu()]
+
+
+def test_a_package_is_named_by_what_git_has_of_it():
+    assert len(audit._package_of("HEAD").split()) == 2  # quals_fast and kernels
+    assert audit._package_of("0000000") == "0000000"
+
+
+def test_figures_of_the_gpu_page_are_listed_but_no_failure(audited, tmp_path, monkeypatch, capsys):
+    page = tmp_path / "gpu.md"
+    page.write_text("<!-- figure: bench/floor.py -->\n14 ms\n")
+    monkeypatch.setattr(command, "PAGES", (*command.PAGES, page))
+    monkeypatch.setattr(command, "GPU_PAGE", page)
+    assert command.print_audit() == 0
+    assert "for who has one: 1\n- " in capsys.readouterr().out
 
 
 def test_an_audit_without_history_says_what_it_needs(monkeypatch, capsys):
