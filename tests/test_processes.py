@@ -138,6 +138,27 @@ def test_spinning_is_bounded_unless_the_user_says_otherwise(monkeypatch, given):
     os.environ.pop("GOMP_SPINCOUNT", None)
 
 
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, processes.SPINS), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "passive"}, "0")],
+)
+def test_a_scorer_bounds_spinning_and_leaves_the_environment(given, spins):
+    code = (
+        "import os; from quals_fast.backends import require_torch; before = dict(os.environ)\n"
+        "require_torch(); print(os.environ == before)"
+    )
+    names = os.environ.keys() - {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={name: os.environ[name] for name in names} | given | {"OMP_DISPLAY_ENV": "verbose"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout == "True\n", done.stderr
+    assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr  # as libgomp has read it
+
+
 # Forked processes
 
 
