@@ -206,9 +206,7 @@ def main() -> None:
     texts = texts_of(pairs)
     folder = folder_of(arguments.model)
     arms = {
-        dtype: EngineArm(folder, dtype)
-        for dtype in DTYPES
-        if dtype == "float32" or has_fast_int8()
+        dtype: EngineArm(folder, dtype) for dtype in DTYPES if dtype == "float32" or has_fast_int8()
     }
     for arm in arms.values():
         arm.score(*texts)  # warm-up

@@ -16,11 +16,15 @@ from bench.shared import common
 from bench.shared.common import ROOT
 from bench.shared.options import T5S
 
-#: Results that are of other weights on purpose, with the reason. Sizes with random weights (T5s,
-#: QAGS at BART-base's size) need no entry, since they come from no model.
+#: Results that are of other weights, with the reason. Sizes with random weights (T5s, QAGS at
+#: BART-base's size) need no entry, since they come from no model.
 OTHER_WEIGHTS = {
     "choices": "compares models that training tried; its table names each",
-    "golden": "the recordings of the original programs were made with an older model",
+    "golden": "has the older model that the original programs were recorded with",
+    "claim_agreement": "is of the former model, as CLAIM.md says (stage claim_agreement)",
+    "conseq_experiment": "was trained with the former model, as its section says; "
+    "docs/evaluation.md has a run with the bundled one",
+    "onnx_exports": "is of sizes; measured before results named weights (stage onnx_exports)",
 }
 PRELIMINARY = "Figures with n = 1 or n = 2 are preliminary: too few rounds to quote."
 FEW_ROUNDS = re.compile(r"\bn = [12]\b")

@@ -30,6 +30,15 @@ _COMMANDS = {
 
 
 DIRTY = " with uncommitted changes"
+# Agreement and quality, which do not depend on how busy the machine was.
+_WITHOUT_TIMES = (
+    "golden",
+    "parity_fairseq09",
+    "parity_hamming",
+    "qags_models",
+    "examples",
+    "spans",
+)
 _WITHOUT_WEIGHTS = ("install_size", "launches")  # results that no model's weights affect
 
 
@@ -101,7 +110,7 @@ class Reader:
         result, former = _read(name)
         for machine in _machines(result):
             load = machine.get("load")  # not in older results
-            if load and is_high(load):
+            if load and is_high(load) and name not in _WITHOUT_TIMES:
                 self.busy.append(f"`{name}`: {told(load)}")
         return result, former
 
@@ -198,8 +207,7 @@ def machine_of(result: Result, model: str) -> dict[str, Any]:
 def commits(result: Mapping[str, Any]) -> list[str]:
     """Say at which commits a result was measured; models that it kept may be of earlier ones."""
     return [
-        f"{machine['commit']}{DIRTY if machine['dirty'] else ''}"
-        for machine in _machines(result)
+        f"{machine['commit']}{DIRTY if machine['dirty'] else ''}" for machine in _machines(result)
     ]
 
 

@@ -263,9 +263,7 @@ def _part(dtype: str, part: dict[str, Any] | None, rows: int) -> dict[str, str]:
 def _share(of_dtypes: dict[str, Any], name: str) -> float:
     """Return a part's share of the time in the last type of numbers that has it."""
     shares = [
-        one["parts"][name]["share"]["median"]
-        for one in of_dtypes.values()
-        if name in one["parts"]
+        one["parts"][name]["share"]["median"] for one in of_dtypes.values() if name in one["parts"]
     ]
     return float(shares[-1])
 

@@ -408,6 +408,8 @@ def test_figures_of_a_busy_machine_have_a_note(folder):
         "\n\nMeasured under load, so slower than it should be. `memory`: other processes took "
         "0.05 cores, 0.83 in the worst minute (pytest 0.05)."
     )
+    change(folder, "parity_hamming", lambda content: content["machine"].update(load=busy))
+    assert "Measured under load" not in command.section("parity")  # it times nothing
     change(folder, "end_to_end", lambda c: c["cases"][MODEL]["machine"].update(load=busy))
     assert "Measured under load" in command.section("headline")
 
