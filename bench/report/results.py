@@ -30,13 +30,15 @@ _COMMANDS = {
 
 
 DIRTY = " with uncommitted changes"
-# Agreement and quality, which do not depend on how busy the machine was.
+# Agreement, quality and memory, which do not depend on how busy the machine was.
 _WITHOUT_TIMES = (
+    "examples",
     "golden",
+    "memory",
     "parity_fairseq09",
     "parity_hamming",
     "qags_models",
-    "examples",
+    "serve_memory",
     "spans",
 )
 _WITHOUT_WEIGHTS = ("install_size", "launches")  # results that no model's weights affect
