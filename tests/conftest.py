@@ -23,6 +23,14 @@ pytest_plugins = ["exported_folders"]
 pytest.register_assert_rewrite("cli_helpers", "model_folders", "op_cases")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Keep neighbours together, so that a module's models are made by one process only."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)

@@ -37,6 +37,7 @@ SMALLER = {
     "-o trained": "-o trained --positive-fraction 1 --negative-fraction 1 --num-beams 8 "
     "--num-beam-groups 8 --samples 1 --sample-max-length 12 --max-source-tokens 64",
 }
+SLOW = {"onnx"}  # two exports
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,11 @@ def folder(tmp_path, example_rows):
 
 @pytest.mark.parametrize(
     "page",
-    [page for page, blocks in BLOCKS.items() if any(block.runs_here for block in blocks)],
-    ids=lambda page: page.stem,
+    [
+        pytest.param(page, marks=pytest.mark.slow if page.stem in SLOW else (), id=page.stem)
+        for page, blocks in BLOCKS.items()
+        if any(block.runs_here for block in blocks)
+    ],
 )
 def test_what_a_page_shows_runs(page, folder):
     for block in BLOCKS[page]:

@@ -1,4 +1,4 @@
-"""Measure all that a CPU can tell, in stages that resume: 2¼ hours of two idle cores.
+"""Measure all that a CPU can tell, in stages that resume: 2½ hours of two idle cores.
 
     bench/cpu.sh                   the stages that are not done at this commit
     bench/cpu.sh claim latency     these stages, whether they are done or not

@@ -110,8 +110,9 @@ def train(
     """
     sep, end = config["sep_token_id"], config["eos_token_id"]
     start = [config["forced_bos_token_id"]] if config.get("forced_bos_token_id") else []
-    network.requires_grad_(True)
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+    # In float64, where processors' roundings differ too little to lead to other weights.
+    network.double().requires_grad_(True)
+    optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
     for _ in range(steps):
         source = torch.tensor(words)[torch.randint(len(words), (16, source_words))]
         picked = source.gather(1, torch.randint(source_words, (16, question_words + 1)))
@@ -128,4 +129,4 @@ def train(
         optimizer.zero_grad()
         F.cross_entropy(logits, labels.flatten()).backward()
         optimizer.step()
-    network.requires_grad_(False)
+    network.float().requires_grad_(False)

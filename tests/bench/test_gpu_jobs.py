@@ -41,7 +41,8 @@ def tiny():
     return folder_of(TINY)
 
 
-@pytest.mark.parametrize("job", ["train", pytest.param("conseq", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("job", ["train", "conseq"])
 def test_the_dry_run_does_all_and_leaves_the_tree_alone(job):
     def files():
         return {p: p.stat().st_mtime_ns for f in ("bench/results", "examples", "runs")

@@ -1,20 +1,22 @@
 """The profile: clocks that take each second once, and scores that do not change under them."""
 
 import pytest
-import tiny_models
 import torch
+from model_folders import needs_int8
 from torch import nn
 
 from bench import profile
+from bench.recipes.grow import folder_of
 from bench.shared.arms import EngineArm
+from bench.shared.options import TINY
 
 TEXT = "queen anne opened the tower by the river in 1969 , forty won"
 TEXTS = [TEXT, f"{TEXT} {TEXT}"], ["anne opened the tower", "the queen won in 1969"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tiny_models.write_checkpoint(tmp_path_factory.mktemp("profile") / "m", trained_on=TEXT)
+def folder():
+    return folder_of(TINY)
 
 
 def test_a_second_belongs_to_the_innermost_part(monkeypatch):
@@ -37,7 +39,10 @@ def test_flops_of_a_layer_are_counted_in_the_parts_around_it():
     assert clock.parts()["search", profile.PRODUCT].flops == 2 * 6 * 4 * 6
 
 
-@pytest.mark.parametrize("dtype", profile.DTYPES)
+@pytest.mark.parametrize(
+    "dtype",
+    [pytest.param(one, marks=needs_int8 if one == "mixed" else ()) for one in profile.DTYPES],
+)
 def test_every_part_is_found_and_scores_stay(dtype, folder):
     arm = EngineArm(folder, dtype)
     expected = arm.score(*TEXTS)

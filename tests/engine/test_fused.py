@@ -479,9 +479,19 @@ def test_other_failures_are_raised_as_they_are(folder, monkeypatch):
         fused.score(DOCUMENTS, SUMMARIES)
 
 
-@every_family
 @pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
-@pytest.mark.parametrize(("rule", "groups"), [("fairseq09", 6), ("hamming", 3)])
+@pytest.mark.parametrize(
+    ("folder", "rule", "groups"),
+    [
+        ("BART", "fairseq09", 6),
+        ("T5 1.0", "fairseq09", 6),
+        ("T5 1.1", "hamming", 3),
+        pytest.param("BART", "hamming", 3, marks=pytest.mark.slow),
+        pytest.param("T5 1.0", "hamming", 3, marks=pytest.mark.slow),
+        pytest.param("T5 1.1", "fairseq09", 6, marks=pytest.mark.slow),
+    ],
+    indirect=["folder"],
+)
 def test_the_kernels_together_in_the_interpreter(folder, rule, groups):
     config = DecodingConfig(
         rule=rule, num_beams=6, num_beam_groups=groups, min_length=2, max_length=5

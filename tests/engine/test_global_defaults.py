@@ -4,6 +4,7 @@ import pytest
 import tiny_models
 import torch
 from engines import in_fixed_shapes, in_half_precision
+from model_folders import needs_int8
 from torch_defaults import DEFAULTS, default
 
 from quals_fast import DecodingConfig, QualsScorer
@@ -59,7 +60,11 @@ def everything(scorer):
     return scorer.score(DOCUMENTS, SUMMARIES).scores[:3], found, scorer.rescore(DOCUMENTS, targets)
 
 
-@pytest.mark.parametrize("make", PATHS.values(), ids=PATHS.keys())
+@pytest.mark.parametrize(
+    "make",
+    [pytest.param(make, marks=needs_int8 if name == "mixed" else (), id=name)
+     for name, make in PATHS.items()],
+)  # fmt: skip
 def test_score_generate_and_rescore_are_the_same(folder, make):
     expected = everything(make(folder))
     for value in DEFAULTS:

@@ -9,11 +9,13 @@ from messages import says
 from safetensors.torch import load_file, save_file
 
 from quals_fast.models.checkpoint import CheckpointError
+from quals_fast.models.integers import has_fast_int8
 from quals_fast.models.loading import load_model
 
 CPU = torch.device("cpu")
 VOCAB = tiny_models.wordpiece_tokenizer().get_vocab_size()
 WEIGHTS = "model.safetensors"
+needs_int8 = pytest.mark.skipif(not has_fast_int8(), reason="the processor has no fast int8")
 
 
 def load(folder):

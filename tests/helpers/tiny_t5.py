@@ -141,7 +141,7 @@ def write_t5(
         torch.manual_seed(1)
         words = sorted(set(tokenizer.encode(trained_on).ids))
         special = {**config, "sep_token_id": size - 1}
-        train(network, special, words, source_words=8, question_words=2, steps=120)
+        train(network, special, words, source_words=8, question_words=2, steps=200)
     weights = network.state_dict()
     del weights["final_logits_bias"]
     save_file({name: w.contiguous() for name, w in weights.items()}, folder / "model.safetensors")

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from model_folders import needs_int8
 
-from quals_fast.models.integers import Int8Linear, has_fast_int8
+from quals_fast.models.integers import Int8Linear
 from quals_fast.models.lm_head import CpuLMHead, LMHead, ScreenedLMHead, _topk
 from quals_fast.ops import EAGER
 
-needs_int8 = pytest.mark.skipif(not has_fast_int8(), reason="the processor has no fast int8")
 HEADS = [
     pytest.param(CpuLMHead, 1e-5, id="float32"),
     pytest.param(ScreenedLMHead, 5e-3, id="screened", marks=needs_int8),

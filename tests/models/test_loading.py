@@ -17,6 +17,7 @@ from model_folders import (
     change_weights,
     fails,
     load,
+    needs_int8,
     parameters,
     split_in_two,
 )
@@ -24,7 +25,6 @@ from safetensors.torch import load_file, save_file
 
 from quals_fast.models import loading
 from quals_fast.models.checkpoint import CheckpointError
-from quals_fast.models.integers import has_fast_int8
 from quals_fast.models.lm_head import CpuLMHead
 from quals_fast.models.loading import load_model, resolve_device
 from quals_fast.models.precision import PRECISIONS, resolve_precision
@@ -404,7 +404,7 @@ def test_a_processor_without_fast_int8(folder, monkeypatch):
         resolve_precision("mixed", CPU, EAGER)
 
 
-@pytest.mark.skipif(not has_fast_int8(), reason="the processor has no fast int8")
+@needs_int8
 def test_auto_does_without_integers_that_miss_tokens(folder, monkeypatch, caplog):
     auto, mixed = (partial(resolve_precision, name, CPU, EAGER) for name in ("auto", "mixed"))
     assert load_model(folder, device=CPU, precision=auto).precision.name == "mixed"
@@ -422,7 +422,7 @@ def test_auto_does_without_integers_that_miss_tokens(folder, monkeypatch, caplog
         load_model(folder, device=CPU, precision=mixed)
 
 
-@pytest.mark.skipif(not has_fast_int8(), reason="the processor has no fast int8")
+@needs_int8
 def test_auto_does_without_integers_that_misjudge_tokens(folder, caplog):
     def enlarge(weights):  # a feature of what the encoder says, which only attention reads
         for name in ("weight", "bias"):

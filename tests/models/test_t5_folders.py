@@ -15,6 +15,7 @@ from model_folders import (
     change_weights,
     fails,
     load,
+    needs_int8,
     split_in_two,
 )
 from safetensors.torch import load_file
@@ -33,7 +34,6 @@ from quals_fast.reference.tolerances import TOKEN_LOGPROB
 
 SUMMARY = "queen anne opened the tower by the river in 1969 , forty won"
 SMALL = DecodingConfig(num_beams=12, num_beam_groups=12, min_length=2, max_length=12)
-needs_int8 = pytest.mark.skipif(not has_fast_int8(), reason="the processor has no fast int8")
 SIZE = tiny_t5.unigram_tokenizer().get_vocab_size()
 SEP = SIZE - 1
 
@@ -241,7 +241,7 @@ def scorer_in(folder, precision):
 
 @pytest.mark.parametrize("config", [tiny_t5.CONFIG, tiny_t5.T5_1_1], ids=["T5 1.0", "T5 1.1"])
 def test_feed_forward_beyond_float16(config, tmp_path):
-    folder = tiny_t5.write_t5(tmp_path / "m", config, trained_on=SUMMARY)
+    folder = tiny_t5.write_t5(tmp_path / "m", config, trained_on=SUMMARY, seed=3)
     scale_feed_forward(folder, 1e5)
     with torch.inference_mode():
         source = torch.tensor([[5, 9, 7, 1]])
