@@ -17,6 +17,9 @@ the kept pairs. Bytes are the weights, once per decoding step for all summaries 
 for every other stage, and the keys and values that attention reads. A stage takes at least FLOPs /
 matmul rate or bytes / copy rate, whichever is longer; the floor is the sum over stages. Softmax,
 top-k, selection, tokenisation and everything else are not counted.
+
+Each stage is held against the rate of the numbers that it computes in. `mixed` and int8 search in
+float32, and take the LM head, the documents and rescoring in 8-bit integers.
 """
 
 from __future__ import annotations
@@ -34,12 +37,11 @@ from bench.shared.common import Pair, is_gpu, synchronize, texts_of
 from bench.shared.options import command_line
 from bench.shared.timing import seconds_of
 from bench.shared.workloads import WORKLOADS, load_workload
+from quals_fast.models.integers import Int8Linear, has_fast_int8
 from quals_fast.models.linear import OneDnnLinear, onednn_pays
 
-BYTES = {"float32": 4, "mixed": 2, "bfloat16": 2, "float16": 2, "int8": 1}
-# Torch has no plain int8 product to measure; "mixed" searches mostly in float32, so it is held
-# against more than it could reach.
-RATES_AS = {"int8": "bfloat16", "mixed": "bfloat16"}
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+PARTLY_INTEGERS = ("mixed", "int8")  # as an engine names them
 
 
 class Work(NamedTuple):
@@ -127,15 +129,46 @@ def count(config: dict[str, Any], works: Sequence[Work], beams: int, size: int) 
     }
 
 
+def counts_by_numbers(
+    config: dict[str, Any], works: Sequence[Work], beams: int, dtype: str
+) -> dict[str, dict[str, Stage]]:
+    """Count each stage of the work, under the numbers that it computes in.
+
+    Args:
+        config: the checkpoint's ``config.json``.
+        works: one a summary.
+        beams: slots of the search.
+        dtype: as an engine names it.
+    """
+    if dtype not in PARTLY_INTEGERS:
+        return {dtype: count(config, works, beams, BYTES[dtype])}
+    of_search = [work._replace(document=0, pairs=()) for work in works]
+    of_rescoring = [work._replace(summary=0, steps=0) for work in works]
+    search = count(config, of_search, beams, BYTES["float32"])
+    rescoring = count(config, of_rescoring, beams, BYTES["int8"])
+    head = count(config, of_search, beams, BYTES["int8"])["lm_head"]
+    return {
+        "float32": {name: search[name] for name in ("encode", "decode")},
+        "int8": {"lm_head": head, **{name: rescoring[name] for name in ("encode", "rescore")}},
+    }
+
+
 def rates(device: str, dtypes: Iterable[str]) -> dict[str, float]:
-    """Measure the machine: FLOP/s of a large matmul by type, and bytes/s of a copy.
+    """Measure the machine: FLOP/s of a large matmul by numbers, and bytes/s of a copy.
 
     Args:
         device: by torch's name of it.
-        dtypes: as an engine names them; those that torch cannot multiply are measured as another.
+        dtypes: as an engine names them. Where 8-bit integers are not fast, they get no rate.
     """
+    dtypes = set(dtypes)
     per_second = {}
-    for name in dict.fromkeys(RATES_AS.get(dtype, dtype) for dtype in dtypes):
+    if not dtypes.isdisjoint(PARTLY_INTEGERS):
+        dtypes = dtypes.difference(PARTLY_INTEGERS) | {"float32"}
+        if has_fast_int8():
+            n = 2048
+            layer, rows = Int8Linear(torch.randn(4 * n, n)), torch.randn(n, n)
+            per_second["int8"] = 2 * 4 * n**3 / best_seconds(layer, rows)
+    for name in sorted(dtypes):
         # Few CPUs have float16 instructions; without them 2,048 columns take a minute.
         n = 8192 if is_gpu(device) else 256 if name == "float16" else 2048
         a = torch.randn(n, n, device=device).to(getattr(torch, name))
@@ -148,10 +181,23 @@ def rates(device: str, dtypes: Iterable[str]) -> dict[str, float]:
     return per_second
 
 
-def floor_seconds(stages: dict[str, Stage], measured: dict[str, float], dtype: str) -> float:
-    """Return the least time for the stages, one after the other."""
-    flops = measured[RATES_AS.get(dtype, dtype)]
-    return sum(max(s.flops / flops, s.bytes / measured["copy"]) for s in stages.values())
+def floor_seconds(
+    counts: Mapping[str, Mapping[str, Stage]], measured: Mapping[str, float]
+) -> float:
+    """Return the least time for the stages, one after the other.
+
+    Args:
+        counts: of `counts_by_numbers`.
+        measured: of `rates`; integers without a rate are held against float32's.
+    """
+    return sum(
+        max(
+            stage.flops / (measured.get(numbers) or measured["float32"]),
+            stage.bytes / measured["copy"],
+        )
+        for numbers, stages in counts.items()
+        for stage in stages.values()
+    )
 
 
 def achieved(
@@ -164,16 +210,25 @@ def achieved(
 ) -> dict[str, Any]:
     """Report what share of the floor a program reached that took so many seconds."""
     config = json.loads((folder / "config.json").read_text("utf-8"))
-    stages = count(config, works, beams, BYTES[dtype])
-    least = floor_seconds(stages, measured, dtype)
+    counts = counts_by_numbers(config, works, beams, dtype)
+    least = floor_seconds(counts, measured)
     return {
         "share": least / seconds,
         "floor_seconds": least,
         "seconds": seconds,
-        "gflop": {name: stage.flops / 1e9 for name, stage in stages.items()},
-        "gbyte": {name: stage.bytes / 1e9 for name, stage in stages.items()},
+        "gflop": _billions(counts, "flops"),
+        "gbyte": _billions(counts, "bytes"),
         "rates_per_s": measured,
     }
+
+
+def _billions(counts: Mapping[str, Mapping[str, Stage]], what: str) -> dict[str, float]:
+    """Return the billions of FLOPs or bytes of each stage, whatever the numbers."""
+    sums: dict[str, float] = {}
+    for stages in counts.values():
+        for name, stage in stages.items():
+            sums[name] = sums.get(name, 0.0) + getattr(stage, what) / 1e9
+    return sums
 
 
 def works_of(arm: EngineArm, pairs: Sequence[Pair]) -> list[Work]:

@@ -6,8 +6,7 @@ Scores the `long` workload in float32 and in mixed precision, by turns, and take
 part: of what a part calls, only what is no part of its own counts for it. The products of linear
 layers also count their FLOPs, which are held against this machine's rates of large products, in
 float32 and in 8-bit integers. Each type's time without the clocks is held against the floor that
-`bench.floor` counts, at the rates of the numbers that each part computes in: `mixed` searches in
-float32 and takes the LM head and the documents in 8-bit integers.
+`bench.floor` counts.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import wraps
-from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -26,7 +24,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bench.floor import BYTES, Work, best_seconds, count, rates, works_of
+from bench.floor import counts_by_numbers, floor_seconds, rates, works_of
 from bench.recipes.grow import folder_of
 from bench.shared.arms import EngineArm
 from bench.shared.common import finish, spread, texts_of
@@ -164,40 +162,6 @@ def is_in_int8(part: str, dtype: str) -> bool:
     return dtype == "mixed" and (HEAD in part or part.startswith(RESCORING))
 
 
-def machine_rates() -> dict[str, float]:
-    """Return FLOP/s of large products in float32 and int8, and bytes/s of a copy."""
-    measured = rates("cpu", ["float32"])
-    if has_fast_int8():
-        n = 2048
-        layer, rows = Int8Linear(torch.randn(4 * n, n)), torch.randn(n, n)
-        measured["int8"] = 2 * 4 * n**3 / best_seconds(layer, rows)
-    return measured
-
-
-def least_seconds(
-    folder: Path, works: Sequence[Work], dtype: str, measured: dict[str, float]
-) -> float:
-    """Return the floor with each stage at the rate of the numbers that it computes in."""
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-
-    def least(works: Sequence[Work], numbers: str, *stages: str) -> float:
-        counted = count(config, works, DecodingConfig().num_beams, BYTES[numbers])
-        copy = measured["copy"]
-        return sum(
-            max(counted[name].flops / measured[numbers], counted[name].bytes / copy)
-            for name in stages
-        )
-
-    of_search = [work._replace(document=0, pairs=()) for work in works]
-    of_rescoring = [work._replace(summary=0, steps=0) for work in works]
-    numbers = "int8" if dtype == "mixed" else "float32"
-    return (
-        least(of_search, "float32", "encode", "decode")
-        + least(of_search, numbers, "lm_head")
-        + least(of_rescoring, numbers, "encode", "rescore")
-    )
-
-
 def main() -> None:
     """Measure, and write bench/results/profile.json."""
     parser = command_line(__doc__, data=None, model="qagen-mini", rows=10, rounds=3)
@@ -218,7 +182,9 @@ def main() -> None:
             with clocked(arm) as clock:
                 arm.score(*texts)
             clocks[dtype].append(table_of(clock))
-    works, measured = works_of(arms["float32"], pairs), machine_rates()
+    works, measured = works_of(arms["float32"], pairs), rates("cpu", arms)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    beams = DecodingConfig().num_beams
     result = {
         "model": arguments.model,
         "workload": "long",
@@ -227,7 +193,9 @@ def main() -> None:
         "dtypes": {
             dtype: {
                 "seconds": spread(seconds),
-                "floor_seconds": least_seconds(folder, works, dtype, measured),
+                "floor_seconds": floor_seconds(
+                    counts_by_numbers(config, works, beams, dtype), measured
+                ),
                 "parts": _spreads(clocks[dtype], dtype, measured),
             }
             for dtype, seconds in plain.items()

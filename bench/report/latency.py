@@ -25,8 +25,8 @@ def latency(results: Reader) -> str:
     )
     return (
         f"{table(rows)}\n\nColumns on the right compare each engine with the first, pair by pair. "
-        f"The floor is counted for the first {counted} pairs, at this machine's rates (bfloat16's "
-        f"for `mixed` and int8); the share is the median over these pairs. {where(result)}"
+        f"The floor is counted for the first {counted} pairs, or all where there are fewer, at "
+        f"this machine's rates; the share is the median over these pairs. {where(result)}"
     )
 
 

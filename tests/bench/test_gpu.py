@@ -18,7 +18,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import floor
 from bench.gpu import __main__ as command
 from bench.gpu import settings
 from bench.gpu.runner import ARCHIVE, FAILED, LATE, NOT_RUN, OK, Runner, wait_s
@@ -227,22 +226,6 @@ def test_the_commit_outside_of_a_work_tree(monkeypatch, tmp_path):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     monkeypatch.delenv("BENCH_COMMIT", raising=False)
     assert common.machine()["commit"] == "unknown"
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "mixed", "int8"])
-def test_every_dtype_has_a_floor(tmp_path, monkeypatch, dtype):
-    monkeypatch.setattr(floor, "best_seconds", lambda run, *arguments: 1e-3)
-    config = {"d_model": 8, "vocab_size": 50, "encoder_layers": 1, "decoder_layers": 1}
-    config |= {"encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    rates = floor.rates("cpu", [dtype])
-    found = floor.achieved(tmp_path, [floor.Work(5, 9, 12, (6,))], 2.0, dtype, rates, beams=4)
-    assert found["share"] == pytest.approx(found["floor_seconds"] / 2)
-    assert found["floor_seconds"] > 0
-
-
-def test_float16_is_really_multiplied():
-    assert floor.rates("cpu", ["float16"])["float16"] > 0
 
 
 @pytest.mark.parametrize("name", settings.CONSTANTS)

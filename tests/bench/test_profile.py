@@ -70,13 +70,3 @@ def test_every_part_is_found_and_scores_stay(dtype, folder):
 )
 def test_names_of_parts(inside, name):
     assert profile.named(inside) == name
-
-
-def test_the_floor_holds_each_stage_against_its_own_numbers(folder):
-    works = [profile.Work(summary=20, document=400, steps=30, pairs=(9, 8))]
-    measured = {"float32": 1e9, "int8": 4e9, "copy": 1e15}
-    in_float32 = profile.least_seconds(folder, works, "float32", measured)
-    mixed = profile.least_seconds(folder, works, "mixed", measured)
-    assert in_float32 / 4 < mixed < in_float32
-    same = measured | {"int8": 1e9}
-    assert profile.least_seconds(folder, works, "mixed", same) == pytest.approx(in_float32)
