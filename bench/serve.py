@@ -10,7 +10,7 @@ turn, another one beginning each time, and their scores are compared. What the s
 library's time would be lost in the noise of such pairs, so short requests tell it: documents of 60
 words and few beams, each sent to the server, on a connection of its own, and to the library. There
 are enough of them for 99th percentiles; take them from `--data`, since those made from the examples
-repeat and the server keeps documents. Results are written after each round. Under 10 minutes on two
+repeat and the server keeps documents. Results are written after each round. 11 minutes on two
 cores.
 """
 

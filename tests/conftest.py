@@ -25,7 +25,9 @@ pytest.register_assert_rewrite("cli_helpers", "model_folders", "op_cases")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Keep neighbours together, so that a module's models are made by one process only."""
+    """Keep neighbours together, so that mostly one process makes a module's models."""
+    if config.getvalue("dist") != "load":  # the default of `-n`
+        return None
     from xdist.scheduler import WorkStealingScheduling
 
     return WorkStealingScheduling(config, log)

@@ -9,7 +9,7 @@ results and pages change, later commits count as the run's own, so results can b
 stages. A stage begins if it would end within --total, and is stopped after twice its minutes. If it
 fails or is stopped, the others still run, and the exit code is 1. State and logs go to runs/cpu,
 results to bench/results: `python -m bench.report` pastes them, and `python -m bench.report --audit`
-says what keeps them from being of one commit.
+says what keeps them from being of one state of the package.
 """
 
 from __future__ import annotations

@@ -185,9 +185,9 @@ STAGES: Mapping[str, Stage] = {
         results=("memory",),
     ),
     "serve_memory": Stage(
-        minutes=1,
-        purpose="the service's memory over 1,000 requests",
-        commands=("bench.serve_memory --data {texts} --requests 1000",),
+        minutes=5,
+        purpose="the service's memory over 5,000 requests",
+        commands=("bench.serve_memory --data {texts} --requests 5000",),
         results=("serve_memory",),
     ),
     "examples": Stage(

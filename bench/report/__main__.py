@@ -146,7 +146,9 @@ def print_audit() -> int:
         "Figures without a result": [*audit.figures_without_result(pages)],
         "Results of another model": [*audit.other_models()],
         "Fewer than three rounds": [*audit.few_rounds(pages, SECTION)],
-        "Results of bench/cpu.sh that are not all of one commit": [*audit.commits_of_cpu()],
+        "Results of bench/cpu.sh that are not all of one state of the package": [
+            *audit.commits_of_cpu()
+        ],
     }
     left = {
         "Figures of a GPU without a result, for who has one": [

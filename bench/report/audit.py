@@ -1,4 +1,9 @@
-"""What keeps the figures from being of one commit, of the bundled model and of enough rounds."""
+"""What keeps the figures from being of one package, of the bundled model and of enough rounds.
+
+It reads README and docs. A figure typed there must name a commit that some result was measured at,
+not which one; numbers in words, in code and without a unit are not looked for. Rounds are found
+where a section prints their number. `bench` may differ between the results of one package.
+"""
 
 from __future__ import annotations
 

@@ -8,10 +8,12 @@ from bench.studies.claim.figures import LIBRARY, RATIOS, each_case, measured_rat
 from bench.studies.claim.verdict import verdict
 
 _COLUMNS = {
-    "published_vs_qags_as_shipped": "the article: QUALS as published against QAGS as shipped",
+    "published_vs_qags_as_shipped": (
+        "the article: QUALS as published ({half}) against QAGS as shipped"
+    ),
     "speedup_vs_qags_as_shipped": "quals_fast against QAGS as shipped",
     "speedup_vs_qags_batched": "quals_fast against the strongest QAGS",
-    "speedup_vs_quals_published": "quals_fast against QUALS as published",
+    "speedup_vs_quals_published": "quals_fast against QUALS as published ({exact})",
 }
 _WITH_ONEDNN = {
     "onednn_for_qags": "QAGS as shipped against itself with MKL",
@@ -69,12 +71,17 @@ def _rows(result: Result, columns: dict[str, str], place: str = "") -> list[dict
     """Return a row for each size and workload; none if no column was measured."""
     rows = []
     for size, workload, case in each_case(result["cases"]):
+        published = case["facts"]["quals_published"]
+        types = {
+            "half": case["facts"].get("quals_published_half", published)["dtype"],
+            "exact": published["dtype"],
+        }
         ratios = {name: measured_ratio(case, (RATIOS | LIBRARY)[name]) for name in columns}
         if any(ratios.values()):
             rows.append(
                 {"times as fast": f"{size}, {workload}{place}"}
                 | {
-                    title: "" if ratio is None else with_spread(ratio, 1)
+                    title.format(**types): "" if ratio is None else with_spread(ratio, 1)
                     for title, ratio in zip(columns.values(), ratios.values(), strict=True)
                 }
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.report.results import Reader
+from bench.report.results import Reader, commits
 from bench.shared.tables import percent, table, where, with_spread
 
 
@@ -87,5 +87,5 @@ def install_size(results: Reader) -> str:
     return (
         f"That is {sizes['slim']:,.0f} MB on disk (Python {python}, the virtual environment "
         f"included), against {sizes['full']:,.0f} MB with PyTorch for CPUs "
-        "(`python -m bench.install_size`)."
+        f"(`python -m bench.install_size`, commit {', '.join(commits(result))})."
     )

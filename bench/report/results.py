@@ -37,6 +37,8 @@ _WITHOUT_TIMES = (
     "memory",
     "parity_fairseq09",
     "parity_hamming",
+    "parity_t5_fairseq09",
+    "parity_t5_hamming",
     "qags_models",
     "serve_memory",
     "spans",

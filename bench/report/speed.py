@@ -38,7 +38,7 @@ def _headline_of_cpu(results: Reader) -> str:
         "With its bundled model and default precision, quals_fast scores this many pairs of a "
         f"document and a summary per second and core: {' and '.join(rates)}, on {m['threads']} "
         f"threads of an {m['cpu']}. Compared with the published pipeline on Hugging Face's "
-        f"modules, it is {' and '.join(ratios)}."
+        f"modules in float32, it is {' and '.join(ratios)}."
         if quoted
         else "The bundled model has been timed in too few rounds to quote a speed-up."
     )
@@ -285,7 +285,9 @@ def parity(results: Reader) -> str:
         }
         for rule, one in measured
     ]
-    return table(rows)
+    own, of_t5 = measured[0][1], measured[len(RULES) :]
+    places = [where(own), *(f"`{one['model']}`: {where(one)}" for _, one in of_t5[:1])]
+    return f"{table(rows)}\n\n{' '.join(places)}"
 
 
 def memory(results: Reader) -> str:

@@ -15,7 +15,7 @@ from quals_fast.models.memory import SourceMemory
 from quals_fast.results import Hypothesis
 
 BATCH_TOKENS = 32_768
-MAX_RESCORED_TOKENS = 2048  # with more, layers leave the processor's cache (a sixth slower)
+MAX_RESCORED_TOKENS = 2048  # with more, layers leave the processor's cache
 
 
 class CpuEngine(TorchEngine):
