@@ -19,7 +19,7 @@ from quals_fast.exported.loading import load_onnx
 from quals_fast.exported.manifest import is_exported
 from quals_fast.models.checkpoint import CheckpointError
 from quals_fast.models.hub import check_revision, fetch, is_hub_name
-from quals_fast.processes import limit_threads, spinning_bounded
+from quals_fast.processes import limit_threads
 
 if TYPE_CHECKING:
     import torch
@@ -125,15 +125,9 @@ def _resolve(
 
 
 def require_torch() -> None:
-    """Import PyTorch, whose idle threads then spin only briefly, if nothing has imported it yet.
-
-    Raises:
-        ModuleNotFoundError: it is not installed, as in the slim install.
-    """
+    """Raise with advice if PyTorch is not installed, as in the slim install."""
     if find_spec("torch") is None:
         raise ModuleNotFoundError(
             "this backend needs PyTorch: pip install quals-fast without --no-deps, or use a model "
             "that was written by quals-fast export (backend 'onnx')"
         )
-    with spinning_bounded():
-        import torch  # noqa: F401

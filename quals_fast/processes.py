@@ -9,8 +9,6 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -70,22 +68,10 @@ if hasattr(os, "register_at_fork"):  # Windows has no fork
 def bound_spinning() -> None:
     """Limit how long OpenMP's idle threads spin. Call this before OpenMP is loaded.
 
-    For programs, whose processes inherit it; a library must leave its host's environment as it is.
+    For programs only: a library must not change its host's environment.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = SPINS
-
-
-@contextmanager
-def spinning_bounded() -> Iterator[None]:
-    """Do as `bound_spinning`, for an OpenMP that is loaded meanwhile; then undo it."""
-    before = {*os.environ}
-    bound_spinning()
-    try:
-        yield
-    finally:
-        if "GOMP_SPINCOUNT" not in before:
-            os.environ.pop("GOMP_SPINCOUNT", None)
 
 
 def limit_threads(threads: int | None) -> None:
