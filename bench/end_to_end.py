@@ -10,7 +10,7 @@ second time. Ratios are computed within a round. Rounds stop when the case's sha
 spent; there is always at least one, and the result is written after each case. On a CPU it replaces
 the figures of the models that were measured, and keeps those of others. `--quick`: 10 rows (two
 published batches) of the bundled model, 5 of the others, 3 rounds, both workloads; on 2 cores, 9
-minutes for the bundled model and 12 for BART-base.
+minutes for the bundled model and 12 to 15 for BART-base.
 
 The size of T5-base, for which CTranslate2 is left out, takes about 20 minutes:
 
