@@ -285,8 +285,8 @@ def parity(results: Reader) -> str:
         }
         for rule, one in measured
     ]
-    own, of_t5 = measured[0][1], measured[len(RULES) :]
-    places = [where(own), *(f"`{one['model']}`: {where(one)}" for _, one in of_t5[:1])]
+    firsts = {one["model"]: one for _, one in reversed(measured)}
+    places = [f"`{model}`: {where(one)}" for model, one in reversed(firsts.items())]
     return f"{table(rows)}\n\n{' '.join(places)}"
 
 

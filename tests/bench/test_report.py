@@ -504,7 +504,7 @@ def test_an_audit_lists_what_is_amiss(audited, monkeypatch, capsys):
         "Figures without a result: 3",
         "Results of another model: 1",
         "Fewer than three rounds: 1",
-        "Results of bench/cpu.sh that are not all of one commit: 3",
+        "Results of bench/cpu.sh that are not all of one state of the package: 3",
     ):
         assert title in found
     for line in (
