@@ -11,7 +11,6 @@ float32 and in 8-bit integers. Each type's time without the clocks is held again
 
 from __future__ import annotations
 
-import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +23,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bench.floor import counts_by_numbers, floor_seconds, rates, works_of
+from bench.floor import achieved, rates, works_of
 from bench.recipes.grow import folder_of
 from bench.shared.arms import EngineArm
 from bench.shared.common import finish, spread, texts_of
@@ -33,7 +32,6 @@ from bench.shared.options import command_line
 from bench.shared.timing import seconds_of
 from bench.shared.weights import weights_of
 from bench.shared.workloads import load_workload
-from quals_fast import DecodingConfig
 from quals_fast.decoding import host_search
 from quals_fast.models.integers import Int8Linear, has_fast_int8
 from quals_fast.models.linear import OneDnnLinear
@@ -183,8 +181,6 @@ def main() -> None:
                 arm.score(*texts)
             clocks[dtype].append(table_of(clock))
     works, measured = works_of(arms["float32"], pairs), rates("cpu", arms)
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    beams = DecodingConfig().num_beams
     result = {
         "model": arguments.model,
         "workload": "long",
@@ -192,10 +188,10 @@ def main() -> None:
         "rates_per_s": measured,
         "dtypes": {
             dtype: {
-                "seconds": spread(seconds),
-                "floor_seconds": floor_seconds(
-                    counts_by_numbers(config, works, beams, dtype), measured
-                ),
+                "seconds": (own := spread(seconds)),
+                "floor_seconds": achieved(folder, works, own["median"], dtype, measured)[
+                    "floor_seconds"
+                ],
                 "parts": _spreads(clocks[dtype], dtype, measured),
             }
             for dtype, seconds in plain.items()

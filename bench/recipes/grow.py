@@ -86,7 +86,11 @@ def cached(name: str, parts: list[Path], make: Callable[[Path], None]) -> Path:
         with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
             made = Path(scratch) / name
             make(made)
-            made.rename(target)
+            try:
+                made.rename(target)
+            except OSError:
+                if not target.is_dir():  # else another process was sooner
+                    raise
     return target
 
 

@@ -91,7 +91,8 @@ def commits_of_cpu() -> Iterator[str]:
         result = json.loads(path.read_text("utf-8"))
         for model in T5S:  # measured by an extra stage, into the same file
             result.get("cases", {}).pop(model, None)
-        for commit in dict.fromkeys(commits(result)):
+        of_rounds = result.get("commits", ())  # that were added to those of earlier runs
+        for commit in dict.fromkeys([*commits(result), *of_rounds]):
             found[commit].append(name)
     if len({_package_of(commit) for commit in found}) > 1 or any(DIRTY in one for one in found):
         yield from (f"commit {commit}: {', '.join(names)}" for commit, names in found.items())

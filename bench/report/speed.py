@@ -285,8 +285,8 @@ def parity(results: Reader) -> str:
         }
         for rule, one in measured
     ]
-    firsts = {one["model"]: one for _, one in reversed(measured)}
-    places = [f"`{model}`: {where(one)}" for model, one in reversed(firsts.items())]
+    by_model = {one["model"]: one for _, one in measured}
+    places = [f"`{model}`: {where(one)}" for model, one in by_model.items()]
     return f"{table(rows)}\n\n{' '.join(places)}"
 
 

@@ -6,7 +6,7 @@ import pytest
 import tiny_models
 import torch
 
-from bench.recipes.grow import folder_of, write
+from bench.recipes.grow import cached, folder_of, write
 from bench.recipes.net2net import Growth
 from bench.shared.published import PublishedPipeline
 from quals_fast import QualsScorer
@@ -59,3 +59,17 @@ def test_grown_model_computes_the_same(source, tmp_path, case):
 def test_only_known_models_are_grown():
     with pytest.raises(ValueError, match="must be one of qagen-mini, bart-base, bart-large"):
         folder_of("bart-huge")
+
+
+def test_a_model_that_another_process_has_made_meanwhile_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def put(target, author):
+        target.mkdir()
+        (target / "weights").write_text(author)
+
+    def make(target):
+        put(target, "mine")
+        cached("tiny", [], lambda other: put(other, "theirs"))
+
+    assert (cached("tiny", [], make) / "weights").read_text() == "theirs"
