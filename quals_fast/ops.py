@@ -17,6 +17,7 @@ from quals_fast_kernels import (
     add_layer_norm,
     beam_attention,
     group_select,
+    linear_gelu,
     linear_logprob,
     lm_head_topk,
     move_slots,
@@ -65,6 +66,7 @@ class Kernels:
     beam_attention: Callable[..., Tensor]
     source_attention: Callable[..., Tensor]
     add_layer_norm: Callable[..., Tensor]
+    linear_gelu: Callable[..., Tensor]
     move_slots: Callable[..., MovedSlots]
     store_finished: Callable[..., None]
 
@@ -84,6 +86,7 @@ EAGER = Kernels(
     beam_attention.beam_attention_ref,
     source_attention.source_attention_ref,
     add_layer_norm.add_layer_norm_ref,
+    linear_gelu.linear_gelu_ref,
     move_slots.move_slots_ref,
     store_finished.store_finished_ref,
 )
@@ -97,6 +100,7 @@ TRITON = Kernels(  # call them only if `resolve_backend` returns them
     beam_attention.beam_attention_triton,
     source_attention.source_attention_triton,
     add_layer_norm.add_layer_norm_triton,
+    linear_gelu.linear_gelu_triton,
     move_slots.move_slots_triton,
     store_finished.store_finished_triton,
 )

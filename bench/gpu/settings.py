@@ -36,6 +36,7 @@ from quals_fast.engine.gpu import GpuEngine
 WARM_UPS = 5  # a GPU captures its graphs meanwhile, those of smaller batches last
 # The first ones matter most, should the time run out.
 CONSTANTS: dict[str, tuple[int, ...]] = {
+    "quals_fast.models.bart.MAX_FUSED_ROWS": (0, 64, 4096, 2**31),  # 0: GELU is its own kernel
     "quals_fast.engine.fused.MAX_GRAPH_BATCH": (16, 64),
     "quals_fast.decoding.graph.SHRINK": (4, 1000),  # the latter: a batch keeps its size
     "quals_fast.decoding.graph.FIRST_STEPS": (4, 16),

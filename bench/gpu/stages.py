@@ -24,6 +24,7 @@ OPS = (
     "move_slots",
     "store_finished",
     "span_match",
+    "linear_gelu",
     "linear_logprob",
     "lm_head_topk",
 )

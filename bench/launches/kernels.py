@@ -29,7 +29,7 @@ KERNELS: dict[str, int | Callable[[Sequence[Any], dict[str, Any]], int]] = {
     "constant_pad_nd": 2,  # a fill and a copy
     "masked_fill": 2,  # a copy and a fill
 }
-PRODUCTS = ("linear", "mm", "addmm", "bmm", "baddbmm")
+PRODUCTS = ("linear", "mm", "addmm", "bmm", "baddbmm", "_linear_gelu_kernel")
 
 
 class Launches(TorchDispatchMode):

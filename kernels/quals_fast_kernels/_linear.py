@@ -1,7 +1,7 @@
-"""Tiles of logits, `hidden @ weight.T + bias`: what operations on an LM head have in common.
+"""Tiles of a linear layer, `hidden @ weight.T + bias`: what its operations have in common.
 
-The partition of V and the order of every sum do not depend on N, so that a row's result is the
-same to the last bit in whatever company it is computed.
+The order of every sum does not depend on N, nor does an LM head's partition of V, so that a row's
+result is the same to the last bit in whatever company it is computed.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor
 from quals_fast_kernels._compat import tl, triton
 from quals_fast_kernels._launch import FLOATS, check_tensor
 
-BLOCK_V = 128  # tokens a tile
+BLOCK_V = 128  # tokens, or other columns, a tile
 
 
 class Tiles(NamedTuple):
-    """Launch arguments of a kernel that computes logits; only speed may depend on `BLOCK_N`."""
+    """Launch arguments of a kernel with such tiles; only speed may depend on `BLOCK_N`."""
 
     BLOCK_N: int
     BLOCK_V: int
@@ -50,24 +50,31 @@ def tiles_of(hidden: Tensor) -> Tiles:
     )
 
 
-def check_linear(hidden: Tensor, weight: Tensor, bias: Tensor) -> None:
-    """Raise unless states, LM head and bias fit one another; see `check_tensor`."""
+def check_linear(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    name: str = "hidden",
+    bias_dtype: torch.dtype = torch.float32,
+) -> None:
+    """Raise unless states, called `name`, weight and bias fit one another; see `check_tensor`."""
     device = hidden.device
-    check_tensor("hidden", hidden, shape=(None, None), dtypes=FLOATS, device=device)
+    check_tensor(name, hidden, shape=(None, None), dtypes=FLOATS, device=device)
     shape = (None, hidden.shape[1])
     check_tensor("weight", weight, shape=shape, dtypes=(hidden.dtype,), device=device)
-    check_tensor("bias", bias, shape=weight.shape[:1], dtypes=(torch.float32,), device=device)
+    check_tensor("bias", bias, shape=weight.shape[:1], dtypes=(bias_dtype,), device=device)
     if not weight.numel():
         raise ValueError(f"`weight` must not be empty, but got shape {tuple(weight.shape)}")
 
 
 @triton.jit
-def logits_tile(
+def linear_tile(
     hidden_ptr: tl.tensor,  # (N, d)
     weight_ptr: tl.tensor,  # (V, d)
-    bias_ptr: tl.tensor,  # (V,) float32
+    bias_ptr: tl.tensor,  # (V,)
     rows: tl.tensor,  # (BLOCK_N,) int64; from N on they repeat the last one
-    columns: tl.tensor,  # (BLOCK_V,) int64; from V on their logits are -inf
+    columns: tl.tensor,  # (BLOCK_V,) int64; from V on their sums are -inf
     num_rows: int,
     vocab_size: int,
     width: int,
@@ -78,12 +85,12 @@ def logits_tile(
     BLOCK_D: tl.constexpr,
     IS_EVEN_D: tl.constexpr,
 ) -> tl.tensor:
-    """Return a tile of logits, float32, ``(BLOCK_N, BLOCK_V)``."""
+    """Return a tile of ``hidden @ weight.T + bias``, float32, ``(BLOCK_N, BLOCK_V)``."""
     # Rows and columns beyond the end are clamped: a mask on every load would cost more.
     offsets = tl.arange(0, BLOCK_D)
     hidden_rows = hidden_ptr + tl.minimum(rows, num_rows - 1)[:, None] * hidden_stride
     weight_rows = weight_ptr + tl.minimum(columns, vocab_size - 1)[:, None] * weight_stride
-    logits = tl.zeros((BLOCK_N, BLOCK_V), tl.float32)
+    sums = tl.zeros((BLOCK_N, BLOCK_V), tl.float32)
     for start in range(0, width, BLOCK_D):
         at = (start + offsets)[None, :]
         if IS_EVEN_D:
@@ -93,9 +100,9 @@ def logits_tile(
             x = tl.load(hidden_rows + at, mask=at < width, other=0.0)
             w = tl.load(weight_rows + at, mask=at < width, other=0.0)
         # TF32, the default of float32, keeps ten bits of the mantissa.
-        logits = tl.dot(x, tl.trans(w), logits, input_precision="ieee")
+        sums = tl.dot(x, tl.trans(w), sums, input_precision="ieee")
     bias = tl.load(bias_ptr + columns, mask=columns < vocab_size, other=-float("inf"))
-    return logits + bias[None, :]
+    return sums + bias[None, :]
 
 
 @triton.jit

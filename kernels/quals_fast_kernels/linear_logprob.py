@@ -23,7 +23,7 @@ from quals_fast_kernels._launch import (
 )
 from quals_fast_kernels._linear import (
     check_linear,
-    logits_tile,
+    linear_tile,
     logsumexp_of_tiles,
     tile_sumexp,
     tiles_of,
@@ -75,7 +75,7 @@ def _linear_logprob_kernel(
     tile = tl.program_id(1).to(tl.int64)
     rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     columns = tile * BLOCK_V + tl.arange(0, BLOCK_V)
-    logits = logits_tile(
+    logits = linear_tile(
         hidden_ptr,
         weight_ptr,
         bias_ptr,

@@ -20,6 +20,7 @@ from quals_fast.models.targets import PackedTargets
 from quals_fast.ops import EAGER, Kernels
 
 POSITION_OFFSET = 2  # BART's position table starts with two rows that are never used
+MAX_FUSED_ROWS = 4096  # of a product with its GELU: the beams of 64 summaries, not their documents
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -38,6 +39,27 @@ class AddNorm(nn.LayerNorm):
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:  # type: ignore[override]
         """Add and normalise: ``(..., d)`` each, to ``(..., d)``."""
         return self.add_layer_norm(x, residual, self.weight, self.bias, self.eps)
+
+
+class LinearGelu(nn.Linear):
+    """A linear layer and its GELU; takes over a layer's parameters.
+
+    Args:
+        layer: the linear one.
+        kernels: implementation of the operations.
+    """
+
+    def __init__(self, layer: nn.Linear, kernels: Kernels) -> None:
+        super().__init__(layer.in_features, layer.out_features, device="meta")
+        self.weight, self.bias = layer.weight, layer.bias
+        self.linear_gelu = kernels.linear_gelu
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(..., in)`` to ``(..., out)``."""
+        is_half = x.dtype in (torch.float16, torch.bfloat16)
+        is_fused = is_half and x.shape[:-1].numel() <= MAX_FUSED_ROWS
+        run = self.linear_gelu if is_fused else EAGER.linear_gelu
+        return run(x, self.weight, self.bias)
 
 
 class Attention(nn.Module):
@@ -229,6 +251,9 @@ class Bart(Network):
                 module.source_attention = kernels.source_attention
             elif isinstance(module, EncoderLayer | DecoderLayer):
                 module.self_attn.join_projections()
+                if module.activation is F.gelu:
+                    module.fc1 = LinearGelu(module.fc1, kernels)
+                    module.activation = nn.Identity()
 
     def encode_hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """As in `Network`."""

@@ -1,13 +1,17 @@
 """The network as it is run on a GPU: the same parameters and results, in fewer products."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import tiny_models
 import torch
+from quals_fast_kernels._compat import HAS_TRITON
+from torch import nn
 
+from quals_fast.models import bart
 from quals_fast.models.slots import DenseSlots
-from quals_fast.ops import EAGER
+from quals_fast.ops import EAGER, TRITON
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +26,12 @@ def networks():
     return bart, joined
 
 
-def results(bart):
+def results(bart, kernels=EAGER):
     torch.manual_seed(0)
     mask = torch.arange(9) < torch.tensor([[9], [6]])
     with torch.inference_mode():
         memory = bart.encode(torch.randint(20, (2, 9)), mask)
-        slots = DenseSlots(memory, 3, 4, EAGER)
+        slots = DenseSlots(memory, 3, 4, kernels)
         slots.arrange(torch.tensor([[4], [4]]), None, 0)
         step = bart.decode_step(torch.tensor([4, 4]), 0, slots)
         forced = bart.decode_teacher_forced(torch.randint(20, (2, 3, 5)), memory)
@@ -58,6 +62,57 @@ def test_weights_loaded_later_are_those_that_compute(networks):
     for network in (plain, joined):
         network.load_state_dict(other)
     for expected, found in zip(results(plain), results(joined), strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rows", "is_fused"),
+    [
+        (torch.float16, (4, 5), True),
+        (torch.bfloat16, (20,), True),
+        (torch.float16, (3, 7), False),  # one more than the most
+        (torch.float32, (20,), False),
+    ],
+    ids=str,
+)
+def test_gelu_is_fused_with_the_product_of_few_rows_in_half_precision(
+    dtype, rows, is_fused, monkeypatch
+):
+    monkeypatch.setattr(bart, "MAX_FUSED_ROWS", 20)
+    fused = []
+
+    def linear_gelu(x, *layer):
+        fused.append(x.shape)
+        return EAGER.linear_gelu(x, *layer)
+
+    layer = nn.Linear(8, 16).to(dtype)
+    run = bart.LinearGelu(layer, replace(EAGER, linear_gelu=linear_gelu))
+    x = torch.randn(*rows, 8, dtype=dtype)
+    assert torch.equal(run(x), nn.functional.gelu(layer(x)))
+    assert fused == ([x.shape] if is_fused else [])
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
+def test_kernels_err_no_more_than_eager_in_float16(networks):
+    plain, _ = networks
+    eager, on_kernels = (copy.deepcopy(plain).half() for _ in range(2))
+    on_kernels.run_by(TRITON)
+    of_both = results(eager), results(on_kernels, TRITON)
+    for expected, *halves in zip(results(plain), *of_both, strict=True):
+        theirs, ours = ((half.float() - expected).abs().max().item() for half in halves)
+        assert 0 < ours <= 2 * theirs
+
+
+@pytest.mark.parametrize("name", ["gelu", "gelu_new", "relu"])
+def test_only_the_exact_gelu_is_fused(name):
+    network = tiny_models.random_bart(
+        {**tiny_models.CONFIG, "vocab_size": 20, "activation_function": name}
+    )
+    joined = copy.deepcopy(network)
+    joined.run_by(EAGER)
+    is_fused = [isinstance(layer.fc1, bart.LinearGelu) for layer in joined.model.decoder.layers]
+    assert is_fused == [name == "gelu"] * len(is_fused)
+    for expected, found in zip(results(network), results(joined), strict=True):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 

@@ -52,6 +52,8 @@ def compile_all():
             head = hidden, torch.zeros(TOKENS, WIDTH, dtype=dtype), torch.zeros(TOKENS)
             TRITON.lm_head_topk(*head, 120, (1, 2))
             TRITON.linear_logprob(*head, torch.zeros(rows, dtype=torch.int64))
+            weight = torch.zeros(4 * WIDTH, WIDTH, dtype=dtype)
+            TRITON.linear_gelu(hidden, weight, weight[:, 0].contiguous())
         norm = torch.zeros(2, WIDTH, dtype=dtype)
         TRITON.add_layer_norm(*hidden.new_zeros(2, BEAMS, WIDTH), *norm, 1e-5)
     for rule, width in (("fairseq09", 120), ("hamming", 61)):

@@ -11,9 +11,9 @@ from quals_fast_kernels._compat import HAS_TRITON
 SCRIPT = Path(__file__).with_name("compile_kernels.py")
 KERNELS = {
     "_add_layer_norm_kernel", "_source_attention_kernel",
-    "_beam_attention_kernel", "_combine_kernel", "_group_select_kernel", "_linear_logprob_kernel",
-    "_lm_head_kernel", "_move_slots_kernel", "_select_kernel", "_span_match_kernel",
-    "_store_finished_kernel",
+    "_beam_attention_kernel", "_combine_kernel", "_group_select_kernel", "_linear_gelu_kernel",
+    "_linear_logprob_kernel", "_lm_head_kernel", "_move_slots_kernel", "_select_kernel",
+    "_span_match_kernel", "_store_finished_kernel",
 }  # fmt: skip
 
 
