@@ -232,7 +232,7 @@ STAGES = {
         needs_large=False,
     ),
     "ops": Stage(
-        limit_s=65,
+        limit_s=75,
         purpose="time each kernel against eager code (and torch.compile, with --compile)",
         commands=_ops,
         result="ops.csv",
