@@ -37,7 +37,7 @@ SMALLER = {
     "-o trained": "-o trained --positive-fraction 1 --negative-fraction 1 --num-beams 8 "
     "--num-beam-groups 8 --samples 1 --sample-max-length 12 --max-source-tokens 64",
 }
-SLOW = {"onnx"}  # two exports
+SLOW = {"evaluate", "onnx", "training"}  # many commands, exports and training
 
 
 @dataclass(frozen=True)

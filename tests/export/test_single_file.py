@@ -67,7 +67,13 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(kind, marks=pytest.mark.slow if "forced first token" in kind else ())
+        for kind in KINDS
+    ],
+)
 def both(request, tmp_path_factory):
     """The graph's path, the graph and the scorer that it must agree with."""
     config, decoding, scoring = KINDS[request.param]

@@ -1,7 +1,11 @@
 """Models and their exports as fixtures, made once: tracing takes most of the time."""
 
+import json
+import os
+
 import pytest
 import tiny_models
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
 from quals_fast import QualsScorer
@@ -21,25 +25,51 @@ def one_layer_model(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def exported(one_layer_model, tmp_path_factory):
-    """Its exports by type: the folder, and what the check found."""
-    exports = {}
-    for dtype in ("float32", "float16", "int8"):
-        folder = tmp_path_factory.mktemp("exported") / dtype
-        exports[dtype] = folder, export(one_layer_model, folder, dtype=dtype)
-    return exports
+def shared(tmp_path_factory):
+    """Make a folder by its name and a function, unless another of xdist's processes has made it."""
+    temporary = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        temporary = temporary.parent
+
+    def share(name, make):
+        folder, part = temporary / name, temporary / f"{name}.part"
+        with FileLock(temporary / f"{name}.lock"):
+            if not folder.is_dir():
+                part.mkdir()
+                make(part)
+                part.rename(folder)
+        return folder
+
+    return share
 
 
 @pytest.fixture(scope="session")
-def uneven(tmp_path_factory):
+def exported(one_layer_model, shared):
+    """Its exports by type: the folder, and what the check found."""
+
+    def make(folder):
+        for dtype in ("float32", "float16", "int8"):
+            parity = export(one_layer_model, folder / dtype, dtype=dtype)
+            (folder / f"{dtype}.json").write_text(json.dumps(parity), "utf-8")
+
+    folder = shared("exported", make)
+    dtypes = [path.stem for path in folder.glob("*.json")]
+    return {one: (folder / one, json.loads((folder / f"{one}.json").read_text())) for one in dtypes}
+
+
+@pytest.fixture(scope="session")
+def uneven(shared):
     """A model whose searches end at different steps, some of them late, and its export."""
-    folder = tmp_path_factory.mktemp("uneven")
-    model = tiny_models.write_checkpoint(folder / "model")
-    weights = load_file(model / "model.safetensors")
-    weights["final_logits_bias"][0, tiny_models.CONFIG["eos_token_id"]] = 3.0
-    save_file(weights, model / "model.safetensors")
-    export(model, folder / "exported")
-    return model, folder / "exported"
+
+    def make(folder):
+        model = tiny_models.write_checkpoint(folder / "model")
+        weights = load_file(model / "model.safetensors")
+        weights["final_logits_bias"][0, tiny_models.CONFIG["eos_token_id"]] = 3.0
+        save_file(weights, model / "model.safetensors")
+        export(model, folder / "exported")
+
+    folder = shared("uneven", make)
+    return folder / "model", folder / "exported"
 
 
 def compare(model, folder, decoding, summaries=SUMMARIES):

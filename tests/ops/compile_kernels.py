@@ -1,4 +1,4 @@
-"""Compile every kernel for a GPU that is not there: ``python compile_kernels.py 90``.
+"""Compile every kernel for a GPU that is not there: ``python compile_kernels.py 90 float16``.
 
 The launchers run as ever, on CPU tensors, and stop where they would launch. Prints a name a line.
 """
@@ -44,9 +44,8 @@ def compile_attention(dtype):
 
 
 def compile_all():
-    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+    for dtype in (getattr(torch, name) for name in sys.argv[2:]):
         compile_attention(dtype)
-    for dtype in (torch.float16, torch.float32):
         for rows in (60, 960):  # each has tiles of its own
             hidden = torch.zeros(rows, WIDTH, dtype=dtype)
             head = hidden, torch.zeros(TOKENS, WIDTH, dtype=dtype), torch.zeros(TOKENS)

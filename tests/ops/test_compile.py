@@ -18,11 +18,20 @@ KERNELS = {
 
 
 @pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
-@pytest.mark.parametrize("capability", [pytest.param("80", marks=pytest.mark.slow), "90"])
-def test_every_kernel_compiles(capability, tmp_path):
+@pytest.mark.parametrize(
+    ("capability", "dtypes"),
+    [
+        ("90", ["float16"]),
+        *(
+            pytest.param(one, ["float16", "bfloat16", "float32"], marks=pytest.mark.slow)
+            for one in ("80", "90")
+        ),
+    ],
+)
+def test_every_kernel_compiles(capability, dtypes, tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     found = subprocess.run(
-        [sys.executable, str(SCRIPT), capability],
+        [sys.executable, str(SCRIPT), capability, *dtypes],
         capture_output=True,
         text=True,
         check=False,

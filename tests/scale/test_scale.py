@@ -96,6 +96,7 @@ def interrupted(folder, without=()):
 # A dataset
 
 
+@pytest.mark.slow
 def test_rows_of_a_killed_worker_are_scored_once_and_as_by_the_plain_runner(cluster, model, killer):
     rows = texts(240)
     ds = score_dataset(
