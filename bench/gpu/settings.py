@@ -36,7 +36,7 @@ from quals_fast.engine.gpu import GpuEngine
 WARM_UPS = 5  # a GPU captures its graphs meanwhile, those of smaller batches last
 # The first ones matter most, should the time run out.
 CONSTANTS: dict[str, tuple[int, ...]] = {
-    "quals_fast.models.bart.MAX_FUSED_ROWS": (0, 64, 4096, 2**31),  # 0: GELU is its own kernel
+    "quals_fast.models.bart.MAX_FUSED_ROWS": (0, 64, 4096),  # 0: GELU is a kernel of its own
     "quals_fast.engine.fused.MAX_GRAPH_BATCH": (16, 64),
     "quals_fast.decoding.graph.SHRINK": (4, 1000),  # the latter: a batch keeps its size
     "quals_fast.decoding.graph.FIRST_STEPS": (4, 16),
@@ -51,6 +51,8 @@ OF_BATCHES = (
     "quals_fast.decoding.graph.SHRINK",
     "max_batch_tokens",
 )
+# What depends on how large a batch is.
+OF_LARGE_BATCHES = ("quals_fast.models.bart.MAX_FUSED_ROWS", "max_batch_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,10 @@ def main() -> None:
     )
     parser.add_argument("--rows", type=int, default=32, help="rows per batch")
     parser.add_argument(
-        "--large-rows", type=int, default=128, help="rows per batch if the setting is its budget"
+        "--large-rows",
+        type=int,
+        default=128,
+        help="rows per batch if its size is what the setting is about",
     )
     parser.add_argument(
         "--singles", type=int, default=3, help="number of pairs to score one by one"
@@ -164,7 +169,7 @@ def main() -> None:
     settings: dict[str, Any] = {}
     for arm in arms(base):
         scorer = arm.scorer(base)
-        rows = arguments.large_rows if arm.name == "max_batch_tokens" else arguments.rows
+        rows = arguments.large_rows if arm.name in OF_LARGE_BATCHES else arguments.rows
         settings[str(arm)] = {"rows": rows}
         cases = {"pair": (score_singly, arguments.singles), "batch": (score_together, rows)}
         if arm.name in OF_BATCHES:

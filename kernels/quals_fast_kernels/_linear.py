@@ -14,11 +14,11 @@ from torch import Tensor
 from quals_fast_kernels._compat import tl, triton
 from quals_fast_kernels._launch import FLOATS, check_tensor
 
-BLOCK_V = 128  # tokens, or other columns, a tile
+BLOCK_V = 128  # columns a tile: tokens, for an LM head
 
 
 class Tiles(NamedTuple):
-    """Launch arguments of a kernel with such tiles; only speed may depend on `BLOCK_N`."""
+    """Launch arguments of a kernel with such tiles; which they are may change its speed only."""
 
     BLOCK_N: int
     BLOCK_V: int
@@ -76,7 +76,7 @@ def linear_tile(
     rows: tl.tensor,  # (BLOCK_N,) int64; from N on they repeat the last one
     columns: tl.tensor,  # (BLOCK_V,) int64; from V on their sums are -inf
     num_rows: int,
-    vocab_size: int,
+    out_width: int,
     width: int,
     hidden_stride: int,
     weight_stride: int,
@@ -89,7 +89,7 @@ def linear_tile(
     # Rows and columns beyond the end are clamped: a mask on every load would cost more.
     offsets = tl.arange(0, BLOCK_D)
     hidden_rows = hidden_ptr + tl.minimum(rows, num_rows - 1)[:, None] * hidden_stride
-    weight_rows = weight_ptr + tl.minimum(columns, vocab_size - 1)[:, None] * weight_stride
+    weight_rows = weight_ptr + tl.minimum(columns, out_width - 1)[:, None] * weight_stride
     sums = tl.zeros((BLOCK_N, BLOCK_V), tl.float32)
     for start in range(0, width, BLOCK_D):
         at = (start + offsets)[None, :]
@@ -101,7 +101,7 @@ def linear_tile(
             w = tl.load(weight_rows + at, mask=at < width, other=0.0)
         # TF32, the default of float32, keeps ten bits of the mantissa.
         sums = tl.dot(x, tl.trans(w), sums, input_precision="ieee")
-    bias = tl.load(bias_ptr + columns, mask=columns < vocab_size, other=-float("inf"))
+    bias = tl.load(bias_ptr + columns, mask=columns < out_width, other=-float("inf"))
     return sums + bias[None, :]
 
 

@@ -64,10 +64,9 @@ def _linear_gelu_kernel(
         BLOCK_D=BLOCK_D,
         IS_EVEN_D=IS_EVEN_D,
     )
-    inside = (rows < num_rows)[:, None] & (columns < out_width)[None, :]
-    z = tl.where(inside, z, 0.0)  # beyond the end z is -inf, whose GELU is NaN
     activated = 0.5 * z * (1.0 + tl.erf(z * 0.7071067811865476))
     at = rows[:, None] * out_width + columns[None, :]
+    inside = (rows < num_rows)[:, None] & (columns < out_width)[None, :]
     tl.store(out_ptr + at, activated.to(out_ptr.dtype.element_ty), mask=inside)
 
 
@@ -95,7 +94,7 @@ def linear_gelu_triton(
         ValueError: shapes or devices that do not fit, or a last dimension that is not contiguous.
         ModuleNotFoundError: Triton is not installed.
     """
-    rows = x.flatten(0, -2)
+    rows = x.reshape(-1, x.shape[-1])
     check_linear(rows, weight, bias, name="x", bias_dtype=x.dtype)
     require_triton()
     out = x.new_empty(*x.shape[:-1], len(weight))
@@ -120,10 +119,10 @@ def linear_gelu_triton(
 
 
 def _tiles_of(rows: Tensor) -> Tiles:
-    """Return tiles as `tiles_of` does, narrow ones for the beams of one summary.
+    """Return tiles as `tiles_of` does, but narrow ones where a single block holds all rows.
 
-    Its 60 rows make one block of rows, so a width of 4,096 is shared by 128 programs, not by 32;
-    they read the weights six stages ahead, as one alone must keep its multiprocessor busy.
+    With the 60 beams of one summary, a width of 4,096 is shared by 128 programs then, not by 32.
+    Each reads the weights in six stages, since it has a multiprocessor for itself.
     """
     tiles = tiles_of(rows)
-    return tiles._replace(BLOCK_V=32, num_stages=6) if tiles.BLOCK_N == 64 else tiles
+    return tiles if len(rows) > tiles.BLOCK_N else tiles._replace(BLOCK_V=32, num_stages=6)

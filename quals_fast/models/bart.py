@@ -41,18 +41,13 @@ class AddNorm(nn.LayerNorm):
         return self.add_layer_norm(x, residual, self.weight, self.bias, self.eps)
 
 
-class LinearGelu(nn.Linear):
-    """A linear layer and its GELU; takes over a layer's parameters.
+class LinearGelu(nn.Module):
+    """GELU of a linear layer, whose parameters it takes over."""
 
-    Args:
-        layer: the linear one.
-        kernels: implementation of the operations.
-    """
-
-    def __init__(self, layer: nn.Linear, kernels: Kernels) -> None:
-        super().__init__(layer.in_features, layer.out_features, device="meta")
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
         self.weight, self.bias = layer.weight, layer.bias
-        self.linear_gelu = kernels.linear_gelu
+        self.linear_gelu = EAGER.linear_gelu
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., in)`` to ``(..., out)``."""
@@ -131,7 +126,7 @@ class EncoderLayer(nn.Module):
         d = shape.d_model
         self.self_attn = Attention(d, shape.encoder_attention_heads)
         self.self_attn_layer_norm = AddNorm(d)
-        self.fc1 = nn.Linear(d, shape.encoder_ffn_dim)
+        self.fc1: nn.Module = nn.Linear(d, shape.encoder_ffn_dim)
         self.fc2 = nn.Linear(shape.encoder_ffn_dim, d)
         self.final_layer_norm = AddNorm(d)
         self.activation = ACTIVATIONS[shape.activation_function]
@@ -152,7 +147,7 @@ class DecoderLayer(nn.Module):
         self.self_attn_layer_norm = AddNorm(d)
         self.encoder_attn = Attention(d, shape.decoder_attention_heads)
         self.encoder_attn_layer_norm = AddNorm(d)
-        self.fc1 = nn.Linear(d, shape.decoder_ffn_dim)
+        self.fc1: nn.Module = nn.Linear(d, shape.decoder_ffn_dim)
         self.fc2 = nn.Linear(shape.decoder_ffn_dim, d)
         self.final_layer_norm = AddNorm(d)
         self.activation = ACTIVATIONS[shape.activation_function]
@@ -251,9 +246,10 @@ class Bart(Network):
                 module.source_attention = kernels.source_attention
             elif isinstance(module, EncoderLayer | DecoderLayer):
                 module.self_attn.join_projections()
-                if module.activation is F.gelu:
-                    module.fc1 = LinearGelu(module.fc1, kernels)
-                    module.activation = nn.Identity()
+                if isinstance(module.fc1, nn.Linear) and module.activation is F.gelu:
+                    module.fc1, module.activation = LinearGelu(module.fc1), nn.Identity()
+            elif isinstance(module, LinearGelu):
+                module.linear_gelu = kernels.linear_gelu
 
     def encode_hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """As in `Network`."""

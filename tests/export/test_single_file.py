@@ -44,7 +44,12 @@ KINDS = {
         DecodingConfig(**SMALL, num_beam_groups=12),
         ScoringConfig(),
     ),
-    "fairseq09, groups of three; forced first token, masked tokens, no first source token": (
+    "fairseq09, groups of three; length penalty, few pairs": (
+        {**tiny_models.CONFIG, **ONE_LAYER},
+        DecodingConfig(**SMALL, num_beam_groups=4, length_penalty=0.7),
+        ScoringConfig(max_pairs=3),
+    ),
+    "hamming, groups of three; other conventions, answers, all pairs, a score without pairs": (
         {
             **tiny_models.CONFIG,
             "forced_bos_token_id": 3,
@@ -54,11 +59,6 @@ KINDS = {
             "decoder_attention_heads": 4,
             "scale_embedding": True,
         },
-        DecodingConfig(**SMALL, num_beam_groups=4, length_penalty=0.7),
-        ScoringConfig(max_pairs=3),
-    ),
-    "hamming, groups of three; with penalties, answers alone, all pairs, a score without pairs": (
-        {**tiny_models.CONFIG, **ONE_LAYER},
         DecodingConfig(**SMALL, num_beam_groups=4, rule="hamming"),
         ScoringConfig(
             summary_logprob="search", tokens="answer", max_pairs=None, no_pairs_score=-5.0
@@ -70,7 +70,7 @@ KINDS = {
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(kind, marks=pytest.mark.slow if "forced first token" in kind else ())
+        pytest.param(kind, marks=pytest.mark.slow if "length penalty" in kind else ())
         for kind in KINDS
     ],
 )

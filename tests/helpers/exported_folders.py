@@ -1,40 +1,34 @@
 """Models and their exports as fixtures, made once: tracing takes most of the time."""
 
 import json
-import os
+import shutil
 
 import pytest
 import tiny_models
-from filelock import FileLock
+from filelock import FileLock  # torch brings it
 from safetensors.torch import load_file, save_file
 
 from quals_fast import QualsScorer
 from quals_fast.export.exporter import export
 
 TEXT = "queen anne opened the tower by the river in 1969 , forty won"
+DTYPES = ("float32", "float16", "int8")
 DOCUMENTS = [TEXT, "the king closed the game", TEXT + " . " + TEXT, "who was the queen ?"]
 SUMMARIES = ["anne opened the tower", "the queen won in 1969", "forty won by the river", TEXT]
 
 
 @pytest.fixture(scope="session")
-def one_layer_model(tmp_path_factory):
-    """A model with one layer each, trained to generate pairs about `TEXT`."""
-    config = {**tiny_models.CONFIG, "encoder_layers": 1, "decoder_layers": 1}
-    folder = tmp_path_factory.mktemp("m") / "tiny"
-    return tiny_models.write_checkpoint(folder, config, trained_on=TEXT)
-
-
-@pytest.fixture(scope="session")
-def shared(tmp_path_factory):
+def shared(request, tmp_path_factory):
     """Make a folder by its name and a function, unless another of xdist's processes has made it."""
     temporary = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
+    if hasattr(request.config, "workerinput"):
         temporary = temporary.parent
 
     def share(name, make):
         folder, part = temporary / name, temporary / f"{name}.part"
         with FileLock(temporary / f"{name}.lock"):
             if not folder.is_dir():
+                shutil.rmtree(part, ignore_errors=True)  # of a process that failed
                 part.mkdir()
                 make(part)
                 part.rename(folder)
@@ -44,17 +38,27 @@ def shared(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def one_layer_model(shared):
+    """A model with one layer each, trained to generate pairs about `TEXT`."""
+    config = {**tiny_models.CONFIG, "encoder_layers": 1, "decoder_layers": 1}
+
+    def make(folder):
+        tiny_models.write_checkpoint(folder / "tiny", config, trained_on=TEXT)
+
+    return shared("one_layer_model", make) / "tiny"
+
+
+@pytest.fixture(scope="session")
 def exported(one_layer_model, shared):
     """Its exports by type: the folder, and what the check found."""
 
     def make(folder):
-        for dtype in ("float32", "float16", "int8"):
+        for dtype in DTYPES:
             parity = export(one_layer_model, folder / dtype, dtype=dtype)
             (folder / f"{dtype}.json").write_text(json.dumps(parity), "utf-8")
 
     folder = shared("exported", make)
-    dtypes = [path.stem for path in folder.glob("*.json")]
-    return {one: (folder / one, json.loads((folder / f"{one}.json").read_text())) for one in dtypes}
+    return {one: (folder / one, json.loads((folder / f"{one}.json").read_text())) for one in DTYPES}
 
 
 @pytest.fixture(scope="session")

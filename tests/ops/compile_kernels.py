@@ -13,6 +13,7 @@ from triton.runtime.jit import JITFunction
 
 from quals_fast.ops import TRITON
 
+SHARED_BYTES = 99 * 2**10  # for a program on sm_86 and sm_89, which have least
 TOKENS, WIDTH, BEAMS, HEADS, LENGTH = 50_265, 1024, 60, 16, 61
 
 
@@ -51,8 +52,8 @@ def compile_all():
             head = hidden, torch.zeros(TOKENS, WIDTH, dtype=dtype), torch.zeros(TOKENS)
             TRITON.lm_head_topk(*head, 120, (1, 2))
             TRITON.linear_logprob(*head, torch.zeros(rows, dtype=torch.int64))
-            weight = torch.zeros(4 * WIDTH, WIDTH, dtype=dtype)
-            TRITON.linear_gelu(hidden, weight, weight[:, 0].contiguous())
+            bias = torch.zeros(4 * WIDTH, dtype=dtype)
+            TRITON.linear_gelu(hidden, bias[:, None].expand(-1, WIDTH).contiguous(), bias)
         norm = torch.zeros(2, WIDTH, dtype=dtype)
         TRITON.add_layer_norm(*hidden.new_zeros(2, BEAMS, WIDTH), *norm, 1e-5)
     for rule, width in (("fairseq09", 120), ("hamming", 61)):
@@ -87,6 +88,7 @@ def main():
     def compile_only(self, *arguments, grid, warmup, **named):
         kernel = run(self, *arguments, grid=grid, warmup=True, **named)
         assert kernel.asm["cubin"]
+        assert kernel.metadata.shared <= SHARED_BYTES, f"{self.__name__}: {kernel.metadata.shared}"
         print(self.__name__)
         return kernel
 

@@ -1,6 +1,7 @@
 """Scoring on a cluster: `score_dataset`, and `quals-fast score --runner ray`."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -94,6 +95,21 @@ def interrupted(folder, without=()):
 
 
 # A dataset
+
+
+def test_a_dataset_gets_the_scores_of_the_plain_runner(cluster, model):
+    rows = texts(10)
+    ds = score_dataset(
+        ray.data.from_items(rows), model=model, decoding=DECODING, concurrency=(1, 1)
+    )
+    scorer = QualsScorer.from_pretrained(model, device="cpu", decoding=DECODING)
+    expected = scorer.score(*([row[name] for row in rows] for name in ("document", "summary")))
+    scored = {row["id"]: row for row in ds.take_all()}
+    assert [scored[row["id"]]["status"] for row in rows] == [one.status for one in expected]
+    found = [scored[row["id"]]["score"] for row in rows]
+    assert [math.nan if score is None else score for score in found] == pytest.approx(
+        expected.scores, abs=1e-6, nan_ok=True
+    )
 
 
 @pytest.mark.slow
