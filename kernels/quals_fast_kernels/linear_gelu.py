@@ -122,7 +122,10 @@ def _tiles_of(rows: Tensor) -> Tiles:
     """Return tiles as `tiles_of` does, but narrow ones where a single block holds all rows.
 
     With the 60 beams of one summary, a width of 4,096 is shared by 128 programs then, not by 32.
-    Each reads the weights in six stages, since it has a multiprocessor for itself.
+    Each reads the weights in more stages, since it has a multiprocessor for itself; these take
+    72 to 80 KB of shared memory.
     """
     tiles = tiles_of(rows)
-    return tiles if len(rows) > tiles.BLOCK_N else tiles._replace(BLOCK_V=32, num_stages=6)
+    if len(rows) > tiles.BLOCK_N:
+        return tiles
+    return tiles._replace(BLOCK_V=32, num_stages=6 if tiles.BLOCK_N == 64 else 4)

@@ -52,8 +52,10 @@ def compile_all():
             head = hidden, torch.zeros(TOKENS, WIDTH, dtype=dtype), torch.zeros(TOKENS)
             TRITON.lm_head_topk(*head, 120, (1, 2))
             TRITON.linear_logprob(*head, torch.zeros(rows, dtype=torch.int64))
-            bias = torch.zeros(4 * WIDTH, dtype=dtype)
-            TRITON.linear_gelu(hidden, bias[:, None].expand(-1, WIDTH).contiguous(), bias)
+        weight = torch.zeros(4 * WIDTH, WIDTH, dtype=dtype)
+        bias = torch.zeros(4 * WIDTH, dtype=dtype)
+        for rows in (60, 120, 960):
+            TRITON.linear_gelu(torch.zeros(rows, WIDTH, dtype=dtype), weight, bias)
         norm = torch.zeros(2, WIDTH, dtype=dtype)
         TRITON.add_layer_norm(*hidden.new_zeros(2, BEAMS, WIDTH), *norm, 1e-5)
     for rule, width in (("fairseq09", 120), ("hamming", 61)):
