@@ -14,7 +14,7 @@ import csv
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -30,6 +30,7 @@ DTYPE = torch.bfloat16 if DEVICE == "cuda" else torch.float32
 WARMUP, ROUNDS = 10, 50
 TINY_WARMUP, TINY_ROUNDS = 1, 2
 FLUSH_BYTES = 2**30
+ROWS = (60, 960, 3840)  # 60 beams of 1, 16 and 64 summaries
 
 
 class Case(NamedTuple):
@@ -40,6 +41,13 @@ class Case(NamedTuple):
     providers: dict[str, Callable[[], Any]]  # "triton", "eager", "compile": each one call
     agree: Callable[[], float]  # largest error over what is allowed; above 1 nothing is timed
     dtype: str = str(DTYPE).removeprefix("torch.")
+
+
+def layer_inputs(tiny: bool) -> Iterator[Tensor]:
+    """Yield the states ``(N, d)`` that layers take, in the widths of the models that we run."""
+    for width in (24,) if tiny else (384, 768, 1024):
+        for rows in (6,) if tiny else ROWS:
+            yield torch.randn(rows, width, device=DEVICE, dtype=DTYPE)
 
 
 def compiled(function: Callable[..., Any], *arguments: Any, **settings: Any) -> Callable[[], Any]:

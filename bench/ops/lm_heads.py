@@ -8,9 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bench.ops.common import DEVICE, DTYPE
+from bench.ops.common import DEVICE, DTYPE, ROWS
 
-ROWS = (60, 960, 3840)
 HEADS = ((28216, 384), (50265, 768), (50265, 1024))  # qagen-mini, BART-base, BART-large: V, d
 TINY_ROWS, TINY_HEAD = 3, (203, 16)
 TRUTH_ROWS = 240  # rows of float64 logits alive at once

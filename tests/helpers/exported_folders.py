@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from quals_fast import QualsScorer
 from quals_fast.export.exporter import export
+from quals_fast.exported.manifest import DTYPES
 
 TEXT = "queen anne opened the tower by the river in 1969 , forty won"
-DTYPES = ("float32", "float16", "int8")
 DOCUMENTS = [TEXT, "the king closed the game", TEXT + " . " + TEXT, "who was the queen ?"]
 SUMMARIES = ["anne opened the tower", "the queen won in 1969", "forty won by the river", TEXT]
 
